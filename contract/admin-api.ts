@@ -1,0 +1,156 @@
+/**
+ * The admin API: request and answer shapes, shared by enroll, CLI and console. JSON over mutual TLS, under `/v1`.
+ * Times are ISO 8601 in UTC; a failure is an RFC 9457 problem (contract/problems.ts). Fields are added, never renamed.
+ *
+ * | method, path                  | body, query             | answer                     |
+ * |-------------------------------|-------------------------|----------------------------|
+ * | GET  /v1/status               |                         | statusView                 |
+ * | POST /v1/devices              | createDevice            | deviceView (201)           |
+ * | GET  /v1/devices              | listDevices             | page of deviceView         |
+ * | GET  /v1/devices/:id          |                         | deviceView                 |
+ * | POST /v1/devices/:id/revoke   | revokeDevice            | revocationReceipt          |
+ * | POST /v1/tokens               | createToken             | tokenView (201)            |
+ * | GET  /v1/certificates         | listCertificates        | page of certificateView    |
+ * | GET  /v1/certificates/:serial |                         | certificateView            |
+ * | GET  /v1/policy               |                         | policyView                 |
+ * | PUT  /v1/policy               | policyDocument          | policyView                 |
+ * | GET  /v1/audit                | listAudit               | auditPage                  |
+ *
+ * A write may carry `Idempotency-Key` (8 to 64 letters, digits, `-`): the same key has one effect and one answer.
+ */
+import { z } from 'zod'
+import { isDeviceId, isGroupName, isProfileName, isSerialNumber, nameRule, revocationReasons } from './ids.ts'
+import { policyDocument } from './policy-document.ts'
+
+export const deviceId = z.string().refine(isDeviceId, { error: `a device id is ${nameRule}` })
+const groupName = z.string().refine(isGroupName, { error: `a group is ${nameRule}` })
+const profileName = z
+  .string()
+  .refine(isProfileName, { error: 'a profile is lower-case letters, digits and -, 32 at most' })
+export const serialNumber = z
+  .string()
+  .refine(isSerialNumber, { error: 'a serial number is lower-case hex, two digits an octet' })
+const limit = z.coerce.number().int().min(1).max(1_000).default(100)
+
+/** Shortest to longest life of an enrollment token, in milliseconds. */
+export const tokenTtlMs = { min: 60_000, default: 86_400_000, max: 30 * 86_400_000 }
+
+export const createDevice = z.strictObject({
+  id: deviceId,
+  profile: profileName,
+  groups: z.array(groupName).max(16).default([]),
+})
+export const listDevices = z.strictObject({
+  group: groupName.optional(),
+  profile: profileName.optional(),
+  status: z.enum(['active', 'revoked']).optional(),
+  after: z.string().optional(),
+  limit,
+})
+export const revokeDevice = z.strictObject({
+  reason: z.enum(revocationReasons),
+  waitMs: z.int().min(0).max(60_000).default(0).describe('How long to wait for every broker to confirm'),
+})
+export const createToken = z.strictObject({
+  deviceId,
+  ttlMs: z.int().min(tokenTtlMs.min).max(tokenTtlMs.max).default(tokenTtlMs.default),
+  profile: profileName.optional().describe('Creates the device with this profile when there is none of that id'),
+  groups: z.array(groupName).max(16).optional(),
+})
+export const listCertificates = z.strictObject({ deviceId: deviceId.optional(), after: z.string().optional(), limit })
+export const listAudit = z.strictObject({
+  after: z.coerce.number().int().min(0).optional().describe('Entries with a higher number; without it, the last ones'),
+  limit,
+  waitMs: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(30_000)
+    .default(0)
+    .describe('Waits this long for an entry when there is none'),
+})
+
+export const deviceView = z.object({
+  id: z.string(),
+  profile: z.string(),
+  groups: z.array(z.string()),
+  status: z.enum(['active', 'revoked']),
+  createdAt: z.string(),
+  revokedAt: z.string().optional(),
+  revocationReason: z.string().optional(),
+  currentSerial: z.string().optional(),
+})
+export const tokenView = z.object({
+  token: z.string(),
+  deviceId: z.string(),
+  profile: z.string(),
+  expiresAt: z.string(),
+})
+export const certificateView = z.object({
+  serial: z.string(),
+  kind: z.enum(['device', 'server', 'broker', 'operator']),
+  deviceId: z.string().optional(),
+  profile: z.string(),
+  status: z.enum(['reserved', 'issued', 'revoked']),
+  subject: z.string().optional(),
+  fingerprint: z.string().optional(),
+  notBefore: z.string().optional(),
+  notAfter: z.string().optional(),
+  revokedAt: z.string().optional(),
+  revocationReason: z.string().optional(),
+  pem: z.string().optional(),
+})
+const brokerConfirmation = z.object({
+  broker: z.string(),
+  connected: z.boolean(),
+  confirmed: z.boolean(),
+  confirmedMs: z.number().optional().describe('From the durable commit to the broker saying that it is in force'),
+})
+export const revocationReceipt = z.object({
+  deviceId: z.string(),
+  reason: z.string(),
+  revokedAt: z.string(),
+  alreadyRevoked: z.boolean(),
+  certificates: z.array(z.string()).describe('Serial numbers revoked by this or an earlier call'),
+  tokensVoided: z.number(),
+  feedSeq: z.number(),
+  inForce: z.boolean().describe('Every known broker has confirmed'),
+  brokers: z.array(brokerConfirmation),
+})
+export const policyView = z.object({ version: z.number(), at: z.string(), by: z.string(), document: policyDocument })
+export const auditView = z.looseObject({
+  seq: z.number(),
+  at: z.string(),
+  action: z.string(),
+  actor: z.string(),
+  subject: z.string(),
+  outcome: z.string(),
+  reason: z.string().optional(),
+  requestId: z.string(),
+})
+export const auditPage = z.object({
+  items: z.array(auditView),
+  next: z.number().describe('Pass as `after` for what follows'),
+})
+export const statusView = z.object({
+  version: z.string(),
+  startedAt: z.string(),
+  rootFingerprint: z.string(),
+  feedSeq: z.number(),
+  brokers: z.array(
+    z.object({ id: z.string(), connected: z.boolean(), appliedSeq: z.number(), lastSeenAt: z.string() }),
+  ),
+})
+
+export const pageOf = <T extends z.ZodType>(item: T) => z.object({ items: z.array(item), next: z.string().optional() })
+
+export type CreateDevice = z.input<typeof createDevice>
+export type CreateToken = z.input<typeof createToken>
+export type DeviceView = z.output<typeof deviceView>
+export type TokenView = z.output<typeof tokenView>
+export type CertificateView = z.output<typeof certificateView>
+export type RevocationReceipt = z.output<typeof revocationReceipt>
+export type PolicyView = z.output<typeof policyView>
+export type AuditView = z.output<typeof auditView>
+export type AuditPage = z.output<typeof auditPage>
+export type StatusView = z.output<typeof statusView>

@@ -1,0 +1,94 @@
+/** The whole configuration file: one schema, read by every process of a gateway, each taking its own part. */
+import { z } from 'zod'
+
+/** `host:port`; an IPv6 host stands in brackets; port 0 takes a free one. */
+const address = z.string().regex(/^(\[[0-9A-Fa-f:.]+\]|[^:[\]\s]+):\d{1,5}$/, 'host:port, for example 0.0.0.0:8883')
+
+const profile = z.strictObject({
+  validityDays: z.int().min(1).max(3650).default(30).describe('Lifetime of a certificate of this profile'),
+  organization: z.string().min(1).max(64).optional().describe('O of the subject'),
+})
+
+export const configuration = z.strictObject({
+  data: z.string().default('./data').describe('Folder for keys, registry and state; --data overrides it'),
+  names: z
+    .array(z.string().min(1).max(253))
+    .min(1)
+    .default(['localhost', '127.0.0.1', '::1'])
+    .describe('DNS names and IP addresses that devices reach this gateway by: they stand in its server certificates'),
+  keys: z
+    .strictObject({
+      passphraseFile: z
+        .string()
+        .optional()
+        .describe('File with the passphrase that encrypts every private key on disk'),
+    })
+    .prefault({}),
+  log: z
+    .strictObject({
+      level: z
+        .enum(['debug', 'info', 'warn', 'error', 'silent'])
+        .default('info')
+        .describe('Least severe line that is written'),
+    })
+    .prefault({}),
+  profiles: z
+    .record(z.string().regex(/^[a-z][a-z0-9-]{0,31}$/), profile)
+    .default({ sensor: { validityDays: 30 }, camera: { validityDays: 30 }, service: { validityDays: 30 } })
+    .describe('Certificate profiles by name'),
+  enroll: z
+    .strictObject({
+      est: address.default('0.0.0.0:8443').describe('EST over HTTPS (RFC 7030), for devices'),
+      admin: address.default('127.0.0.1:9443').describe('Admin API over mutual TLS, for operators'),
+      feed: address.default('127.0.0.1:9444').describe('Trust feed over mutual TLS, for brokers'),
+      maxBodyBytes: z.int().min(1024).max(1_048_576).default(65_536).describe('Largest EST request body'),
+      requestTimeoutMs: z.int().min(100).default(15_000).describe('A request that is not complete by then is closed'),
+      handshakeTimeoutMs: z
+        .int()
+        .min(100)
+        .default(10_000)
+        .describe('A peer that has not finished TLS by then is closed'),
+      maxConnections: z.int().min(1).default(1_000).describe('Open EST connections, all peers together'),
+      attemptsPerMinute: z
+        .int()
+        .min(1)
+        .default(30)
+        .describe('Failed enrollment credentials per address and per device id before 429 is answered'),
+    })
+    .prefault({}),
+  broker: z
+    .strictObject({
+      id: z
+        .string()
+        .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/)
+        .default('broker-1')
+        .describe('Name of this broker in logs and receipts'),
+      listen: address.default('0.0.0.0:8883').describe('MQTT over mutual TLS, for devices'),
+      feed: address.default('127.0.0.1:9444').describe('Where the trust feed of enroll is'),
+      handshakeTimeoutMs: z
+        .int()
+        .min(100)
+        .default(10_000)
+        .describe('A peer that has not finished TLS by then is closed'),
+      connectTimeoutMs: z
+        .int()
+        .min(100)
+        .default(10_000)
+        .describe('A peer whose CONNECT was not accepted by then is closed'),
+      maxConnectBytes: z.int().min(256).default(16_384).describe('Largest CONNECT packet'),
+      maxPacketBytes: z.int().min(256).max(268_435_455).default(262_144).describe('Largest packet after CONNECT'),
+      maxBufferedBytes: z
+        .int()
+        .min(4096)
+        .default(1_048_576)
+        .describe('Unread output a connection may hold before it is closed'),
+      maxConnectionsPerDevice: z.int().min(1).default(10).describe('Live connections of one device'),
+      maxConnections: z.int().min(1).default(20_000).describe('Open connections, all devices together'),
+      maxQueuedMessages: z.int().min(1).default(1_000).describe('Messages kept for one absent session'),
+      maxRetainedPerDevice: z.int().min(1).default(1_000).describe('Retained messages owned by one device'),
+    })
+    .prefault({}),
+})
+
+export type Configuration = z.output<typeof configuration>
+export type ProfileConfiguration = z.output<typeof profile>

@@ -1,0 +1,57 @@
+/**
+ * The trust feed: what enroll tells brokers. Ordered events with a cursor; lines of JSON over mutual TLS, both ways.
+ *
+ * broker -> enroll  hello (who, cursor), then `applied` after each batch it has put in force, `ping` to ask for the head
+ * enroll -> broker  `reset` when the cursor is not of this feed, events in order, `live` once the head is reached, `pong`
+ */
+import type { PolicyDocument } from './policy-document.ts'
+
+export type DeviceStatus = 'active' | 'revoked'
+
+/** Event types and the shape of their `data`; identifiers have been parsed by the writer. */
+export type FeedData = {
+  'trust.changed': { anchors: string[] } // PEM of every CA certificate that may stand in a device's chain
+  'policy.changed': { version: number; document: PolicyDocument }
+  'device.changed': { id: string; profile: string; groups: string[]; status: DeviceStatus }
+  'certificate.issued': { serial: string; fingerprint: string; deviceId: string; notAfter: string }
+  'certificate.revoked': { serial: string; fingerprint: string; deviceId: string; reason: string }
+}
+export type FeedType = keyof FeedData
+export type FeedFact = { [T in FeedType]: { type: T; data: FeedData[T] } }[FeedType]
+
+/** Place in the feed: the last event seen and the chain's hash there. `{ seq: 0, hash: genesis }` is the start. */
+export type Cursor = { seq: number; hash: string }
+
+/** One event as stored and sent. `body` is the JSON text of `FeedFact & { at }`, kept byte for byte: the hash is over it. */
+export type FeedEvent = { seq: number; hash: string; body: string }
+
+export type FromBroker =
+  | { kind: 'hello'; protocol: 1; broker: string; cursor: Cursor }
+  | { kind: 'applied'; seq: number }
+  | { kind: 'ping'; id: number }
+export type FromEnroll =
+  | { kind: 'reset' }
+  | ({ kind: 'event' } & FeedEvent)
+  | { kind: 'live'; seq: number }
+  | { kind: 'pong'; id: number }
+
+// hash(n) = SHA-256(hash(n-1), body(n)), the rule of runtime/chain.ts; before the first event stand 32 zero octets.
+export const genesis = '0'.repeat(64)
+export const startCursor: Cursor = { seq: 0, hash: genesis }
+/** A longer line is refused; a policy document is the largest thing that travels. */
+export const maxLineBytes = 4 * 1024 * 1024
+
+export const encodeLine = (message: FromBroker | FromEnroll): string => `${JSON.stringify(message)}\n`
+export const decodeBody = (event: FeedEvent): FeedFact & { at: string } => JSON.parse(event.body)
+
+/** Splits a byte stream into lines; a line over `maxLineBytes` throws before it is kept. */
+export class LineReader {
+  #rest = ''
+
+  push(chunk: string): string[] {
+    const lines = (this.#rest + chunk).split('\n')
+    this.#rest = lines.pop() ?? ''
+    if (this.#rest.length > maxLineBytes) throw new RangeError('feed line too long')
+    return lines
+  }
+}

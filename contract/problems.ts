@@ -1,0 +1,100 @@
+/**
+ * The one registry of refusals. A code is stable: scripts, logs, alerts and `docs/errors.md` know it by name.
+ * `status` is the HTTP status an edge answers with (RFC 9110), also where the same refusal reaches MQTT as a CONNACK.
+ */
+export const problems = {
+  // the caller's request
+  request_malformed: { status: 400, title: 'The request cannot be read' },
+  unauthenticated: { status: 401, title: 'No accepted credential was presented' },
+  forbidden: { status: 403, title: 'The credential does not allow this' },
+  not_found: { status: 404, title: 'There is no such thing' },
+  method_not_allowed: { status: 405, title: 'The path exists, the method does not' },
+  conflict: { status: 409, title: 'The thing changed or exists already' },
+  body_too_large: { status: 413, title: 'The body is larger than allowed' },
+  media_type_unsupported: { status: 415, title: 'The content type is not the expected one' },
+  too_many_requests: { status: 429, title: 'Too many requests' },
+  internal: { status: 500, title: 'The service failed' },
+  unavailable: { status: 503, title: 'The service cannot answer now' },
+  outcome_unknown: { status: 503, title: 'The store did not say whether the change was made' },
+
+  // certificate requests
+  csr_malformed: { status: 400, title: 'The certificate request cannot be read' },
+  csr_signature_invalid: { status: 400, title: 'The certificate request does not prove possession of its key' },
+  csr_key_unsupported: { status: 400, title: 'The key type is not accepted' },
+  csr_key_too_weak: { status: 400, title: 'The key is too weak' },
+  csr_subject_mismatch: { status: 403, title: 'The certificate request names another subject than the credential' },
+  csr_challenge_unsupported: { status: 400, title: 'The certificate request carries a challengePassword' },
+  subject_changed: { status: 403, title: 'A re-enrollment keeps its subject' },
+  lint_failed: { status: 500, title: 'The certificate would break its profile' },
+  key_unavailable: { status: 503, title: 'The signing key cannot be used' },
+
+  // devices and enrollment
+  device_unknown: { status: 404, title: 'There is no such device' },
+  device_exists: { status: 409, title: 'The device exists already' },
+  device_revoked: { status: 403, title: 'The device is revoked' },
+  profile_unknown: { status: 400, title: 'There is no such certificate profile' },
+  token_invalid: { status: 401, title: 'The enrollment token is not valid for this device' },
+  token_expired: { status: 401, title: 'The enrollment token has expired' },
+  token_spent: { status: 403, title: 'The enrollment token was used for another key' },
+  token_void: { status: 403, title: 'The enrollment token was voided' },
+  certificate_unknown: { status: 404, title: 'There is no such certificate' },
+
+  // certificates at a connection
+  certificate_missing: { status: 401, title: 'No client certificate was presented' },
+  certificate_self_signed: { status: 401, title: 'The client certificate is self-signed' },
+  certificate_untrusted: { status: 401, title: 'The client certificate is of an unknown authority' },
+  certificate_expired: { status: 403, title: 'The client certificate has expired' },
+  certificate_not_yet_valid: { status: 403, title: 'The client certificate is not valid yet' },
+  certificate_wrong_usage: { status: 403, title: 'The client certificate is not for client authentication' },
+  certificate_revoked: { status: 403, title: 'The client certificate is revoked' },
+  certificate_unregistered: { status: 403, title: 'The client certificate is not in the registry' },
+
+  // MQTT
+  client_id_mismatch: { status: 403, title: 'The MQTT client id is not the device id' },
+  protocol_violation: { status: 400, title: 'The peer broke the MQTT protocol' },
+  packet_too_large: { status: 413, title: 'The MQTT packet is larger than allowed' },
+  connect_timeout: { status: 408, title: 'No complete MQTT CONNECT arrived in time' },
+  handshake_failed: { status: 400, title: 'The TLS handshake did not finish' },
+  publish_denied: { status: 403, title: 'The policy does not allow this publish' },
+  subscribe_denied: { status: 403, title: 'The policy does not allow this subscription' },
+  will_denied: { status: 403, title: 'The policy does not allow this will' },
+  delivery_denied: { status: 403, title: 'The policy does not allow this delivery' },
+  too_many_connections: { status: 429, title: 'The device has too many connections' },
+  slow_reader: { status: 429, title: 'The peer reads more slowly than its messages arrive' },
+  session_taken_over: { status: 409, title: 'Another connection took the client id over' },
+  snapshot_stale: { status: 503, title: 'The broker does not yet know who is revoked' },
+
+  // set-up
+  config_invalid: { status: 400, title: 'The configuration is not valid' },
+  policy_invalid: { status: 400, title: 'The policy is not valid' },
+  port_in_use: { status: 409, title: 'A port is in use' },
+  data_in_use: { status: 409, title: 'The data folder is in use by another instance' },
+  data_damaged: { status: 500, title: 'The data folder cannot be used as it is' },
+  key_permissions: { status: 500, title: 'A private key can be read by others' },
+  key_passphrase: { status: 500, title: 'A private key cannot be opened with its passphrase' },
+} as const satisfies Record<string, { status: number; title: string }>
+
+export type ProblemCode = keyof typeof problems
+
+/** Codes that stop a start: the operator has to change something first, so the exit code is 2. */
+export const setUpProblems: ReadonlySet<ProblemCode> = new Set([
+  'config_invalid',
+  'policy_invalid',
+  'port_in_use',
+  'data_in_use',
+  'data_damaged',
+  'key_permissions',
+  'key_passphrase',
+])
+
+/** An RFC 9457 body. */
+export type Problem = {
+  type: string
+  title: string
+  status: number
+  detail: string
+  instance?: string
+  code: ProblemCode
+}
+
+export const problemType = (code: ProblemCode): string => `urn:fleetgate:problem:${code.replaceAll('_', '-')}`

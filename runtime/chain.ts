@@ -1,0 +1,11 @@
+import { createHash } from 'node:crypto'
+
+/**
+ * The hash chain of the feed and of the audit log: hash(n) = SHA-256(hash(n-1), body(n)).
+ *
+ * @param previous lower-case hex of hash(n-1), `genesis` before the first
+ * @param body     the entry's text, byte for byte as it is stored
+ */
+export function chainHash(previous: string, body: string): string {
+  return createHash('sha256').update(Buffer.from(previous, 'hex')).update(body).digest('hex')
+}

@@ -1,0 +1,92 @@
+import { readFileSync } from 'node:fs'
+import { z } from 'zod'
+import { type Configuration, configuration } from '../contract/configuration.ts'
+import { FleetError } from './errors.ts'
+import { describeIssue, parseYaml } from './yaml.ts'
+
+const prefix = 'FLEETGATE_'
+type Tree = { [key: string]: unknown }
+
+/**
+ * File, then environment, then flags, each over the one before.
+ *
+ * @param file  a YAML file, or undefined for the defaults alone
+ * @param env   `FLEETGATE_BROKER__LISTEN=host:port` sets `broker.listen`; nesting by `__`, `_` and case as in the schema's key
+ * @param flags `{ 'broker.listen': 'host:port' }`
+ * @throws FleetError `config_invalid` with place, key and wanted range
+ */
+export function loadConfig(input: {
+  file?: string | undefined
+  env?: NodeJS.ProcessEnv
+  flags?: Record<string, string | undefined>
+}): Configuration {
+  let tree: Tree = {}
+  if (input.file !== undefined) {
+    let text: string
+    try {
+      text = readFileSync(input.file, 'utf8')
+    } catch (cause) {
+      throw new FleetError('config_invalid', `${input.file} cannot be read: ${(cause as Error).message}`, { cause })
+    }
+    parseYaml(text, configuration, input.file, 'config_invalid') // for its places in the file
+    tree = parseYaml(text, z.looseObject({}), input.file, 'config_invalid')
+  }
+  for (const [name, value] of Object.entries(input.env ?? process.env)) {
+    if (name.startsWith(prefix) && value !== undefined) setFromEnvironment(tree, name, value)
+  }
+  for (const [path, value] of Object.entries(input.flags ?? {})) {
+    if (value !== undefined) put(tree, path.split('.'), value)
+  }
+  const result = configuration.safeParse(tree)
+  if (!result.success) throw new FleetError('config_invalid', result.error.issues.map(describeIssue).join('\n'))
+  return result.data
+}
+
+function setFromEnvironment(tree: Tree, name: string, value: string): void {
+  let shape: unknown = configuration
+  const path: string[] = []
+  for (const part of name.slice(prefix.length).split('__')) {
+    const keys: string[] = Object.keys(inner(shape)?.shape ?? {})
+    const key = keys.find(
+      (known) => known.replaceAll(/[A-Z]/g, '_$&').toUpperCase() === part || known.toUpperCase() === part,
+    )
+    if (key === undefined) {
+      throw new FleetError('config_invalid', `${name}: no such setting; known here: ${keys.join(', ') || 'nothing'}`)
+    }
+    path.push(key)
+    shape = inner(shape)!.shape[key]
+  }
+  const numeric = /^\d+$/.test(value) && unwrap(shape) instanceof z.ZodNumber
+  const list = unwrap(shape) instanceof z.ZodArray
+  put(tree, path, numeric ? Number(value) : list ? value.split(',') : value)
+}
+
+function put(tree: Tree, path: string[], value: unknown): void {
+  const last = path.at(-1)!
+  let at = tree
+  for (const key of path.slice(0, -1)) {
+    at[key] ??= {}
+    at = at[key] as Tree
+  }
+  at[last] = value
+}
+
+function unwrap(schema: unknown): unknown {
+  let at = schema
+  while (at instanceof z.ZodDefault || at instanceof z.ZodPrefault || at instanceof z.ZodOptional) at = at.unwrap()
+  return at
+}
+
+function inner(schema: unknown): z.ZodObject | undefined {
+  const at = unwrap(schema)
+  return at instanceof z.ZodObject ? at : undefined
+}
+
+/** @returns host and port of a checked `host:port` */
+export function splitAddress(address: string): { host: string; port: number } {
+  const at = address.lastIndexOf(':')
+  return { host: address.slice(0, at).replace(/^\[(.*)\]$/, '$1'), port: Number(address.slice(at + 1)) }
+}
+
+/** @returns `host:port`, with brackets around an IPv6 host */
+export const joinAddress = (host: string, port: number): string => `${host.includes(':') ? `[${host}]` : host}:${port}`

@@ -1,0 +1,49 @@
+import { randomBytes } from 'node:crypto'
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { FleetError } from './errors.ts'
+
+/** Writes `path` whole or not at all: a new file beside it, synced, then renamed over it. */
+export function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o644): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  const draft = join(dirname(path), `.${randomBytes(6).toString('hex')}.tmp`)
+  const file = openSync(draft, 'wx', mode)
+  try {
+    writeSync(file, typeof content === 'string' ? Buffer.from(content) : content)
+    fsyncSync(file)
+  } finally {
+    closeSync(file)
+  }
+  renameSync(draft, path)
+  // The rename itself must survive a power cut.
+  const folder = openSync(dirname(path), 'r')
+  try {
+    fsyncSync(folder)
+  } finally {
+    closeSync(folder)
+  }
+}
+
+/**
+ * A private key's text.
+ *
+ * @throws FleetError `key_permissions` when group or others may read it; `data_damaged` when it cannot be read
+ */
+export function readPrivateFile(path: string): string {
+  let mode: number
+  let text: string
+  try {
+    mode = statSync(path).mode
+    text = readFileSync(path, 'utf8')
+  } catch (cause) {
+    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+  }
+  if (process.platform !== 'win32' && (mode & 0o077) !== 0) {
+    const seen = (mode & 0o777).toString(8).padStart(4, '0')
+    throw new FleetError(
+      'key_permissions',
+      `${path} has mode ${seen}, so others can read a private key; run: chmod 600 ${path}`,
+    )
+  }
+  return text
+}

@@ -1,0 +1,59 @@
+import { exitCodeOf, isFleetError } from './errors.ts'
+import { createLog, type Log } from './log.ts'
+
+/** What a started service tells: shown by a supervisor, written to `endpoints.json`. */
+export type Ready = { kind: 'ready'; endpoints: Record<string, string> }
+export type Failed = { kind: 'failed'; code: string; message: string }
+
+const drainMs = 8_000
+
+/**
+ * Starts a service, tells a supervisor (if there is one) that it is ready, and runs until SIGTERM, SIGINT or the
+ * supervisor's end; then closes it and ends the process. A start that fails is one sentence and an exit code.
+ *
+ * @param name  stands in each log line
+ * @param start reads the configuration (and sets the log's level by it) and creates the service
+ */
+export async function runService(
+  name: string,
+  start: (log: Log) => Promise<AsyncDisposable & { endpoints: Record<string, string> }>,
+): Promise<void> {
+  const log = createLog(name, 'info')
+  const supervised = process.send !== undefined
+  let stop!: (why: string) => void
+  const stopped = new Promise<string>((resolve) => {
+    stop = resolve
+  })
+  process.on('SIGTERM', () => stop('SIGTERM'))
+  // Under a supervisor a Ctrl-C reaches every process of the group; the supervisor alone decides the order of stopping.
+  process.on('SIGINT', () => {
+    if (!supervised) stop('SIGINT')
+  })
+  process.on('disconnect', () => stop('supervisor gone'))
+  try {
+    const service = await start(log)
+    tell({ kind: 'ready', endpoints: service.endpoints })
+    log.info({ event: 'service.started', ...service.endpoints }, 'ready')
+    const why = await stopped
+    log.info({ event: 'service.stopping', reason: why }, 'stopping')
+    const late = setTimeout(() => {
+      log.error({ event: 'service.drainTimedOut' }, 'did not drain in time')
+      process.exit(1)
+    }, drainMs)
+    await service[Symbol.asyncDispose]()
+    clearTimeout(late)
+    log.info({ event: 'service.stopped' }, 'stopped')
+    process.exit(0)
+  } catch (error) {
+    const known = isFleetError(error)
+    if (known) log.error({ event: 'service.failed', reason: error.code, ...error.context }, error.message)
+    else log.error({ event: 'service.failed', err: error }, 'service failed')
+    tell({ kind: 'failed', code: known ? error.code : 'internal', message: (error as Error).message })
+    process.exitCode = exitCodeOf(error)
+    setImmediate(() => process.exit())
+  }
+}
+
+function tell(message: Ready | Failed): void {
+  if (process.connected) process.send?.(message)
+}

@@ -1,0 +1,32 @@
+/** Counts events per key in a sliding minute; old keys are forgotten, so hostile keys cannot grow it without bound. */
+export class AttemptLimit {
+  readonly #perMinute: number
+  readonly #maxKeys: number
+  readonly #attempts = new Map<string, { count: number; since: number }>()
+
+  constructor(perMinute: number, maxKeys = 10_000) {
+    this.#perMinute = perMinute
+    this.#maxKeys = maxKeys
+  }
+
+  /** @returns milliseconds to wait before `key` may try again, 0 when it may now */
+  waitMs(key: string, now: number): number {
+    const entry = this.#attempts.get(key)
+    if (entry === undefined || now - entry.since >= 60_000) return 0
+    return entry.count < this.#perMinute ? 0 : 60_000 - (now - entry.since)
+  }
+
+  note(key: string, now: number): void {
+    const entry = this.#attempts.get(key)
+    if (entry !== undefined && now - entry.since < 60_000) {
+      entry.count++
+      return
+    }
+    this.#attempts.delete(key)
+    if (this.#attempts.size >= this.#maxKeys) {
+      const oldest = this.#attempts.keys().next().value
+      if (oldest !== undefined) this.#attempts.delete(oldest)
+    }
+    this.#attempts.set(key, { count: 1, since: now })
+  }
+}

@@ -1,0 +1,62 @@
+import { LineCounter, parseDocument } from 'yaml'
+import type { z } from 'zod'
+import type { ProblemCode } from '../contract/problems.ts'
+import { FleetError } from './errors.ts'
+
+/**
+ * YAML text into a schema's value. Anchors may be used, but not so that a small file grows large.
+ *
+ * @param source named in the error, usually the file's path
+ * @param code   the problem to throw: `config_invalid` or `policy_invalid`
+ * @throws FleetError with one line for each fault: `source:line:column path: what is wrong`
+ */
+export function parseYaml<S extends z.ZodType>(
+  text: string,
+  schema: S,
+  source: string,
+  code: ProblemCode,
+): z.output<S> {
+  const lines = new LineCounter()
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
+  const place = (offset: number): string => {
+    const { line, col } = lines.linePos(offset)
+    return `${source}:${line}:${col}`
+  }
+  const broken = document.errors[0]
+  if (broken) throw new FleetError(code, `${place(broken.pos[0])}: ${broken.message}`)
+  let value: unknown
+  try {
+    value = document.toJS({ maxAliasCount: 100 }) ?? {}
+  } catch (cause) {
+    throw new FleetError(code, `${source}: ${cause instanceof Error ? cause.message : 'cannot be read'}`, { cause })
+  }
+  const result = schema.safeParse(value)
+  if (result.success) return result.data
+  const faults = result.error.issues.map((issue) => {
+    const path = [...issue.path]
+    if (issue.code === 'unrecognized_keys') path.push(issue.keys[0]!)
+    return `${place(offsetOf(document, path))}: ${describeIssue(issue)}`
+  })
+  throw new FleetError(code, faults.join('\n'))
+}
+
+/** One sentence for a schema fault, its path first. */
+export function describeIssue(issue: z.core.$ZodIssue): string {
+  const path = issue.path.map(String).join('.')
+  return path === '' ? issue.message : `${path}: ${issue.message}`
+}
+
+function offsetOf(document: ReturnType<typeof parseDocument>, path: PropertyKey[]): number {
+  for (let depth = path.length; depth > 0; depth--) {
+    const keys = path.slice(0, depth)
+    const parent = depth === 1 ? document.contents : document.getIn(keys.slice(0, -1), true)
+    const items = (parent as { items?: unknown[] } | null)?.items ?? []
+    for (const item of items) {
+      const key = (item as { key?: { value?: unknown; range?: number[] } }).key
+      if (key?.value === keys.at(-1) && key?.range) return key.range[0]!
+    }
+    const node = document.getIn(keys, true) as { range?: number[] } | undefined
+    if (node?.range) return node.range[0]!
+  }
+  return 0
+}
