@@ -1,0 +1,332 @@
+/**
+ * DER (X.690 10 and 11), strict and bounded: what this reader accepts has one encoding only, so equal values are equal
+ * bytes. Input may be hostile; nothing is believed before its length has been checked against what is there.
+ */
+
+/** Where and why bytes are not the DER that was expected. */
+export class DerError extends Error {
+  override readonly name = 'DerError'
+}
+
+export const tags = {
+  boolean: 0x01,
+  integer: 0x02,
+  bitString: 0x03,
+  octetString: 0x04,
+  null: 0x05,
+  oid: 0x06,
+  utf8String: 0x0c,
+  printableString: 0x13,
+  ia5String: 0x16,
+  utcTime: 0x17,
+  generalizedTime: 0x18,
+  sequence: 0x30,
+  set: 0x31,
+} as const
+
+/** Tag of `[n]` when it holds other elements (EXPLICIT, or IMPLICIT over SEQUENCE and SET). */
+export const contextConstructed = (n: number): number => 0xa0 | n
+/** Tag of `[n]` IMPLICIT over a primitive type. */
+export const contextPrimitive = (n: number): number => 0x80 | n
+
+/** `content` and `der` (header included) are views into the bytes that were read. */
+export type DerElement = { tag: number; content: Buffer; der: Buffer }
+
+const maxDepth = 16
+const constructedBit = 0x20
+
+/**
+ * A reader over exactly one element. The whole tree has been checked when this returns: definite minimal lengths, nothing
+ * after the element, at most 16 levels, and each primitive of a universal type in its only form.
+ *
+ * @param maxBytes more than this is refused before anything is read
+ */
+export function readDer(bytes: Uint8Array, maxBytes: number): DerReader {
+  if (bytes.length > maxBytes) throw new DerError(`${bytes.length} bytes, at most ${maxBytes} are read`)
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+  const first = elementAt(buffer, 0)
+  if (first.der.length !== buffer.length) {
+    throw new DerError(`${buffer.length - first.der.length} bytes after the end of the value`)
+  }
+  check(first, 1)
+  return new DerReader(buffer)
+}
+
+/** Reads the elements of checked bytes one after another; every method throws DerError when something else is there. */
+export class DerReader {
+  readonly #bytes: Buffer
+  #at = 0
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes
+  }
+
+  get done(): boolean {
+    return this.#at === this.#bytes.length
+  }
+
+  get nextTag(): number | undefined {
+    return this.#bytes[this.#at]
+  }
+
+  /** The next element, of this tag if one is given. */
+  next(tag?: number): DerElement {
+    if (this.done) throw new DerError(`a value is missing${tag === undefined ? '' : ` (tag ${hex(tag)})`}`)
+    const element = elementAt(this.#bytes, this.#at)
+    if (tag !== undefined && element.tag !== tag)
+      throw new DerError(`tag ${hex(element.tag)} where ${hex(tag)} belongs`)
+    this.#at += element.der.length
+    return element
+  }
+
+  optional(tag: number): DerElement | undefined {
+    return this.nextTag === tag ? this.next(tag) : undefined
+  }
+
+  /** A reader over the elements inside the next one. */
+  enter(tag: number = tags.sequence): DerReader {
+    return new DerReader(this.next(tag).content)
+  }
+
+  enterOptional(tag: number): DerReader | undefined {
+    return this.nextTag === tag ? this.enter(tag) : undefined
+  }
+
+  end(): void {
+    if (!this.done) throw new DerError(`an unexpected value (tag ${hex(this.nextTag!)})`)
+  }
+
+  boolean(): boolean {
+    return this.next(tags.boolean).content[0] === 0xff
+  }
+
+  /** Two's complement, big endian, minimal. */
+  integer(): Buffer {
+    return this.next(tags.integer).content
+  }
+
+  /** An INTEGER from 0 to 127, which is all that versions and path lengths need. */
+  smallInteger(): number {
+    const content = this.integer()
+    if (content.length !== 1 || content[0]! > 0x7f) throw new DerError('an INTEGER outside 0 to 127')
+    return content[0]!
+  }
+
+  oid(): string {
+    return decodeOid(this.next(tags.oid).content)
+  }
+
+  octetString(): Buffer {
+    return this.next(tags.octetString).content
+  }
+
+  /** A BIT STRING of whole octets. */
+  bitString(): Buffer {
+    const { bytes, unusedBits } = this.bits()
+    if (unusedBits !== 0) throw new DerError('a BIT STRING that is not whole octets')
+    return bytes
+  }
+
+  bits(): { bytes: Buffer; unusedBits: number } {
+    const { content } = this.next(tags.bitString)
+    return { bytes: content.subarray(1), unusedBits: content[0]! }
+  }
+
+  /** UTCTime or GeneralizedTime in the one form that RFC 5280 4.1.2.5 allows: seconds, Z, no fraction. */
+  time(): Date {
+    const { tag, content } = this.next()
+    if (tag !== tags.utcTime && tag !== tags.generalizedTime) throw new DerError(`tag ${hex(tag)} where a time belongs`)
+    return decodeTime(tag, content.toString('latin1'))
+  }
+}
+
+const hex = (value: number): string => `0x${value.toString(16).padStart(2, '0')}`
+
+function elementAt(bytes: Buffer, at: number): DerElement {
+  const tag = bytes[at]
+  const first = bytes[at + 1]
+  if (tag === undefined || first === undefined) throw new DerError('cut off in a tag or length')
+  if ((tag & 0x1f) === 0x1f) throw new DerError('a tag number above 30')
+  let start = at + 2
+  let length = first
+  if (first === 0x80) throw new DerError('an indefinite length')
+  if (first > 0x80) {
+    const octets = first & 0x7f
+    if (octets > 4) throw new DerError(`a length of ${octets} octets`)
+    if (start + octets > bytes.length) throw new DerError('cut off in a length')
+    length = bytes.readUIntBE(start, octets)
+    // X.690 10.1: as few length octets as possible.
+    if (length < 0x80 || bytes[start] === 0) throw new DerError('a length that is not minimal')
+    start += octets
+  }
+  const end = start + length
+  if (end > bytes.length) throw new DerError(`cut off: ${length} bytes announced, ${bytes.length - start} there`)
+  return { tag, content: bytes.subarray(start, end), der: bytes.subarray(at, end) }
+}
+
+function check(element: DerElement, depth: number): void {
+  const { tag, content } = element
+  if (depth > maxDepth) throw new DerError(`nested more than ${maxDepth} levels deep`)
+  if ((tag & constructedBit) !== 0) {
+    // X.690 10.2: a string type is never constructed in DER, so SEQUENCE and SET are the only universal ones left.
+    if (tag < 0x40 && tag !== tags.sequence && tag !== tags.set)
+      throw new DerError(`a constructed value (tag ${hex(tag)})`)
+    for (let at = 0; at < content.length; ) {
+      const child = elementAt(content, at)
+      check(child, depth + 1)
+      at += child.der.length
+    }
+    return
+  }
+  switch (tag) {
+    case 0x00:
+      throw new DerError('an end-of-contents mark')
+    case 0x10:
+    case 0x11:
+      throw new DerError('a primitive SEQUENCE or SET')
+    case tags.boolean:
+      if (content.length !== 1 || (content[0] !== 0x00 && content[0] !== 0xff))
+        throw new DerError('a BOOLEAN not 00 or ff')
+      return
+    case tags.integer:
+      checkInteger(content)
+      return
+    case tags.bitString:
+      checkBitString(content)
+      return
+    case tags.null:
+      if (content.length !== 0) throw new DerError('a NULL with content')
+      return
+    case tags.oid:
+      checkOid(content)
+  }
+}
+
+function checkInteger(content: Buffer): void {
+  const [first, second] = content
+  if (first === undefined) throw new DerError('an INTEGER without content')
+  if (second === undefined) return
+  // X.690 8.3.2: the first nine bits are not all equal.
+  if ((first === 0x00 && second < 0x80) || (first === 0xff && second >= 0x80))
+    throw new DerError('an INTEGER not minimal')
+}
+
+function checkBitString(content: Buffer): void {
+  const unused = content[0]
+  if (unused === undefined || unused > 7 || (content.length === 1 && unused !== 0)) {
+    throw new DerError('a BIT STRING with a wrong count of unused bits')
+  }
+  // X.690 11.2.1: unused bits are zero.
+  if ((content.at(-1)! & ((1 << unused) - 1)) !== 0 && content.length > 1) {
+    throw new DerError('a BIT STRING with unused bits set')
+  }
+}
+
+function checkOid(content: Buffer): void {
+  if (content.length === 0 || content.length > 64)
+    throw new DerError(`an OBJECT IDENTIFIER of ${content.length} octets`)
+  let arcStarts = true
+  for (const octet of content) {
+    if (arcStarts && octet === 0x80) throw new DerError('an OBJECT IDENTIFIER with a padded arc')
+    arcStarts = octet < 0x80
+  }
+  if (!arcStarts) throw new DerError('an OBJECT IDENTIFIER cut off in an arc')
+}
+
+function decodeOid(content: Buffer): string {
+  const arcs: bigint[] = []
+  let arc = 0n
+  for (const octet of content) {
+    arc = (arc << 7n) | BigInt(octet & 0x7f)
+    if (octet >= 0x80) continue
+    if (arcs.length === 0) {
+      const top = arc < 80n ? arc / 40n : 2n
+      arcs.push(top, arc - top * 40n)
+    } else {
+      arcs.push(arc)
+    }
+    arc = 0n
+  }
+  return arcs.join('.')
+}
+
+function decodeTime(tag: number, text: string): Date {
+  const found = (tag === tags.utcTime ? /^(\d\d)(\d{10})Z$/ : /^(\d{4})(\d{10})Z$/).exec(text)
+  if (!found) throw new DerError('a time not in the form of RFC 5280 4.1.2.5')
+  let year = found[1]!
+  // RFC 5280 4.1.2.5.1: 50 to 99 are 19YY, 00 to 49 are 20YY.
+  if (tag === tags.utcTime) year = (year >= '50' ? '19' : '20') + year
+  const iso = `${year}-${found[2]!.replace(/(..)(..)(..)(..)(..)/, '$1-$2T$3:$4:$5')}.000Z`
+  const date = new Date(iso)
+  // Date rolls the 31st of a short month over; the calendar does not.
+  if (Number.isNaN(date.getTime()) || date.toISOString() !== iso)
+    throw new DerError('a time that is not in the calendar')
+  return date
+}
+
+/** One element; `parts` are its content. */
+export function element(tag: number, ...parts: Uint8Array[]): Buffer {
+  let length = 0
+  for (const part of parts) length += part.length
+  const header = length < 0x80 ? [tag, length] : [tag, 0, ...octetsOf(length)]
+  if (length >= 0x80) header[1] = 0x80 | (header.length - 2)
+  return Buffer.concat([Buffer.from(header), ...parts], header.length + length)
+}
+
+function octetsOf(value: number): number[] {
+  const octets: number[] = []
+  for (let rest = value; rest > 0; rest = Math.floor(rest / 256)) octets.unshift(rest % 256)
+  return octets
+}
+
+export const sequence = (...parts: Uint8Array[]): Buffer => element(tags.sequence, ...parts)
+/** SET OF: X.690 11.6 orders the elements by their bytes. */
+export const setOf = (...parts: Uint8Array[]): Buffer => element(tags.set, ...parts.toSorted(Buffer.compare))
+export const octetString = (content: Uint8Array): Buffer => element(tags.octetString, content)
+export const bitString = (content: Uint8Array, unusedBits = 0): Buffer =>
+  element(tags.bitString, Buffer.of(unusedBits), content)
+export const boolean = (value: boolean): Buffer => element(tags.boolean, Buffer.of(value ? 0xff : 0x00))
+export const utf8String = (text: string): Buffer => element(tags.utf8String, Buffer.from(text, 'utf8'))
+
+/** @param value a number from 0 to 127, or the magnitude of any positive integer in big-endian octets */
+export function integer(value: number | Uint8Array): Buffer {
+  const octets = typeof value === 'number' ? Buffer.of(value) : value
+  let start = 0
+  while (start < octets.length - 1 && octets[start] === 0) start++
+  const magnitude = octets.subarray(start)
+  return element(tags.integer, magnitude.length === 0 || magnitude[0]! > 0x7f ? Buffer.of(0) : Buffer.of(), magnitude)
+}
+
+const oidCache = new Map<string, Buffer>()
+
+/** @param dotted a constant of ours: encodings are kept */
+export function oid(dotted: string): Buffer {
+  let encoded = oidCache.get(dotted)
+  if (encoded === undefined) {
+    const [top, second, ...rest] = dotted.split('.').map(BigInt)
+    if (top === undefined || second === undefined || top > 2n || (top < 2n && second > 39n)) {
+      throw new DerError(`${dotted} is not an OBJECT IDENTIFIER`)
+    }
+    encoded = element(tags.oid, Buffer.from([top * 40n + second, ...rest].flatMap(arcOctets)))
+    oidCache.set(dotted, encoded)
+  }
+  return encoded
+}
+
+function arcOctets(arc: bigint): number[] {
+  const octets = [Number(arc & 0x7fn)]
+  for (let rest = arc >> 7n; rest > 0n; rest >>= 7n) octets.unshift(Number(rest & 0x7fn) | 0x80)
+  return octets
+}
+
+/** RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050; milliseconds are cut off. */
+export function time(date: Date): Buffer {
+  const digits = `${date
+    .toISOString()
+    .replace(/\.\d{3}Z$/, '')
+    .replaceAll(/[-:T]/g, '')}Z`
+  const year = date.getUTCFullYear()
+  return year >= 1950 && year < 2050
+    ? element(tags.utcTime, Buffer.from(digits.slice(2), 'latin1'))
+    : element(tags.generalizedTime, Buffer.from(digits, 'latin1'))
+}

@@ -1,0 +1,78 @@
+import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { FleetError } from '../runtime/errors.ts'
+import { readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
+
+/** Signs with a key that it does not reveal. */
+export interface Signer {
+  readonly algorithm: 'ecdsa-p256-sha256'
+  readonly publicKeySpki: Buffer
+  /**
+   * @returns the DER ECDSA-Sig-Value (RFC 3279 2.2.3)
+   * @throws FleetError `key_unavailable`
+   */
+  sign(tbs: Uint8Array): Promise<Buffer>
+}
+
+/**
+ * Makes a P-256 key and writes it as PKCS#8 PEM, mode 0600, encrypted when a passphrase is given.
+ *
+ * @throws FleetError `conflict` when there is a file already: a key is never overwritten
+ */
+export function createKeyFile(path: string, passphrase?: string): Signer {
+  if (passphrase === '') throw new FleetError('key_passphrase', `The passphrase for ${path} is empty`)
+  if (existsSync(path)) throw new FleetError('conflict', `${path} exists; a private key is never overwritten`)
+  const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  const pem = privateKey.export({
+    format: 'pem',
+    type: 'pkcs8',
+    ...(passphrase === undefined ? {} : { cipher: 'aes-256-cbc', passphrase }),
+  })
+  writeFileAtomic(path, pem, 0o600)
+  return signerOf(privateKey)
+}
+
+/**
+ * @throws FleetError `key_passphrase` when the passphrase is wrong, missing, or given for a key that is not encrypted;
+ *   `key_permissions`; `data_damaged` when the file is missing or no P-256 key
+ */
+export function openKeyFile(path: string, passphrase?: string): Signer {
+  const pem = readPrivateFile(path)
+  const encrypted = pem.includes('-----BEGIN ENCRYPTED PRIVATE KEY-----')
+  if (encrypted && passphrase === undefined) {
+    throw new FleetError('key_passphrase', `${path} is encrypted and no passphrase is configured`)
+  }
+  // Whoever configured a passphrase believes that the key is protected; going on would leave them wrong.
+  if (!encrypted && passphrase !== undefined) {
+    throw new FleetError('key_passphrase', `${path} is not encrypted although a passphrase is configured`)
+  }
+  const key = readKey(path, pem, encrypted ? passphrase : undefined)
+  if (key.asymmetricKeyType !== 'ec' || key.asymmetricKeyDetails?.namedCurve !== 'prime256v1') {
+    throw new FleetError('data_damaged', `${path} holds a key that is not P-256`)
+  }
+  return signerOf(key)
+}
+
+function readKey(path: string, pem: string, passphrase: string | undefined): KeyObject {
+  try {
+    return createPrivateKey({ key: pem, format: 'pem', ...(passphrase === undefined ? {} : { passphrase }) })
+  } catch (cause) {
+    if (passphrase === undefined)
+      throw new FleetError('data_damaged', `${path} holds no readable private key`, { cause })
+    throw new FleetError('key_passphrase', `${path} cannot be opened with the configured passphrase`, { cause })
+  }
+}
+
+function signerOf(key: KeyObject): Signer {
+  return {
+    algorithm: 'ecdsa-p256-sha256',
+    publicKeySpki: createPublicKey(key).export({ format: 'der', type: 'spki' }),
+    async sign(tbs) {
+      try {
+        return sign('sha256', tbs, { key, dsaEncoding: 'der' })
+      } catch (cause) {
+        throw new FleetError('key_unavailable', 'The signing key failed', { cause })
+      }
+    },
+  }
+}

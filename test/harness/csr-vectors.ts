@@ -1,0 +1,346 @@
+/**
+ * Writes test/vectors/csr: certificate requests with one defect each. Run by hand, `node test/harness/csr-vectors.ts`, when
+ * a vector is added; keys and signatures are new each time, the private keys are thrown away.
+ */
+import { generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import {
+  contextConstructed,
+  element,
+  integer,
+  octetString,
+  oid,
+  sequence,
+  setOf,
+  tags,
+  utf8String,
+} from '../../pki/der.ts'
+import { oids } from '../../pki/oids.ts'
+
+type Vector = { code: string | null; refusedBy: 'parseCsr' | 'singleCommonName'; note: string; der: Buffer }
+
+const makers = {
+  p256: () => generateKeyPairSync('ec', { namedCurve: 'P-256' }),
+  p384: () => generateKeyPairSync('ec', { namedCurve: 'P-384' }),
+  p521: () => generateKeyPairSync('ec', { namedCurve: 'P-521' }),
+  secp256k1: () => generateKeyPairSync('ec', { namedCurve: 'secp256k1' }),
+  explicit: () => generateKeyPairSync('ec', { namedCurve: 'P-256', paramEncoding: 'explicit' }),
+  ed25519: () => generateKeyPairSync('ed25519'),
+  ed448: () => generateKeyPairSync('ed448'),
+  dsa: () => generateKeyPairSync('dsa', { modulusLength: 2048, divisorLength: 256 }),
+  rsa1024: () => generateKeyPairSync('rsa', { modulusLength: 1024 }),
+  rsa2048: () => generateKeyPairSync('rsa', { modulusLength: 2048 }),
+  rsa4104: () => generateKeyPairSync('rsa', { modulusLength: 4104 }),
+  rsaExponent3: () => generateKeyPairSync('rsa', { modulusLength: 2048, publicExponent: 3 }),
+  pss: () => generateKeyPairSync('rsa-pss', { modulusLength: 2048 }),
+}
+type Pair = { publicKey: KeyObject; privateKey: KeyObject }
+
+const made = new Map<string, Pair>()
+function key(name: keyof typeof makers): Pair {
+  const pair = made.get(name) ?? makers[name]()
+  made.set(name, pair)
+  return pair
+}
+
+const algorithms = {
+  ecdsaSha256: sequence(oid(oids.ecdsaWithSha256)),
+  ecdsaSha1: sequence(oid('1.2.840.10045.4.1')),
+  rsaSha256: sequence(oid(oids.sha256WithRsa), element(tags.null)),
+  rsaSha1: sequence(oid('1.2.840.113549.1.1.5'), element(tags.null)),
+  ed25519: sequence(oid(oids.ed25519)),
+  ed448: sequence(oid('1.3.101.113')),
+  dsaSha256: sequence(oid('2.16.840.1.101.3.4.3.2')),
+  pss: sequence(oid('1.2.840.113549.1.1.10'), sequence()),
+}
+
+const attribute = (type: string, value: Buffer): Buffer => sequence(oid(type), value)
+const rdn = (...attributes: Buffer[]): Buffer => setOf(...attributes)
+const cn = (text: string): Buffer => attribute(oids.commonName, utf8String(text))
+const spkiOf = (pair: Pair): Buffer => pair.publicKey.export({ format: 'der', type: 'spki' })
+
+type Parts = {
+  version?: Buffer
+  subject?: Buffer
+  spki?: Buffer
+  attributes?: Buffer
+  pair?: Pair
+  hash?: string | null
+  algorithm?: Buffer
+  signature?: (info: Buffer) => Buffer
+}
+
+function request(parts: Parts = {}): Buffer {
+  const pair = parts.pair ?? key('p256')
+  const info = sequence(
+    parts.version ?? integer(0),
+    parts.subject ?? sequence(rdn(cn('cam-1'))),
+    parts.spki ?? spkiOf(pair),
+    parts.attributes ?? element(contextConstructed(0)),
+  )
+  const hash = parts.hash === undefined ? 'sha256' : parts.hash
+  const signature = parts.signature?.(info) ?? sign(hash, info, pair.privateKey)
+  return sequence(info, parts.algorithm ?? algorithms.ecdsaSha256, element(tags.bitString, Buffer.of(0), signature))
+}
+
+function flipLastBit(bytes: Buffer): Buffer {
+  const copy = Buffer.from(bytes)
+  copy[copy.length - 1] = copy.at(-1)! ^ 1
+  return copy
+}
+
+/** The outer length written with one octet more than it needs. */
+function paddedLength(der: Buffer): Buffer {
+  const start = der[1]! < 0x80 ? 2 : 2 + (der[1]! & 0x7f)
+  const content = der.subarray(start)
+  return Buffer.concat([Buffer.of(0x30, 0x83, 0, content.length >> 8, content.length & 0xff), content])
+}
+
+function indefinite(der: Buffer): Buffer {
+  const start = der[1]! < 0x80 ? 2 : 2 + (der[1]! & 0x7f)
+  return Buffer.concat([Buffer.of(0x30, 0x80), der.subarray(start), Buffer.of(0, 0)])
+}
+
+function nested(levels: number): Buffer {
+  let value = sequence()
+  for (let level = 1; level < levels; level++) value = sequence(value)
+  return value
+}
+
+function offCurve(): Buffer {
+  return flipLastBit(spkiOf(key('p256')))
+}
+
+function compressed(): Buffer {
+  const point = spkiOf(key('p256')).subarray(-65)
+  const form = point.at(-1)! % 2 === 0 ? 2 : 3
+  return sequence(
+    sequence(oid(oids.ecPublicKey), oid(oids.p256)),
+    element(tags.bitString, Buffer.of(0, form), point.subarray(1, 33)),
+  )
+}
+
+const extensionRequest = (...extensions: Buffer[]): Buffer =>
+  sequence(oid(oids.extensionRequest), setOf(sequence(...extensions)))
+const challenge = (text: string): Buffer => sequence(oid(oids.challengePassword), setOf(utf8String(text)))
+const subjectAltName = (dns: string): Buffer =>
+  sequence(oid(oids.subjectAltName), octetString(sequence(element(0x82, Buffer.from(dns)))))
+const attributes = (...list: Buffer[]): Buffer => element(contextConstructed(0), ...list)
+
+const accepted = (note: string, der: Buffer): Vector => ({ code: null, refusedBy: 'parseCsr', note, der })
+const refused = (code: string, note: string, der: Buffer): Vector => ({ code, refusedBy: 'parseCsr', note, der })
+const noName = (note: string, subject: Buffer): Vector => ({
+  code: 'csr_malformed',
+  refusedBy: 'singleCommonName',
+  note,
+  der: request({ subject }),
+})
+
+/** A request as EST clients make it that bind it to their TLS session (RFC 7030 3.5). */
+export const csrWithChallenge = (commonName: string): Buffer =>
+  request({ subject: sequence(rdn(cn(commonName))), attributes: attributes(challenge('secret')) })
+
+const otherSigner = (info: Buffer): Buffer => sign('sha256', info, key('secp256k1').privateKey)
+
+function makeVectors(): Record<string, Vector> {
+  const good = request()
+  return {
+    'accepted-p256': accepted('P-256, ECDSA with SHA-256', good),
+    'accepted-p384': accepted('P-384, ECDSA with SHA-256', request({ pair: key('p384') })),
+    'accepted-ed25519': accepted(
+      'Ed25519',
+      request({ pair: key('ed25519'), hash: null, algorithm: algorithms.ed25519 }),
+    ),
+    'accepted-rsa-2048': accepted('RSA-2048', request({ pair: key('rsa2048'), algorithm: algorithms.rsaSha256 })),
+    'accepted-rsa-parameters-absent': accepted(
+      'RSA signature without its NULL parameters (RFC 4055 5 has them accepted)',
+      request({ pair: key('rsa2048'), algorithm: sequence(oid(oids.sha256WithRsa)) }),
+    ),
+    'accepted-attributes': accepted(
+      'a challengePassword and a subjectAltName',
+      request({ attributes: attributes(challenge('secret'), extensionRequest(subjectAltName('cam-1.example'))) }),
+    ),
+
+    truncated: refused('csr_malformed', 'the last octet is missing', good.subarray(0, -1)),
+    empty: refused('csr_malformed', 'no octet at all', Buffer.of()),
+    'trailing-byte': refused('csr_malformed', 'one zero octet after the end', Buffer.concat([good, Buffer.of(0)])),
+    'second-request': refused('csr_malformed', 'two requests one after the other', Buffer.concat([good, good])),
+    'indefinite-length': refused('csr_malformed', 'BER indefinite length outside', indefinite(good)),
+    'padded-length': refused('csr_malformed', 'length with a leading zero octet', paddedLength(good)),
+    'deep-nesting': refused('csr_malformed', '2000 SEQUENCEs inside each other', nested(2000)),
+    large: refused(
+      'csr_malformed',
+      '17 kB of challengePassword',
+      request({ attributes: attributes(challenge('x'.repeat(17_000))) }),
+    ),
+    'padded-version': refused(
+      'csr_malformed',
+      'version 00 00',
+      request({ version: element(tags.integer, Buffer.of(0, 0)) }),
+    ),
+    'version-2': refused('csr_malformed', 'version v2', request({ version: integer(1) })),
+    'attributes-missing': refused(
+      'csr_malformed',
+      'no [0] at all (RFC 2986 4.1 has it always)',
+      request({ attributes: Buffer.of() }),
+    ),
+    'attribute-twice': refused(
+      'csr_malformed',
+      'two challengePassword attributes',
+      request({ attributes: attributes(challenge('a'), challenge('b')) }),
+    ),
+    'extension-twice': refused(
+      'csr_malformed',
+      'two subjectAltName extensions',
+      request({ attributes: attributes(extensionRequest(subjectAltName('a.example'), subjectAltName('b.example'))) }),
+    ),
+    'boolean-not-der': refused(
+      'csr_malformed',
+      'critical as 01 instead of ff',
+      request({
+        attributes: attributes(
+          extensionRequest(
+            sequence(oid(oids.subjectAltName), element(tags.boolean, Buffer.of(1)), octetString(sequence())),
+          ),
+        ),
+      }),
+    ),
+    'constructed-string': refused(
+      'csr_malformed',
+      'CN as a constructed UTF8String (BER)',
+      request({ subject: sequence(rdn(attribute(oids.commonName, element(0x2c, utf8String('cam-1'))))) }),
+    ),
+    'off-curve': refused('csr_malformed', 'a point that is not on P-256', request({ spki: offCurve() })),
+    'signature-unused-bits': refused(
+      'csr_malformed',
+      'signature BIT STRING not of whole octets',
+      sequence(
+        sequence(integer(0), sequence(rdn(cn('cam-1'))), spkiOf(key('p256')), attributes()),
+        algorithms.ecdsaSha256,
+        element(tags.bitString, Buffer.of(4, 0xf0)),
+      ),
+    ),
+
+    'signature-flipped': refused('csr_signature_invalid', 'last bit of the signature flipped', flipLastBit(good)),
+    'signature-of-another-key': refused(
+      'csr_signature_invalid',
+      'signed by another key',
+      request({ signature: otherSigner }),
+    ),
+    'signature-empty': refused(
+      'csr_signature_invalid',
+      'signature of no octets',
+      request({ signature: () => Buffer.of() }),
+    ),
+    'signature-algorithm-of-another-key': refused(
+      'csr_signature_invalid',
+      'P-256 key, RSA signature algorithm',
+      request({ algorithm: algorithms.rsaSha256 }),
+    ),
+    'subject-replaced': refused(
+      'csr_signature_invalid',
+      'subject changed after signing',
+      request({
+        subject: sequence(rdn(cn('cam-2'))),
+        signature: () => sign('sha256', Buffer.from('cam-1'), key('p256').privateKey),
+      }),
+    ),
+
+    'rsa-1024': refused(
+      'csr_key_too_weak',
+      'RSA-1024',
+      request({ pair: key('rsa1024'), algorithm: algorithms.rsaSha256 }),
+    ),
+    'rsa-4104': refused(
+      'csr_key_unsupported',
+      'RSA of 4104 bits',
+      request({ pair: key('rsa4104'), algorithm: algorithms.rsaSha256 }),
+    ),
+    'rsa-exponent-3': refused(
+      'csr_key_unsupported',
+      'RSA with e = 3',
+      request({ pair: key('rsaExponent3'), algorithm: algorithms.rsaSha256 }),
+    ),
+    'rsa-pss-key': refused(
+      'csr_key_unsupported',
+      'id-RSASSA-PSS key',
+      request({ pair: key('pss'), algorithm: algorithms.pss }),
+    ),
+    'rsa-pss-signature': refused(
+      'csr_key_unsupported',
+      'RSA key, PSS signature',
+      request({ pair: key('rsa2048'), algorithm: algorithms.pss }),
+    ),
+    'p-521': refused('csr_key_unsupported', 'P-521', request({ pair: key('p521') })),
+    secp256k1: refused('csr_key_unsupported', 'secp256k1', request({ pair: key('secp256k1') })),
+    'explicit-parameters': refused(
+      'csr_key_unsupported',
+      'P-256 spelled out as explicit parameters',
+      request({ pair: key('explicit') }),
+    ),
+    'compressed-point': refused(
+      'csr_key_unsupported',
+      'P-256 point in compressed form',
+      request({ spki: compressed() }),
+    ),
+    ed448: refused(
+      'csr_key_unsupported',
+      'Ed448',
+      request({ pair: key('ed448'), hash: null, algorithm: algorithms.ed448 }),
+    ),
+    dsa: refused('csr_key_unsupported', 'DSA-2048', request({ pair: key('dsa'), algorithm: algorithms.dsaSha256 })),
+    'ecdsa-sha1': refused(
+      'csr_key_unsupported',
+      'ECDSA with SHA-1',
+      request({ hash: 'sha1', algorithm: algorithms.ecdsaSha1 }),
+    ),
+    'rsa-sha1': refused(
+      'csr_key_unsupported',
+      'RSA with SHA-1',
+      request({ pair: key('rsa2048'), hash: 'sha1', algorithm: algorithms.rsaSha1 }),
+    ),
+
+    'subject-empty': noName('empty subject', sequence()),
+    'two-common-names': noName('two CNs', sequence(rdn(cn('cam-1')), rdn(cn('cam-2')))),
+    'multi-valued-rdn': noName(
+      'CN and OU in one RDN',
+      sequence(rdn(cn('cam-1'), attribute(oids.organizationalUnit, utf8String('hall')))),
+    ),
+    'two-common-names-in-one-rdn': noName('two CNs in one RDN', sequence(rdn(cn('cam-1'), cn('cam-2')))),
+    'common-name-t61': noName(
+      'CN as T61String',
+      sequence(rdn(attribute(oids.commonName, element(0x14, Buffer.from('cam-1'))))),
+    ),
+    'common-name-bmp': noName(
+      'CN as BMPString',
+      sequence(rdn(attribute(oids.commonName, element(0x1e, Buffer.from('\0c\0a\0m'))))),
+    ),
+    'common-name-ia5': noName(
+      'CN as IA5String',
+      sequence(rdn(attribute(oids.commonName, element(tags.ia5String, Buffer.from('cam-1'))))),
+    ),
+    'common-name-not-utf8': noName(
+      'CN as UTF8String of 64 ff fe',
+      sequence(rdn(attribute(oids.commonName, element(tags.utf8String, Buffer.of(0x64, 0xff, 0xfe))))),
+    ),
+    'common-name-not-printable': noName(
+      'PrintableString with @',
+      sequence(rdn(attribute(oids.commonName, element(tags.printableString, Buffer.from('cam@1'))))),
+    ),
+    'common-name-nul': noName('cam-1, NUL, .example', sequence(rdn(cn('cam-1\0.example')))),
+    'common-name-direction': noName('a right-to-left override in the CN', sequence(rdn(cn('cam\u202e-1')))),
+    'common-name-empty': noName('CN of no characters', sequence(rdn(cn('')))),
+    'common-name-sequence': noName('CN that is no string', sequence(rdn(attribute(oids.commonName, sequence())))),
+  }
+}
+
+function writeVectors(): void {
+  const folder = new URL('../vectors/csr/', import.meta.url)
+  mkdirSync(folder, { recursive: true })
+  for (const [name, { der, ...vector }] of Object.entries(makeVectors())) {
+    const content = { ...vector, origin: 'test/harness/csr-vectors.ts', der: der.toString('base64') }
+    writeFileSync(new URL(`${name}.json`, folder), `${JSON.stringify(content, null, 2)}\n`)
+  }
+}
+
+if (import.meta.main) writeVectors()

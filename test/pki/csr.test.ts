@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict'
+import { readdirSync, readFileSync } from 'node:fs'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { type CertificateRequest, parseCsr, singleCommonName } from '../../pki/csr.ts'
+import { parseAlternativeNames } from '../../pki/names.ts'
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
+
+type Vector = {
+  code: string | null
+  refusedBy: 'parseCsr' | 'singleCommonName'
+  note: string
+  origin: string
+  der: string
+}
+
+const folder = new URL('../vectors/csr/', import.meta.url)
+const vectors = readdirSync(folder).map((file): [string, Vector] => [
+  file.replace('.json', ''),
+  JSON.parse(readFileSync(new URL(file, folder), 'utf8')),
+])
+const bytesOf = (name: string): Buffer => Buffer.from(vectors.find(([found]) => found === name)![1].der, 'base64')
+
+function codeOf(action: () => unknown): string {
+  try {
+    action()
+  } catch (error) {
+    assert(error instanceof FleetError, `not a FleetError: ${error}`)
+    assert.match(error.message, /[A-Za-z]/)
+    return error.code
+  }
+  return 'accepted'
+}
+
+for (const [name, { code, refusedBy, note, der }] of vectors) {
+  const bytes = Buffer.from(der, 'base64')
+  if (code === null) {
+    test(`parseCsr accepts ${name}: ${note}`, () => assert.equal(singleCommonName(parseCsr(bytes)), 'cam-1'))
+  } else if (refusedBy === 'parseCsr') {
+    test(`parseCsr refuses ${name} as ${code}: ${note}`, () =>
+      assert.equal(
+        codeOf(() => parseCsr(bytes)),
+        code,
+      ))
+  } else {
+    test(`singleCommonName refuses ${name} as ${code}: ${note}`, () => {
+      const request = parseCsr(bytes)
+      assert.equal(
+        codeOf(() => singleCommonName(request)),
+        code,
+      )
+    })
+  }
+}
+
+test('parseCsr gives the key type, the requested names and whether there is a challengePassword', () => {
+  const request: CertificateRequest = parseCsr(bytesOf('accepted-strongswan'))
+  assert.equal(request.keyType, 'P-256')
+  assert.equal(request.hasChallengePassword, true)
+  assert.deepEqual(parseAlternativeNames(request.subjectAltName!).dns, ['cam-1.example'])
+  assert.match(request.spkiHash, /^[0-9a-f]{64}$/)
+
+  const plain = parseCsr(bytesOf('accepted-openssl-p256'))
+  assert.deepEqual([plain.hasChallengePassword, plain.subjectAltName], [false, undefined])
+  assert.equal(parseCsr(bytesOf('accepted-rsa-2048')).keyType, 'RSA')
+  assert.equal(parseCsr(bytesOf('accepted-ed25519')).keyType, 'Ed25519')
+})
+
+test('a refusal says what was seen and what is wanted', () => {
+  const expectations: [string, RegExp][] = [
+    ['rsa-1024', /RSA key has 1024 bits; 2048 to 4096 are wanted/],
+    ['p-521', /curve P-521; P-256, P-384, Ed25519 or RSA/],
+    ['explicit-parameters', /explicit EC parameters/],
+    ['rsa-exponent-3', /exponent 3; 65537 is wanted/],
+    ['ecdsa-sha1', /ECDSA with SHA-1; .*SHA-256/],
+    ['trailing-byte', /1 bytes after the end/],
+  ]
+  for (const [name, message] of expectations) assert.throws(() => parseCsr(bytesOf(name)), { message })
+})
+
+test('parseCsr keeps its own copy of the bytes', () => {
+  const bytes = bytesOf('accepted-p256')
+  const request = parseCsr(bytes)
+  bytes.fill(0)
+  assert.equal(parseCsr(request.der).spkiHash, request.spkiHash)
+  assert.equal(singleCommonName(request), 'cam-1')
+})
+
+test('every cut of a request is refused as csr_malformed', () => {
+  const bytes = bytesOf('accepted-attributes')
+  for (let length = 0; length < bytes.length; length++) {
+    assert.equal(
+      codeOf(() => parseCsr(bytes.subarray(0, length))),
+      'csr_malformed',
+      `${length} bytes`,
+    )
+  }
+})
+
+test('changed bytes are refused with a FleetError and nothing else (property)', () => {
+  const sources = vectors.filter(([, { code }]) => code === null).map(([, { der }]) => Buffer.from(der, 'base64'))
+  const change = fc.record({ at: fc.nat(), value: fc.integer({ min: 0, max: 255 }) })
+  fc.assert(
+    fc.property(fc.constantFrom(...sources), fc.array(change, { minLength: 1, maxLength: 4 }), (source, changes) => {
+      const bytes = Buffer.from(source)
+      for (const { at, value } of changes) bytes[at % bytes.length] = value
+      if (bytes.equals(source)) return
+      assert.throws(
+        () => singleCommonName(parseCsr(bytes)),
+        (error) => isFleetError(error),
+      )
+    }),
+    { numRuns: 1_500 },
+  )
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 400 }), (bytes) => {
+      assert.throws(
+        () => parseCsr(bytes),
+        (error) => isFleetError(error, 'csr_malformed'),
+      )
+    }),
+    { numRuns: 500 },
+  )
+})
