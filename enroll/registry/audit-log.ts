@@ -1,0 +1,83 @@
+/** The audit log: append-only and hash-chained, each entry in the same batch as the fact it tells of. */
+import type { Cursor } from '../../contract/feed.ts'
+import type { RevocationReason } from '../../contract/ids.ts'
+import type { ProblemCode } from '../../contract/problems.ts'
+import { chainHash } from '../../runtime/chain.ts'
+
+export type AuditFact = {
+  /** noun.pastTense: `certificate.issued` */
+  action: string
+  /** `operator:<cn>`, `device:<id>` or `system` */
+  actor: string
+  /** `device:<id>`, `certificate:<serial>`, ... */
+  subject: string
+  outcome: 'done' | 'refused' | 'intended'
+  reason?: ProblemCode | RevocationReason
+  details?: Record<string, string | number | boolean | string[]>
+  remoteAddress?: string
+  requestId: string
+}
+
+/** As stored: the hash is over `body`, byte for byte. */
+export type AuditEntry = { seq: number; hash: string; body: string }
+/** As shown. */
+export type AuditView = AuditFact & { seq: number; at: string; hash: string }
+
+// Refused attempts are recorded too, so part of an entry may be what a hostile sender wrote.
+const maxText = 300
+const maxItems = 32
+
+export function encodeAudit(fact: AuditFact, at: Date): string {
+  const { action, actor, subject, outcome, reason, details, remoteAddress, requestId } = fact
+  return JSON.stringify({
+    at: at.toISOString(),
+    action: clean(action),
+    actor: clean(actor),
+    subject: clean(subject),
+    outcome,
+    reason,
+    details: details && cleanDetails(details),
+    remoteAddress: remoteAddress === undefined ? undefined : clean(remoteAddress),
+    requestId: clean(requestId),
+  })
+}
+
+export const decodeAudit = ({ seq, hash, body }: AuditEntry): AuditView => ({ seq, ...JSON.parse(body), hash })
+
+/**
+ * Follows the chain. Entries are consecutive and start right after `from`; a long log is checked page by page, each from
+ * the `intact` of the page before. The last of them must then be the registry's head, or entries were cut off.
+ *
+ * @returns the last place that holds, and the number at which the chain breaks, if it does
+ */
+export function verifyAudit(entries: Iterable<AuditEntry>, from: Cursor): { intact: Cursor; brokenAt?: number } {
+  let intact = from
+  for (const { seq, hash, body } of entries) {
+    if (seq !== intact.seq + 1 || hash !== chainHash(intact.hash, body)) return { intact, brokenAt: intact.seq + 1 }
+    intact = { seq, hash }
+  }
+  return { intact }
+}
+
+function cleanDetails(details: NonNullable<AuditFact['details']>): NonNullable<AuditFact['details']> {
+  const entries = Object.entries(details).slice(0, maxItems)
+  return Object.fromEntries(entries.map(([name, value]) => [clean(name), cleanValue(value)]))
+}
+
+function cleanValue(value: string | number | boolean | string[]): string | number | boolean | string[] {
+  if (typeof value === 'string') return clean(value)
+  if (!Array.isArray(value)) return value
+  const more = value.length - maxItems
+  return [...value.slice(0, maxItems).map(clean), ...(more > 0 ? [`… ${more} more`] : [])]
+}
+
+function clean(text: string): string {
+  return cut(
+    cut(text.toWellFormed()).replaceAll(unseen, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, '0')}`),
+  )
+}
+
+// Control characters, and the ones that turn the direction of text or break a line: an operator reads this in a terminal.
+const unseen = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g
+
+const cut = (text: string): string => (text.length <= maxText ? text : `${text.slice(0, maxText - 1).toWellFormed()}…`)

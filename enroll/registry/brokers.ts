@@ -1,0 +1,15 @@
+import type { Stored } from './engine.ts'
+import type { Page, Paging, Registry, Write } from './registry.ts'
+
+/** A broker that follows the feed, and the last event that it said is in force there. */
+export type BrokerRecord = { id: string; firstSeenAt: string; lastSeenAt: string; appliedSeq: number }
+
+export const findBroker = (registry: Registry, id: string): Promise<Stored<BrokerRecord> | undefined> =>
+  registry.find('broker', id)
+
+/** In id order. */
+export const listBrokers = (registry: Registry, paging: Paging): Promise<Page<BrokerRecord>> =>
+  registry.list('broker', { kind: 'broker' }, paging)
+
+/** @param expect the revision it was read at; 0: it must not exist */
+export const writeBroker = (doc: BrokerRecord, expect: number): Write => ({ kind: 'broker', id: doc.id, expect, doc })

@@ -1,0 +1,71 @@
+import type { RevocationReason } from '../../contract/ids.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import type { Range, Stored } from './engine.ts'
+import type { Page, Paging, Registry, Write } from './registry.ts'
+
+/** The serial is reserved before the key is used; what only the finished certificate has is absent until it is issued. */
+export type CertificateRecord = {
+  serial: string
+  kind: 'device' | 'server' | 'broker' | 'operator'
+  deviceId?: string
+  profile: string
+  status: 'reserved' | 'issued' | 'revoked'
+  /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex. */
+  spkiHash: string
+  reservedAt: string
+  fingerprint?: string
+  /** base64 */
+  der?: string
+  subject?: string
+  notBefore?: string
+  notAfter?: string
+  issuedAt?: string
+  revokedAt?: string
+  revocationReason?: RevocationReason
+  via: 'token' | 'reenroll' | 'setup'
+}
+
+export const findCertificate = (registry: Registry, serial: string): Promise<Stored<CertificateRecord> | undefined> =>
+  registry.find('certificate', serial)
+
+/** @throws FleetError `certificate_unknown` */
+export async function getCertificate(registry: Registry, serial: string): Promise<Stored<CertificateRecord>> {
+  const certificate = await findCertificate(registry, serial)
+  if (certificate !== undefined) return certificate
+  throw new FleetError('certificate_unknown', `there is no certificate ${serial}`, { context: { serial } })
+}
+
+type CertificateFilter = { deviceId?: string | undefined; expiresBefore?: Date | undefined }
+
+/** In order of serial; with `expiresBefore` alone the first to expire comes first. */
+export function listCertificates(
+  registry: Registry,
+  { deviceId, expiresBefore, ...paging }: CertificateFilter & Paging,
+): Promise<Page<CertificateRecord>> {
+  const before = expiresBefore?.toISOString()
+  const range: Range =
+    deviceId !== undefined
+      ? { index: 'certificate.device', value: deviceId }
+      : before !== undefined
+        ? { index: 'certificate.notAfter', before }
+        : { kind: 'certificate' }
+  return registry.list(
+    'certificate',
+    range,
+    paging,
+    (certificate) =>
+      (deviceId === undefined || certificate.deviceId === deviceId) &&
+      (before === undefined || (certificate.notAfter !== undefined && instant(certificate.notAfter) < before)),
+  )
+}
+
+/** One way to write an instant, so that text order is time order. */
+export const instant = (iso: string): string => new Date(iso).toISOString()
+
+/** @param expect the revision it was read at; 0: it must not exist */
+export const writeCertificate = (doc: CertificateRecord, expect: number): Write => ({
+  kind: 'certificate',
+  id: doc.serial,
+  expect,
+  doc,
+})

@@ -1,0 +1,56 @@
+import type { DeviceStatus } from '../../contract/feed.ts'
+import type { RevocationReason } from '../../contract/ids.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import type { Range, Stored } from './engine.ts'
+import type { Page, Paging, Registry, Write } from './registry.ts'
+
+export type DeviceRecord = {
+  id: string
+  profile: string
+  groups: string[]
+  status: DeviceStatus
+  createdAt: string
+  revokedAt?: string
+  revocationReason?: RevocationReason
+  currentSerial?: string
+}
+
+export const findDevice = (registry: Registry, id: string): Promise<Stored<DeviceRecord> | undefined> =>
+  registry.find('device', id)
+
+/** @throws FleetError `device_unknown` */
+export async function getDevice(registry: Registry, id: string): Promise<Stored<DeviceRecord>> {
+  const device = await findDevice(registry, id)
+  if (device === undefined)
+    throw new FleetError('device_unknown', `there is no device ${id}`, { context: { deviceId: id } })
+  return device
+}
+
+type DeviceFilter = { group?: string | undefined; profile?: string | undefined; status?: DeviceStatus | undefined }
+
+/** Devices for which everything given holds, in id order. */
+export function listDevices(
+  registry: Registry,
+  { group, profile, status, ...paging }: DeviceFilter & Paging,
+): Promise<Page<DeviceRecord>> {
+  return registry.list(
+    'device',
+    narrowest({ group, profile, status }),
+    paging,
+    (device) =>
+      (group === undefined || device.groups.includes(group)) &&
+      (profile === undefined || device.profile === profile) &&
+      (status === undefined || device.status === status),
+  )
+}
+
+function narrowest({ group, profile, status }: DeviceFilter): Range {
+  if (group !== undefined) return { index: 'device.group', value: group }
+  if (status === 'revoked') return { index: 'device.status', value: status }
+  if (profile !== undefined) return { index: 'device.profile', value: profile }
+  if (status !== undefined) return { index: 'device.status', value: status }
+  return { kind: 'device' }
+}
+
+/** @param expect the revision it was read at; 0: it must not exist */
+export const writeDevice = (doc: DeviceRecord, expect: number): Write => ({ kind: 'device', id: doc.id, expect, doc })

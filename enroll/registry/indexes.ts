@@ -1,0 +1,41 @@
+/** What records there are and by what they can be found. */
+import type { BrokerRecord } from './brokers.ts'
+import { type CertificateRecord, instant } from './certificates.ts'
+import type { DeviceRecord } from './devices.ts'
+import type { IndexEntry } from './engine.ts'
+import type { HierarchyRecord } from './hierarchies.ts'
+import type { PolicyRecord } from './policies.ts'
+import type { TokenRecord } from './tokens.ts'
+
+/** The answer that a request id was given. */
+export type RequestRecord = { at: string; auditSeq: number; feedSeq: number }
+
+export type RecordTypes = {
+  device: DeviceRecord
+  certificate: CertificateRecord
+  token: TokenRecord
+  broker: BrokerRecord
+  policy: PolicyRecord
+  hierarchy: HierarchyRecord
+  request: RequestRecord
+}
+export type RecordKind = keyof RecordTypes
+
+const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
+  device: ({ groups, profile, status }) => [
+    ...[...new Set(groups)].map((value) => ({ index: 'device.group', value })),
+    { index: 'device.profile', value: profile },
+    { index: 'device.status', value: status },
+  ],
+  certificate: ({ deviceId, notAfter }) => [
+    ...(deviceId === undefined ? [] : [{ index: 'certificate.device', value: deviceId }]),
+    ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
+  ],
+  token: ({ deviceId }) => [{ index: 'token.device', value: deviceId }],
+  broker: () => [],
+  policy: () => [],
+  hierarchy: () => [],
+  request: ({ at }) => [{ index: 'request.at', value: at }],
+}
+
+export const indexesOf = <K extends RecordKind>(kind: K, doc: RecordTypes[K]): IndexEntry[] => table[kind](doc)

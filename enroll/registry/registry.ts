@@ -1,0 +1,233 @@
+/** The registry: every change is one commit with a request id, decided by a pure function over the records it read. */
+import type { FeedEvent, FeedFact } from '../../contract/feed.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { type AuditEntry, type AuditFact, encodeAudit } from './audit-log.ts'
+import {
+  type Changes,
+  type Head,
+  isKeyPart,
+  type Range,
+  type RecordKey,
+  type RegistryEngine,
+  recordKey,
+  type Stored,
+  type View,
+} from './engine.ts'
+import { encodeFeed } from './feed-log.ts'
+import { indexesOf, type RecordKind, type RecordTypes, type RequestRecord } from './indexes.ts'
+
+/** `expect` is the revision the record was read at, 0 for "must not exist"; without `doc` the record is deleted. */
+export type Write = {
+  [K in Exclude<RecordKind, 'request'>]: { kind: K; id: string; expect?: number; doc: RecordTypes[K] | undefined }
+}[Exclude<RecordKind, 'request'>]
+
+export type Commit = {
+  requestId: string
+  writes: readonly Write[]
+  audit: readonly AuditFact[]
+  feed?: readonly FeedFact[]
+  at: Date
+}
+
+/** `auditSeq` and `feedSeq` are the heads right after the commit; `replayed` when an earlier one had the same request id. */
+export type Receipt = { auditSeq: number; feedSeq: number; replayed: boolean }
+
+export type Paging = { after?: string | undefined; limit: number }
+/** May hold fewer than `limit`, even none; it is the last one when `next` is absent. */
+export type Page<T> = { items: Stored<T>[]; next?: string }
+
+/** Every page of a listing that is known to be short. */
+export async function readAll<T>(read: (paging: Paging) => Promise<Page<T>>): Promise<Stored<T>[]> {
+  const items: Stored<T>[] = []
+  for (let after: string | undefined; ; ) {
+    const page = await read({ after, limit: 500 })
+    items.push(...page.items)
+    if (page.next === undefined) return items
+    after = page.next
+  }
+}
+
+const keepRequestsMs = 7 * 24 * 60 * 60_000
+const pruneEveryMs = 60_000
+const pruneAtMost = 100
+const lookAtMost = 10_000
+
+export class Registry implements AsyncDisposable {
+  readonly #engine: RegistryEngine
+  #pruning: Promise<void> | undefined
+  #pruneNotBefore = Number.NEGATIVE_INFINITY
+
+  /** @param engine is closed together with the registry */
+  constructor(engine: RegistryEngine) {
+    this.#engine = engine
+  }
+
+  /**
+   * All of it or nothing, on disk when it returns. A commit whose answer was lost may be sent again with the same request
+   * id for 7 days: one effect, same answer.
+   *
+   * @throws FleetError `conflict` (its context names the write), `outcome_unknown`, `unavailable`
+   */
+  async commit(commit: Commit): Promise<Receipt> {
+    const keys = [recordKey('request', commit.requestId), ...commit.writes.map(({ kind, id }) => recordKey(kind, id))]
+    if (new Set(keys).size < keys.length) throw new Error('a commit writes a record once')
+    const audit = commit.audit.map((fact) => encodeAudit(fact, commit.at))
+    const feed = (commit.feed ?? []).map((fact) => encodeFeed(fact, commit.at))
+    const receipt = await this.#engine.write(keys, (view) => decide(view, commit, audit, feed))
+    this.#prune(commit.at)
+    return receipt
+  }
+
+  async find<K extends RecordKind>(kind: K, id: string): Promise<Stored<RecordTypes[K]> | undefined> {
+    const [found] = await this.findMany(kind, [id])
+    return found
+  }
+
+  /** Those that exist, in the order of `ids`. */
+  async findMany<K extends RecordKind>(kind: K, ids: readonly string[]): Promise<Stored<RecordTypes[K]>[]> {
+    const found = await this.#engine.getMany(ids.filter(isKeyPart).map((id) => recordKey(kind, id)))
+    return found.filter((record) => record !== undefined) as Stored<RecordTypes[K]>[]
+  }
+
+  /**
+   * @param range where to look
+   * @param keep  asked again of each record: it may have changed after the index was read
+   */
+  async list<K extends RecordKind>(
+    kind: K,
+    range: Range,
+    { after, limit }: Paging,
+    keep: (doc: RecordTypes[K]) => boolean = () => true,
+  ): Promise<Page<RecordTypes[K]>> {
+    let from = after
+    for (let looked = 0; ; ) {
+      const { ids, next } = await this.#engine.page(range, from, limit)
+      const items = (await this.findMany(kind, ids)).filter(({ doc }) => keep(doc))
+      looked += ids.length
+      if (next === undefined) return { items }
+      // A filter that hardly anything passes must not hold one caller's answer, and the store, for a whole scan.
+      if (items.length > 0 || looked >= lookAtMost) return { items, next }
+      from = next
+    }
+  }
+
+  feedAfter(seq: number, limit: number): Promise<FeedEvent[]> {
+    return this.#engine.feedAfter(seq, limit)
+  }
+
+  feedHashAt(seq: number): Promise<string | undefined> {
+    return this.#engine.feedHashAt(seq)
+  }
+
+  auditAfter(seq: number, limit: number): Promise<AuditEntry[]> {
+    return this.#engine.auditAfter(seq, limit)
+  }
+
+  head(): Promise<Head> {
+    return this.#engine.head()
+  }
+
+  onWake(listener: () => void): () => void {
+    return this.#engine.onWake(listener)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#pruning
+    await this.#engine[Symbol.asyncDispose]()
+  }
+
+  /** Forgets some request ids that are past their time; what it does not get done waits for the next commit. */
+  #prune(now: Date): void {
+    if (this.#pruning !== undefined || now.getTime() < this.#pruneNotBefore) return
+    const before = new Date(now.getTime() - keepRequestsMs).toISOString()
+    this.#pruning = this.#forgetRequests(before)
+      .then((forgotten) => {
+        if (forgotten < pruneAtMost) this.#pruneNotBefore = now.getTime() + pruneEveryMs
+      })
+      .catch(() => {}) // Nobody waits for it and nothing rests on it; a store that fails says so at the next commit.
+      .finally(() => {
+        this.#pruning = undefined
+      })
+  }
+
+  async #forgetRequests(before: string): Promise<number> {
+    const { ids } = await this.#engine.page({ index: 'request.at', before }, undefined, pruneAtMost)
+    if (ids.length === 0) return 0
+    const keys = ids.map((id) => recordKey('request', id))
+    return this.#engine.write(keys, ({ records }) => {
+      const expired = ids.flatMap((id, at) => {
+        const request = records.get(keys[at]!) as Stored<RequestRecord> | undefined
+        return request !== undefined && request.doc.at < before ? [{ id, key: keys[at]!, doc: request.doc }] : []
+      })
+      return {
+        answer: expired.length,
+        changes: {
+          records: [],
+          forgotten: expired.map(({ key }) => key),
+          indexed: expired.flatMap(({ id, doc }) => indexChanges('request', id, doc, undefined)),
+          audit: [],
+          feed: [],
+        },
+      }
+    })
+  }
+}
+
+function decide(
+  { head, records }: View,
+  commit: Commit,
+  audit: string[],
+  feed: string[],
+): { answer: Receipt; changes?: Changes } {
+  const requestKey = recordKey('request', commit.requestId)
+  const known = records.get(requestKey) as Stored<RequestRecord> | undefined
+  if (known !== undefined) {
+    return { answer: { auditSeq: known.doc.auditSeq, feedSeq: known.doc.feedSeq, replayed: true } }
+  }
+  for (const write of commit.writes) requireExpected(write, records)
+  const request: RequestRecord = {
+    at: commit.at.toISOString(),
+    auditSeq: head.audit.seq + audit.length,
+    feedSeq: head.feed.seq + feed.length,
+  }
+  return {
+    answer: { auditSeq: request.auditSeq, feedSeq: request.feedSeq, replayed: false },
+    changes: {
+      records: [
+        ...commit.writes.map(({ kind, id, doc }) => ({ key: recordKey(kind, id), doc })),
+        { key: requestKey, doc: request },
+      ],
+      indexed: [
+        ...commit.writes.flatMap(({ kind, id, doc }) => {
+          const old = records.get(recordKey(kind, id))?.doc
+          return indexChanges(kind, id, old as RecordTypes[typeof kind] | undefined, doc)
+        }),
+        ...indexChanges('request', commit.requestId, undefined, request),
+      ],
+      audit,
+      feed,
+    },
+  }
+}
+
+function requireExpected({ kind, id, expect }: Write, records: ReadonlyMap<RecordKey, Stored>): void {
+  const actual = records.get(recordKey(kind, id))?.rev ?? 0
+  if (expect === undefined || expect === actual) return
+  const seen = actual === 0 ? 'does not exist' : expect === 0 ? 'exists already' : 'was changed meanwhile'
+  throw new FleetError('conflict', `${kind} ${id} ${seen}`, { context: { kind, id, expected: expect, actual } })
+}
+
+function indexChanges<K extends RecordKind>(
+  kind: K,
+  id: string,
+  old: RecordTypes[K] | undefined,
+  now: RecordTypes[K] | undefined,
+): Changes['indexed'] {
+  const gone = old === undefined ? [] : indexesOf(kind, old)
+  const there = now === undefined ? [] : indexesOf(kind, now)
+  // The later of two changes to one entry holds, so what stays is taken out and put back.
+  return [
+    ...gone.map((entry) => ({ ...entry, id, present: false })),
+    ...there.map((entry) => ({ ...entry, id, present: true })),
+  ]
+}
