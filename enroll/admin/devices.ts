@@ -1,0 +1,59 @@
+import {
+  createDevice,
+  type DeviceView,
+  deviceId,
+  listDevices as listQuery,
+  revokeDevice as revokeBody,
+} from '../../contract/admin-api.ts'
+import { nameRule } from '../../contract/ids.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { revokeDevice } from '../ca/revocation.ts'
+import { createDevice as create } from '../ra/enrollment-tokens.ts'
+import { type DeviceRecord, getDevice, listDevices } from '../registry/devices.ts'
+import { route } from './route.ts'
+
+export const deviceRoutes = [
+  route({
+    method: 'POST',
+    path: '/v1/devices',
+    status: 201,
+    body: createDevice,
+    handle: async ({ body, asked }, { registry, ra }) => {
+      ra.requireProfile(body.profile)
+      return show(await create(registry, body, asked))
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/devices',
+    query: listQuery,
+    handle: async ({ query }, { registry }) => {
+      const { items, next } = await listDevices(registry, query)
+      return { items: items.map(({ doc }) => show(doc)), next }
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/devices/:id',
+    handle: async ({ params }, { registry }) => show((await getDevice(registry, requireId(params.id))).doc),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/:id/revoke',
+    body: revokeBody,
+    handle: async ({ params, body, asked }, { registry, feed }) => {
+      const id = requireId(params.id)
+      const { feedSeq, ...revocation } = await revokeDevice(registry, { id, reason: body.reason, ...asked })
+      const brokers = await feed.confirmations(feedSeq, body.waitMs)
+      return { deviceId: id, ...revocation, feedSeq, inForce: brokers.every(({ confirmed }) => confirmed), brokers }
+    },
+  }),
+]
+
+function requireId(text: string | undefined) {
+  const result = deviceId.safeParse(text)
+  if (result.success) return result.data
+  throw new FleetError('request_malformed', `a device id is ${nameRule}`)
+}
+
+const show = (doc: DeviceRecord): DeviceView => doc

@@ -1,0 +1,93 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  type CertificateView,
+  createToken,
+  listAudit,
+  listCertificates as listQuery,
+  serialNumber,
+} from '../../contract/admin-api.ts'
+import { policyDocument } from '../../contract/policy-document.ts'
+import { toPem } from '../../pki/certificate.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { putPolicy } from '../policy.ts'
+import { createToken as mint } from '../ra/enrollment-tokens.ts'
+import { decodeAudit } from '../registry/audit-log.ts'
+import { type CertificateRecord, getCertificate, listCertificates } from '../registry/certificates.ts'
+import { findPolicy } from '../registry/policies.ts'
+import { route } from './route.ts'
+
+const auditPollMs = 200
+
+export const issuanceRoutes = [
+  route({
+    method: 'POST',
+    path: '/v1/tokens',
+    status: 201,
+    body: createToken,
+    handle: async ({ body, asked }, { registry, ra }) => {
+      const { deviceId, ttlMs, profile, groups } = body
+      if (profile === undefined && groups !== undefined) {
+        throw new FleetError('request_malformed', 'groups are for a new device: give its profile too')
+      }
+      if (profile !== undefined) ra.requireProfile(profile)
+      const create = profile === undefined ? {} : { create: { id: deviceId, profile, groups: groups ?? [] } }
+      return mint(registry, { deviceId, ttlMs, ...create }, asked)
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/certificates',
+    query: listQuery,
+    handle: async ({ query }, { registry }) => {
+      const { items, next } = await listCertificates(registry, query)
+      return { items: items.map(({ doc }) => show(doc)), next }
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/certificates/:serial',
+    handle: async ({ params }, { registry }) => {
+      const serial = serialNumber.safeParse(params.serial?.toLowerCase())
+      if (!serial.success) throw new FleetError('request_malformed', serial.error.issues[0]!.message)
+      const { doc } = await getCertificate(registry, serial.data)
+      return { ...show(doc), ...(doc.der ? { pem: toPem(Buffer.from(doc.der, 'base64')) } : {}) }
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/policy',
+    handle: async (_input, { registry }) => (await findPolicy(registry))!.doc,
+  }),
+  route({
+    method: 'PUT',
+    path: '/v1/policy',
+    body: policyDocument,
+    handle: ({ body, asked }, { registry }) => putPolicy(registry, body, asked),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/audit',
+    query: listAudit,
+    handle: async ({ query, signal }, { registry }) => {
+      const { limit, waitMs } = query
+      const after = query.after ?? Math.max(0, (await registry.head()).audit.seq - limit)
+      const until = performance.now() + waitMs
+      let entries = await registry.auditAfter(after, limit)
+      while (entries.length === 0 && performance.now() < until && !signal.aborted) {
+        await sleep(auditPollMs)
+        entries = await registry.auditAfter(after, limit)
+      }
+      return { items: entries.map(decodeAudit), next: entries.at(-1)?.seq ?? after }
+    },
+  }),
+]
+
+function show({
+  via: _via,
+  spkiHash: _spki,
+  reservedAt: _reserved,
+  der: _der,
+  ...rest
+}: CertificateRecord): CertificateView {
+  return rest
+}

@@ -1,0 +1,31 @@
+import type { z } from 'zod'
+import type { Log } from '../../runtime/log.ts'
+import type { FeedServer } from '../feed-server.ts'
+import type { Asked } from '../ra/enrollment-tokens.ts'
+import type { RegistrationAuthority } from '../ra/registration-authority.ts'
+import type { Registry } from '../registry/registry.ts'
+
+export type AdminContext = {
+  registry: Registry
+  ra: RegistrationAuthority
+  feed: FeedServer
+  clock: () => Date
+  log: Log
+  rootFingerprint: string
+  startedAt: Date
+}
+
+/** One row of the table: what it takes, and what it answers. */
+export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodType> = {
+  method: 'GET' | 'POST' | 'PUT'
+  path: string
+  status?: number
+  query?: Q
+  body?: B
+  handle(
+    input: { params: Record<string, string>; query: z.output<Q>; body: z.output<B>; asked: Asked; signal: AbortSignal },
+    context: AdminContext,
+  ): Promise<unknown>
+}
+/** Keeps the schema's type for the handler beside it. */
+export const route = <Q extends z.ZodType, B extends z.ZodType>(row: Route<Q, B>): Route => row as unknown as Route

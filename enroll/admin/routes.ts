@@ -1,0 +1,143 @@
+import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import type { TLSSocket } from 'node:tls'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import type { z } from 'zod'
+import { type Problem, type ProblemCode, problems, problemType } from '../../contract/problems.ts'
+import { splitAddress } from '../../runtime/config.ts'
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import { type EdgeCredential, reachableHost, tlsOptions } from '../../runtime/https.ts'
+import type { Log } from '../../runtime/log.ts'
+import { describeIssue } from '../../runtime/yaml.ts'
+import { requireOperator } from './auth.ts'
+import { deviceRoutes } from './devices.ts'
+import { issuanceRoutes } from './issuance.ts'
+import { type AdminContext, type Route, route } from './route.ts'
+
+const version: string = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
+const maxBodyBytes = 2 * 1024 * 1024
+
+const statusRoute = route({
+  method: 'GET',
+  path: '/v1/status',
+  handle: async (_input, { registry, feed, rootFingerprint, startedAt }) => ({
+    version,
+    startedAt: startedAt.toISOString(),
+    rootFingerprint,
+    feedSeq: (await registry.head()).feed.seq,
+    brokers: await feed.brokers(),
+  }),
+})
+
+/** The admin API: JSON over mutual TLS, for operators alone. */
+export async function createAdmin(
+  context: AdminContext,
+  options: { listen: string; credential: EdgeCredential; anchors: string[] },
+): Promise<AsyncDisposable & { address: { host: string; port: number }; renew(credential: EdgeCredential): void }> {
+  const app = Fastify({
+    https: { ...tlsOptions(options.credential, options.anchors), handshakeTimeout: 10_000 },
+    bodyLimit: maxBodyBytes,
+    requestTimeout: 15_000,
+    forceCloseConnections: true,
+  })
+  app.server.on('tlsClientError', (_error, socket) => socket.destroy())
+  app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply, context.log))
+  app.setNotFoundHandler(async (request, reply) =>
+    sendProblem(
+      new FleetError('not_found', 'there is nothing here; the API is under /v1'),
+      request,
+      reply,
+      context.log,
+    ),
+  )
+  for (const row of [statusRoute, ...deviceRoutes, ...issuanceRoutes]) addRoute(app, row, context)
+  const { host, port } = splitAddress(options.listen)
+  try {
+    await app.listen({ host, port })
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    throw new FleetError(
+      'port_in_use',
+      `${options.listen} ${code === 'EADDRINUSE' ? 'is in use' : `cannot be listened on (${code})`}; choose another address or stop what uses it`,
+      { cause },
+    )
+  }
+  const bound = app.server.address()
+  return {
+    address: { host: reachableHost(host), port: typeof bound === 'object' && bound ? bound.port : port },
+    renew: (credential) =>
+      (app.server as unknown as { setSecureContext(options: object): void }).setSecureContext(
+        tlsOptions(credential, options.anchors),
+      ),
+    [Symbol.asyncDispose]: () => app.close(),
+  }
+}
+
+function addRoute(app: FastifyInstance, row: Route, context: AdminContext): void {
+  app.route({
+    method: row.method,
+    url: row.path,
+    // Before the body is read: a stranger gets nothing parsed.
+    onRequest: async (request) => {
+      const actor = await requireOperator(context.registry, request.raw.socket as TLSSocket, context.clock())
+      Object.assign(request, { actor })
+    },
+    handler: async (request, reply) => {
+      const key = request.headers['idempotency-key']
+      const now = context.clock()
+      const ended = new AbortController()
+      request.raw.socket.once('close', () => ended.abort())
+      const input = {
+        params: request.params as Record<string, string>,
+        query: row.query ? check(row.query, request.query) : undefined,
+        body: row.body ? check(row.body, request.body ?? {}) : undefined,
+        asked: {
+          actor: (request as FastifyRequest & { actor: string }).actor,
+          remoteAddress: request.ip,
+          requestId: key === undefined ? `admin-${randomUUID()}` : `key-${requireKey(key)}`,
+          now,
+        },
+        signal: ended.signal,
+      }
+      const answer = await row.handle(input, context)
+      return reply.code(row.status ?? 200).send(answer)
+    },
+  })
+}
+
+function requireKey(key: string | string[]): string {
+  if (typeof key === 'string' && /^[A-Za-z0-9-]{8,64}$/.test(key)) return key
+  throw new FleetError('request_malformed', 'an Idempotency-Key is 8 to 64 letters, digits and -')
+}
+
+function check<S extends z.ZodType>(schema: S, value: unknown): z.output<S> {
+  const result = schema.safeParse(value)
+  if (result.success) return result.data
+  throw new FleetError('request_malformed', result.error.issues.map(describeIssue).join('; '))
+}
+
+function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply, log: Log): FastifyReply {
+  const { code, message } = toFleetError(error)
+  const { status, title } = problems[code]
+  const fields = {
+    event: status < 500 ? 'request.refused' : 'request.failed',
+    reason: code,
+    requestId: request.id,
+    method: request.method,
+    path: request.url.slice(0, 200),
+    remoteAddress: request.ip,
+  }
+  if (status < 500) log.info(fields, 'admin request refused')
+  else log.error({ ...fields, err: error }, 'admin request failed')
+  const problem: Problem = { type: problemType(code), title, status, detail: message, instance: request.id, code }
+  return reply.code(status).type('application/problem+json').send(problem)
+}
+
+function toFleetError(error: unknown): { code: ProblemCode; message: string } {
+  if (isFleetError(error)) return error
+  const status = (error as { statusCode?: number }).statusCode ?? 500
+  if (status === 413) return { code: 'body_too_large', message: `the body is larger than ${maxBodyBytes} bytes` }
+  if (status === 415) return { code: 'media_type_unsupported', message: 'the content type is not application/json' }
+  if (status < 500) return { code: 'request_malformed', message: 'the request is not valid JSON' }
+  return { code: 'internal', message: 'the service failed; the log has more under this request id' }
+}

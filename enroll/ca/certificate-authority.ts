@@ -1,0 +1,199 @@
+import { randomBytes } from 'node:crypto'
+import type { DeviceId, SerialNumber } from '../../contract/ids.ts'
+import { issue, newSerialNumber, prepare } from '../../pki/certificate.ts'
+import type { CertificateRequest } from '../../pki/csr.ts'
+import { buildName, deviceUri, formatName, parseName } from '../../pki/names.ts'
+import type { CertificateProfile } from '../../pki/profile.ts'
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import { type CertificateRecord, getCertificate, writeCertificate } from '../registry/certificates.ts'
+import { type DeviceRecord, writeDevice } from '../registry/devices.ts'
+import type { Stored } from '../registry/engine.ts'
+import type { Registry, Write } from '../registry/registry.ts'
+import { findToken, type TokenRecord, writeToken } from '../registry/tokens.ts'
+import type { Hierarchy } from './hierarchy.ts'
+
+/** What the registration authority approved: the CA signs this and nothing else. */
+export type Approval = {
+  device: Stored<DeviceRecord>
+  profile: CertificateProfile
+  via: 'token' | 'reenroll'
+  /** Spent in the same batch that records the certificate. */
+  token?: Stored<TokenRecord>
+}
+export type IssueContext = { requestId: string; remoteAddress: string; now: Date }
+
+/** Devices' clocks may run a little behind ours. */
+const backdateMs = 5 * 60_000
+
+export class CertificateAuthority {
+  readonly #registry: Registry
+  readonly #hierarchy: Hierarchy
+
+  constructor(registry: Registry, hierarchy: Hierarchy) {
+    this.#registry = registry
+    this.#hierarchy = hierarchy
+  }
+
+  /**
+   * Signs what was approved and records it. The serial is reserved, and the token bound to this key, before the CA key is
+   * used: a crash can leave an unused serial but never an unrecorded certificate.
+   *
+   * @param request PKCS#10 whose proof of possession has been checked (RFC 7030 3.4)
+   * @returns DER of the leaf alone (RFC 7030 4.2.3)
+   * @throws FleetError `conflict` when the device, the token or the policy changed meanwhile: ask the RA again;
+   *   `lint_failed`, `key_unavailable`, `outcome_unknown`
+   */
+  async issue(approval: Approval, request: CertificateRequest, context: IssueContext): Promise<Buffer> {
+    const reserved = await this.#reserve(approval, request, context)
+    const { device, profile } = approval
+    const certificate = await this.#sign(
+      reserved.certificate.doc.serial as SerialNumber,
+      approval,
+      request,
+      context.now,
+    )
+    const record: CertificateRecord = {
+      ...reserved.certificate.doc,
+      status: 'issued',
+      fingerprint: certificate.fingerprint,
+      der: certificate.der.toString('base64'),
+      subject: formatName(parseName(subjectOf(device.doc, profile))),
+      notBefore: certificate.notBefore.toISOString(),
+      notAfter: certificate.notAfter.toISOString(),
+      issuedAt: context.now.toISOString(),
+    }
+    const writes: Write[] = [
+      writeCertificate(record, reserved.certificate.rev),
+      // Written even where nothing else changes: a revocation that came in between makes this commit a loser.
+      writeDevice({ ...device.doc, currentSerial: record.serial }, device.rev),
+    ]
+    if (reserved.token) {
+      writes.push(
+        writeToken({ ...reserved.token.doc, status: 'spent', spentAt: context.now.toISOString() }, reserved.token.rev),
+      )
+    }
+    await this.#registry.commit({
+      requestId: `${context.requestId}-issue`,
+      writes,
+      audit: [
+        {
+          action: 'certificate.issued',
+          actor: `device:${device.doc.id}`,
+          subject: `certificate:${record.serial}`,
+          outcome: 'done',
+          details: {
+            device: device.doc.id,
+            via: approval.via,
+            profile: profile.name,
+            fingerprint: certificate.fingerprint,
+            notAfter: record.notAfter!,
+          },
+          remoteAddress: context.remoteAddress,
+          requestId: context.requestId,
+        },
+      ],
+      feed: [
+        {
+          type: 'certificate.issued',
+          data: {
+            serial: record.serial,
+            fingerprint: certificate.fingerprint,
+            deviceId: device.doc.id,
+            notAfter: record.notAfter!,
+          },
+        },
+      ],
+      at: context.now,
+    })
+    return certificate.der
+  }
+
+  async #reserve(
+    approval: Approval,
+    request: CertificateRequest,
+    context: IssueContext,
+  ): Promise<{ certificate: Stored<CertificateRecord>; token?: Stored<TokenRecord> }> {
+    const { device, token } = approval
+    // A redemption that a crash cut short goes on with the serial it reserved.
+    if (token?.doc.status === 'redeeming') return this.#reserved(token.doc.serial!, token.doc.digest)
+    const serial = newSerialNumber(randomBytes)
+    const certificate: CertificateRecord = {
+      serial,
+      kind: 'device',
+      deviceId: device.doc.id,
+      profile: approval.profile.name,
+      status: 'reserved',
+      spkiHash: request.spkiHash,
+      reservedAt: context.now.toISOString(),
+      via: approval.via,
+    }
+    const writes: Write[] = [writeCertificate(certificate, 0)]
+    if (token)
+      writes.push(writeToken({ ...token.doc, status: 'redeeming', spkiHash: request.spkiHash, serial }, token.rev))
+    await this.#registry.commit({
+      // One attempt, one reservation: a request that lost and asks again reserves another serial.
+      requestId: `${context.requestId}-reserve-${serial.slice(0, 8)}`,
+      writes,
+      audit: [
+        {
+          action: 'certificate.issued',
+          actor: `device:${device.doc.id}`,
+          subject: `certificate:${serial}`,
+          outcome: 'intended',
+          details: { device: device.doc.id, key: request.spkiHash, keyType: request.keyType },
+          remoteAddress: context.remoteAddress,
+          requestId: context.requestId,
+        },
+      ],
+      at: context.now,
+    })
+    return this.#reserved(serial, token?.doc.digest)
+  }
+
+  // Another request with the same token and key may have taken this reservation to its end already.
+  async #reserved(serial: string, digest: string | undefined) {
+    const certificate = await getCertificate(this.#registry, serial)
+    const token = digest === undefined ? undefined : await findToken(this.#registry, digest)
+    if (certificate.doc.status !== 'reserved' || (digest !== undefined && token?.doc.status !== 'redeeming')) {
+      throw new FleetError('conflict', 'the reservation was used meanwhile', { context: { serial } })
+    }
+    return { certificate, ...(token ? { token } : {}) }
+  }
+
+  #sign(serial: SerialNumber, approval: Approval, request: CertificateRequest, now: Date) {
+    const { device, profile } = approval
+    const { issuing } = this.#hierarchy
+    return issue(
+      prepare({
+        profile,
+        issuer: { certificate: issuing.certificate, signer: issuing.signer },
+        serial,
+        subject: subjectOf(device.doc, profile),
+        subjectAltName: { uris: [deviceUri(device.doc.id as DeviceId)] },
+        publicKeySpki: request.publicKeySpki,
+        notBefore: new Date(Math.max(now.getTime() - backdateMs, issuing.certificate.notBefore.getTime())),
+        notAfter: new Date(now.getTime() + profile.validityMs),
+      }),
+    )
+  }
+}
+
+/** The subject comes from the registry record, never from the request: O from the profile, an OU for each group, CN the id. */
+function subjectOf(device: DeviceRecord, profile: CertificateProfile): Buffer {
+  return buildName({
+    commonName: device.id,
+    organizationalUnits: device.groups,
+    ...(profile.organization === undefined ? {} : { organization: profile.organization }),
+  })
+}
+
+/** Runs `attempt` again while it loses against another writer; each run reads and decides afresh. */
+export async function untilNoConflict<T>(attempt: () => Promise<T>): Promise<T> {
+  for (let left = 5; ; left--) {
+    try {
+      return await attempt()
+    } catch (error) {
+      if (left === 0 || !isFleetError(error, 'conflict')) throw error
+    }
+  }
+}

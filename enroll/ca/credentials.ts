@@ -1,0 +1,164 @@
+import { randomBytes } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
+import { isIP } from 'node:net'
+import { hostname } from 'node:os'
+import { join } from 'node:path'
+import { issue, newSerialNumber, parseCertificate, parsePem, prepare } from '../../pki/certificate.ts'
+import { createKeyFile, openKeyFile } from '../../pki/keystore.ts'
+import { buildName, formatName, parseName } from '../../pki/names.ts'
+import { type CertificateProfile, operatorProfile, serverAndClientProfile, serverProfile } from '../../pki/profile.ts'
+import { writeFileAtomic } from '../../runtime/files.ts'
+import { type CertificateRecord, findCertificate, writeCertificate } from '../registry/certificates.ts'
+import type { Registry } from '../registry/registry.ts'
+import type { Hierarchy } from './hierarchy.ts'
+
+/** The name that clients of enroll's own listeners ask for, whatever address they reach it by. */
+export const enrollName = 'enroll.fleetgate.internal'
+
+type Credential = {
+  kind: 'server' | 'broker' | 'operator'
+  folder: string
+  /** Stem of the file names: `tls` gives `tls.key` and `tls.crt`. */
+  stem: string
+  commonName: string
+  names: string[]
+  profile: CertificateProfile
+}
+type Context = { registry: Registry; hierarchy: Hierarchy; passphrase: string | undefined; now: Date }
+
+/**
+ * Makes and renews the certificates of the gateway's own parts: enroll's listeners, the broker, the first operator.
+ * Keys are made once; a certificate is made when there is none, when its names changed, or with a third of its life left.
+ *
+ * @returns whether any file was written
+ */
+export async function keepCredentials(
+  input: Context & { dataDir: string; names: string[]; brokerId: string },
+): Promise<boolean> {
+  const { dataDir, brokerId } = input
+  const names = [...new Set([...input.names, hostname()])].filter(
+    (name) => isIP(name) || /^[A-Za-z0-9.-]{1,253}$/.test(name),
+  )
+  const services = join(dataDir, 'services')
+  const wanted: Credential[] = [
+    {
+      kind: 'server',
+      folder: join(services, 'enroll'),
+      stem: 'tls',
+      commonName: 'enroll',
+      names: [...names, enrollName],
+      profile: serverProfile,
+    },
+    {
+      kind: 'broker',
+      folder: join(services, 'broker'),
+      stem: 'tls',
+      commonName: brokerId,
+      names,
+      profile: serverAndClientProfile,
+    },
+    {
+      kind: 'operator',
+      folder: join(dataDir, 'operator'),
+      stem: 'operator',
+      commonName: 'operator',
+      names: [],
+      profile: operatorProfile,
+    },
+  ]
+  const { root } = input.hierarchy
+  let changed = false
+  for (const path of [
+    join(dataDir, 'root.crt'),
+    join(services, 'enroll', 'root.crt'),
+    join(services, 'broker', 'root.crt'),
+  ]) {
+    if (existsSync(path) && readFileSync(path, 'utf8') === root.pem) continue
+    writeFileAtomic(path, root.pem)
+    changed = true
+  }
+  for (const credential of wanted) changed = (await keepCredential(credential, input)) || changed
+  return changed
+}
+
+async function keepCredential(credential: Credential, context: Context): Promise<boolean> {
+  const { registry, hierarchy, passphrase, now } = context
+  const keyPath = join(credential.folder, `${credential.stem}.key`)
+  const certificatePath = join(credential.folder, `${credential.stem}.crt`)
+  const signer = existsSync(keyPath) ? openKeyFile(keyPath, passphrase) : createKeyFile(keyPath, passphrase)
+  if (existsSync(certificatePath) && (await isGood(certificatePath, credential, context, signer.publicKeySpki)))
+    return false
+
+  const { issuing } = hierarchy
+  const ips = credential.names.filter((name) => isIP(name))
+  const dns = credential.names.filter((name) => !isIP(name))
+  const subject = buildName({ commonName: credential.commonName })
+  const prepared = prepare({
+    profile: credential.profile,
+    issuer: { certificate: issuing.certificate, signer: issuing.signer },
+    serial: newSerialNumber(randomBytes),
+    subject,
+    subjectAltName: credential.names.length > 0 ? { dns, ips } : {},
+    publicKeySpki: signer.publicKeySpki,
+    notBefore: now,
+    notAfter: new Date(now.getTime() + credential.profile.validityMs),
+  })
+  const made = await issue(prepared)
+  const record: CertificateRecord = {
+    serial: made.serial,
+    kind: credential.kind,
+    profile: credential.profile.name,
+    status: 'issued',
+    spkiHash: parseCertificate(made.der).spkiHash,
+    reservedAt: now.toISOString(),
+    fingerprint: made.fingerprint,
+    der: made.der.toString('base64'),
+    subject: formatName(parseName(subject)),
+    notBefore: made.notBefore.toISOString(),
+    notAfter: made.notAfter.toISOString(),
+    issuedAt: now.toISOString(),
+    via: 'setup',
+  }
+  const requestId = `setup-${made.serial}`
+  // Recorded before the file is there: no listener ever shows a certificate that the registry does not know.
+  await registry.commit({
+    requestId,
+    writes: [writeCertificate(record, 0)],
+    audit: [
+      {
+        action: 'certificate.issued',
+        actor: 'system',
+        subject: `certificate:${made.serial}`,
+        outcome: 'done',
+        details: {
+          kind: credential.kind,
+          name: credential.commonName,
+          names: credential.names,
+          notAfter: record.notAfter!,
+        },
+        requestId,
+      },
+    ],
+    at: now,
+  })
+  writeFileAtomic(certificatePath, made.pem + issuing.pem)
+  return true
+}
+
+async function isGood(path: string, credential: Credential, context: Context, spki: Buffer): Promise<boolean> {
+  const der = parsePem(readFileSync(path, 'utf8'), 'CERTIFICATE')[0]
+  if (der === undefined) return false
+  const certificate = parseCertificate(der)
+  const record = await findCertificate(context.registry, certificate.serial)
+  if (record?.doc.fingerprint !== certificate.fingerprint || record.doc.status !== 'issued') return false
+  const life = certificate.notAfter.getTime() - certificate.notBefore.getTime()
+  const { dns, ips } = certificate.subjectAltName
+  const has = new Set([...dns, ...ips])
+  return (
+    certificate.publicKeySpki.equals(spki) &&
+    certificate.authorityKeyId === context.hierarchy.issuing.certificate.subjectKeyId &&
+    certificate.notAfter.getTime() - context.now.getTime() > life / 3 &&
+    credential.names.every((name) => has.has(name) || isIP(name) === 6) &&
+    has.size === new Set(credential.names).size
+  )
+}

@@ -1,0 +1,95 @@
+import type { FeedFact } from '../../contract/feed.ts'
+import type { DeviceId, RevocationReason } from '../../contract/ids.ts'
+import { listCertificates, writeCertificate } from '../registry/certificates.ts'
+import { getDevice, writeDevice } from '../registry/devices.ts'
+import { type Registry, readAll, type Write } from '../registry/registry.ts'
+import { listTokens, writeToken } from '../registry/tokens.ts'
+import { untilNoConflict } from './certificate-authority.ts'
+
+export type Revocation = {
+  revokedAt: string
+  reason: string
+  alreadyRevoked: boolean
+  certificates: string[]
+  tokensVoided: number
+  /** The feed has it at this place: a broker that has applied it has put it in force. */
+  feedSeq: number
+}
+
+/**
+ * Revokes a device: the device, every certificate and every unspent token of it, the audit entry and the feed events in
+ * one durable batch. Doing it again changes nothing and answers the same.
+ *
+ * @throws FleetError `device_unknown`
+ */
+export function revokeDevice(
+  registry: Registry,
+  input: { id: DeviceId; reason: RevocationReason; actor: string; remoteAddress: string; requestId: string; now: Date },
+): Promise<Revocation> {
+  const { id, reason, now } = input
+  return untilNoConflict(async () => {
+    const device = await getDevice(registry, id)
+    const certificates = await readAll((paging) => listCertificates(registry, { deviceId: id, ...paging }))
+    if (device.doc.status === 'revoked') {
+      return {
+        revokedAt: device.doc.revokedAt!,
+        reason: device.doc.revocationReason!,
+        alreadyRevoked: true,
+        certificates: certificates.filter(({ doc }) => doc.status === 'revoked').map(({ doc }) => doc.serial),
+        tokensVoided: 0,
+        feedSeq: (await registry.head()).feed.seq,
+      }
+    }
+    const revokedAt = now.toISOString()
+    const issued = certificates.filter(({ doc }) => doc.status === 'issued')
+    const tokens = (await readAll((paging) => listTokens(registry, { deviceId: id, ...paging }))).filter(
+      ({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming',
+    )
+    const revoked = { ...device.doc, status: 'revoked' as const, revokedAt, revocationReason: reason }
+    const writes: Write[] = [
+      writeDevice(revoked, device.rev),
+      ...issued.map(({ doc, rev }) =>
+        writeCertificate({ ...doc, status: 'revoked', revokedAt, revocationReason: reason }, rev),
+      ),
+      ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
+    ]
+    const feed: FeedFact[] = [
+      {
+        type: 'device.changed',
+        data: { id, profile: device.doc.profile, groups: device.doc.groups, status: 'revoked' },
+      },
+      ...issued.map(
+        ({ doc }): FeedFact => ({
+          type: 'certificate.revoked',
+          data: { serial: doc.serial, fingerprint: doc.fingerprint!, deviceId: id, reason },
+        }),
+      ),
+    ]
+    const { feedSeq } = await registry.commit({
+      requestId: `${input.requestId}-revoke`,
+      writes,
+      audit: [
+        {
+          action: 'device.revoked',
+          actor: input.actor,
+          subject: `device:${id}`,
+          outcome: 'done',
+          reason,
+          details: { certificates: issued.map(({ doc }) => doc.serial), tokensVoided: tokens.length },
+          remoteAddress: input.remoteAddress,
+          requestId: input.requestId,
+        },
+      ],
+      feed,
+      at: now,
+    })
+    return {
+      revokedAt,
+      reason,
+      alreadyRevoked: false,
+      certificates: issued.map(({ doc }) => doc.serial),
+      tokensVoided: tokens.length,
+      feedSeq,
+    }
+  })
+}

@@ -1,0 +1,33 @@
+import { FleetError } from '../../runtime/errors.ts'
+import type { EdgeRequest } from '../../runtime/https.ts'
+
+/**
+ * A base64 body as real clients send it: on one line or wrapped, LF or CRLF, with or without PEM armour.
+ * Content-Transfer-Encoding says nothing (RFC 8951 3).
+ *
+ * @throws FleetError `csr_malformed` with what was seen
+ */
+export function decodeBody(body: Buffer): Buffer {
+  if (body.length === 0) throw new FleetError('csr_malformed', 'the body is empty; a base64 PKCS#10 request is wanted')
+  if (body[0] === 0x30 && body.some((octet) => octet > 0x7f)) {
+    throw new FleetError('csr_malformed', 'the body is binary DER; base64 of it is wanted (RFC 8951 3)')
+  }
+  const text = body.toString('latin1').trim()
+  const armoured = /^-----BEGIN (NEW )?CERTIFICATE REQUEST-----([^-]*)-----END \1?CERTIFICATE REQUEST-----$/.exec(text)
+  const base64 = (armoured ? armoured[2]! : text).replaceAll(/[\t\n\r ]/g, '')
+  if (base64.length % 4 !== 0 || !/^[A-Za-z0-9+/]+={0,2}$/.test(base64)) {
+    throw new FleetError('csr_malformed', 'the body is not base64 of a PKCS#10 request')
+  }
+  return Buffer.from(base64, 'base64')
+}
+
+/**
+ * Base64 as this client can read it. strongSwan 5.9.8 fails on wrapped base64; libest fails when the first line end does
+ * not come within 1024 bytes. So: wrapped at 64 for libest and for whoever wraps its own body, else one line.
+ */
+export function encodeBody(der: Uint8Array, request: Pick<EdgeRequest, 'headers' | 'body'>): string {
+  const base64 = Buffer.from(der).toString('base64')
+  const wrap =
+    /^libest/i.test(request.headers['user-agent'] ?? '') || request.body.toString('latin1').trim().includes('\n')
+  return `${wrap ? base64.replaceAll(/.{64}(?=.)/g, '$&\n') : base64}\n`
+}

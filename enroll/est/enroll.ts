@@ -1,0 +1,54 @@
+import { certsOnly } from '../../pki/cms.ts'
+import { parseCsr } from '../../pki/csr.ts'
+import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
+import { untilNoConflict } from '../ca/certificate-authority.ts'
+import { readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
+import type { Decision } from '../ra/registration-authority.ts'
+import { decodeBody, encodeBody } from './encoding.ts'
+import type { EstContext } from './routes.ts'
+
+/** RFC 7030 4.2.1: the first certificate, on the strength of an enrollment token. */
+export async function simpleenroll(request: EdgeRequest, context: EstContext): Promise<EdgeAnswer> {
+  const { registry, ra } = context
+  await readTokenEvidence(registry, request) // who asks, before what they sent is looked at
+  const csr = parseCsr(decodeBody(request.body))
+  return answer(
+    request,
+    context,
+    async (now) => ra.decideEnrollment(await readTokenEvidence(registry, request), csr, now),
+    csr,
+  )
+}
+
+/** RFC 7030 4.2.2: renewal or rekey, on the strength of the current certificate. */
+export async function simplereenroll(request: EdgeRequest, context: EstContext): Promise<EdgeAnswer> {
+  const { registry, ra } = context
+  await readCertificateEvidence(registry, request, context.clock())
+  const csr = parseCsr(decodeBody(request.body))
+  return answer(
+    request,
+    context,
+    async (now) => ra.decideReenrollment(await readCertificateEvidence(registry, request, now), csr),
+    csr,
+  )
+}
+
+async function answer(
+  request: EdgeRequest,
+  { ca, clock }: EstContext,
+  decide: (now: Date) => Promise<Decision>,
+  csr: ReturnType<typeof parseCsr>,
+): Promise<EdgeAnswer> {
+  const now = clock()
+  // Evidence and decision are taken afresh whenever another writer was first, so what is signed is what was decided.
+  const der = await untilNoConflict(async () => {
+    const decision = await decide(now)
+    if (decision.decision === 'issued') return decision.der
+    return ca.issue(decision.approval, csr, { requestId: request.id, remoteAddress: request.remoteAddress, now })
+  })
+  return {
+    status: 200,
+    headers: { 'Content-Type': 'application/pkcs7-mime; smime-type=certs-only', 'Content-Transfer-Encoding': 'base64' },
+    body: encodeBody(certsOnly([der]), request),
+  }
+}

@@ -1,0 +1,166 @@
+import { problems } from '../../contract/problems.ts'
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
+import { AttemptLimit } from '../../runtime/limits.ts'
+import type { Log } from '../../runtime/log.ts'
+import type { CertificateAuthority } from '../ca/certificate-authority.ts'
+import type { Hierarchy } from '../ca/hierarchy.ts'
+import type { RegistrationAuthority } from '../ra/registration-authority.ts'
+import type { Registry } from '../registry/registry.ts'
+import { cacerts } from './distribution.ts'
+import { simpleenroll, simplereenroll } from './enroll.ts'
+
+export type EstContext = {
+  registry: Registry
+  hierarchy: Hierarchy
+  ra: RegistrationAuthority
+  ca: CertificateAuthority
+  clock: () => Date
+  log: Log
+  attemptsPerMinute: number
+}
+
+type Operation = {
+  method: 'GET' | 'POST'
+  /** What the body must be (RFC 7030 4.2.1); none for GET. */
+  mediaType?: string
+  /** Who may ask: anybody, the holder of an enrollment token, the holder of a current certificate. */
+  authentication: 'none' | 'token' | 'certificate'
+  handle(request: EdgeRequest, context: EstContext): Promise<EdgeAnswer>
+}
+
+const prefix = '/.well-known/est/'
+
+/** RFC 7030 3.2.2, table of operations. */
+const operations: Record<string, Operation> = {
+  cacerts: { method: 'GET', authentication: 'none', handle: cacerts },
+  simpleenroll: { method: 'POST', mediaType: 'application/pkcs10', authentication: 'token', handle: simpleenroll },
+  simplereenroll: {
+    method: 'POST',
+    mediaType: 'application/pkcs10',
+    authentication: 'certificate',
+    handle: simplereenroll,
+  },
+}
+/** Operations of RFC 7030 that a server may leave out. */
+const optional = new Set(['csrattrs', 'serverkeygen', 'fullcmc'])
+
+/** The EST edge: finds the operation, checks what its row demands, and renders every refusal. */
+export function createEst(context: EstContext): {
+  handle(request: EdgeRequest): Promise<EdgeAnswer>
+  fail(error: unknown, request: { id: string; path: string }): EdgeAnswer
+} {
+  const failures = new AttemptLimit(context.attemptsPerMinute)
+  const failuresOfAddress = new AttemptLimit(context.attemptsPerMinute * 10)
+
+  async function handle(request: EdgeRequest): Promise<EdgeAnswer> {
+    const operation = findOperation(request)
+    if (operation.authentication === 'none') return operation.handle(request, context)
+    const now = context.clock().getTime()
+    const caller = `${request.remoteAddress} ${request.headers.authorization ?? request.certificate?.toString('base64', 0, 96) ?? ''}`
+    const waitMs = Math.max(failures.waitMs(caller, now), failuresOfAddress.waitMs(request.remoteAddress, now))
+    if (waitMs > 0) {
+      throw new FleetError('too_many_requests', 'too many refused requests; wait before the next', {
+        context: { retryAfterSeconds: Math.ceil(waitMs / 1000) },
+      })
+    }
+    try {
+      return await operation.handle(request, context)
+    } catch (error) {
+      // A request without any credential is how some clients begin; it is answered with the challenge and not counted.
+      if (isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated') {
+        failures.note(caller, now)
+        failuresOfAddress.note(request.remoteAddress, now)
+        await noteRefusal(request, error, context)
+      }
+      throw error
+    }
+  }
+
+  return { handle, fail: (error, request) => renderFailure(error, request, context.log) }
+}
+
+function findOperation(request: EdgeRequest): Operation {
+  if (!request.path.startsWith(prefix)) {
+    throw new FleetError('not_found', `there is nothing here; EST is under ${prefix} (RFC 7030 3.2.2)`)
+  }
+  const name = request.path.slice(prefix.length)
+  if (!Object.hasOwn(operations, name)) {
+    throw new FleetError(
+      'not_found',
+      optional.has(name) ? `the operation ${name} is not offered` : 'there is no such EST operation',
+    )
+  }
+  const operation = operations[name]!
+  if (request.method !== operation.method) {
+    throw new FleetError('method_not_allowed', `${name} takes ${operation.method}`, {
+      context: { allow: operation.method },
+    })
+  }
+  const mediaType = (request.headers['content-type'] ?? '').split(';', 1)[0]!.trim().toLowerCase()
+  if (operation.mediaType !== undefined && mediaType !== operation.mediaType) {
+    throw new FleetError(
+      'media_type_unsupported',
+      `the content type is ${mediaType || 'missing'}; ${name} takes ${operation.mediaType}`,
+    )
+  }
+  return operation
+}
+
+async function noteRefusal(
+  request: EdgeRequest,
+  error: FleetError,
+  { registry, clock, log }: EstContext,
+): Promise<void> {
+  const { deviceId, serial } = error.context as { deviceId?: string; serial?: string }
+  const fields = {
+    event: 'enrollment.refused',
+    reason: error.code,
+    requestId: request.id,
+    remoteAddress: request.remoteAddress,
+    ...error.context,
+  }
+  log.warn(fields, 'enrollment refused')
+  await registry.commit({
+    requestId: `${request.id}-refused`,
+    writes: [],
+    audit: [
+      {
+        action: 'enrollment.refused',
+        actor: deviceId ? `device:${deviceId}` : serial ? `certificate:${serial}` : 'unknown',
+        subject: request.path,
+        outcome: 'refused',
+        reason: error.code,
+        details: { sentence: error.message },
+        remoteAddress: request.remoteAddress,
+        requestId: request.id,
+      },
+    ],
+    at: clock(),
+  })
+}
+
+// RFC 7030 4.2.3: an error is a status and plain text for a person.
+function renderFailure(error: unknown, request: { id: string; path: string }, log: Log): EdgeAnswer {
+  const headers: Record<string, string> = { 'Content-Type': 'text/plain; charset=utf-8' }
+  if (!isFleetError(error)) {
+    log.error(
+      { event: 'request.failed', requestId: request.id, path: request.path.slice(0, 200), err: error },
+      'request failed',
+    )
+    return { status: 500, headers, body: `the service failed; tell the operator this request id: ${request.id}\n` }
+  }
+  const { status } = problems[error.code]
+  if (status >= 500) {
+    log.error(
+      { event: 'request.failed', requestId: request.id, reason: error.code, err: error, ...error.context },
+      'request failed',
+    )
+    headers['Retry-After'] = '5'
+  }
+  // 401 always carries the challenge, also for a wrong token: libest gives up without it.
+  if (status === 401) headers['WWW-Authenticate'] = 'Basic realm="fleetgate"'
+  if (error.code === 'method_not_allowed') headers.Allow = String(error.context.allow)
+  if (error.code === 'too_many_requests') headers['Retry-After'] = String(error.context.retryAfterSeconds)
+  return { status, headers, body: `${error.code}: ${error.message} (request ${request.id})\n` }
+}

@@ -1,0 +1,326 @@
+import { randomUUID } from 'node:crypto'
+import { createServer, type Server, type TLSSocket } from 'node:tls'
+import {
+  type Cursor,
+  encodeLine,
+  type FeedEvent,
+  type FromBroker,
+  type FromEnroll,
+  LineReader,
+  startCursor,
+} from '../contract/feed.ts'
+import { valuesOf } from '../pki/names.ts'
+import { FleetError, isFleetError } from '../runtime/errors.ts'
+import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
+import type { Log } from '../runtime/log.ts'
+import { readCertificateEvidence } from './ra/evidence.ts'
+import { findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
+import { type Registry, readAll } from './registry/registry.ts'
+
+export type BrokerState = { id: string; connected: boolean; appliedSeq: number; lastSeenAt: string }
+export type Confirmation = { broker: string; connected: boolean; confirmed: boolean; confirmedMs?: number }
+
+const batch = 500
+/** A broker that was not seen for this long is taken to be gone: nobody waits for it. */
+const forgetAfterMs = 24 * 3_600_000
+
+/** One broker that follows: backfill from its cursor, then live. */
+class Follower {
+  readonly id: string
+  readonly socket: TLSSocket
+  readonly #registry: Registry
+  #cursor: Cursor
+  #live = false
+  #pumping = false
+  #again = false
+  #pings: number[] = []
+  appliedSeq: number
+
+  constructor(id: string, socket: TLSSocket, registry: Registry, cursor: Cursor) {
+    this.id = id
+    this.socket = socket
+    this.#registry = registry
+    this.#cursor = cursor
+    this.appliedSeq = cursor.seq
+  }
+
+  ping(id: number): void {
+    this.#pings.push(id)
+    void this.pump()
+  }
+
+  /** Sends what is new, in order; a call during a run makes the run look once more. */
+  async pump(): Promise<void> {
+    this.#again = true
+    if (this.#pumping) return
+    this.#pumping = true
+    try {
+      while (this.#again && !this.socket.destroyed) {
+        this.#again = false
+        // What was asked before this look at the log is answered after what the look finds.
+        const pings = this.#pings.splice(0)
+        await this.#sendNew()
+        for (const id of pings) await this.#send({ kind: 'pong', id })
+      }
+    } catch (error) {
+      this.socket.destroy(error as Error)
+    } finally {
+      this.#pumping = false
+    }
+  }
+
+  async #sendNew(): Promise<void> {
+    for (;;) {
+      const events = await this.#registry.feedAfter(this.#cursor.seq, batch)
+      for (const event of events) await this.#send({ kind: 'event', ...event })
+      const last: FeedEvent | undefined = events.at(-1)
+      if (last) this.#cursor = { seq: last.seq, hash: last.hash }
+      if (events.length < batch) break
+    }
+    if (this.#live) return
+    this.#live = true
+    await this.#send({ kind: 'live', seq: this.#cursor.seq })
+  }
+
+  async #send(message: FromEnroll): Promise<void> {
+    if (this.socket.destroyed || this.socket.write(encodeLine(message))) return
+    await new Promise<void>((resolve) => {
+      const go = (): void => {
+        this.socket.off('drain', go).off('close', go)
+        resolve()
+      }
+      this.socket.on('drain', go).on('close', go)
+    })
+  }
+}
+
+/** Tells brokers what they must know, and knows how far each has got. */
+export class FeedServer implements AsyncDisposable {
+  readonly #registry: Registry
+  readonly #clock: () => Date
+  readonly #log: Log
+  readonly #server: Server
+  readonly #anchors: string[]
+  readonly #followers = new Map<string, Follower>()
+  readonly #waiting = new Set<() => void>()
+  readonly #stopWake: () => void
+  address!: { host: string; port: number }
+
+  private constructor(options: Parameters<typeof FeedServer.open>[0]) {
+    this.#registry = options.registry
+    this.#clock = options.clock
+    this.#log = options.log
+    this.#anchors = options.anchors
+    this.#server = createServer({
+      ...tlsOptions(options.credential, options.anchors),
+      minVersion: 'TLSv1.3',
+      handshakeTimeout: 10_000,
+    })
+    this.#server.maxConnections = 100
+    this.#server.on('tlsClientError', (error, socket) => {
+      this.#log.warn({ event: 'feed.refused', reason: 'handshake_failed', err: error }, 'feed connection refused')
+      socket.destroy()
+    })
+    this.#server.on('secureConnection', (socket) => void this.#accept(socket))
+    this.#stopWake = options.registry.onWake(() => {
+      for (const follower of this.#followers.values()) void follower.pump()
+    })
+  }
+
+  static async open(options: {
+    registry: Registry
+    clock: () => Date
+    log: Log
+    listen: string
+    credential: EdgeCredential
+    anchors: string[]
+  }): Promise<FeedServer> {
+    const server = new FeedServer(options)
+    server.address = await listen(server.#server, options.listen)
+    return server
+  }
+
+  renew(credential: EdgeCredential): void {
+    this.#server.setSecureContext({ ...tlsOptions(credential, this.#anchors), minVersion: 'TLSv1.3' })
+  }
+
+  /** Every broker that is connected or was seen in the last day. */
+  async brokers(): Promise<BrokerState[]> {
+    const now = this.#clock().getTime()
+    const known = await readAll((paging) => listBrokers(this.#registry, paging))
+    return known
+      .map(({ doc }) => {
+        const follower = this.#followers.get(doc.id)
+        return {
+          id: doc.id,
+          connected: follower !== undefined,
+          appliedSeq: follower?.appliedSeq ?? doc.appliedSeq,
+          lastSeenAt: follower ? this.#clock().toISOString() : doc.lastSeenAt,
+        }
+      })
+      .filter((broker) => broker.connected || now - new Date(broker.lastSeenAt).getTime() < forgetAfterMs)
+  }
+
+  /**
+   * Waits until every known broker has put in force what the feed has up to `seq`.
+   *
+   * @param timeoutMs 0 asks and does not wait
+   */
+  async confirmations(seq: number, timeoutMs: number): Promise<Confirmation[]> {
+    const started = performance.now()
+    const confirmedMs = new Map<string, number>()
+    const look = async (): Promise<Confirmation[]> => {
+      const brokers = await this.brokers()
+      return brokers.map(({ id, connected, appliedSeq }) => {
+        const confirmed = appliedSeq >= seq
+        if (confirmed && !confirmedMs.has(id)) confirmedMs.set(id, Math.round((performance.now() - started) * 10) / 10)
+        const ms = confirmedMs.get(id)
+        return { broker: id, connected, confirmed, ...(ms === undefined ? {} : { confirmedMs: ms }) }
+      })
+    }
+    for (;;) {
+      const progressed = this.#progress(Math.max(0, timeoutMs - (performance.now() - started)))
+      const state = await look()
+      if (state.every(({ confirmed }) => confirmed) || !(await progressed)) return state
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopWake()
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()))
+    for (const { socket } of this.#followers.values()) socket.end()
+    setTimeout(() => {
+      for (const { socket } of this.#followers.values()) socket.destroy()
+    }, 500).unref()
+    await closed
+  }
+
+  /** @returns true at the next report of a broker, false when none came in time */
+  #progress(timeoutMs: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      const done = (progressed: boolean): void => {
+        clearTimeout(timer)
+        this.#waiting.delete(wake)
+        resolve(progressed)
+      }
+      const wake = (): void => done(true)
+      const timer = setTimeout(() => done(false), timeoutMs)
+      this.#waiting.add(wake)
+    })
+  }
+
+  async #accept(socket: TLSSocket): Promise<void> {
+    socket.setNoDelay(true)
+    socket.on('error', () => socket.destroy())
+    const deadline = setTimeout(() => socket.destroy(), 10_000)
+    let id: string
+    try {
+      id = await this.#identify(socket)
+    } catch (error) {
+      clearTimeout(deadline)
+      this.#log.warn(
+        {
+          event: 'feed.refused',
+          reason: isFleetError(error) ? error.code : 'internal',
+          remoteAddress: socket.remoteAddress,
+        },
+        'feed connection refused',
+      )
+      socket.destroy()
+      return
+    }
+    const lines = new LineReader()
+    // Lines that arrive while the hello is being answered wait here.
+    const early: FromBroker[] = []
+    let greeted = false
+    let follower: Follower | undefined
+    const hear = (message: FromBroker): void => {
+      if (follower) this.#hear(follower, message)
+      else if (greeted) early.push(message)
+      else if (message.kind === 'hello' && message.protocol === 1) {
+        greeted = true
+        clearTimeout(deadline)
+        void this.#welcome(id, socket, message.cursor).then((welcomed) => {
+          follower = welcomed
+          for (const message of early.splice(0)) hear(message)
+        }, refuse)
+      } else throw new FleetError('request_malformed', 'a hello of protocol 1 is expected')
+    }
+    const refuse = (error: unknown): void => {
+      this.#log.warn(
+        { event: 'feed.refused', reason: 'request_malformed', broker: id, err: error },
+        'feed connection refused',
+      )
+      socket.destroy()
+    }
+    socket.setEncoding('utf8')
+    socket.on('data', (chunk: string) => {
+      try {
+        for (const line of lines.push(chunk)) hear(JSON.parse(line) as FromBroker)
+      } catch (error) {
+        refuse(error)
+      }
+    })
+    socket.on('close', () => {
+      clearTimeout(deadline)
+      if (follower === undefined || this.#followers.get(id) !== follower) return
+      this.#followers.delete(id)
+      this.#log.warn({ event: 'feed.disconnected', broker: id, appliedSeq: follower.appliedSeq }, 'broker disconnected')
+      // A registry that is closing has no need of it: the next hello tells.
+      this.#remember(id, follower.appliedSeq).catch((err: Error) =>
+        this.#log.debug({ event: 'feed.notRecorded', err }, 'not recorded'),
+      )
+    })
+  }
+
+  /** Only a certificate that the registry knows as a broker's may follow. */
+  async #identify(socket: TLSSocket): Promise<string> {
+    const { record, certificate } = await readCertificateEvidence(
+      this.#registry,
+      {
+        certificate: socket.getPeerX509Certificate()?.raw,
+        certificateFault: socket.authorized ? undefined : String(socket.authorizationError),
+      },
+      this.#clock(),
+    )
+    if (record.doc.kind !== 'broker')
+      throw new FleetError('certificate_wrong_usage', "the certificate is not a broker's")
+    return valuesOf(certificate.subject, 'CN')[0]!
+  }
+
+  async #welcome(id: string, socket: TLSSocket, cursor: Cursor): Promise<Follower> {
+    const ours = cursor.seq === 0 ? startCursor.hash : await this.#registry.feedHashAt(cursor.seq)
+    const known = ours !== undefined && ours === cursor.hash
+    const follower = new Follower(id, socket, this.#registry, known ? cursor : startCursor)
+    this.#followers.get(id)?.socket.destroy()
+    this.#followers.set(id, follower)
+    await this.#remember(id, follower.appliedSeq)
+    this.#log.info({ event: 'feed.connected', broker: id, seq: cursor.seq, reset: !known }, 'broker connected')
+    if (!known) socket.write(encodeLine({ kind: 'reset' }))
+    void follower.pump()
+    return follower
+  }
+
+  #hear(follower: Follower, message: FromBroker): void {
+    if (message.kind === 'applied' && Number.isSafeInteger(message.seq)) {
+      follower.appliedSeq = message.seq
+      for (const wake of this.#waiting) wake()
+    } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id)
+    else throw new Error('unexpected line')
+  }
+
+  async #remember(id: string, appliedSeq: number): Promise<void> {
+    const now = this.#clock()
+    const known = await findBroker(this.#registry, id)
+    const firstSeenAt = known?.doc.firstSeenAt ?? now.toISOString()
+    const requestId = `broker-${randomUUID()}`
+    await this.#registry.commit({
+      requestId,
+      writes: [writeBroker({ id, firstSeenAt, lastSeenAt: now.toISOString(), appliedSeq }, known?.rev ?? 0)],
+      audit: known
+        ? []
+        : [{ action: 'broker.joined', actor: `broker:${id}`, subject: `broker:${id}`, outcome: 'done', requestId }],
+      at: now,
+    })
+  }
+}

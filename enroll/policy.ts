@@ -1,0 +1,36 @@
+import type { PolicyDocument } from '../contract/policy-document.ts'
+import { untilNoConflict } from './ca/certificate-authority.ts'
+import type { Asked } from './ra/enrollment-tokens.ts'
+import { findPolicy, type PolicyRecord, writePolicy } from './registry/policies.ts'
+import type { Registry } from './registry/registry.ts'
+
+/** Puts a checked document in force everywhere: its version, its audit entry and its feed event are one batch. */
+export function putPolicy(registry: Registry, document: PolicyDocument, asked: Asked): Promise<PolicyRecord> {
+  return untilNoConflict(async () => {
+    const current = await findPolicy(registry)
+    const record: PolicyRecord = {
+      version: (current?.doc.version ?? 0) + 1,
+      document,
+      at: asked.now.toISOString(),
+      by: asked.actor,
+    }
+    const { replayed } = await registry.commit({
+      requestId: `${asked.requestId}-policy`,
+      writes: [writePolicy(record, current?.rev ?? 0)],
+      audit: [
+        {
+          action: 'policy.changed',
+          actor: asked.actor,
+          subject: `policy:${record.version}`,
+          outcome: 'done',
+          details: { statements: document.policies.map(({ name }) => name) },
+          remoteAddress: asked.remoteAddress,
+          requestId: asked.requestId,
+        },
+      ],
+      feed: [{ type: 'policy.changed', data: { version: record.version, document } }],
+      at: asked.now,
+    })
+    return replayed ? (await findPolicy(registry))!.doc : record
+  })
+}

@@ -1,0 +1,135 @@
+import { randomBytes } from 'node:crypto'
+import type { TokenView } from '../../contract/admin-api.ts'
+import type { FeedFact } from '../../contract/feed.ts'
+import type { DeviceId, GroupName, ProfileName } from '../../contract/ids.ts'
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import { untilNoConflict } from '../ca/certificate-authority.ts'
+import type { AuditFact } from '../registry/audit-log.ts'
+import { type DeviceRecord, findDevice, writeDevice } from '../registry/devices.ts'
+import type { Registry, Write } from '../registry/registry.ts'
+import { mintToken, type TokenRecord, writeToken } from '../registry/tokens.ts'
+
+export type Asked = { actor: string; remoteAddress: string; requestId: string; now: Date }
+export type NewDevice = { id: DeviceId; profile: ProfileName; groups: GroupName[] }
+
+/**
+ * Creates an enrollment token: 256 random bits of which only the SHA-256 is kept, for one device, once, until it expires.
+ *
+ * @param input.create the device to create in the same batch when there is none of that id
+ * @throws FleetError `device_unknown`, `device_revoked`, `conflict` (the device exists with another profile)
+ */
+export function createToken(
+  registry: Registry,
+  input: { deviceId: DeviceId; ttlMs: number; create?: NewDevice },
+  asked: Asked,
+): Promise<TokenView> {
+  const { token, digest } = mintToken(randomBytes)
+  const expiresAt = new Date(asked.now.getTime() + input.ttlMs).toISOString()
+  return untilNoConflict(async () => {
+    const known = await findDevice(registry, input.deviceId)
+    const writes: Write[] = []
+    const audit: AuditFact[] = []
+    const feed: FeedFact[] = []
+    let device: DeviceRecord
+    if (known) {
+      device = known.doc
+      if (device.status === 'revoked') {
+        throw new FleetError(
+          'device_revoked',
+          `${device.id} was revoked for ${device.revocationReason} at ${device.revokedAt}`,
+        )
+      }
+      // Written as it is: a revocation that comes in between makes this commit a loser, and no token survives it.
+      writes.push(writeDevice(device, known.rev))
+      if (input.create && input.create.profile !== device.profile) {
+        throw new FleetError(
+          'conflict',
+          `${device.id} exists with the profile ${device.profile}; leave the profile out, or name that one`,
+        )
+      }
+    } else if (input.create) {
+      const change = deviceCreation(input.create, asked)
+      device = change.device
+      writes.push(change.write)
+      audit.push(change.audit)
+      feed.push(change.feed)
+    } else {
+      throw new FleetError(
+        'device_unknown',
+        `there is no device ${input.deviceId}; create it first, or give a profile to create it now`,
+      )
+    }
+    const record: TokenRecord = {
+      digest,
+      deviceId: device.id,
+      profile: device.profile,
+      createdAt: asked.now.toISOString(),
+      expiresAt,
+      status: 'unspent',
+    }
+    writes.push(writeToken(record, 0))
+    audit.push({
+      action: 'token.created',
+      actor: asked.actor,
+      subject: `device:${device.id}`,
+      outcome: 'done',
+      details: { profile: device.profile, expiresAt },
+      remoteAddress: asked.remoteAddress,
+      requestId: asked.requestId,
+    })
+    const { replayed } = await registry.commit({
+      requestId: `${asked.requestId}-token`,
+      writes,
+      audit,
+      feed,
+      at: asked.now,
+    })
+    // Only the digest was kept, so the token of the first answer cannot be shown again.
+    if (replayed)
+      throw new FleetError(
+        'token_void',
+        'this request made a token before; a token is shown once, so ask for a new one',
+      )
+    return { token, deviceId: device.id, profile: device.profile, expiresAt }
+  })
+}
+
+/** @throws FleetError `device_exists` */
+export async function createDevice(registry: Registry, input: NewDevice, asked: Asked): Promise<DeviceRecord> {
+  const change = deviceCreation(input, asked)
+  try {
+    await registry.commit({
+      requestId: `${asked.requestId}-device`,
+      writes: [change.write],
+      audit: [change.audit],
+      feed: [change.feed],
+      at: asked.now,
+    })
+  } catch (cause) {
+    if (!isFleetError(cause, 'conflict')) throw cause
+    throw new FleetError('device_exists', `there is a device ${input.id} already`, { cause })
+  }
+  return change.device
+}
+
+function deviceCreation(
+  input: NewDevice,
+  asked: Asked,
+): { device: DeviceRecord; write: Write; audit: AuditFact; feed: FeedFact } {
+  const { id, profile, groups } = input
+  const device: DeviceRecord = { id, profile, groups, status: 'active', createdAt: asked.now.toISOString() }
+  return {
+    device,
+    write: writeDevice(device, 0),
+    audit: {
+      action: 'device.created',
+      actor: asked.actor,
+      subject: `device:${id}`,
+      outcome: 'done',
+      details: { profile, groups },
+      remoteAddress: asked.remoteAddress,
+      requestId: asked.requestId,
+    },
+    feed: { type: 'device.changed', data: { id, profile, groups, status: 'active' } },
+  }
+}

@@ -1,0 +1,144 @@
+import type { DeviceId } from '../../contract/ids.ts'
+import type { CertificateRequest } from '../../pki/csr.ts'
+import { singleCommonName } from '../../pki/csr.ts'
+import { formatName, namesEqual } from '../../pki/names.ts'
+import type { CertificateProfile } from '../../pki/profile.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import type { Approval } from '../ca/certificate-authority.ts'
+import { getCertificate } from '../registry/certificates.ts'
+import { type DeviceRecord, findDevice } from '../registry/devices.ts'
+import type { Stored } from '../registry/engine.ts'
+import type { Registry } from '../registry/registry.ts'
+import type { CertificateEvidence, TokenEvidence } from './evidence.ts'
+
+/** `issued` gives again what was issued before: an answer that was lost on its way. */
+export type Decision = { decision: 'approved'; approval: Approval } | { decision: 'issued'; der: Buffer }
+
+export class RegistrationAuthority {
+  readonly #registry: Registry
+  readonly #profiles: ReadonlyMap<string, CertificateProfile>
+
+  constructor(registry: Registry, profiles: ReadonlyMap<string, CertificateProfile>) {
+    this.#registry = registry
+    this.#profiles = profiles
+  }
+
+  /**
+   * A first enrollment: identity comes from the token, and the request must name exactly that device.
+   *
+   * @throws FleetError `device_revoked`, `token_void`, `token_expired`, `token_spent`, `csr_subject_mismatch`,
+   *   `csr_challenge_unsupported`, `profile_unknown`
+   */
+  async decideEnrollment(evidence: TokenEvidence, request: CertificateRequest, now: Date): Promise<Decision> {
+    const { token, deviceId } = evidence
+    const device = await this.#activeDevice(deviceId)
+    const { status, spkiHash, serial, expiresAt } = token.doc
+    if (status === 'void') throw new FleetError('token_void', 'this token was voided', { context: { deviceId } })
+    const bound = status === 'spent' || status === 'redeeming'
+    if (bound && spkiHash !== request.spkiHash) {
+      throw new FleetError('token_spent', 'this token was used for another key', { context: { deviceId } })
+    }
+    requireSubject(request, deviceId)
+    if (status === 'spent') {
+      const { doc } = await getCertificate(this.#registry, serial!)
+      if (doc.status === 'issued') return { decision: 'issued', der: Buffer.from(doc.der!, 'base64') }
+      throw new FleetError('token_spent', 'this token was used, and its certificate is revoked', {
+        context: { deviceId },
+      })
+    }
+    // A redemption that began in time may end late: the serial it reserved waits for it.
+    if (status === 'unspent' && new Date(expiresAt) <= now) {
+      throw new FleetError('token_expired', `this token expired at ${expiresAt}`, { context: { deviceId } })
+    }
+    return {
+      decision: 'approved',
+      approval: { device, profile: this.#profile(token.doc.profile), via: 'token', token },
+    }
+  }
+
+  /**
+   * A re-enrollment, with the same key or a new one: identity comes from the current certificate, and subject and SAN of
+   * the request are those of that certificate (RFC 7030 4.2.2). A request without a SAN leaves it to us.
+   *
+   * @throws FleetError `device_revoked`, `certificate_wrong_usage`, `subject_changed`, `csr_challenge_unsupported`
+   */
+  async decideReenrollment(evidence: CertificateEvidence, request: CertificateRequest): Promise<Decision> {
+    const { certificate, record } = evidence
+    if (record.doc.kind !== 'device' || record.doc.deviceId === undefined) {
+      throw new FleetError('certificate_wrong_usage', 'only a device certificate can be re-enrolled', {
+        context: { serial: record.doc.serial },
+      })
+    }
+    const device = await this.#activeDevice(record.doc.deviceId as DeviceId)
+    refuseChallenge(request)
+    if (!namesEqual(request.subject, certificate.subject)) {
+      throw new FleetError(
+        'subject_changed',
+        `the request is for ${formatName(request.subject) || 'an empty subject'}; the certificate is for ${formatName(certificate.subject)}`,
+        { context: { deviceId: device.doc.id } },
+      )
+    }
+    const { subjectAltName } = request
+    if (subjectAltName !== undefined && !(certificate.subjectAltNameDer?.equals(subjectAltName) ?? false)) {
+      throw new FleetError('subject_changed', 'the subjectAltName of the request is not that of the certificate', {
+        context: { deviceId: device.doc.id },
+      })
+    }
+    return { decision: 'approved', approval: { device, profile: this.#profile(device.doc.profile), via: 'reenroll' } }
+  }
+
+  /** @throws FleetError `profile_unknown` */
+  requireProfile(name: string): void {
+    this.#profile(name)
+  }
+
+  #profile(name: string): CertificateProfile {
+    const profile = this.#profiles.get(name)
+    if (profile) return profile
+    throw new FleetError(
+      'profile_unknown',
+      `there is no profile ${name}; known: ${[...this.#profiles.keys()].join(', ')}`,
+    )
+  }
+
+  async #activeDevice(id: DeviceId): Promise<Stored<DeviceRecord>> {
+    const device = await findDevice(this.#registry, id)
+    // A credential for a device that is not there any more proves nothing.
+    if (device === undefined)
+      throw new FleetError(
+        'token_invalid',
+        'this token is not valid for this device id; ask the operator for a new one',
+      )
+    if (device.doc.status === 'revoked') {
+      const { revocationReason, revokedAt } = device.doc
+      throw new FleetError('device_revoked', `${id} was revoked for ${revocationReason} at ${revokedAt}`, {
+        context: { deviceId: id },
+      })
+    }
+    return device
+  }
+}
+
+function requireSubject(request: CertificateRequest, deviceId: DeviceId): void {
+  refuseChallenge(request)
+  const name = singleCommonName(request)
+  if (name !== deviceId) {
+    throw new FleetError(
+      'csr_subject_mismatch',
+      `the request names ${JSON.stringify(name.slice(0, 80))}; this credential is for CN=${deviceId}`,
+      {
+        context: { deviceId },
+      },
+    )
+  }
+}
+
+// RFC 7030 3.5: a channel binding that is supplied MUST be verified; one that cannot be is not passed over in silence.
+function refuseChallenge(request: CertificateRequest): void {
+  if (request.hasChallengePassword) {
+    throw new FleetError(
+      'csr_challenge_unsupported',
+      'the request carries a challengePassword, which is not verified here; leave it out',
+    )
+  }
+}

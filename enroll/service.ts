@@ -1,0 +1,165 @@
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Configuration } from '../contract/configuration.ts'
+import { policyDocument, starterPolicy } from '../contract/policy-document.ts'
+import type { CertificateProfile } from '../pki/profile.ts'
+import { joinAddress } from '../runtime/config.ts'
+import { FleetError } from '../runtime/errors.ts'
+import { readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
+import { createEdge, type EdgeCredential, reachableHost } from '../runtime/https.ts'
+import type { Log } from '../runtime/log.ts'
+import { parseYaml } from '../runtime/yaml.ts'
+import { createAdmin } from './admin/routes.ts'
+import { CertificateAuthority } from './ca/certificate-authority.ts'
+import { keepCredentials } from './ca/credentials.ts'
+import { openHierarchy } from './ca/hierarchy.ts'
+import { createEst } from './est/routes.ts'
+import { FeedServer } from './feed-server.ts'
+import { putPolicy } from './policy.ts'
+import { RegistrationAuthority } from './ra/registration-authority.ts'
+import { openDatabase } from './registry/database.ts'
+import { findPolicy } from './registry/policies.ts'
+import { Registry } from './registry/registry.ts'
+
+export type EnrollService = AsyncDisposable & {
+  /** URLs and paths for a supervisor to show and to hand to the broker. */
+  endpoints: {
+    est: string
+    admin: string
+    feed: string
+    rootFingerprint: string
+    rootCertificate: string
+    operatorCertificate: string
+    operatorKey: string
+  }
+}
+
+const renewalCheckMs = 3_600_000
+
+/**
+ * The enrollment service: owns keys, registry and audit log, and serves EST, the admin API and the trust feed.
+ * The first start makes the CAs, the service certificates, an operator credential and a starter policy.
+ *
+ * @throws FleetError `port_in_use`, `data_in_use`, `data_damaged`, `key_permissions`, `key_passphrase`
+ */
+export async function createEnrollService(input: {
+  config: Configuration
+  dataDir: string
+  clock?: () => Date
+  log: Log
+}): Promise<EnrollService> {
+  const { config, dataDir, log } = input
+  const clock = input.clock ?? (() => new Date())
+  const passphrase = readPassphrase(config.keys.passphraseFile)
+  await using opened = new AsyncDisposableStack()
+
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+  const registry = opened.use(new Registry(await openDatabase(join(dataDir, 'enroll', 'registry'))))
+  const hierarchy = await openHierarchy({ folder: join(dataDir, 'enroll', 'ca'), registry, passphrase, now: clock() })
+  const keep = (): Promise<boolean> =>
+    keepCredentials({
+      registry,
+      hierarchy,
+      passphrase,
+      dataDir,
+      names: config.names,
+      brokerId: config.broker.id,
+      now: clock(),
+    })
+  await keep()
+  await firstPolicy(registry, join(dataDir, 'policy.yaml'), clock())
+
+  const ra = new RegistrationAuthority(registry, profilesOf(config))
+  const ca = new CertificateAuthority(registry, hierarchy)
+  const { anchors } = hierarchy
+  const credential = (): EdgeCredential => ({
+    key: readPrivateFile(join(dataDir, 'services', 'enroll', 'tls.key')),
+    passphrase,
+    cert: readFileSync(join(dataDir, 'services', 'enroll', 'tls.crt'), 'utf8'),
+  })
+
+  const feed = opened.use(
+    await FeedServer.open({ registry, clock, log, listen: config.enroll.feed, credential: credential(), anchors }),
+  )
+  const admin = opened.use(
+    await createAdmin(
+      { registry, ra, feed, clock, log, rootFingerprint: hierarchy.root.fingerprint, startedAt: clock() },
+      { listen: config.enroll.admin, credential: credential(), anchors },
+    ),
+  )
+  const { maxBodyBytes, maxConnections, requestTimeoutMs, handshakeTimeoutMs, attemptsPerMinute } = config.enroll
+  const est = opened.use(
+    await createEdge({
+      listen: config.enroll.est,
+      credential: credential(),
+      clientAuthorities: anchors,
+      maxBodyBytes,
+      maxConnections,
+      requestTimeoutMs,
+      handshakeTimeoutMs,
+      log,
+      ...createEst({ registry, hierarchy, ra, ca, clock, log, attemptsPerMinute }),
+    }),
+  )
+
+  const renewal = setInterval(() => {
+    keep()
+      .then((changed) => {
+        if (!changed) return
+        for (const listener of [feed, admin, est]) listener.renew(credential())
+        log.info({ event: 'credentials.renewed' }, 'service certificates renewed')
+      })
+      .catch((err: unknown) =>
+        log.error({ event: 'credentials.notRenewed', err }, 'service certificates could not be renewed'),
+      )
+  }, renewalCheckMs)
+  opened.defer(() => clearInterval(renewal))
+
+  const resources = opened.move()
+  return {
+    endpoints: {
+      est: `https://${joinAddress(reachableHost(est.address.host), est.address.port)}`,
+      admin: `https://${joinAddress(admin.address.host, admin.address.port)}`,
+      feed: joinAddress(reachableHost(feed.address.host), feed.address.port),
+      rootFingerprint: hierarchy.root.fingerprint,
+      rootCertificate: join(dataDir, 'root.crt'),
+      operatorCertificate: join(dataDir, 'operator', 'operator.crt'),
+      operatorKey: join(dataDir, 'operator', 'operator.key'),
+    },
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
+  }
+}
+
+/** @throws FleetError `config_invalid` when the file cannot be read or is empty */
+export function readPassphrase(path: string | undefined): string | undefined {
+  if (path === undefined) return undefined
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8').replace(/\r?\n$/, '')
+  } catch (cause) {
+    throw new FleetError('config_invalid', `keys.passphraseFile: ${path} cannot be read`, { cause })
+  }
+  if (text === '') throw new FleetError('config_invalid', `keys.passphraseFile: ${path} is empty`)
+  return text
+}
+
+async function firstPolicy(registry: Registry, path: string, now: Date): Promise<void> {
+  if (await findPolicy(registry)) return
+  if (!existsSync(path)) writeFileAtomic(path, starterPolicy)
+  const document = parseYaml(readFileSync(path, 'utf8'), policyDocument, path, 'policy_invalid')
+  await putPolicy(registry, document, { actor: 'system', remoteAddress: 'local', requestId: 'setup-policy', now })
+}
+
+function profilesOf(config: Configuration): Map<string, CertificateProfile> {
+  return new Map(
+    Object.entries(config.profiles).map(([name, { validityDays, organization }]) => [
+      name,
+      {
+        name,
+        validityMs: validityDays * 86_400_000,
+        extendedKeyUsage: ['clientAuth'],
+        ...(organization === undefined ? {} : { organization }),
+      },
+    ]),
+  )
+}

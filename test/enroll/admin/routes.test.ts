@@ -1,0 +1,126 @@
+import assert from 'node:assert/strict'
+import { after, before, suite, test } from 'node:test'
+import { EnrollHarness } from '../../harness/fleet.ts'
+
+suite('the admin API', () => {
+  let fleet: EnrollHarness
+  before(async () => {
+    fleet = await EnrollHarness.start()
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+
+  test('only an operator certificate is let in: none, a device and a broker are refused with a problem', async () => {
+    const device = await fleet.enrolledDevice('cam-1')
+    const url = `${fleet.endpoints.admin}/v1/status`
+    const none = await fleet.ask(url)
+    assert.deepEqual([none.status, JSON.parse(none.body).code], [401, 'certificate_missing'])
+    assert.match(String(none.headers['content-type']), /^application\/problem\+json\b/)
+    const asDevice = await fleet.ask(url, { key: device.key, cert: device.certificate })
+    assert.deepEqual([asDevice.status, JSON.parse(asDevice.body).code], [403, 'forbidden'])
+    await using foreign = await EnrollHarness.start()
+    const other = await fleet.ask(url, foreign.operator)
+    assert.deepEqual([other.status, JSON.parse(other.body).code], [401, 'certificate_untrusted'])
+  })
+
+  test('devices are created once, listed by group, profile and status, page by page', async () => {
+    for (let i = 0; i < 5; i++) {
+      const { status } = await fleet.admin('POST', '/devices', {
+        id: `list-${i}`,
+        profile: i < 2 ? 'camera' : 'sensor',
+        groups: ['hall'],
+      })
+      assert.equal(status, 201)
+    }
+    const twice = await fleet.admin('POST', '/devices', { id: 'list-1', profile: 'camera' })
+    assert.deepEqual([twice.status, twice.body.code], [409, 'device_exists'])
+    const first = await fleet.admin('GET', '/devices?group=hall&limit=2')
+    assert.deepEqual(
+      first.body.items.map(({ id }: { id: string }) => id),
+      ['list-0', 'list-1'],
+    )
+    const next = await fleet.admin('GET', `/devices?group=hall&limit=2&after=${encodeURIComponent(first.body.next)}`)
+    assert.deepEqual(
+      next.body.items.map(({ id }: { id: string }) => id),
+      ['list-2', 'list-3'],
+    )
+    const sensors = await fleet.admin('GET', '/devices?group=hall&profile=sensor')
+    assert.equal(sensors.body.items.length, 3)
+  })
+
+  test('the same Idempotency-Key has one effect and one answer', async () => {
+    const headers = { 'Idempotency-Key': 'retry-0001' }
+    const first = await fleet.admin('POST', '/devices', { id: 'once-1', profile: 'camera' }, headers)
+    const again = await fleet.admin('POST', '/devices', { id: 'once-1', profile: 'camera' }, headers)
+    assert.deepEqual([first.status, again.status], [201, 201])
+    const token = { 'Idempotency-Key': 'retry-0002' }
+    assert.equal((await fleet.admin('POST', '/tokens', { deviceId: 'once-1' }, token)).status, 201)
+    const shown = await fleet.admin('POST', '/tokens', { deviceId: 'once-1' }, token)
+    assert.deepEqual([shown.status, shown.body.code], [403, 'token_void'])
+    const bad = await fleet.admin('POST', '/tokens', { deviceId: 'once-1' }, { 'Idempotency-Key': 'x' })
+    assert.deepEqual([bad.status, bad.body.code], [400, 'request_malformed'])
+  })
+
+  test('what is malformed is named: key, value and what was wanted', async () => {
+    const cases: [string, string, unknown, RegExp][] = [
+      ['POST', '/devices', { id: 'a:b', profile: 'camera' }, /id: a device id is letters/],
+      ['POST', '/devices', { id: '../x', profile: 'camera' }, /id: a device id/],
+      ['POST', '/devices', { id: 'ok', profile: 'camera', extra: 1 }, /extra/],
+      [
+        'POST',
+        '/devices',
+        { id: 'ok', profile: 'unknown' },
+        /there is no profile unknown; known: camera, sensor, service|sensor, camera, service/,
+      ],
+      ['POST', '/tokens', { deviceId: 'nobody' }, /there is no device nobody; create it first/],
+      ['POST', '/tokens', { deviceId: 'ok', ttlMs: 1 }, /ttlMs/],
+      ['POST', '/tokens', { deviceId: 'ok', groups: ['x'] }, /groups are for a new device/],
+      ['GET', '/devices/%2e%2e', undefined, /a device id is|there is nothing here/],
+      ['GET', '/certificates/xyz', undefined, /a serial number is/],
+      ['GET', '/certificates/0a0b', undefined, /there is no certificate/],
+      ['GET', '/nothing', undefined, /there is nothing here/],
+      ['PUT', '/policy', { policies: [{ name: 'x', allow: { publish: ['a/#/b'] } }] }, /not a topic filter/],
+    ]
+    for (const [method, path, body, sentence] of cases) {
+      const answer = await fleet.admin(method, path, body)
+      assert.ok(answer.status >= 400 && answer.status < 500, `${path} ${answer.status}`)
+      assert.match(answer.body.detail, sentence)
+    }
+    const notJson = await fleet.ask(`${fleet.endpoints.admin}/v1/devices`, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json' },
+      body: '{',
+      ...fleet.operator,
+    })
+    assert.deepEqual([notJson.status, JSON.parse(notJson.body).code], [400, 'request_malformed'])
+    const huge = await fleet
+      .ask(`${fleet.endpoints.admin}/v1/devices`, {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json' },
+        body: `"${'x'.repeat(3_000_000)}"`,
+        ...fleet.operator,
+      })
+      .catch((error: NodeJS.ErrnoException) => error)
+    if (!(huge instanceof Error)) assert.equal(huge.status, 413)
+  })
+
+  test('a policy is put in force with a version, an audit entry and a feed event', async () => {
+    const before = (await fleet.admin('GET', '/policy')).body
+    const document = {
+      policies: [{ name: 'all', match: { profile: 'camera' }, allow: { publish: ['x/+'] } }],
+    }
+    const put = await fleet.admin('PUT', '/policy', document)
+    assert.deepEqual([put.status, put.body.version, put.body.by], [200, before.version + 1, 'operator:operator'])
+    const shown = (await fleet.admin('GET', '/policy')).body
+    assert.deepEqual(shown.document.policies[0].match.profile, ['camera'])
+    const { items } = (await fleet.admin('GET', '/audit?limit=1')).body
+    assert.deepEqual([items[0].action, items[0].actor], ['policy.changed', 'operator:operator'])
+  })
+
+  test('the audit log can be followed: a waiting request ends with the next entry', async () => {
+    const { next } = (await fleet.admin('GET', '/audit?limit=1')).body
+    const waiting = fleet.admin('GET', `/audit?after=${next}&waitMs=5000`)
+    await fleet.admin('POST', '/devices', { id: 'audit-1', profile: 'camera' })
+    const { items } = (await waiting).body
+    assert.deepEqual([items[0].seq, items[0].subject], [next + 1, 'device:audit-1'])
+  })
+})

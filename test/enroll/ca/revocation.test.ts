@@ -1,0 +1,88 @@
+import assert from 'node:assert/strict'
+import { after, before, suite, test } from 'node:test'
+import { decodeBody, startCursor } from '../../../contract/feed.ts'
+import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { certificateOf, EnrollHarness } from '../../harness/fleet.ts'
+import { followFeed } from '../../harness/follower.ts'
+
+suite('revoking a device', () => {
+  let fleet: EnrollHarness
+  before(async () => {
+    fleet = await EnrollHarness.start()
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+
+  test('revokes all its certificates, voids its tokens, and refuses new ones; a second call answers the same', async () => {
+    const device = await fleet.enrolledDevice('cam-1')
+    const renewed = certificateOf(await fleet.reenroll(device, await fleet.renewalCsr(device)))
+    const spare = await fleet.token('cam-1')
+    const first = await fleet.admin('POST', '/devices/cam-1/revoke', { reason: 'keyCompromise' })
+    assert.equal(first.status, 200)
+    assert.deepEqual(new Set(first.body.certificates), new Set([device.serial, renewed.serial]))
+    assert.deepEqual([first.body.tokensVoided, first.body.alreadyRevoked], [1, false])
+    const again = await fleet.admin('POST', '/devices/cam-1/revoke', { reason: 'superseded' })
+    assert.deepEqual(
+      [again.body.alreadyRevoked, again.body.reason, again.body.revokedAt],
+      [true, 'keyCompromise', first.body.revokedAt],
+    )
+
+    const { csrDer } = await createKeyAndCsr({ commonName: 'cam-1' })
+    const refused = await fleet.enroll('cam-1', spare, csrDer)
+    assert.deepEqual([refused.status, refused.body.split(':', 1)[0]], [403, 'device_revoked'])
+    const noToken = await fleet.admin('POST', '/tokens', { deviceId: 'cam-1' })
+    assert.deepEqual([noToken.status, noToken.body.code], [403, 'device_revoked'])
+    const shown = await fleet.admin('GET', '/devices/cam-1')
+    assert.deepEqual([shown.body.status, shown.body.revocationReason], ['revoked', 'keyCompromise'])
+  })
+
+  test('the feed tells of the device and of each certificate', async () => {
+    const device = await fleet.enrolledDevice('cam-2')
+    const { body } = await fleet.admin('POST', '/devices/cam-2/revoke', { reason: 'cessationOfOperation' })
+    await using feed = await followFeed(fleet, startCursor)
+    const facts = (await feed.until(body.feedSeq)).map(decodeBody)
+    const about = facts.filter(({ data }) => JSON.stringify(data).includes('cam-2')).map(({ type }) => type)
+    assert.deepEqual(about, ['device.changed', 'certificate.issued', 'device.changed', 'certificate.revoked'])
+    const last = facts.at(-1)!
+    assert.ok(
+      last.type === 'certificate.revoked' &&
+        last.data.serial === device.serial &&
+        last.data.reason === 'cessationOfOperation',
+    )
+  })
+
+  test('a reason outside RFC 5280 and an unknown device are refused', async () => {
+    await fleet.enrolledDevice('cam-3')
+    const reason = await fleet.admin('POST', '/devices/cam-3/revoke', { reason: 'stolen' })
+    assert.deepEqual([reason.status, reason.body.code], [400, 'request_malformed'])
+    assert.match(reason.body.detail, /reason/)
+    const unknown = await fleet.admin('POST', '/devices/ghost/revoke', { reason: 'keyCompromise' })
+    assert.deepEqual([unknown.status, unknown.body.code], [404, 'device_unknown'])
+  })
+
+  test('a revocation that races with renewals leaves no certificate of the device unrevoked', async () => {
+    const device = await fleet.enrolledDevice('cam-4')
+    const csr = await fleet.renewalCsr(device)
+    const renewals = Array.from({ length: 12 }, () => fleet.reenroll(device, csr))
+    const revocation = fleet.admin('POST', '/devices/cam-4/revoke', { reason: 'keyCompromise' })
+    const answers = await Promise.all(renewals)
+    assert.equal((await revocation).status, 200)
+    for (const { status } of answers) assert.ok(status === 200 || status === 403 || status === 409, String(status))
+    const { body } = await fleet.admin('GET', '/certificates?deviceId=cam-4')
+    const states = new Set(body.items.map((item: { status: string }) => item.status))
+    assert.equal(states.has('issued'), false)
+  })
+
+  test('the receipt says which brokers confirmed, and in what time', async () => {
+    await fleet.enrolledDevice('cam-5')
+    await using feed = await followFeed(fleet, startCursor)
+    feed.acknowledge = true
+    const { body } = await fleet.admin('POST', '/devices/cam-5/revoke', { reason: 'keyCompromise', waitMs: 5000 })
+    assert.equal(body.inForce, true)
+    assert.equal(body.brokers.length, 1)
+    assert.ok(body.brokers[0].confirmedMs >= 0 && body.brokers[0].confirmed)
+    await fleet.enrolledDevice('cam-6')
+    feed.acknowledge = false
+    const silent = await fleet.admin('POST', '/devices/cam-6/revoke', { reason: 'keyCompromise', waitMs: 50 })
+    assert.deepEqual([silent.status, silent.body.inForce, silent.body.brokers[0].confirmed], [200, false, false])
+  })
+})

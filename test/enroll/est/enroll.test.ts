@@ -1,0 +1,289 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { Agent } from 'node:https'
+import { after, before, suite, test } from 'node:test'
+import { parseCertificate } from '../../../pki/certificate.ts'
+import { createKeyAndCsr, createSelfSigned } from '../../../pki/x509.ts'
+import { certificateOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
+
+const day = 86_400_000
+const codeOf = (answer: { body: string }): string => answer.body.split(':', 1)[0]!
+
+suite('simpleenroll', () => {
+  const clock = movableClock()
+  let fleet: EnrollHarness
+  before(async () => {
+    fleet = await EnrollHarness.start({
+      clock: clock.now,
+      config: testConfiguration({ enroll: { attemptsPerMinute: 1000 } }),
+    })
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+
+  test('a token and a matching request give one certificate whose subject is the registry record (RFC 7030 4.2.3)', async () => {
+    const token = await fleet.token('cam-1', { groups: ['berlin', 'roof'] })
+    const { csrDer } = await createKeyAndCsr({ commonName: 'cam-1' })
+    const answer = await fleet.enroll('cam-1', token, csrDer)
+    assert.equal(answer.status, 200)
+    assert.equal(answer.headers['content-type'], 'application/pkcs7-mime; smime-type=certs-only')
+    const certificate = certificateOf(answer)
+    assert.deepEqual(
+      certificate.subject.rdns.map(([attribute]) => attribute!.value),
+      ['berlin', 'roof', 'cam-1'],
+    )
+    assert.deepEqual(certificate.subjectAltName.uris, ['urn:fleetgate:device:cam-1'])
+    assert.deepEqual(certificate.extendedKeyUsage, ['clientAuth'])
+    assert.equal(certificate.isCa, false)
+    assert.equal(certificate.serial.length, 32)
+    const { body } = await fleet.admin('GET', `/certificates/${certificate.serial}`)
+    assert.deepEqual([body.status, body.deviceId, body.fingerprint], ['issued', 'cam-1', certificate.fingerprint])
+  })
+
+  test('every key type that the profile accepts is signed', async () => {
+    for (const keyType of ['P-256', 'P-384', 'Ed25519', 'RSA-2048'] as const) {
+      const device = await fleet.enrolledDevice(`key-${keyType}`, { keyType })
+      assert.equal(parseCertificate(pemToDer(device.certificate)).serial, device.serial)
+    }
+  })
+
+  test('no certificate outlives its issuer', async () => {
+    await using long = await EnrollHarness.start({
+      config: testConfiguration({ profiles: { camera: { validityDays: 3650 } } }),
+    })
+    const device = await long.enrolledDevice('cam-1')
+    const issuing = parseCertificate(pemToDer(device.certificate))
+    const years = (issuing.notAfter.getTime() - Date.now()) / day / 365
+    assert.ok(years < 5.1, `${years} years`)
+  })
+
+  test('the same key may fetch its lost answer again; another key may not', async () => {
+    const token = await fleet.token('lost-1')
+    const { csrDer } = await createKeyAndCsr({ commonName: 'lost-1' })
+    const first = certificateOf(await fleet.enroll('lost-1', token, csrDer))
+    const again = certificateOf(await fleet.enroll('lost-1', token, csrDer))
+    assert.equal(again.fingerprint, first.fingerprint)
+    const other = await createKeyAndCsr({ commonName: 'lost-1' })
+    const refused = await fleet.enroll('lost-1', token, other.csrDer)
+    assert.deepEqual([refused.status, codeOf(refused)], [403, 'token_spent'])
+  })
+
+  test('of twenty requests racing with one token and different keys, exactly one gets a certificate', async () => {
+    const token = await fleet.token('race-1')
+    const requests = await Promise.all(Array.from({ length: 20 }, () => createKeyAndCsr({ commonName: 'race-1' })))
+    const answers = await Promise.all(requests.map(({ csrDer }) => fleet.enroll('race-1', token, csrDer)))
+    assert.equal(answers.filter(({ status }) => status === 200).length, 1)
+    assert.deepEqual(new Set(answers.filter(({ status }) => status !== 200).map(codeOf)), new Set(['token_spent']))
+    const { body } = await fleet.admin('GET', '/certificates?deviceId=race-1')
+    assert.equal(body.items.length, 1)
+  })
+
+  test('of twenty requests racing with one token and one key, all get the same certificate', async () => {
+    const token = await fleet.token('race-2')
+    const { csrDer } = await createKeyAndCsr({ commonName: 'race-2' })
+    const answers = await Promise.all(Array.from({ length: 20 }, () => fleet.enroll('race-2', token, csrDer)))
+    assert.deepEqual(new Set(answers.map(({ status }) => status)), new Set([200]))
+    assert.equal(new Set(answers.map((answer) => certificateOf(answer).fingerprint)).size, 1)
+  })
+
+  test('a wrong token, an unknown device and a token of another device get one and the same answer, with the challenge', async () => {
+    const token = await fleet.token('mine-1')
+    await fleet.token('mine-2')
+    const { csrDer } = await createKeyAndCsr({ commonName: 'mine-2' })
+    const answers = [
+      await fleet.enroll('mine-2', 'A'.repeat(43), csrDer),
+      await fleet.enroll('nobody', token, csrDer),
+      await fleet.enroll('mine-2', token, csrDer),
+      await fleet.enroll('../../etc', token, csrDer),
+      await fleet.enroll('__proto__', token, csrDer),
+    ]
+    for (const answer of answers) {
+      assert.deepEqual([answer.status, codeOf(answer)], [401, 'token_invalid'])
+      assert.match(String(answer.headers['www-authenticate']), /^Basic realm=/)
+    }
+    assert.equal(new Set(answers.map(({ body }) => body.replace(/\(request .*/, ''))).size, 1)
+  })
+
+  test('without a credential the answer is 401 with the challenge', async () => {
+    const answer = await fleet.est('simpleenroll', {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/pkcs10' },
+      body: 'AAAA',
+    })
+    assert.deepEqual([answer.status, codeOf(answer)], [401, 'unauthenticated'])
+    assert.equal(answer.headers['www-authenticate'], 'Basic realm="fleetgate"')
+  })
+
+  test('an expired token is refused', async () => {
+    const token = await fleet.token('late-1', { ttlMs: 60_000 })
+    const { csrDer } = await createKeyAndCsr({ commonName: 'late-1' })
+    clock.advance(60_001)
+    const answer = await fleet.enroll('late-1', token, csrDer)
+    assert.deepEqual([answer.status, codeOf(answer)], [401, 'token_expired'])
+  })
+
+  test('a request that names another device is refused and leaves the token unspent', async () => {
+    const token = await fleet.token('name-1')
+    const wrong = await createKeyAndCsr({ commonName: 'name-2' })
+    const refused = await fleet.enroll('name-1', token, wrong.csrDer)
+    assert.deepEqual([refused.status, codeOf(refused)], [403, 'csr_subject_mismatch'])
+    assert.match(refused.body, /"name-2".*CN=name-1/)
+    const right = await createKeyAndCsr({ commonName: 'name-1' })
+    assert.equal((await fleet.enroll('name-1', token, right.csrDer)).status, 200)
+  })
+
+  test('garbage is answered with one plain sentence, and the token stays unspent', async () => {
+    const token = await fleet.token('bad-1')
+    const authorization = { Authorization: `Basic ${Buffer.from(`bad-1:${token}`).toString('base64')}` }
+    const send = (body: string | Buffer, type = 'application/pkcs10') =>
+      fleet.est('simpleenroll', { method: 'POST', headers: { 'Content-Type': type, ...authorization }, body })
+    const { csrDer } = await createKeyAndCsr({ commonName: 'bad-1' })
+    const broken = Buffer.from(csrDer)
+    broken[broken.length - 1]! ^= 1
+    const cases: [string | Buffer, string, number, string][] = [
+      ['', 'application/pkcs10', 400, 'csr_malformed'],
+      ['not base64 at all!', 'application/pkcs10', 400, 'csr_malformed'],
+      [csrDer, 'application/pkcs10', 400, 'csr_malformed'],
+      [csrDer.subarray(0, 100).toString('base64'), 'application/pkcs10', 400, 'csr_malformed'],
+      [Buffer.concat([csrDer, csrDer]).toString('base64'), 'application/pkcs10', 400, 'csr_malformed'],
+      [broken.toString('base64'), 'application/pkcs10', 400, 'csr_signature_invalid'],
+      [csrDer.toString('base64'), 'application/x-www-form-urlencoded', 415, 'media_type_unsupported'],
+      ['A'.repeat(100_000), 'application/pkcs10', 413, 'body_too_large'],
+    ]
+    for (const [body, type, status, code] of cases) {
+      const answer = await send(body, type)
+      assert.deepEqual([answer.status, codeOf(answer)], [status, code], answer.body)
+      assert.match(answer.body, /^[^\n]+\(request [0-9a-f]{16}\)\n$/)
+      assert.equal(answer.headers['content-type'], 'text/plain; charset=utf-8')
+    }
+    assert.equal((await send(csrDer.toString('base64'))).status, 200)
+  })
+
+  test('a request body is read as real clients send it: one line, wrapped, CRLF, PEM armour', async () => {
+    const { csrDer } = await createKeyAndCsr({ commonName: 'form-1' })
+    const base64 = csrDer.toString('base64')
+    const wrapped = base64.replaceAll(/.{64}/g, '$&\n')
+    const forms = [
+      base64,
+      `${wrapped}\n`,
+      wrapped.replaceAll('\n', '\r\n'),
+      `-----BEGIN CERTIFICATE REQUEST-----\n${wrapped}\n-----END CERTIFICATE REQUEST-----\n`,
+      `-----BEGIN NEW CERTIFICATE REQUEST-----\n${wrapped}\n-----END NEW CERTIFICATE REQUEST-----\n`,
+    ]
+    const token = await fleet.token('form-1')
+    for (const body of forms) {
+      const answer = await fleet.est('simpleenroll', {
+        method: 'POST',
+        headers: {
+          'Content-Type': 'application/pkcs10',
+          'Content-Transfer-Encoding': 'binary',
+          Authorization: `Basic ${Buffer.from(`form-1:${token}`).toString('base64')}`,
+        },
+        body,
+      })
+      assert.equal(answer.status, 200, answer.body)
+      // Whoever wraps its own body reads wrapped ones; strongSwan reads one line alone.
+      assert.equal(answer.body.trim().includes('\n'), body.trim().includes('\n'))
+      assert.ok(answer.body.endsWith('\n'))
+    }
+  })
+
+  test('a request with a challengePassword is refused rather than its channel binding passed over (RFC 7030 3.5)', async () => {
+    // Made by openssl with a challengePassword attribute beside an extension request, for CN=cam-1.
+    const vector = new URL('../../vectors/csr/accepted-attributes.json', import.meta.url)
+    const { der } = JSON.parse(readFileSync(vector, 'utf8')) as { der: string }
+    const answer = await fleet.enroll('cam-1', await fleet.token('cam-1'), Buffer.from(der, 'base64'))
+    assert.deepEqual([answer.status, codeOf(answer)], [400, 'csr_challenge_unsupported'])
+  })
+})
+
+suite('simplereenroll', () => {
+  const clock = movableClock()
+  let fleet: EnrollHarness
+  before(async () => {
+    fleet = await EnrollHarness.start({ clock: clock.now })
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+
+  test('renews for the same key and re-keys for a new one (RFC 7030 4.2.2)', async () => {
+    const device = await fleet.enrolledDevice('cam-1', { groups: ['roof'] })
+    const renewed = certificateOf(await fleet.reenroll(device, await fleet.renewalCsr(device)))
+    assert.notEqual(renewed.serial, device.serial)
+    const { privateKeyPem } = await createKeyAndCsr({ commonName: 'unused' })
+    const rekeyed = certificateOf(await fleet.reenroll(device, await fleet.renewalCsr(device, privateKeyPem)))
+    assert.notEqual(rekeyed.spkiHash, renewed.spkiHash)
+    const { body } = await fleet.admin('GET', '/devices/cam-1')
+    assert.equal(body.currentSerial, rekeyed.serial)
+  })
+
+  test('refuses a CSR whose subject differs from the client certificate (RFC 7030 4.2.2)', async () => {
+    const device = await fleet.enrolledDevice('sensor-42')
+    const { csrDer } = await createKeyAndCsr({ commonName: 'sensor-43' })
+    const answer = await fleet.reenroll(device, csrDer)
+    assert.deepEqual([answer.status, codeOf(answer)], [403, 'subject_changed'])
+  })
+
+  test('refuses no certificate, a self-signed one, and one of a foreign authority', async () => {
+    const device = await fleet.enrolledDevice()
+    const csr = await fleet.renewalCsr(device)
+    const none = await fleet.est('simplereenroll', {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/pkcs10' },
+      body: csr.toString('base64'),
+    })
+    assert.deepEqual([none.status, codeOf(none)], [401, 'certificate_missing'])
+    const now = clock.now()
+    const stranger = await createSelfSigned({
+      commonName: device.id,
+      notBefore: new Date(now.getTime() - day),
+      notAfter: new Date(now.getTime() + day),
+    })
+    const selfSigned = await fleet.reenroll({ key: stranger.privateKeyPem, certificate: stranger.certificatePem }, csr)
+    assert.deepEqual([selfSigned.status, codeOf(selfSigned)], [401, 'certificate_self_signed'])
+    await using foreign = await EnrollHarness.start({ clock: clock.now })
+    const twin = await foreign.enrolledDevice(device.id)
+    const untrusted = await fleet.reenroll(twin, csr)
+    assert.deepEqual([untrusted.status, codeOf(untrusted)], [401, 'certificate_untrusted'])
+  })
+
+  test('an operator certificate is no device certificate', async () => {
+    const { key, cert } = fleet.operator
+    const { csrDer } = await createKeyAndCsr({ commonName: 'operator' })
+    const answer = await fleet.reenroll({ key, certificate: cert }, csrDer)
+    assert.deepEqual([answer.status, codeOf(answer)], [403, 'certificate_wrong_usage'])
+  })
+
+  for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
+    test(`a certificate revoked after the handshake is refused on the same connection and on a resumed ${version} session`, async () => {
+      const device = await fleet.enrolledDevice()
+      const csr = await fleet.renewalCsr(device)
+      const agent = new Agent({ keepAlive: true, maxSockets: 1, maxCachedSessions: 10 })
+      const tls = { agent, minVersion: version, maxVersion: version }
+      assert.equal((await fleet.reenroll(device, csr, tls)).status, 200)
+      await fleet.admin('POST', `/devices/${device.id}/revoke`, { reason: 'keyCompromise' })
+      const kept = await fleet.reenroll(device, csr, tls)
+      assert.deepEqual([kept.status, codeOf(kept)], [403, 'certificate_revoked'])
+      agent.destroy()
+      const resumed = await fleet.reenroll(device, csr, tls)
+      assert.deepEqual([resumed.status, codeOf(resumed)], [403, 'certificate_revoked'])
+      agent.destroy()
+    })
+  }
+
+  test('an expired certificate is refused', async () => {
+    const device = await fleet.enrolledDevice()
+    const csr = await fleet.renewalCsr(device)
+    clock.advance(31 * day)
+    const answer = await fleet.reenroll(device, csr)
+    clock.advance(-31 * day)
+    assert.deepEqual([answer.status, codeOf(answer)], [403, 'certificate_expired'])
+  })
+
+  test('a certificate that is not valid yet is refused', async () => {
+    const device = await fleet.enrolledDevice()
+    const csr = await fleet.renewalCsr(device)
+    clock.advance(-day)
+    const answer = await fleet.reenroll(device, csr)
+    clock.advance(day)
+    assert.deepEqual([answer.status, codeOf(answer)], [403, 'certificate_not_yet_valid'])
+  })
+})

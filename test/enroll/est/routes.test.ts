@@ -1,0 +1,75 @@
+import assert from 'node:assert/strict'
+import { after, before, suite, test } from 'node:test'
+import { parseCertificate } from '../../../pki/certificate.ts'
+import { parseCertsOnly } from '../../../pki/cms.ts'
+import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
+
+const codeOf = (answer: { body: string }): string => answer.body.split(':', 1)[0]!
+
+suite('the table of EST operations (RFC 7030 3.2.2)', () => {
+  const clock = movableClock()
+  let fleet: EnrollHarness
+  before(async () => {
+    fleet = await EnrollHarness.start({
+      clock: clock.now,
+      config: testConfiguration({ enroll: { attemptsPerMinute: 5 } }),
+    })
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+
+  test('cacerts needs no credential and holds issuing CA and root (RFC 7030 4.1)', async () => {
+    const answer = await fleet.est('cacerts')
+    assert.equal(answer.status, 200)
+    assert.equal(answer.headers['content-type'], 'application/pkcs7-mime')
+    const [issuing, root] = parseCertsOnly(Buffer.from(answer.body, 'base64')).map(parseCertificate)
+    assert.deepEqual([issuing!.isCa, root!.isCa], [true, true])
+    assert.equal(root!.fingerprint, fleet.endpoints.rootFingerprint)
+    assert.deepEqual(root!.der, pemToDer(fleet.root))
+  })
+
+  test('cacerts comes on one line, and wrapped at 64 for libest', async () => {
+    const plain = await fleet.est('cacerts')
+    assert.equal(plain.body.trim().includes('\n'), false)
+    const libest = await fleet.est('cacerts', { headers: { 'User-Agent': 'libest 3.2.0p' } })
+    assert.ok(libest.body.split('\n').every((line) => line.length <= 64))
+    assert.equal(libest.body.replaceAll('\n', ''), plain.body.trim())
+  })
+
+  test('answers stay within what small clients can read: few headers, short block', async () => {
+    const { headers } = await fleet.est('cacerts')
+    const block = Object.entries(headers)
+      .map(([name, value]) => `${name}: ${value}\r\n`)
+      .join('')
+    assert.ok(Object.keys(headers).length <= 15 && block.length <= 1000)
+  })
+
+  test('another method is 405 with Allow, another path 404, an operation that is left out says so', async () => {
+    const posted = await fleet.est('cacerts', { method: 'POST' })
+    assert.deepEqual([posted.status, posted.headers.allow, codeOf(posted)], [405, 'GET', 'method_not_allowed'])
+    for (const path of ['nothing', '__proto__', 'constructor', '', 'cacerts/x']) {
+      const missing = await fleet.est(path)
+      assert.deepEqual([missing.status, codeOf(missing)], [404, 'not_found'], path)
+    }
+    const left = await fleet.est('fullcmc', { method: 'POST' })
+    assert.match(left.body, /fullcmc is not offered/)
+    const outside = await fleet.ask(`${fleet.endpoints.est}/`)
+    assert.deepEqual([outside.status, codeOf(outside)], [404, 'not_found'])
+  })
+
+  test('refusals are in the audit log, and too many of one caller are answered 429 with Retry-After', async () => {
+    const { csrDer } = await createKeyAndCsr({ commonName: 'storm-1' })
+    const wrong = () => fleet.enroll('storm-1', 'B'.repeat(43), csrDer)
+    for (let i = 0; i < 5; i++) assert.equal((await wrong()).status, 401)
+    const slowed = await wrong()
+    assert.deepEqual([slowed.status, codeOf(slowed)], [429, 'too_many_requests'])
+    assert.ok(Number(slowed.headers['retry-after']) > 0 && Number(slowed.headers['retry-after']) <= 60)
+    const { body } = await fleet.admin('GET', '/audit?limit=100')
+    const refusals = body.items.filter((entry: { action: string; reason: string }) => entry.reason === 'token_invalid')
+    assert.equal(refusals.length, 5)
+    // Another device at the same address is not held up.
+    assert.ok(await fleet.enrolledDevice('calm-1'))
+    clock.advance(60_001)
+    assert.equal((await wrong()).status, 401)
+  })
+})

@@ -1,0 +1,195 @@
+/** A whole gateway in one process, on loopback and free ports, in a folder of its own. */
+import { randomUUID } from 'node:crypto'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { request as httpsRequest, type RequestOptions } from 'node:https'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TokenView } from '../../contract/admin-api.ts'
+import { type Configuration, configuration } from '../../contract/configuration.ts'
+import { createEnrollService, type EnrollService } from '../../enroll/service.ts'
+import { parseCertificate, toPem } from '../../pki/certificate.ts'
+import { parseCertsOnly } from '../../pki/cms.ts'
+import { type ClientKeyType, createCsr, createKeyAndCsr } from '../../pki/x509.ts'
+import { createLog } from '../../runtime/log.ts'
+
+export type Answer = { status: number; headers: Record<string, string | string[] | undefined>; body: string }
+export type DeviceKeys = { id: string; key: string; certificate: string; csrDer: Buffer; serial: string }
+type Ask = { method?: string; headers?: Record<string, string>; body?: string | Buffer } & Pick<
+  RequestOptions,
+  'agent' | 'key' | 'cert' | 'minVersion' | 'maxVersion'
+>
+
+/** FLEETGATE_TEST_LOG=debug shows what the services log. */
+const logLevel = process.env.FLEETGATE_TEST_LOG ?? 'silent'
+
+export function testConfiguration(
+  change: { enroll?: object; broker?: object } & Record<string, unknown> = {},
+): Configuration {
+  const { enroll, broker, ...rest } = change
+  return configuration.parse({
+    enroll: { est: '127.0.0.1:0', admin: '127.0.0.1:0', feed: '127.0.0.1:0', ...enroll },
+    broker: { listen: '127.0.0.1:0', ...broker },
+    ...rest,
+  })
+}
+
+export class EnrollHarness implements AsyncDisposable {
+  readonly dataDir: string
+  readonly config: Configuration
+  readonly #clock: () => Date
+  #service: EnrollService | undefined
+
+  private constructor(dataDir: string, config: Configuration, clock: () => Date) {
+    this.dataDir = dataDir
+    this.config = config
+    this.#clock = clock
+  }
+
+  static async start(options: { config?: Configuration; clock?: () => Date } = {}): Promise<EnrollHarness> {
+    const dataDir = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+    const harness = new EnrollHarness(
+      dataDir,
+      options.config ?? testConfiguration(),
+      options.clock ?? (() => new Date()),
+    )
+    await harness.open()
+    return harness
+  }
+
+  async open(): Promise<void> {
+    this.#service = await createEnrollService({
+      config: this.config,
+      dataDir: this.dataDir,
+      clock: this.#clock,
+      log: createLog('enroll', logLevel),
+    })
+  }
+
+  /** Ends the service and leaves its folder. */
+  async close(): Promise<void> {
+    await this.#service?.[Symbol.asyncDispose]()
+    this.#service = undefined
+  }
+
+  get endpoints(): EnrollService['endpoints'] {
+    return this.#service!.endpoints
+  }
+
+  get root(): string {
+    return readFileSync(join(this.dataDir, 'root.crt'), 'utf8')
+  }
+
+  get operator(): { key: string; cert: string } {
+    const { operatorKey, operatorCertificate } = this.endpoints
+    return { key: readFileSync(operatorKey, 'utf8'), cert: readFileSync(operatorCertificate, 'utf8') }
+  }
+
+  /** One HTTPS request to any listener, verified against the root. */
+  ask(url: string, { method = 'GET', headers, body, ...tls }: Ask = {}): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      const request = httpsRequest(url, { method, headers, ca: this.root, agent: false, ...tls }, (response) => {
+        let text = ''
+        response.setEncoding('utf8')
+        response.on('data', (chunk: string) => {
+          text += chunk
+        })
+        response.on('end', () => resolve({ status: response.statusCode!, headers: response.headers, body: text }))
+      })
+      request.on('error', reject)
+      request.end(body)
+    })
+  }
+
+  est(operation: string, ask: Ask = {}): Promise<Answer> {
+    return this.ask(`${this.endpoints.est}/.well-known/est/${operation}`, ask)
+  }
+
+  /** A request as the operator, JSON in and out; any answer. */
+  async admin(method: string, path: string, body?: unknown, headers: Record<string, string> = {}) {
+    const answer = await this.ask(`${this.endpoints.admin}/v1${path}`, {
+      method,
+      headers: { ...(body === undefined ? {} : { 'Content-Type': 'application/json' }), ...headers },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      ...this.operator,
+    })
+    // biome-ignore lint/suspicious/noExplicitAny: tests look into whatever was answered
+    return { status: answer.status, body: JSON.parse(answer.body) as any }
+  }
+
+  async token(
+    deviceId: string,
+    options: { profile?: string; groups?: string[]; ttlMs?: number } = {},
+  ): Promise<string> {
+    const { status, body } = await this.admin('POST', '/tokens', { deviceId, profile: 'camera', ...options })
+    if (status !== 201) throw new Error(body.detail)
+    return (body as TokenView).token
+  }
+
+  enroll(id: string, token: string, csrDer: Buffer, headers: Record<string, string> = {}): Promise<Answer> {
+    return this.est('simpleenroll', {
+      method: 'POST',
+      headers: {
+        'Content-Type': 'application/pkcs10',
+        Authorization: `Basic ${Buffer.from(`${id}:${token}`).toString('base64')}`,
+        ...headers,
+      },
+      body: csrDer.toString('base64'),
+    })
+  }
+
+  reenroll(device: Pick<DeviceKeys, 'key' | 'certificate'>, csrDer: Buffer, tls: Ask = {}): Promise<Answer> {
+    return this.est('simplereenroll', {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/pkcs10' },
+      body: csrDer.toString('base64'),
+      key: device.key,
+      cert: device.certificate,
+      ...tls,
+    })
+  }
+
+  async enrolledDevice(
+    id = `cam-${randomUUID().slice(0, 8)}`,
+    options: { profile?: string; groups?: string[]; keyType?: ClientKeyType } = {},
+  ): Promise<DeviceKeys> {
+    const { keyType, ...device } = options
+    const token = await this.token(id, device)
+    const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: id, ...(keyType ? { keyType } : {}) })
+    const answer = await this.enroll(id, token, csrDer)
+    if (answer.status !== 200) throw new Error(answer.body)
+    const certificate = certificateOf(answer)
+    return { id, key: privateKeyPem, certificate: certificate.pem, csrDer, serial: certificate.serial }
+  }
+
+  /** A request that keeps the device's subject, for the same key or another. */
+  renewalCsr(device: DeviceKeys, privateKeyPem = device.key): Promise<Buffer> {
+    const subject = parseCertificate(pemToDer(device.certificate)).subject.der
+    return createCsr({ privateKeyPem, subject })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+    rmSync(this.dataDir, { recursive: true, force: true })
+  }
+}
+
+export const pemToDer = (pem: string): Buffer => Buffer.from(pem.replaceAll(/-----[^-]+-----|\s/g, ''), 'base64')
+
+/** The one certificate of a certs-only answer. */
+export function certificateOf(answer: Pick<Answer, 'body'>) {
+  const certificates = parseCertsOnly(Buffer.from(answer.body, 'base64'))
+  if (certificates.length !== 1) throw new Error(`${certificates.length} certificates`)
+  const facts = parseCertificate(certificates[0]!)
+  return { ...facts, pem: toPem(facts.der) }
+}
+
+/** A clock that a test moves. */
+export function movableClock(start = new Date()): { now: () => Date; advance(ms: number): void } {
+  let at = start.getTime()
+  return {
+    now: () => new Date(at),
+    advance(ms) {
+      at += ms
+    },
+  }
+}
