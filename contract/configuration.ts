@@ -2,7 +2,13 @@
 import { z } from 'zod'
 
 /** `host:port`; an IPv6 host stands in brackets; port 0 takes a free one. */
-const address = z.string().regex(/^(\[[0-9A-Fa-f:.]+\]|[^:[\]\s]+):\d{1,5}$/, 'host:port, for example 0.0.0.0:8883')
+const address = z
+  .string()
+  .regex(/^(\[[0-9A-Fa-f:.]+\]|[^:[\]\s]+):\d{1,5}$/, {
+    error: 'host:port is wanted, for example 0.0.0.0:8883',
+    abort: true,
+  })
+  .refine((text) => Number(text.slice(text.lastIndexOf(':') + 1)) <= 65_535, 'a port is a number from 0 to 65535')
 
 const profile = z.strictObject({
   validityDays: z.int().min(1).max(3650).default(30).describe('Lifetime of a certificate of this profile'),

@@ -38,7 +38,7 @@ export type FromEnroll =
 // hash(n) = SHA-256(hash(n-1), body(n)), the rule of runtime/chain.ts; before the first event stand 32 zero octets.
 export const genesis = '0'.repeat(64)
 export const startCursor: Cursor = { seq: 0, hash: genesis }
-/** A longer line is refused; a policy document is the largest thing that travels. */
+/** A longer line is refused (counted in UTF-16 units); a policy document is the largest thing that travels. */
 export const maxLineBytes = 4 * 1024 * 1024
 
 export const encodeLine = (message: FromBroker | FromEnroll): string => `${JSON.stringify(message)}\n`
@@ -51,7 +51,9 @@ export class LineReader {
   push(chunk: string): string[] {
     const lines = (this.#rest + chunk).split('\n')
     this.#rest = lines.pop() ?? ''
-    if (this.#rest.length > maxLineBytes) throw new RangeError('feed line too long')
+    for (const line of [...lines, this.#rest]) {
+      if (line.length > maxLineBytes) throw new RangeError('feed line too long')
+    }
     return lines
   }
 }

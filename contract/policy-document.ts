@@ -37,16 +37,23 @@ export type Variable = (typeof variables)[number]
 export type PrincipalFacts = { readonly [K in MatchKey | Variable]?: readonly string[] }
 
 const placeholder = /\$\{([^}]*)\}/g
+/** A pattern stands for one filter per combination of its variables' values, so their number is bounded. */
+const maxVariables = 4
 const isVariable = (name: string): name is Variable => (variables as readonly string[]).includes(name)
 
 const pattern = z
   .string()
   .min(1)
+  .max(1_000)
   .superRefine((text, context) => {
-    for (const [whole, name] of text.matchAll(placeholder)) {
+    const found = [...text.matchAll(placeholder)]
+    for (const [whole, name] of found) {
       if (!isVariable(name!)) {
         context.addIssue({ code: 'custom', message: `unknown variable ${whole}; known: ${variables.join(', ')}` })
       }
+    }
+    if (found.length > maxVariables) {
+      context.addIssue({ code: 'custom', message: `${found.length} variables; a pattern has at most ${maxVariables}` })
     }
     // Each variable stands for text without `/ + #`, so a plain letter in its place shows the pattern's shape.
     const shape = text.replaceAll(placeholder, 'x')

@@ -46,7 +46,8 @@ export function topicMatches(filter: string, name: string): boolean {
  */
 export function filterCovers(wide: string, narrow: string): boolean {
   if (narrow.startsWith('$') && (wide.startsWith('+') || wide.startsWith('#'))) return false
-  const a = wide.split('/')
+  // Every topic has a first level, so `+/#` is as wide as `#`.
+  const a = wide === '+/#' ? ['#'] : wide.split('/')
   const b = narrow.split('/')
   for (let i = 0; i < a.length; i++) {
     const level = a[i]
@@ -55,7 +56,5 @@ export function filterCovers(wide: string, narrow: string): boolean {
     if (other === undefined || other === '#') return false
     if (level !== '+' && level !== other) return false
   }
-  if (a.length === b.length) return true
-  // 'a/#' matches the parent level as well, so 'a' covers 'a/#' in no case, but 'a/+' is not wider than 'a'.
-  return false
+  return a.length === b.length
 }

@@ -51,14 +51,15 @@ function setFromEnvironment(tree: Tree, name: string, value: string): void {
       (known) => known.replaceAll(/[A-Z]/g, '_$&').toUpperCase() === part || known.toUpperCase() === part,
     )
     if (key === undefined) {
-      throw new FleetError('config_invalid', `${name}: no such setting; known here: ${keys.join(', ') || 'nothing'}`)
+      const known = keys.length > 0 ? `known here: ${keys.join(', ')}` : `${path.join('.')} is set as a whole, in the file`
+      throw new FleetError('config_invalid', `${name}: no such setting; ${known}`)
     }
     path.push(key)
     shape = inner(shape)!.shape[key]
   }
   const numeric = /^\d+$/.test(value) && unwrap(shape) instanceof z.ZodNumber
   const list = unwrap(shape) instanceof z.ZodArray
-  put(tree, path, numeric ? Number(value) : list ? value.split(',') : value)
+  put(tree, path, numeric ? Number(value) : list ? value.split(',').map((item) => item.trim()) : value)
 }
 
 function put(tree: Tree, path: string[], value: unknown): void {

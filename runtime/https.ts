@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer } from 'node:https'
-import type { AddressInfo, Server } from 'node:net'
+import type { AddressInfo, Server, Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { splitAddress } from './config.ts'
 import { FleetError } from './errors.ts'
@@ -46,6 +46,10 @@ export type Edge = AsyncDisposable & {
   renew(credential: EdgeCredential): void
 }
 
+/** How long, and for how much, a peer that is being refused may go on talking: it has to come to reading the answer. */
+const linger = { ms: 1_000, bytes: 1_048_576 }
+const drainMs = 2_000
+
 /**
  * An HTTPS server for devices: TLS 1.2 and 1.3, a client certificate asked for but not demanded, everything bounded,
  * each answer in one write with a Content-Length.
@@ -70,6 +74,18 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     log.debug({ event: 'handshake.failed', remoteAddress: socket.remoteAddress, err: error }, 'handshake failed')
     socket.destroy()
   })
+  // Node's own lists leave out a peer in its handshake and one that has not asked anything yet.
+  const connections = new Set<Socket>()
+  const idle = new Set<TLSSocket>()
+  let closing = false
+  server.on('connection', (socket: Socket) => {
+    connections.add(socket)
+    socket.once('close', () => connections.delete(socket))
+  })
+  server.on('secureConnection', (socket) => {
+    idle.add(socket)
+    socket.once('close', () => idle.delete(socket))
+  })
   server.on('drop', (peer) =>
     log.warn(
       { event: 'connection.refused', reason: 'too_many_requests', remoteAddress: peer?.remoteAddress },
@@ -84,19 +100,35 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
           ? '408 Request Timeout'
           : '400 Bad Request'
     log.debug({ event: 'request.malformed', code: error.code }, 'request malformed')
-    if (socket.writable) socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
-    else socket.destroy()
+    if (!socket.writable) return void socket.destroy()
+    socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+    // A peer that never ends its own half would keep the socket for ever.
+    setTimeout(() => socket.destroy(), linger.ms).unref()
   })
-  server.on('request', (message: IncomingMessage, response: ServerResponse) => void answer(message, response, options))
+  server.on('request', (message: IncomingMessage, response: ServerResponse) => {
+    const socket = message.socket as TLSSocket
+    idle.delete(socket)
+    response.once('close', () => {
+      if (closing) socket.destroySoon()
+      else if (!socket.destroyed) idle.add(socket)
+    })
+    answer(message, response, options).catch((err: unknown) => {
+      log.error({ event: 'request.failed', err }, 'request failed')
+      response.destroy()
+    })
+  })
   const address = await listen(server, options.listen)
   return {
     address,
     renew: (credential) => server.setSecureContext(tlsOptions(credential, options.clientAuthorities)),
     async [Symbol.asyncDispose]() {
       await new Promise<void>((resolve) => {
+        closing = true
         server.close(() => resolve())
-        server.closeIdleConnections()
-        setTimeout(() => server.closeAllConnections(), 2_000).unref()
+        for (const socket of idle) socket.destroy()
+        setTimeout(() => {
+          for (const socket of connections) socket.destroy()
+        }, drainMs).unref()
       })
     },
   }
@@ -128,10 +160,10 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   }
   const body = result.body ?? ''
   const headers: Record<string, string> = { ...result.headers, 'Content-Length': String(Buffer.byteLength(body)) }
-  // What is left of an unread body would be taken for the next request.
   if (!message.complete) headers.Connection = 'close'
   response.writeHead(result.status, headers)
-  response.end(message.method === 'HEAD' ? undefined : body)
+  if (message.complete) response.end(message.method === 'HEAD' ? undefined : body)
+  else refuseRest(message, response, body)
   log.debug(
     {
       event: 'request.answered',
@@ -154,8 +186,7 @@ function readBody(message: IncomingMessage, maxBytes: number): Promise<Buffer> {
       size += chunk.length
       if (size <= maxBytes) chunks.push(chunk)
       else {
-        // Not destroyed: the peer is to read the 413 first.
-        message.pause().removeAllListeners('data')
+        message.pause()
         reject(tooLarge())
       }
     })
@@ -163,6 +194,25 @@ function readBody(message: IncomingMessage, maxBytes: number): Promise<Buffer> {
     message.on('error', reject)
     message.on('close', () => reject(new FleetError('request_malformed', 'the connection ended inside the body')))
   })
+}
+
+/**
+ * Answers a peer that is still sending. The connection is not closed at once: what arrives at a closed one is met with a
+ * reset, and that throws away the answer before it is read.
+ */
+function refuseRest(message: IncomingMessage, response: ServerResponse, body: string): void {
+  response.write(body)
+  const end = (): void => {
+    clearTimeout(timer)
+    response.end()
+  }
+  const timer = setTimeout(end, linger.ms)
+  let size = 0
+  message.removeAllListeners('data').on('data', (chunk: Buffer) => {
+    size += chunk.length
+    if (size > linger.bytes) end()
+  })
+  message.once('end', end).once('close', end).resume()
 }
 
 /** TLS settings shared by every listener that asks its clients for a certificate and decides about it itself. */

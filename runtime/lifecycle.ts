@@ -21,8 +21,16 @@ export async function runService(
   const log = createLog(name, 'info')
   const supervised = process.send !== undefined
   let stop!: (why: string) => void
+  let late: NodeJS.Timeout | undefined
   const stopped = new Promise<string>((resolve) => {
-    stop = resolve
+    stop = (why) => {
+      resolve(why)
+      // Counted from the wish to stop, so that a start which hangs is ended too.
+      late ??= setTimeout(() => {
+        log.error({ event: 'service.drainTimedOut' }, 'did not stop in time')
+        process.exit(1)
+      }, drainMs)
+    }
   })
   process.on('SIGTERM', () => stop('SIGTERM'))
   // Under a supervisor a Ctrl-C reaches every process of the group; the supervisor alone decides the order of stopping.
@@ -36,12 +44,7 @@ export async function runService(
     log.info({ event: 'service.started', ...service.endpoints }, 'ready')
     const why = await stopped
     log.info({ event: 'service.stopping', reason: why }, 'stopping')
-    const late = setTimeout(() => {
-      log.error({ event: 'service.drainTimedOut' }, 'did not drain in time')
-      process.exit(1)
-    }, drainMs)
     await service[Symbol.asyncDispose]()
-    clearTimeout(late)
     log.info({ event: 'service.stopped' }, 'stopped')
     process.exit(0)
   } catch (error) {

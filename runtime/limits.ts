@@ -1,4 +1,7 @@
-/** Counts events per key in a sliding minute; old keys are forgotten, so hostile keys cannot grow it without bound. */
+/**
+ * Counts events per key, in a minute that begins with the key's first one. At `maxKeys` the oldest key is forgotten, so
+ * hostile keys cannot grow it without bound.
+ */
 export class AttemptLimit {
   readonly #perMinute: number
   readonly #maxKeys: number

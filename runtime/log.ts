@@ -3,6 +3,9 @@ import pretty from 'pino-pretty'
 
 export type Log = pino.Logger
 
+/** Never written, at the top of a line's fields or up to two levels down (`err.context.token`). */
+const secrets = ['password', 'token', 'authorization', 'passphrase', 'privateKey', 'challengePassword']
+
 /**
  * Events with fields: `log.warn({ event: 'connection.refused', reason, deviceId }, 'connection refused')`.
  * Lines of JSON on standard error; coloured text where that is a terminal, because a person reads it there.
@@ -14,20 +17,7 @@ export function createLog(service: string, level: string): Log {
     level,
     base: { service },
     timestamp: pino.stdTimeFunctions.isoTime,
-    redact: {
-      paths: [
-        'password',
-        'token',
-        'authorization',
-        'passphrase',
-        'privateKey',
-        'challengePassword',
-        '*.password',
-        '*.token',
-        '*.authorization',
-      ],
-      censor: '[redacted]',
-    },
+    redact: { paths: secrets.flatMap((name) => [name, `*.${name}`, `*.*.${name}`]), censor: '[redacted]' },
   }
   if (process.stderr.isTTY) {
     return pino(

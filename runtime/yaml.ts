@@ -17,7 +17,7 @@ export function parseYaml<S extends z.ZodType>(
   code: ProblemCode,
 ): z.output<S> {
   const lines = new LineCounter()
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
+  const document = parse(text, lines, source, code)
   const place = (offset: number): string => {
     const { line, col } = lines.linePos(offset)
     return `${source}:${line}:${col}`
@@ -38,6 +38,15 @@ export function parseYaml<S extends z.ZodType>(
     return `${place(offsetOf(document, path))}: ${describeIssue(issue)}`
   })
   throw new FleetError(code, faults.join('\n'))
+}
+
+function parse(text: string, lineCounter: LineCounter, source: string, code: ProblemCode): ReturnType<typeof parseDocument> {
+  try {
+    return parseDocument(text, { lineCounter, prettyErrors: false })
+  } catch (cause) {
+    // The parser recurses, so nesting without end reaches the stack's.
+    throw new FleetError(code, `${source}: nested too deeply to be read`, { cause })
+  }
 }
 
 /** One sentence for a schema fault, its path first. */

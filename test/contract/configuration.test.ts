@@ -1,0 +1,34 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { configuration } from '../../contract/configuration.ts'
+
+const refuses = (change: object, fault: RegExp): void =>
+  assert.match(configuration.safeParse(change).error?.issues.map((issue) => issue.message).join('\n') ?? 'accepted', fault)
+
+test('an empty configuration is complete: only devices are served beyond this machine', () => {
+  const { enroll, broker, profiles } = configuration.parse({})
+  assert.deepEqual(
+    [enroll.est, broker.listen, enroll.admin, enroll.feed],
+    ['0.0.0.0:8443', '0.0.0.0:8883', '127.0.0.1:9443', '127.0.0.1:9444'],
+  )
+  assert.equal(broker.feed, enroll.feed)
+  assert.deepEqual(Object.keys(profiles), ['sensor', 'camera', 'service'])
+})
+
+test('an address is a host and a port', () => {
+  for (const est of ['0.0.0.0:0', '[::]:8443', '[fe80::1]:1', 'gateway.example:65535']) {
+    assert.equal(configuration.parse({ enroll: { est } }).enroll.est, est)
+  }
+  for (const est of ['', '8443', ':8443', 'host:', 'host:x', '::1:8443', 'a b:1', 'host:123456']) refuses({ enroll: { est } }, /host:port/)
+  refuses({ enroll: { est: 'host:65536' } }, /0 to 65535/)
+})
+
+test('an unknown key and a value out of range are refused', () => {
+  refuses({ brokr: {} }, /Unrecognized key: "brokr"/)
+  refuses({ enroll: { maxBodyBytes: 1 } }, />=1024/)
+  refuses({ enroll: { maxBodyBytes: 1e9 } }, /<=1048576/)
+  refuses({ profiles: { Sensor: {} } }, /Invalid key/)
+  refuses({ profiles: { sensor: { validityDays: 4000 } } }, /<=3650/)
+  refuses({ log: { level: 'loud' } }, /"debug"\|"info"/)
+  refuses({ broker: { id: '../x' } }, /./)
+})

@@ -1,0 +1,444 @@
+import assert from 'node:assert/strict'
+import { generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
+import { once } from 'node:events'
+import { request as httpsRequest } from 'node:https'
+import { connect as connectTcp, createServer as createTcpServer, type Socket } from 'node:net'
+import { test } from 'node:test'
+import { connect as connectTls, type TLSSocket } from 'node:tls'
+import { issue, newSerialNumber, parseCertificate, prepare } from '../../pki/certificate.ts'
+import type { Signer } from '../../pki/keystore.ts'
+import { buildName } from '../../pki/names.ts'
+import { operatorProfile, rootProfile } from '../../pki/profile.ts'
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import { createEdge, type Edge, type EdgeAnswer, type EdgeCredential, type EdgeRequest, reachableHost } from '../../runtime/https.ts'
+import { createLog } from '../../runtime/log.ts'
+
+const day = 86_400_000
+
+type Party = EdgeCredential & { authority: string }
+
+/** A key, a certificate for server and client, and the authority that was made for it alone. */
+async function createParty(commonName: string): Promise<Party> {
+  const validity = { notBefore: new Date(Date.now() - day), notAfter: new Date(Date.now() + day) }
+  const [authority, own] = [0, 1].map(() => generateKeyPairSync('ec', { namedCurve: 'P-256' }))
+  const spkiOf = (key: KeyObject): Buffer => key.export({ format: 'der', type: 'spki' })
+  const signer: Signer = {
+    algorithm: 'ecdsa-p256-sha256',
+    publicKeySpki: spkiOf(authority!.publicKey),
+    sign: async (tbs) => sign('sha256', tbs, authority!.privateKey),
+  }
+  const common = { subjectAltName: {}, ...validity }
+  const root = await issue(
+    prepare({
+      profile: rootProfile,
+      issuer: { certificate: 'self', signer },
+      serial: newSerialNumber(randomBytes),
+      subject: buildName({ commonName: `authority of ${commonName}` }),
+      publicKeySpki: signer.publicKeySpki,
+      ...common,
+    }),
+  )
+  const leaf = await issue(
+    prepare({
+      profile: operatorProfile,
+      issuer: { certificate: parseCertificate(root.der), signer },
+      serial: newSerialNumber(randomBytes),
+      subject: buildName({ commonName }),
+      publicKeySpki: spkiOf(own!.publicKey),
+      ...common,
+    }),
+  )
+  const key = own!.privateKey.export({ format: 'pem', type: 'pkcs8' }).toString()
+  return { key, cert: leaf.pem, authority: root.pem }
+}
+
+const credential = await createParty('edge')
+const client = await createParty('client')
+
+type Options = Partial<Parameters<typeof createEdge>[0]>
+
+async function startEdge(options: Options = {}): Promise<Edge & { seen: EdgeRequest[] }> {
+  const seen: EdgeRequest[] = []
+  const edge = await createEdge({
+    listen: '127.0.0.1:0',
+    credential,
+    clientAuthorities: [client.authority],
+    maxBodyBytes: 1_000,
+    maxConnections: 100,
+    requestTimeoutMs: 5_000,
+    handshakeTimeoutMs: 5_000,
+    log: createLog('edge', 'silent'),
+    handle: async (request) => {
+      seen.push(request)
+      return { status: 200, headers: { 'Content-Type': 'text/plain', 'X-eXact-CASE': 'kept' }, body: `${request.body.length} octets\n` }
+    },
+    fail: (error): EdgeAnswer =>
+      isFleetError(error, 'body_too_large') ? { status: 413, body: error.message } : { status: 500, body: 'failed' },
+    ...options,
+  })
+  return Object.assign(edge, { seen })
+}
+
+async function dial(edge: Edge, options: object = {}): Promise<TLSSocket> {
+  const socket = connectTls({ port: edge.address.port, host: '127.0.0.1', rejectUnauthorized: false, ...options })
+  socket.on('error', () => undefined)
+  await once(socket, 'secureConnect')
+  return socket
+}
+
+/** Everything until the peer closes. */
+async function readAll(socket: Socket | TLSSocket): Promise<string> {
+  let text = ''
+  socket.on('data', (chunk: Buffer) => {
+    text += chunk.toString('latin1')
+  })
+  socket.resume()
+  if (!socket.closed) await new Promise((resolve) => socket.once('close', resolve))
+  return text
+}
+
+const get = 'GET /x?y=z HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n'
+
+test('an answer keeps the case of its header names and carries a Content-Length', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge)
+  socket.write(get)
+  const answer = await readAll(socket)
+  assert.match(answer, /^HTTP\/1\.1 200 OK\r\n/)
+  assert.match(answer, /\r\nContent-Type: text\/plain\r\n/)
+  assert.match(answer, /\r\nX-eXact-CASE: kept\r\n/)
+  assert.match(answer, /\r\nContent-Length: 9\r\n/)
+  assert.match(answer, /\r\n\r\n0 octets\n$/)
+  assert.doesNotMatch(answer, /transfer-encoding/i)
+})
+
+test('an answer of 10 kB is one TLS write: strongSwan reads no more than two records', async () => {
+  await using edge = await startEdge({ handle: async () => ({ status: 200, body: 'a'.repeat(10_000) }) })
+  const socket = await dial(edge, { maxVersion: 'TLSv1.2' })
+  const pieces: number[] = []
+  socket.on('data', (chunk: Buffer) => pieces.push(chunk.length))
+  socket.write(get)
+  await once(socket, 'close')
+  assert.equal(pieces.length, 1)
+})
+
+test('the handler sees method, path without query, headers, body and address', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge)
+  socket.write('POST /p?q=1 HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc')
+  await readAll(socket)
+  const [seen] = edge.seen
+  assert.deepEqual(
+    [seen?.method, seen?.path, seen?.headers['x-one'], seen?.body.toString(), seen?.remoteAddress],
+    ['POST', '/p', '1', 'abc', '127.0.0.1'],
+  )
+  assert.match(seen?.id ?? '', /^[0-9a-f]{16}$/)
+})
+
+test('a client without a certificate is served, and the handler sees that it has none', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge)
+  socket.write(get)
+  await readAll(socket)
+  assert.equal(edge.seen[0]?.certificate, undefined)
+  assert.notEqual(edge.seen[0]?.certificateFault, undefined)
+})
+
+test('the handler sees a client certificate and whether its chain is fine, in TLS 1.2 and 1.3, resumed sessions too', async () => {
+  await using edge = await startEdge()
+  const stranger = await createParty('stranger')
+  for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
+    const first = connectTls({ port: edge.address.port, host: '127.0.0.1', rejectUnauthorized: false, ...client, maxVersion: version, minVersion: version })
+    const sessions: Buffer[] = []
+    first.on('session', (session) => sessions.push(session))
+    first.write(get)
+    await readAll(first)
+    const again = await dial(edge, { ...client, maxVersion: version, minVersion: version, session: sessions.at(-1) })
+    assert.equal(again.isSessionReused(), true)
+    again.write(get)
+    await readAll(again)
+    const other = await dial(edge, { ...stranger, maxVersion: version })
+    other.write(get)
+    await readAll(other)
+    const [full, resumed, foreign] = edge.seen.splice(0)
+    assert.equal(full?.certificateFault, undefined)
+    assert.ok(full?.certificate)
+    assert.deepEqual(resumed?.certificate, full.certificate)
+    assert.equal(resumed?.certificateFault, undefined)
+    assert.match(foreign?.certificateFault ?? '', /UNABLE_TO/)
+  }
+})
+
+test('TLS 1.1 is refused', async () => {
+  await using edge = await startEdge()
+  const socket = connectTls({
+    port: edge.address.port,
+    host: '127.0.0.1',
+    rejectUnauthorized: false,
+    minVersion: 'TLSv1.1',
+    maxVersion: 'TLSv1.1',
+    ciphers: 'DEFAULT@SECLEVEL=0',
+  })
+  const [error] = await once(socket, 'error')
+  assert.match((error as NodeJS.ErrnoException).code ?? '', /^ERR_SSL/)
+})
+
+test('a connection is kept for the next request', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge)
+  const text = readAll(socket)
+  socket.write('GET /1 HTTP/1.1\r\nHost: h\r\n\r\n')
+  await once(socket, 'data')
+  socket.write('GET /2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n')
+  assert.equal((await text).match(/HTTP\/1\.1 200 OK/g)?.length, 2)
+  assert.deepEqual(edge.seen.map((request) => request.path), ['/1', '/2'])
+})
+
+test('HEAD is answered with the length and without the body', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge)
+  socket.write('HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n')
+  assert.match(await readAll(socket), /\r\nContent-Length: 9\r\n[^]*\r\n\r\n$/)
+})
+
+test('a body that is declared too large is refused with a readable 413, and the handler is not asked', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge)
+  socket.write(`POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n${'a'.repeat(1_001)}`)
+  const answer = await readAll(socket)
+  assert.match(answer, /^HTTP\/1\.1 413 /)
+  assert.match(answer, /\r\nConnection: close\r\n/)
+  assert.match(answer, /larger than 1000 bytes$/)
+  assert.equal(edge.seen.length, 0)
+})
+
+test('a body of exactly the limit is accepted', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge)
+  socket.write(`POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n${'a'.repeat(1_000)}`)
+  assert.match(await readAll(socket), /1000 octets/)
+})
+
+for (const chunked of [false, true]) {
+  test(`a peer that first sends all of a far too large body (${chunked ? 'streamed' : 'declared'}) can still read the 413`, async () => {
+    await using edge = await startEdge()
+    const socket = await dial(edge)
+    const body = Buffer.alloc(700_000, 97)
+    // Nothing is read before everything is written: a reset that overtakes the answer would lose it.
+    socket.pause()
+    if (chunked) {
+      socket.write('POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n')
+      for (let at = 0; at < 700_000; at += 70_000) {
+        socket.write('11170\r\n')
+        socket.write(body.subarray(at, at + 70_000))
+        socket.write('\r\n')
+      }
+    } else {
+      socket.write(`POST / HTTP/1.1\r\nHost: h\r\nContent-Length: ${body.length}\r\n\r\n`)
+      socket.write(body)
+    }
+    await new Promise<void>((resolve) => socket.write(chunked ? '0\r\n\r\n' : '', () => resolve()))
+    assert.match(await readAll(socket), /^HTTP\/1\.1 413 [^]*larger than 1000 bytes$/)
+    assert.equal(edge.seen.length, 0)
+  })
+}
+
+test('a peer that goes on sending after its 413 is closed', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge)
+  socket.write('POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n')
+  const more = (): void => {
+    if (!socket.destroyed) socket.write(Buffer.alloc(65_536), () => setImmediate(more))
+  }
+  more()
+  assert.match(await readAll(socket), /^HTTP\/1\.1 413 /)
+})
+
+test('an HTTP client that waits for 100-continue reads the 413', async () => {
+  await using edge = await startEdge()
+  const request = httpsRequest({
+    port: edge.address.port,
+    host: '127.0.0.1',
+    method: 'POST',
+    rejectUnauthorized: false,
+    agent: false,
+    headers: { Expect: '100-continue', 'Content-Length': '5000' },
+  })
+  request.flushHeaders()
+  const [response] = await once(request, 'response')
+  assert.equal(response.statusCode, 413)
+  request.on('error', () => undefined).destroy()
+})
+
+test('what the handler throws is rendered by fail, once, with the same request id', async () => {
+  const failed: { error: unknown; id: string; path: string }[] = []
+  let id = ''
+  await using edge = await startEdge({
+    handle: async (request) => {
+      id = request.id
+      throw new FleetError('not_found', 'nothing here')
+    },
+    fail: (error, request) => {
+      failed.push({ error, ...request })
+      return { status: 404, body: 'gone' }
+    },
+  })
+  const socket = await dial(edge)
+  socket.write(get)
+  assert.match(await readAll(socket), /^HTTP\/1\.1 404 [^]*gone$/)
+  assert.deepEqual(failed.map((one) => [one.id, one.path, isFleetError(one.error, 'not_found')]), [[id, '/x', true]])
+})
+
+test('an answer that cannot be sent closes its connection and leaves the server up', async () => {
+  await using edge = await startEdge({
+    handle: async (request) =>
+      request.path === '/bad' ? { status: 200, headers: { 'X-Bad': 'a\nb' } } : { status: 200, body: 'fine' },
+  })
+  const socket = await dial(edge)
+  socket.write('GET /bad HTTP/1.1\r\nHost: h\r\n\r\n')
+  assert.equal(await readAll(socket), '')
+  const next = await dial(edge)
+  next.write(get)
+  assert.match(await readAll(next), /fine$/)
+})
+
+test('a request that does not become complete is answered 408 and closed, also when the peer keeps its half open', async () => {
+  await using edge = await startEdge({ requestTimeoutMs: 150 })
+  const socket = await dial(edge, { allowHalfOpen: true })
+  socket.write('POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc')
+  const answer: string[] = []
+  socket.on('data', (chunk: Buffer) => answer.push(chunk.toString()))
+  await once(socket, 'end')
+  assert.match(answer.join(''), /^HTTP\/1\.1 408 Request Timeout\r\n/)
+  assert.equal(edge.seen.length, 0)
+  // Still writable on this side; the server gives the socket up by itself.
+  const poke = setInterval(() => socket.write('x'), 50)
+  await new Promise((resolve) => socket.once('close', resolve))
+  clearInterval(poke)
+})
+
+test('headers that do not become complete are answered 408', async () => {
+  await using edge = await startEdge({ requestTimeoutMs: 150 })
+  const socket = await dial(edge)
+  socket.write('GET / HTTP/1.1\r\nHost: h\r\nX-Slow: ')
+  assert.match(await readAll(socket), /^HTTP\/1\.1 408 /)
+})
+
+test('headers of more than 8 kB are answered 431', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge)
+  socket.write(`GET / HTTP/1.1\r\nHost: h\r\nX-Long: ${'a'.repeat(9_000)}\r\n\r\n`)
+  assert.match(await readAll(socket), /^HTTP\/1\.1 431 /)
+  assert.equal(edge.seen.length, 0)
+})
+
+for (const [what, bytes] of [
+  ['garbage', '\x00\x01\x02\x03garbage\r\n\r\n'],
+  ['two lengths', 'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab'],
+  ['a length and chunks', 'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n'],
+  ['a bare line feed in a header', 'GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n'],
+  ['no Host', 'GET / HTTP/1.1\r\n\r\n'],
+] as const) {
+  test(`${what} inside TLS is answered 400 and closed`, async () => {
+    await using edge = await startEdge()
+    const socket = await dial(edge)
+    socket.write(bytes)
+    assert.match(await readAll(socket), /^HTTP\/1\.1 400 /)
+    assert.equal(edge.seen.length, 0)
+  })
+}
+
+test('garbage instead of TLS is closed', async () => {
+  await using edge = await startEdge()
+  const socket = connectTcp(edge.address.port, '127.0.0.1')
+  socket.on('error', () => undefined)
+  socket.write('GET / HTTP/1.1\r\nHost: h\r\n\r\n')
+  assert.doesNotMatch(await readAll(socket), /HTTP/)
+})
+
+test('a handshake that never finishes is closed', async () => {
+  await using edge = await startEdge({ handshakeTimeoutMs: 100 })
+  const socket = connectTcp({ port: edge.address.port, host: '127.0.0.1', allowHalfOpen: true })
+  socket.on('error', () => undefined)
+  const closed = readAll(socket)
+  socket.on('end', () => socket.end())
+  await closed
+})
+
+test('a connection over the limit is closed and the ones that are open go on', async () => {
+  await using edge = await startEdge({ maxConnections: 1 })
+  const first = await dial(edge)
+  const second = connectTcp(edge.address.port, '127.0.0.1')
+  second.on('error', () => undefined)
+  assert.equal(await readAll(second), '')
+  first.write(get)
+  assert.match(await readAll(first), /200 OK/)
+})
+
+test('dispose lets a running request finish and closes what is idle', async () => {
+  let finish!: () => void
+  let asked!: () => void
+  const arrived = new Promise<void>((resolve) => {
+    asked = resolve
+  })
+  const edge = await startEdge({
+    handle: async () => {
+      asked()
+      await new Promise<void>((resolve) => {
+        finish = resolve
+      })
+      return { status: 200, body: 'finished' }
+    },
+  })
+  const idle = await dial(edge)
+  const idleClosed = once(idle, 'close')
+  const busy = await dial(edge)
+  busy.write('GET / HTTP/1.1\r\nHost: h\r\n\r\n')
+  await arrived
+  const closed = edge[Symbol.asyncDispose]()
+  await idleClosed
+  finish()
+  assert.match(await readAll(busy), /finished$/)
+  await closed
+  await assert.rejects(dial(edge), { code: 'ECONNREFUSED' })
+})
+
+test('dispose does not wait for a peer that never finishes its handshake', async () => {
+  const edge = await startEdge({ handshakeTimeoutMs: 60_000 })
+  const socket = connectTcp(edge.address.port, '127.0.0.1')
+  socket.on('error', () => undefined)
+  await once(socket, 'connect')
+  const begun = performance.now()
+  await edge[Symbol.asyncDispose]()
+  assert.ok(performance.now() - begun < 5_000)
+})
+
+test('a renewed credential is shown to the next peer', async () => {
+  await using edge = await startEdge()
+  const before = await dial(edge)
+  assert.equal(before.getPeerCertificate().subject.CN, 'edge')
+  before.destroy()
+  edge.renew(await createParty('renewed'))
+  const after = await dial(edge)
+  assert.equal(after.getPeerCertificate().subject.CN, 'renewed')
+  after.destroy()
+})
+
+test('a port in use is named in one sentence', async () => {
+  const taken = createTcpServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  const { port } = taken.address() as { port: number }
+  await assert.rejects(startEdge({ listen: `127.0.0.1:${port}` }), {
+    code: 'port_in_use',
+    message: `127.0.0.1:${port} is in use; choose another address or stop what uses it`,
+  })
+  taken.close()
+})
+
+test('an address of another machine is named in one sentence', async () => {
+  await assert.rejects(startEdge({ listen: '192.0.2.1:0' }), { code: 'port_in_use', message: /^192\.0\.2\.1:0 cannot be listened on/ })
+})
+
+test('a client on this machine reaches a wildcard address as localhost', () => {
+  assert.deepEqual(['0.0.0.0', '::', '192.0.2.1'].map(reachableHost), ['localhost', 'localhost', '192.0.2.1'])
+})
