@@ -1,0 +1,147 @@
+import type { DeviceId } from '../contract/ids.ts'
+import type { Log } from '../runtime/log.ts'
+import { type Admission, admitConnect, type ConnectFacts, type Refusal, standingOf } from './admission.ts'
+import { LogLimit } from './log-limit.ts'
+import { compilePolicy, type Matcher } from './policy.ts'
+import { principalOf } from './principal.ts'
+import type { Connection, Sessions } from './sessions.ts'
+import type { FeedClient } from './trust/feed-client.ts'
+import type { Snapshot, SnapshotChange } from './trust/snapshot.ts'
+
+/** How long a certificate that we have not heard of may hold its CONNECT up while enroll is asked. */
+const syncMs = 2_000
+
+type GateOptions = {
+  snapshot: Snapshot
+  sessions: Sessions
+  feed: Pick<FeedClient, 'everLive' | 'sync'>
+  maxConnectionsPerDevice: number
+  clock: () => Date
+  log: Log
+}
+
+/** Brings admission, sessions and snapshot together: who comes in, and who has to go when the snapshot changes. */
+export class Gate {
+  readonly #options: GateOptions
+  readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
+
+  constructor(options: GateOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Decides about a CONNECT; admitted, the connection holds its client id and everybody else with that id is gone.
+   *
+   * @returns undefined when the connection ended meanwhile; `endTurn` is to be called once the CONNACK is out or the
+   *   connection is gone
+   */
+  async connect(
+    connection: Connection,
+    connect: ConnectFacts,
+  ): Promise<(Admission & { endTurn?: () => void }) | undefined> {
+    const { sessions, snapshot, feed } = this.#options
+    connection.state = 'connecting'
+    let admission = this.#decide(connection, connect)
+    // A device may connect before the event of its own enrollment has come round.
+    if (!admission.admitted && admission.reason === 'certificate_unregistered' && (await feed.sync(syncMs))) {
+      admission = this.#decide(connection, connect)
+    }
+    if (hasEnded(connection)) return undefined
+    if (!admission.admitted) return admission
+    const clientId = connect.clientId || admission.principal.deviceId
+    const endTurn = await sessions.takeTurn(clientId)
+    // What was true before the wait need not be now.
+    admission = hasEnded(connection) ? admission : this.#decide(connection, connect)
+    if (!admission.admitted || hasEnded(connection)) {
+      endTurn()
+      return hasEnded(connection) ? undefined : admission
+    }
+    if (connection.deviceId === undefined) sessions.identify(connection, admission.principal.deviceId)
+    connection.principal = admission.principal
+    connection.matcher = admission.matcher
+    connection.matcherEpoch = snapshot.epoch
+    await sessions.takeOver(clientId, connection)
+    // A revocation during that wait has kicked the connection: it is identified, so the index finds it.
+    if (hasEnded(connection)) {
+      endTurn()
+      sessions.release(connection)
+      return undefined
+    }
+    connection.will = connect.will
+    return { ...admission, endTurn }
+  }
+
+  /** The policy for a connection as it stands now; compiled again when the snapshot has moved on. */
+  matcherOf(connection: Connection): Matcher {
+    const { snapshot } = this.#options
+    if (connection.matcher === undefined || connection.matcherEpoch !== snapshot.epoch) {
+      const device = connection.deviceId === undefined ? undefined : snapshot.findDevice(connection.deviceId)
+      if (device === undefined || connection.clientId === undefined) return compilePolicy({ policies: [] }, {})
+      const { certificate, clientId } = connection
+      connection.principal = principalOf({ certificate, deviceId: connection.deviceId as DeviceId, device, clientId })
+      connection.matcher = compilePolicy(snapshot.policy.document, connection.principal.facts)
+      connection.matcherEpoch = snapshot.epoch
+    }
+    return connection.matcher
+  }
+
+  /** Ends every connection that a change leaves without standing; the others meet the new policy at their next message. */
+  enforce(change: SnapshotChange): void {
+    const { sessions, snapshot } = this.#options
+    const affected = change.replaced
+      ? [...sessions]
+      : [
+          ...change.devices.flatMap((id) => sessions.ofDevice(id)),
+          ...change.certificates.flatMap((id) => sessions.ofCertificate(id)),
+        ]
+    for (const connection of affected) {
+      connection.matcherEpoch = -1
+      const { fingerprint } = connection.certificate
+      const standing = standingOf(fingerprint, snapshot)
+      // One that is still to be asked about at CONNECT, where enroll is asked first, was never taken for known.
+      if (
+        standing !== undefined &&
+        (connection.deviceId !== undefined || snapshot.findCertificate(fingerprint) !== undefined)
+      ) {
+        sessions.kick(connection, standing.reason)
+      }
+    }
+  }
+
+  /** A storm of refusals from one address is told in summary. */
+  logRefusal(
+    refusal: Pick<Refusal, 'reason' | 'message'>,
+    peer: { remoteAddress: string; deviceId?: string | undefined; serial?: string; clientId?: string | undefined },
+  ): void {
+    const { clock, log } = this.#options
+    const turn = this.#refusals.take(peer.remoteAddress, clock().getTime())
+    if (turn === undefined) return
+    const { suppressed } = turn
+    log.warn(
+      {
+        event: 'connection.refused',
+        reason: refusal.reason,
+        detail: refusal.message,
+        ...peer,
+        ...(suppressed > 0 ? { suppressed } : {}),
+      },
+      'connection refused',
+    )
+  }
+
+  #decide(connection: Connection, connect: ConnectFacts): Admission {
+    const { snapshot, sessions, feed, clock, maxConnectionsPerDevice } = this.#options
+    const deviceId = snapshot.findCertificate(connection.certificate.fingerprint)?.deviceId
+    return admitConnect({
+      evidence: connection.evidence,
+      connect,
+      beliefs: snapshot,
+      live: feed.everLive,
+      now: clock(),
+      otherConnections: deviceId === undefined ? 0 : sessions.countOthers(deviceId, connect.clientId || deviceId),
+      maxConnections: maxConnectionsPerDevice,
+    })
+  }
+}
+
+const hasEnded = (connection: Connection): boolean => connection.cut || connection.state === 'closed'

@@ -1,0 +1,187 @@
+import type { TLSSocket } from 'node:tls'
+import type { ProblemCode } from '../contract/problems.ts'
+import { topicMatches } from '../contract/topics.ts'
+import type { CertificateFacts } from '../pki/certificate.ts'
+import type { PeerEvidence, Will } from './admission.ts'
+import type { Matcher } from './policy.ts'
+import type { Principal } from './principal.ts'
+import type { FrameGuard } from './wire/frame-guard.ts'
+
+/** Why a connection ended; what is not a problem is one of the peer's own ways to go. */
+export type EndReason = ProblemCode | 'disconnected' | 'connection_lost' | 'keep_alive_expired' | 'shutdown'
+
+/** One TLS connection, from the end of its handshake to its end. */
+export class Connection {
+  readonly socket: TLSSocket
+  readonly evidence: PeerEvidence
+  readonly certificate: CertificateFacts
+  readonly remoteAddress: string
+  guard!: FrameGuard
+  state: 'handshaken' | 'connecting' | 'live' | 'closed' = 'handshaken'
+  deviceId: string | undefined
+  clientId: string | undefined
+  principal: Principal | undefined
+  matcher: Matcher | undefined
+  /** Snapshot epoch that `matcher` was compiled at. */
+  matcherEpoch = -1
+  will: Will | undefined
+  /** Granted QoS by topic filter. */
+  readonly filters = new Map<string, number>()
+  /** Why it ended, once that is known. */
+  endReason: EndReason | undefined
+  /** Ended by us: nothing more is taken from it or given to it, its will included. */
+  cut = false
+  /** Ends all of it, the MQTT core's part and the will included; set by whoever serves MQTT on it. */
+  finished: Promise<void> = Promise.resolve()
+
+  constructor(socket: TLSSocket, evidence: PeerEvidence, certificate: CertificateFacts) {
+    this.socket = socket
+    this.evidence = evidence
+    this.certificate = certificate
+    this.remoteAddress = socket.remoteAddress ?? 'unknown'
+  }
+
+  /** @returns the highest QoS granted to a filter that matches, undefined when none does */
+  grantedFor(topic: string): number | undefined {
+    let highest: number | undefined
+    for (const [filter, qos] of this.filters) {
+      if (qos > (highest ?? -1) && topicMatches(filter, topic)) highest = qos
+    }
+    return highest
+  }
+
+  /** Lets what was written go out, then ends the connection. The will is due. */
+  close(reason: EndReason): void {
+    this.endReason ??= reason
+    this.guard.destroy()
+  }
+}
+
+/**
+ * Every connection since its handshake, by who it is: the revocation index. The MQTT core's own list is never asked; it
+ * can lose a live connection (trap T7) and knows none before its CONNECT.
+ */
+export class Sessions {
+  readonly #all = new Set<Connection>()
+  readonly #byDevice = new Map<string, Set<Connection>>()
+  readonly #byFingerprint = new Map<string, Set<Connection>>()
+  readonly #byClientId = new Map<string, Connection>()
+  readonly #turns = new Map<string, Promise<void>>()
+  readonly #onKick: (connection: Connection) => void
+
+  constructor(onKick: (connection: Connection) => void) {
+    this.#onKick = onKick
+  }
+
+  get size(): number {
+    return this.#all.size
+  }
+
+  [Symbol.iterator](): Iterator<Connection> {
+    return this.#all.values()
+  }
+
+  /** @param deviceId undefined while the certificate is not in the snapshot */
+  add(connection: Connection, deviceId: string | undefined): void {
+    this.#all.add(connection)
+    put(this.#byFingerprint, connection.certificate.fingerprint, connection)
+    if (deviceId !== undefined) this.identify(connection, deviceId)
+  }
+
+  identify(connection: Connection, deviceId: string): void {
+    if (connection.state === 'closed') return
+    connection.deviceId = deviceId
+    put(this.#byDevice, deviceId, connection)
+  }
+
+  remove(connection: Connection): void {
+    connection.state = 'closed'
+    this.#all.delete(connection)
+    take(this.#byFingerprint, connection.certificate.fingerprint, connection)
+    if (connection.deviceId !== undefined) take(this.#byDevice, connection.deviceId, connection)
+  }
+
+  /** The live connection of a client id; ids of the wire are keys of a Map, never of an object. */
+  findLive(clientId: string): Connection | undefined {
+    const connection = this.#byClientId.get(clientId)
+    return connection?.state === 'live' ? connection : undefined
+  }
+
+  ofDevice(deviceId: string): Connection[] {
+    return [...(this.#byDevice.get(deviceId) ?? [])]
+  }
+
+  /** Connections of a device that hold or are being given a client id other than `clientId`. */
+  countOthers(deviceId: string, clientId: string): number {
+    let others = 0
+    for (const connection of this.#byDevice.get(deviceId) ?? []) {
+      if (connection.clientId !== undefined && connection.clientId !== clientId) others++
+    }
+    return others
+  }
+
+  ofCertificate(fingerprint: string): Connection[] {
+    return [...(this.#byFingerprint.get(fingerprint) ?? [])]
+  }
+
+  /** Ends a connection at once, whatever state it is in; its will is not published. */
+  kick(connection: Connection, reason: ProblemCode): void {
+    if (connection.cut) return
+    connection.cut = true
+    connection.endReason = reason
+    connection.will = undefined
+    connection.socket.destroy()
+    connection.guard.destroy()
+    this.#onKick(connection)
+  }
+
+  /**
+   * Waits until `clientId` is free: CONNECTs of one id take turns, and the connection that holds it is closed and wholly
+   * gone, its will published, before the next goes on [MQTT-3.1.4-2]. The core mixes them up otherwise (traps T6, T7).
+   *
+   * @returns ends the turn; call it when the CONNECT has been answered or the connection is gone
+   */
+  async takeTurn(clientId: string): Promise<() => void> {
+    const before = this.#turns.get(clientId)
+    let end!: () => void
+    const turn = new Promise<void>((resolve) => {
+      end = resolve
+    })
+    const queue = (before ?? Promise.resolve()).then(() => turn)
+    this.#turns.set(clientId, queue)
+    void queue.then(() => {
+      if (this.#turns.get(clientId) === queue) this.#turns.delete(clientId)
+    })
+    await before
+    return end
+  }
+
+  /** In its turn: the holder of `clientId` is closed and gone when this resolves; `connection` holds the id then. */
+  async takeOver(clientId: string, connection: Connection): Promise<void> {
+    connection.clientId = clientId // counts from here on
+    const holder = this.#byClientId.get(clientId)
+    if (holder !== undefined) {
+      holder.close('session_taken_over')
+      await holder.finished
+    }
+    if (connection.state !== 'closed') this.#byClientId.set(clientId, connection)
+  }
+
+  /** The connection no longer holds its client id. */
+  release(connection: Connection): void {
+    const { clientId } = connection
+    if (clientId !== undefined && this.#byClientId.get(clientId) === connection) this.#byClientId.delete(clientId)
+  }
+}
+
+function put(index: Map<string, Set<Connection>>, key: string, connection: Connection): void {
+  const set = index.get(key)
+  if (set === undefined) index.set(key, new Set([connection]))
+  else set.add(connection)
+}
+
+function take(index: Map<string, Set<Connection>>, key: string, connection: Connection): void {
+  const set = index.get(key)
+  set?.delete(connection)
+  if (set?.size === 0) index.delete(key)
+}

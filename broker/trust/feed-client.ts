@@ -1,0 +1,244 @@
+import { connect, type TLSSocket } from 'node:tls'
+import {
+  encodeLine,
+  type FeedEvent,
+  type FromBroker,
+  type FromEnroll,
+  LineReader,
+  startCursor,
+} from '../../contract/feed.ts'
+import { splitAddress } from '../../runtime/config.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import type { EdgeCredential } from '../../runtime/https.ts'
+import type { Log } from '../../runtime/log.ts'
+import type { Snapshot, SnapshotChange } from './snapshot.ts'
+
+/** The name in enroll's certificate, whatever address it is reached by. */
+const serverName = 'enroll.fleetgate.internal'
+const firstRetryMs = 100
+const lastRetryMs = 2_000
+/** Lines that wait to be applied before the peer is asked to hold on. */
+const maxWaiting = 2_000
+const maxBatch = 500
+/** A feed that never gets as far as `live` in this time is dropped and dialled again. */
+const silenceMs = 30_000
+
+type FeedOptions = {
+  address: string
+  brokerId: string
+  snapshot: Snapshot
+  /** Asked at each attempt, so that a renewed credential is used. */
+  credential: () => EdgeCredential & { root: string }
+  /** Puts a change in force with the sessions that are open; `applied` is reported after it. */
+  onChange: (change: SnapshotChange) => void
+  random: () => number
+  log: Log
+}
+
+/** Follows the trust feed for as long as it lives, across every loss of the connection. */
+export class FeedClient implements AsyncDisposable {
+  readonly #options: FeedOptions
+  #socket: TLSSocket | undefined
+  #everLive = false
+  #connected = false
+  #closed = false
+  #failures = 0
+  #mistrustCursor = false
+  #retry: NodeJS.Timeout | undefined
+  #waiting: FromEnroll[] = []
+  #working: Promise<void> | undefined
+  #nextPing = 1
+  readonly #pings = new Map<number, (answered: boolean) => void>()
+  readonly #liveListeners = new Set<() => void>()
+
+  constructor(options: FeedOptions) {
+    this.#options = options
+  }
+
+  start(): void {
+    this.#dial()
+  }
+
+  /** Whether the head of the feed was reached since this process started: before that nobody knows who was revoked. */
+  get everLive(): boolean {
+    return this.#everLive
+  }
+
+  /** Whether the feed is followed at this moment. */
+  get connected(): boolean {
+    return this.#connected
+  }
+
+  /** Resolves when the feed's head has been reached once. */
+  async untilLive(): Promise<void> {
+    if (!this.#everLive) await new Promise<void>((resolve) => this.#liveListeners.add(resolve))
+  }
+
+  /** @returns whether, within `timeoutMs`, everything that enroll had committed before the call came into force */
+  sync(timeoutMs: number): Promise<boolean> {
+    if (!this.#connected) return Promise.resolve(false)
+    const id = this.#nextPing++
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => answer(false), timeoutMs)
+      const answer = (answered: boolean): void => {
+        clearTimeout(timer)
+        this.#pings.delete(id)
+        resolve(answered)
+      }
+      this.#pings.set(id, answer)
+      this.#send({ kind: 'ping', id })
+    })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true
+    clearTimeout(this.#retry)
+    this.#socket?.destroy()
+    await this.#working
+  }
+
+  #dial(): void {
+    const { address, credential, brokerId, snapshot } = this.#options
+    const { host, port } = splitAddress(address)
+    let socket: TLSSocket
+    try {
+      const { key, passphrase, cert, root } = credential()
+      socket = connect({
+        host,
+        port,
+        key,
+        cert,
+        ca: root,
+        servername: serverName,
+        minVersion: 'TLSv1.3',
+        ...(passphrase === undefined ? {} : { passphrase }),
+      })
+    } catch (error) {
+      this.#again(error as Error)
+      return
+    }
+    this.#socket = socket
+    const lines = new LineReader()
+    let failure: Error | undefined
+    socket.setEncoding('utf8')
+    socket.setTimeout(silenceMs, () => {
+      if (!this.#connected) socket.destroy(new Error('the feed is silent'))
+    })
+    socket.once('secureConnect', () => {
+      socket.setNoDelay(true)
+      socket.setKeepAlive(true, 10_000)
+      // A cursor that did not hold is not offered again: the whole feed is read anew, beside the snapshot in force.
+      if (this.#mistrustCursor && snapshot.cursor.seq > 0) snapshot.startOver()
+      this.#send({
+        kind: 'hello',
+        protocol: 1,
+        broker: brokerId,
+        cursor: this.#mistrustCursor ? startCursor : snapshot.cursor,
+      })
+    })
+    socket.on('data', (chunk: string) => {
+      try {
+        for (const line of lines.push(chunk)) this.#waiting.push(JSON.parse(line))
+      } catch (error) {
+        socket.destroy(error as Error)
+        return
+      }
+      if (this.#waiting.length > maxWaiting) socket.pause()
+      this.#working ??= this.#work(socket).finally(() => {
+        this.#working = undefined
+      })
+    })
+    socket.on('error', (error) => {
+      failure = error
+    })
+    socket.on('close', () => {
+      void (this.#working ?? Promise.resolve()).then(() => {
+        this.#waiting = []
+        snapshot.abandonDraft()
+        for (const answer of this.#pings.values()) answer(false)
+        this.#again(failure)
+      })
+    })
+  }
+
+  #again(failure: Error | undefined): void {
+    this.#socket = undefined
+    if (this.#closed) return
+    if (this.#connected || this.#failures === 0) {
+      this.#options.log.warn(
+        { event: 'feed.disconnected', seq: this.#options.snapshot.cursor.seq, detail: failure?.message },
+        'trust feed disconnected; what is known stays in force',
+      )
+    }
+    this.#connected = false
+    const wait = Math.min(lastRetryMs, firstRetryMs * 2 ** Math.min(this.#failures++, 10))
+    this.#retry = setTimeout(() => this.#dial(), wait * (0.5 + this.#options.random() / 2))
+  }
+
+  /** Applies what has arrived, in order, until nothing waits. */
+  async #work(socket: TLSSocket): Promise<void> {
+    try {
+      while (this.#waiting.length > 0 && !this.#closed) {
+        const events = this.#takeEvents()
+        if (events.length > 0) {
+          this.#options.onChange(await this.#options.snapshot.apply(events))
+          const { seq } = events.at(-1)!
+          this.#options.log.debug({ event: 'snapshot.applied', seq, events: events.length }, 'feed events in force')
+          if (!this.#options.snapshot.building) this.#send({ kind: 'applied', seq })
+        } else await this.#hear(this.#waiting.shift()!)
+        if (this.#waiting.length <= maxWaiting / 2) socket.resume()
+      }
+    } catch (error) {
+      this.#mistrustCursor = error instanceof FleetError && error.code === 'data_damaged' && !this.#mistrustCursor
+      this.#options.log.error({ event: 'feed.broken', err: error }, 'trust feed cannot be applied')
+      this.#waiting = []
+      socket.destroy(error as Error)
+    }
+  }
+
+  #takeEvents(): FeedEvent[] {
+    const at = this.#waiting.findIndex(({ kind }) => kind !== 'event')
+    const run = this.#waiting.splice(0, Math.min(at < 0 ? this.#waiting.length : at, maxBatch))
+    return run.flatMap((message) => (message.kind === 'event' ? [message] : []))
+  }
+
+  async #hear(message: FromEnroll): Promise<void> {
+    const { snapshot, log, onChange } = this.#options
+    switch (message.kind) {
+      case 'reset':
+        log.warn(
+          { event: 'feed.reset', seq: snapshot.cursor.seq },
+          'the feed does not know our cursor; reading it anew',
+        )
+        snapshot.startOver()
+        return
+      case 'live': {
+        if (snapshot.cursor.seq !== message.seq) {
+          throw new FleetError(
+            'data_damaged',
+            `the feed says its head is ${message.seq}, we have ${snapshot.cursor.seq}`,
+          )
+        }
+        onChange(await snapshot.reachedHead())
+        this.#mistrustCursor = false
+        this.#connected = true
+        this.#everLive = true
+        this.#failures = 0
+        log.info({ event: 'feed.connected', seq: message.seq }, 'trust feed followed')
+        this.#send({ kind: 'applied', seq: message.seq })
+        for (const listener of this.#liveListeners) listener()
+        this.#liveListeners.clear()
+        return
+      }
+      case 'pong':
+        this.#pings.get(message.id)?.(true)
+        return
+      default:
+        throw new Error(`unknown feed message ${String((message as { kind: unknown }).kind).slice(0, 40)}`)
+    }
+  }
+
+  #send(message: FromBroker): void {
+    if (this.#socket?.writable) this.#socket.write(encodeLine(message))
+  }
+}

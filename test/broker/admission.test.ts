@@ -1,0 +1,319 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { after, before, beforeEach, test } from 'node:test'
+import {
+  BrokerHarness,
+  connectPacket,
+  packet,
+  parsePolicy,
+  readToEnd,
+  starter,
+  type TestDevice,
+  textField,
+} from '../harness/broker.ts'
+import { TestPki } from '../harness/certificates.ts'
+
+const day = 86_400_000
+let harness: BrokerHarness
+/** Moved on before each test, so that the refusals of one do not silence the log lines of the next. */
+let skewMs = 0
+beforeEach(() => {
+  skewMs += 120_000
+})
+
+before(async () => {
+  harness = await BrokerHarness.start({
+    clock: () => new Date(Date.now() + skewMs),
+    broker: { maxConnectionsPerDevice: 2 },
+  })
+})
+after(() => harness[Symbol.asyncDispose]())
+
+async function refusedAtHandshake(credential: Parameters<BrokerHarness['socket']>[0]): Promise<void> {
+  const socket = await harness.socket(credential)
+  socket.write(connectPacket('x'))
+  assert.equal((await readToEnd(socket)).length, 0, 'not one byte is answered')
+}
+
+test('a client without a certificate is closed before a byte of MQTT is read', async () => {
+  await refusedAtHandshake(undefined)
+  await harness.testLog.until('connection.refused', { reason: 'certificate_missing' })
+})
+
+test('a client with a self-signed certificate is closed before a byte of MQTT is read', async () => {
+  await refusedAtHandshake(await TestPki.selfSigned('sensor-1'))
+  await harness.testLog.until('connection.refused', { reason: 'certificate_self_signed' })
+})
+
+test('a client of a foreign CA is a stranger, also when its CA has the name of ours and sends itself along', async () => {
+  const foreign = await TestPki.create('Test')
+  const device = await foreign.device('sensor-1')
+  await refusedAtHandshake({ ...device, chain: device.chain + foreign.root.pem })
+  await harness.testLog.until('connection.refused', { reason: 'certificate_untrusted', serial: device.serial })
+})
+
+test('a foreign certificate that has also expired or is for servers is a stranger all the same', async () => {
+  const foreign = await TestPki.create('Elsewhere')
+  const expired = await foreign.device('sensor-1', {
+    notBefore: new Date(Date.now() - 3 * day),
+    notAfter: new Date(Date.now() - day),
+  })
+  const server = await foreign.device('sensor-1', { usage: ['1.3.6.1.5.5.7.3.1'] })
+  for (const device of [expired, server]) {
+    await refusedAtHandshake({ ...device, chain: device.chain + foreign.root.pem })
+    await harness.testLog.until('connection.refused', { reason: 'certificate_untrusted', serial: device.serial })
+  }
+})
+
+async function hearsCode(device: TestDevice, code: number, reason: string, options = {}): Promise<void> {
+  assert.equal(await harness.refusal(device, options), code)
+  await harness.testLog.until('connection.refused', { reason, serial: device.serial })
+}
+
+test('a device of ours with an expired certificate hears CONNACK 5', async () => {
+  const device = await harness.device('expired-1', {
+    notBefore: new Date(Date.now() - 3 * day),
+    notAfter: new Date(Date.now() - day),
+  })
+  await hearsCode(device, 5, 'certificate_expired')
+})
+
+test('a certificate that expires by our clock, not by the machine’s, hears CONNACK 5', async () => {
+  const device = await harness.device('expires-1', { notAfter: new Date(Date.now() + 10 * day) })
+  assert.equal(await harness.refusal(device), 0)
+  skewMs += 11 * day
+  try {
+    await hearsCode(device, 5, 'certificate_expired')
+  } finally {
+    skewMs -= 11 * day
+  }
+})
+
+test('a certificate that is not valid yet hears CONNACK 5', async () => {
+  const device = await harness.device('early-1', { notBefore: new Date(Date.now() + day) })
+  await hearsCode(device, 5, 'certificate_not_yet_valid')
+})
+
+test('a certificate of ours that is not for client authentication hears CONNACK 5', async () => {
+  await hearsCode(await harness.device('server-1', { usage: ['1.3.6.1.5.5.7.3.1'] }), 5, 'certificate_wrong_usage')
+  await hearsCode(await harness.device('any-1', { usage: [] }), 5, 'certificate_wrong_usage')
+})
+
+test('a certificate that chains but is not registered hears CONNACK 5 after enroll was asked', async () => {
+  const device = await harness.strangeDevice('unknown-1')
+  await hearsCode(device, 5, 'certificate_unregistered')
+})
+
+test('a device that connects before the event of its enrollment came round is let in', async () => {
+  const device = await harness.strangeDevice('quick-1')
+  let asked = false
+  harness.feed.beforePong = () => {
+    asked = true
+    harness.feed.append(
+      { type: 'device.changed', data: { id: 'quick-1', profile: 'sensor', groups: [], status: 'active' } },
+      harness.issuedFact(device),
+    )
+  }
+  try {
+    assert.equal(await harness.refusal(device), 0)
+  } finally {
+    harness.feed.beforePong = undefined
+  }
+  assert.ok(asked)
+})
+
+test('a revoked certificate hears CONNACK 5', async () => {
+  const device = await harness.device('revoked-1')
+  await harness.revokeCertificate(device)
+  await hearsCode(device, 5, 'certificate_revoked')
+})
+
+test('a revoked device hears CONNACK 5 with a certificate that nobody revoked', async () => {
+  const device = await harness.device('revoked-2')
+  harness.feed.append({
+    type: 'device.changed',
+    data: { id: device.id, profile: 'sensor', groups: [], status: 'revoked' },
+  })
+  await harness.feed.untilApplied()
+  await hearsCode(device, 5, 'device_revoked')
+})
+
+test('a client id that is not of the device hears CONNACK 2', async () => {
+  const device = await harness.device('named-1')
+  for (const clientId of [
+    'named-2',
+    'named-1x',
+    'NAMED-1',
+    ':named-1',
+    '__proto__',
+    'constructor',
+    `named-1:${'x'.repeat(65)}`,
+  ]) {
+    assert.equal(await harness.refusal(device, { clientId }), 2, clientId)
+  }
+  await harness.testLog.until('connection.refused', { reason: 'client_id_mismatch', clientId: '__proto__' })
+})
+
+test('the device id, or it with a suffix, is a client id', async () => {
+  const device = await harness.device('named-3')
+  assert.equal(await harness.refusal(device, { clientId: 'named-3' }), 0)
+  assert.equal(await harness.refusal(device, { clientId: 'named-3:console' }), 0)
+})
+
+test('an empty client id is given the device id, and refused with CONNACK 2 where a session is to be kept', async () => {
+  const device = await harness.device('nameless-1')
+  const kept = await harness.socket(device)
+  kept.write(connectPacket('', { flags: 0 }))
+  assert.deepEqual(await readToEnd(kept), Buffer.from([0x20, 2, 0, 2]))
+  const socket = await harness.socket(device)
+  socket.write(connectPacket(''))
+  assert.deepEqual((await once(socket, 'data'))[0], Buffer.from([0x20, 2, 0, 0]))
+  await harness.testLog.until('session.opened', { clientId: 'nameless-1' })
+})
+
+test('the connection after the last that a device may have hears CONNACK 3', async () => {
+  const device = await harness.device('many-1')
+  await harness.connect(device, { clientId: 'many-1:a' })
+  const second = await harness.connect(device, { clientId: 'many-1:b' })
+  await hearsCode(device, 3, 'too_many_connections', { clientId: 'many-1:c' })
+  assert.equal(await harness.refusal(device, { clientId: 'many-1:b' }), 0, 'a takeover needs no room')
+  await second.endAsync()
+})
+
+test('a device that opens connections without a CONNECT is refused at the handshake in the end', async () => {
+  const device = await harness.device('flood-1')
+  for (let i = 0; i < 8; i++) await harness.socket(device)
+  assert.equal((await readToEnd(await harness.socket(device))).length, 0)
+  await harness.testLog.until('connection.refused', { reason: 'too_many_connections', deviceId: 'flood-1' })
+})
+
+test('a will that the policy does not allow is refused at CONNECT', async () => {
+  const device = await harness.device('will-1')
+  const will = { payload: Buffer.from('gone'), qos: 0 as const, retain: false }
+  for (const topic of ['devices/other/state', '$SYS/broker/new/clients', 'devices/will-1/#', 'devices/+/state']) {
+    await hearsCode(device, 5, 'will_denied', { will: { topic, ...will } })
+  }
+  assert.equal(await harness.refusal(device, { will: { topic: 'devices/will-1/state', ...will } }), 0)
+})
+
+test('a will of QoS 3 or with an empty topic is refused at CONNECT', async () => {
+  const device = await harness.device('will-2')
+  const field = (text: string): Buffer => Buffer.concat([Buffer.from([0, text.length]), Buffer.from(text)])
+  const qos3 = connectPacket('will-2', {
+    flags: 0x1e,
+    tail: Buffer.concat([field('devices/will-2/state'), field('x')]),
+  })
+  const empty = connectPacket('will-2', { flags: 0x06, tail: Buffer.concat([field(''), field('x')]) })
+  for (const bytes of [qos3, empty]) {
+    const socket = await harness.socket(device)
+    socket.write(bytes)
+    assert.deepEqual(await readToEnd(socket), Buffer.from([0x20, 2, 0, 5]))
+  }
+})
+
+test('version 5 hears that its protocol is not spoken, and does not end the session that has the client id', async () => {
+  const device = await harness.device('five-1')
+  const client = await harness.connect(device)
+  const socket = await harness.socket(device)
+  const body = Buffer.concat([textField('MQTT'), Buffer.from([5, 2, 0, 60, 0]), textField('five-1')])
+  socket.write(packet(0x10, body))
+  assert.deepEqual(await readToEnd(socket), Buffer.from([0x20, 2, 0, 1]))
+  await harness.testLog.until('connection.refused', { reason: 'protocol_violation', serial: device.serial })
+  assert.ok(client.connected)
+})
+
+for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+  /** Connects once and hands over a ticket to come back with. */
+  async function ticketOf(device: TestDevice): Promise<Buffer> {
+    const first = await harness.socket(device, { maxVersion })
+    let ticket = first.getSession()
+    first.on('session', (session) => {
+      ticket = session
+    })
+    first.write(connectPacket(device.id))
+    await once(first, 'data')
+    if (maxVersion === 'TLSv1.3' && !first.isSessionReused()) await new Promise((resolve) => setImmediate(resolve))
+    first.end()
+    await once(first, 'close')
+    assert.ok(ticket)
+    return ticket
+  }
+
+  async function resumed(device: TestDevice, session: Buffer): Promise<Buffer> {
+    const socket = await harness.socket(device, { maxVersion, session })
+    assert.ok(socket.isSessionReused(), 'the session was resumed')
+    socket.write(connectPacket(device.id))
+    const answer = await once(socket, 'data')
+    socket.destroy()
+    return answer[0] as Buffer
+  }
+
+  test(`a resumed ${maxVersion} session is let in while its certificate stands`, async () => {
+    const device = await harness.device(`resume-1-${maxVersion}`)
+    assert.deepEqual(await resumed(device, await ticketOf(device)), Buffer.from([0x20, 2, 0, 0]))
+  })
+
+  test(`a resumed ${maxVersion} session of a revoked certificate is refused`, async () => {
+    const device = await harness.device(`resume-2-${maxVersion}`)
+    const ticket = await ticketOf(device)
+    await harness.revokeCertificate(device)
+    assert.deepEqual(await resumed(device, ticket), Buffer.from([0x20, 2, 0, 5]))
+    await harness.testLog.until('connection.refused', { reason: 'certificate_revoked', serial: device.serial })
+  })
+
+  test(`a resumed ${maxVersion} session of an expired certificate is refused`, async () => {
+    const device = await harness.device(`resume-3-${maxVersion}`)
+    const ticket = await ticketOf(device)
+    skewMs += 31 * day
+    try {
+      assert.deepEqual(await resumed(device, ticket), Buffer.from([0x20, 2, 0, 5]))
+    } finally {
+      skewMs -= 31 * day
+    }
+    await harness.testLog.until('connection.refused', { reason: 'certificate_expired', serial: device.serial })
+  })
+
+  test(`a ${maxVersion} ticket of a connection without a certificate opens nothing`, async () => {
+    // The server may have closed it before the client knows that the handshake is over.
+    const first = await harness.socket(undefined, { maxVersion }).catch(() => undefined)
+    let ticket = first?.getSession()
+    first?.on('session', (session) => {
+      ticket = session
+    })
+    if (first) await readToEnd(first)
+    const second = await harness
+      .socket(undefined, { maxVersion, ...(ticket ? { session: ticket } : {}) })
+      .catch(() => undefined)
+    second?.write(connectPacket('resume-1'))
+    assert.equal(second ? (await readToEnd(second)).length : 0, 0)
+    await harness.testLog.until('connection.refused', { reason: 'certificate_missing' })
+  })
+}
+
+test('a broker that has not heard who is revoked answers CONNACK 3 to its own and still nothing to strangers', async () => {
+  await using fresh = await BrokerHarness.start({ live: false })
+  const device = await fresh.strangeDevice('sensor-1')
+  assert.equal(await fresh.refusal(device), 3)
+  await fresh.testLog.until('connection.refused', { reason: 'snapshot_stale' })
+  assert.equal((await readToEnd(await fresh.socket(await TestPki.selfSigned('sensor-1')))).length, 0)
+})
+
+test('policy decides by the record and the certificate’s own RDNs', async () => {
+  const policy = parsePolicy(`
+policies:
+  - { name: unit, match: { subject.OU: north }, allow: { publish: ["sites/\${subject.OU}/x"] } }
+  - { name: group, match: { group: lab }, allow: { publish: ["labs/\${device.group}/x"] } }
+`)
+  harness.setPolicy(policy)
+  const unit = await harness.device('unit-1', { organizationalUnits: ['north'], groups: ['lab', 'office'] })
+  try {
+    const will = (topic: string) => ({ will: { topic, payload: Buffer.from('x'), qos: 0 as const, retain: false } })
+    assert.equal(await harness.refusal(unit, will('sites/north/x')), 0)
+    assert.equal(await harness.refusal(unit, will('labs/office/x')), 0)
+    assert.equal(await harness.refusal(unit, will('sites/south/x')), 5)
+    assert.equal(await harness.refusal(unit, will('labs/other/x')), 5)
+  } finally {
+    harness.setPolicy(starter)
+    await harness.feed.untilApplied()
+  }
+})

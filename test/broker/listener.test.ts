@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { after, before, test } from 'node:test'
+import { BrokerHarness, closeOf, eventually } from '../harness/broker.ts'
+
+let harness: BrokerHarness
+before(async () => {
+  harness = await BrokerHarness.start({ broker: { handshakeTimeoutMs: 300, maxConnections: 30 } })
+})
+after(() => harness[Symbol.asyncDispose]())
+
+async function dial(): Promise<Socket> {
+  const socket = connect(harness.port, '127.0.0.1')
+  socket.on('error', () => {})
+  socket.resume()
+  await once(socket, 'connect')
+  return socket
+}
+
+test('a peer that sends nothing is closed when the handshake should be over (T29)', async () => {
+  const started = performance.now()
+  await closeOf(await dial())
+  assert.ok(performance.now() - started < 2_000)
+  await harness.testLog.until('connection.refused', { reason: 'handshake_failed' })
+})
+
+test('a ClientHello that trickles in does not buy time', async () => {
+  const socket = await dial()
+  const started = performance.now()
+  socket.write(Buffer.from([0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]))
+  const timer = setInterval(() => socket.writable && socket.write(Buffer.from([0])), 50)
+  await closeOf(socket)
+  clearInterval(timer)
+  assert.ok(performance.now() - started < 2_000)
+})
+
+test('bytes that are not TLS end the connection and harm nobody', async () => {
+  const client = await harness.connect(await harness.device('sensor-1'))
+  const socket = await dial()
+  socket.write('GET / HTTP/1.1\r\n\r\n')
+  await closeOf(socket)
+  assert.ok(client.connected)
+})
+
+test('TLS 1.1 is not spoken', async () => {
+  const device = await harness.device('sensor-2')
+  await assert.rejects(
+    harness.socket(device, { minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' }),
+  )
+})
+
+test('connections over the limit are closed before they cost a handshake, and there is room again when others go', async () => {
+  const sockets = await Promise.all(Array.from({ length: 30 }, () => dial()))
+  await closeOf(await dial())
+  await harness.testLog.until('connection.refused', { reason: 'too_many_connections' })
+  for (const socket of sockets) socket.destroy()
+  const device = await harness.device('sensor-3')
+  let code: number | string = 'closed'
+  while (code !== 0) code = await harness.refusal(device)
+})
+
+test('a port in use is one sentence', async () => {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  await harness.stopBroker()
+  const { settings } = harness
+  settings.broker = { ...settings.broker, listen: `127.0.0.1:${port}` }
+  await assert.rejects(harness.startBroker(), {
+    code: 'port_in_use',
+    message: new RegExp(`127\\.0\\.0\\.1:${port} is in use`),
+  })
+  settings.broker = { ...settings.broker, listen: '127.0.0.1:0' }
+  await new Promise((resolve) => server.close(resolve))
+  await harness.startBroker() // the failed start has let go of the folder
+})
+
+test('stopping does not wait for peers that never finish their handshake', async () => {
+  const socket = await dial()
+  const closed = closeOf(socket)
+  await eventually(() => socket.readyState === 'open')
+  await harness.stopBroker()
+  await closed
+  await harness.startBroker()
+})

@@ -1,0 +1,192 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { compilePolicy } from '../../broker/policy.ts'
+import { type PolicyDocument, type PrincipalFacts, policyDocument } from '../../contract/policy-document.ts'
+import { parsePolicy, starter } from '../harness/broker.ts'
+
+const sensor: PrincipalFacts = {
+  'device.id': ['s1'],
+  'device.profile': ['sensor'],
+  'device.group': ['lab', 'roof'],
+  profile: ['sensor'],
+  group: ['lab', 'roof'],
+}
+
+const publishes = (document: PolicyDocument, facts: PrincipalFacts, topic: string): boolean =>
+  compilePolicy(document, facts).allows('publish', topic).allowed
+const subscribes = (document: PolicyDocument, facts: PrincipalFacts, filter: string): boolean =>
+  compilePolicy(document, facts).allows('subscribe', filter).allowed
+
+test('the starter policy lets a device publish under its own name and read its own commands and groups', () => {
+  assert.ok(publishes(starter, sensor, 'devices/s1/telemetry/t'))
+  assert.ok(subscribes(starter, sensor, 'devices/s1/commands/#'))
+  assert.ok(subscribes(starter, sensor, 'groups/lab/broadcast'))
+  assert.ok(subscribes(starter, sensor, 'groups/roof/broadcast'))
+  for (const topic of ['devices/s2/telemetry/t', 'devices', 'devices/s1x', 'groups/lab/broadcast'])
+    assert.ok(!publishes(starter, sensor, topic))
+  for (const filter of [
+    'devices/+/commands/#',
+    'devices/s1/#',
+    '#',
+    '+/s1/commands/x',
+    'groups/+/broadcast',
+    'groups/other/broadcast',
+  ]) {
+    assert.ok(!subscribes(starter, sensor, filter), filter)
+  }
+})
+
+test('nobody is allowed what no statement speaks for, and the verdict names no statement', () => {
+  assert.deepEqual(compilePolicy({ policies: [] }, sensor).allows('publish', 'a'), { allowed: false })
+})
+
+test('a deny beats every allow, whatever their order, and is named', () => {
+  const allow = '{ name: yes, allow: { publish: ["a/#"], subscribe: ["a/#"] } }'
+  const deny = '{ name: no, deny: { publish: ["a/+/x"], subscribe: ["a/b/#"] } }'
+  for (const policies of [`${allow}, ${deny}`, `${deny}, ${allow}`]) {
+    const matcher = compilePolicy(parsePolicy(`policies: [${policies}]`), sensor)
+    assert.deepEqual(matcher.allows('publish', 'a/b/x'), { allowed: false, statement: 'no' })
+    assert.deepEqual(matcher.allows('publish', 'a/b/y'), { allowed: true, statement: 'yes' })
+    assert.deepEqual(matcher.allows('subscribe', 'a/b/c'), { allowed: false, statement: 'no' })
+    // Wider than what is denied: subscribed, and the denied part is held back at delivery.
+    assert.equal(matcher.allows('subscribe', 'a/#').allowed, true)
+    assert.equal(matcher.allowsDelivery('a/b/c'), false)
+    assert.equal(matcher.allowsDelivery('a/c'), true)
+  }
+})
+
+test('a filter is allowed only when one allowed filter covers it whole', () => {
+  const matcher = compilePolicy(parsePolicy('policies: [{ name: p, allow: { subscribe: ["a/b", "a/c", "d/+"] } }]'), {})
+  assert.equal(matcher.allows('subscribe', 'a/+').allowed, false)
+  assert.equal(matcher.allows('subscribe', 'd/+').allowed, true)
+  assert.equal(matcher.allows('subscribe', 'd/#').allowed, false)
+})
+
+test('topics that begin with $ and shared subscriptions are closed to who may do everything', () => {
+  const matcher = compilePolicy(
+    parsePolicy('policies: [{ name: all, allow: { publish: ["#", "+/x"], subscribe: ["#", "+/x"] } }]'),
+    {},
+  )
+  for (const text of ['$SYS/x', '$share/g/a', '$', '$x/x']) {
+    assert.equal(matcher.allows('publish', text).allowed, false)
+    assert.equal(matcher.allows('subscribe', text).allowed, false)
+    assert.equal(matcher.allowsDelivery(text), false)
+  }
+})
+
+test('a wildcard in a topic name, an empty topic and a malformed filter are not allowed by anything', () => {
+  const matcher = compilePolicy(
+    parsePolicy('policies: [{ name: all, allow: { publish: ["#"], subscribe: ["#"] } }]'),
+    {},
+  )
+  for (const topic of ['', 'a/#', 'a/+', '\u0000']) assert.equal(matcher.allows('publish', topic).allowed, false)
+  for (const filter of ['', 'a/#/b', 'a+', 'a/b#']) assert.equal(matcher.allows('subscribe', filter).allowed, false)
+})
+
+test('a value that is missing or could change a pattern’s shape makes the pattern match nothing', () => {
+  const document = parsePolicy(
+    `policies: [{ name: p, allow: { publish: ["x/\${subject.OU}/y"], subscribe: ["x/\${subject.OU}/#", "\${subject.OU}/z"] } }]`,
+  )
+  for (const value of ['', '+', '#', 'a/b', 'a+', '/', '$SYS', 'a\u0000', 'a\nb']) {
+    const matcher = compilePolicy(document, { 'subject.OU': [value] })
+    for (const topic of ['x/a/y', `x/${value}/y`, 'x//y', 'x/+/y'])
+      assert.equal(matcher.allows('publish', topic).allowed, false, value)
+    for (const filter of ['x/a/#', 'x/+/#', 'x/#', '#'])
+      assert.equal(matcher.allows('subscribe', filter).allowed, false, value)
+  }
+  assert.equal(compilePolicy(document, {}).allows('publish', 'x//y').allowed, false)
+})
+
+// A second opinion, from the words of the specification: by enumeration where the code compares levels.
+const matches = (filter: string, topic: string): boolean => {
+  if (topic.startsWith('$') && /^[+#]/.test(filter)) return false
+  const parts = filter
+    .split('/')
+    .map((level) => (level === '+' ? '[^/]*' : level === '#' ? '.*' : level.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&')))
+  if (parts.at(-1) === '.*') {
+    const parent = parts.slice(0, -1).join('/')
+    return parts.length === 1 || new RegExp(`^${parent}(/.*)?$`, 's').test(topic)
+  }
+  return new RegExp(`^${parts.join('/')}$`, 's').test(topic)
+}
+const levels = ['a', 'b', ''] as const
+const allTopics = [1, 2, 3, 4].flatMap(function build(depth: number): string[] {
+  return depth === 1 ? [...levels] : build(depth - 1).flatMap((topic) => levels.map((level) => `${topic}/${level}`))
+})
+const topicNames = allTopics.filter((topic) => topic !== '')
+
+const plainLevel = fc.constantFrom(...levels)
+const filter = fc
+  .tuple(
+    fc.array(fc.oneof({ weight: 3, arbitrary: plainLevel }, { weight: 1, arbitrary: fc.constant('+') }), {
+      minLength: 1,
+      maxLength: 3,
+    }),
+    fc.boolean(),
+  )
+  .map(([parts, rest]) => [...parts, ...(rest ? ['#'] : [])].join('/'))
+  .filter((text) => text !== '')
+const rules = fc.record({ publish: fc.array(filter, { maxLength: 3 }), subscribe: fc.array(filter, { maxLength: 3 }) })
+const documents = fc
+  .array(fc.record({ allow: rules, deny: rules }), { maxLength: 3 })
+  .map((list) => policyDocument.parse({ policies: list.map((statement, at) => ({ name: `s${at}`, ...statement })) }))
+
+test('publish and delivery agree with a naive evaluator on every topic', () => {
+  fc.assert(
+    fc.property(documents, (document) => {
+      const matcher = compilePolicy(document, {})
+      for (const topic of topicNames) {
+        const speaks = (effect: 'allow' | 'deny', action: 'publish' | 'subscribe'): boolean =>
+          document.policies.some((statement) => (statement[effect][action] ?? []).some((one) => matches(one, topic)))
+        assert.equal(
+          matcher.allows('publish', topic).allowed,
+          speaks('allow', 'publish') && !speaks('deny', 'publish'),
+          topic,
+        )
+        assert.equal(matcher.allowsDelivery(topic), speaks('allow', 'subscribe') && !speaks('deny', 'subscribe'), topic)
+      }
+    }),
+    { numRuns: 300 },
+  )
+})
+
+test('an allowed filter never reaches a topic outside the allowed ones', () => {
+  fc.assert(
+    fc.property(documents, filter, (document, wanted) => {
+      const { allowed } = compilePolicy(document, {}).allows('subscribe', wanted)
+      const covers = (one: string): boolean =>
+        topicNames.filter((topic) => matches(wanted, topic)).every((topic) => matches(one, topic))
+      const all = (effect: 'allow' | 'deny'): string[] =>
+        document.policies.flatMap((statement) => statement[effect].subscribe ?? [])
+      if (allowed) assert.ok(all('allow').some(covers), `${wanted} reaches beyond`)
+      else assert.ok(!all('allow').includes(wanted) || all('deny').some(covers), `${wanted} is allowed word for word`)
+    }),
+    { numRuns: 3_000 },
+  )
+})
+
+test('no value of a principal, however hostile, opens a topic outside its pattern', () => {
+  const document = parsePolicy(
+    `policies: [{ name: p, allow: { publish: ["d/\${subject.CN}/t"], subscribe: ["d/\${subject.CN}/c/#"] } }]`,
+  )
+  const hostile = fc.oneof(
+    fc.string(),
+    fc.string({ unit: fc.constantFrom('+', '#', '/', '$', '{', '}', 'a', '\u0000', '$SYS/') }),
+  )
+  fc.assert(
+    fc.property(
+      hostile,
+      fc.array(fc.constantFrom('d', 'a', 't', 'c', 'x'), { minLength: 1, maxLength: 5 }),
+      (value, parts) => {
+        const matcher = compilePolicy(document, { 'subject.CN': [value] })
+        const topic = parts.join('/')
+        if (matcher.allows('publish', topic).allowed) assert.deepEqual(parts, ['d', value, 't'])
+        if (matcher.allowsDelivery(topic)) assert.deepEqual(parts.slice(0, 3), ['d', value, 'c'])
+        for (const wide of ['#', 'd/#', 'd/+/t', '+/+/+', 'd/+/c/#'])
+          assert.equal(matcher.allows('subscribe', wide).allowed, false)
+      },
+    ),
+    { numRuns: 3_000 },
+  )
+})

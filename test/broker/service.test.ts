@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { createPrivateKey } from 'node:crypto'
+import { once } from 'node:events'
+import { chmodSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, beforeEach, test } from 'node:test'
+import { credentialStamp, readCredential } from '../../broker/credential.ts'
+import { createBrokerService } from '../../broker/service.ts'
+import { configuration } from '../../contract/configuration.ts'
+import { BrokerHarness, closeOf, Inbox, parsePolicy } from '../harness/broker.ts'
+
+let harness: BrokerHarness
+let credentialDir: string
+beforeEach(async () => {
+  harness = await BrokerHarness.start({
+    policy: parsePolicy('policies: [{ name: all, allow: { publish: ["#"], subscribe: ["#"] } }]'),
+  })
+  credentialDir = join(harness.folder, 'credential')
+})
+afterEach(() => harness[Symbol.asyncDispose]())
+
+test('the endpoint of a wildcard address names a host that can be reached from here', async () => {
+  await using broker = await createBrokerService({
+    config: configuration.parse({ broker: { listen: '0.0.0.0:0', feed: harness.feed.address } }),
+    dataDir: join(harness.folder, 'second'),
+    credentialDir,
+    log: harness.testLog.log,
+  })
+  assert.match(broker.endpoints.mqtts, /^mqtts:\/\/localhost:\d+$/)
+})
+
+test('a data folder in use by another instance stops the start with one sentence', async () => {
+  await assert.rejects(harness.startDetached(), { code: 'data_in_use', message: /in use by another instance/ })
+})
+
+test('wills are delivered when the broker stops, and every client sees the end', async () => {
+  const watcher = await harness.connect(await harness.device('watcher-1'))
+  await watcher.subscribeAsync('wills/#', { qos: 1 })
+  const will = (topic: string) => ({ will: { topic, payload: Buffer.from('stopped'), qos: 1 as const, retain: false } })
+  const client = await harness.connect(await harness.device('sensor-1'), will('wills/sensor-1'))
+  const inbox = new Inbox(watcher)
+  const closed = Promise.all([closeOf(watcher), closeOf(client)])
+  const started = performance.now()
+  await harness.stopBroker()
+  assert.equal((await inbox.until('stopped')).topic, 'wills/sensor-1')
+  await closed
+  assert.ok(performance.now() - started < 3_000)
+  await harness.startBroker()
+})
+
+test('a key that others can read is refused', () => {
+  chmodSync(join(credentialDir, 'tls.key'), 0o644)
+  assert.throws(() => readCredential(credentialDir, undefined), { code: 'key_permissions' })
+})
+
+test('an encrypted key needs its passphrase, and the right one', () => {
+  const key = join(credentialDir, 'tls.key')
+  const passphrase = join(harness.folder, 'passphrase')
+  const pem = createPrivateKey(readFileSync(key)).export({
+    format: 'pem',
+    type: 'pkcs8',
+    cipher: 'aes-256-cbc',
+    passphrase: 'right',
+  })
+  writeFileSync(key, pem)
+  writeFileSync(passphrase, 'right\n')
+  assert.equal(readCredential(credentialDir, passphrase).passphrase, 'right')
+  writeFileSync(passphrase, 'wrong\n')
+  assert.throws(() => readCredential(credentialDir, passphrase), { code: 'key_passphrase' })
+  assert.throws(() => readCredential(credentialDir, undefined), { code: 'key_passphrase' })
+  assert.throws(() => readCredential(credentialDir, join(harness.folder, 'missing')), { code: 'data_damaged' })
+})
+
+test('a missing credential is one sentence, and a renewed one has another stamp', () => {
+  const before = credentialStamp(credentialDir)
+  const path = join(credentialDir, 'tls.crt')
+  const text = readFileSync(path)
+  renameSync(path, `${path}.old`)
+  assert.throws(() => readCredential(credentialDir, undefined), {
+    code: 'data_damaged',
+    message: /tls\.crt cannot be read/,
+  })
+  writeFileSync(path, text)
+  assert.notEqual(credentialStamp(credentialDir), before)
+})
+
+test('a broker that is killed at any moment comes back with everything it had confirmed', async () => {
+  await harness.stopBroker()
+  const devices = await Promise.all(Array.from({ length: 3 }, (_, at) => harness.strangeDevice(`crash-${at}`)))
+  const script = join(harness.folder, 'child.ts')
+  const root = join(import.meta.dirname, '..', '..')
+  const url = (path: string): string => JSON.stringify(join(root, path))
+  writeFileSync(
+    script,
+    `import { createBrokerService } from ${url('broker/service.ts')}
+import { configuration } from ${url('contract/configuration.ts')}
+import { createLog } from ${url('runtime/log.ts')}
+await createBrokerService({
+  config: configuration.parse({ broker: { listen: '127.0.0.1:0', feed: ${JSON.stringify(harness.feed.address)} } }),
+  dataDir: ${JSON.stringify(join(harness.folder, 'data'))},
+  credentialDir: ${JSON.stringify(credentialDir)},
+  log: createLog('broker', 'silent'),
+})`,
+  )
+  for (const device of devices) {
+    const hellos = harness.feed.hellos.length
+    const appliedBefore = harness.feed.appliedSeq
+    const child = spawn(process.execPath, [script], { stdio: 'inherit' })
+    if (harness.feed.hellos.length === hellos) await once(harness.feed, 'hello')
+    assert.ok(harness.feed.hellos.at(-1)!.cursor.seq >= appliedBefore, 'nothing that was confirmed is asked for again')
+    harness.feed.append(
+      { type: 'device.changed', data: { id: device.id, profile: 'sensor', groups: [], status: 'active' } },
+      harness.issuedFact(device),
+    )
+    await harness.feed.untilApplied()
+    harness.feed.append({
+      type: 'device.changed',
+      data: { id: device.id, profile: 'sensor', groups: [], status: 'revoked' },
+    })
+    await harness.feed.untilApplied()
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  }
+  harness.feed.answering = true
+  await harness.startBroker()
+  for (const device of devices) assert.equal(await harness.refusal(device), 5, `${device.id} stays revoked`)
+})

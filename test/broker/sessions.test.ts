@@ -1,0 +1,200 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { after, before, test } from 'node:test'
+import type { TLSSocket } from 'node:tls'
+import type { MqttClient } from 'mqtt'
+import {
+  BrokerHarness,
+  closeOf,
+  connectPacket,
+  eventually,
+  Inbox,
+  parsePolicy,
+  type TestDevice,
+} from '../harness/broker.ts'
+
+let harness: BrokerHarness
+let watcher: MqttClient
+let seen: Inbox
+
+before(async () => {
+  harness = await BrokerHarness.start({
+    policy: parsePolicy(`
+policies:
+  - { name: own, match: { profile: sensor }, allow: { publish: ["devices/\${device.id}/#"], subscribe: ["devices/\${device.id}/#"] } }
+  - { name: all, match: { profile: service }, allow: { publish: ["devices/#"], subscribe: ["devices/#"] } }
+`),
+  })
+  watcher = await harness.connect(await harness.device('watcher', { profile: 'service' }))
+  seen = new Inbox(watcher)
+  await watcher.subscribeAsync('devices/#', { qos: 1 })
+})
+after(() => harness[Symbol.asyncDispose]())
+
+const willOf = (id: string, payload = 'gone') => ({
+  will: { topic: `devices/${id}/will`, payload: Buffer.from(payload), qos: 1 as const, retain: false },
+})
+const willsOf = (id: string): string[] =>
+  seen.messages.filter(({ topic }) => topic === `devices/${id}/will`).map(({ payload }) => payload)
+
+/** What was published before this has been seen by the watcher when it resolves. */
+let markers = 0
+async function settle(): Promise<void> {
+  const payload = `marker ${++markers}`
+  await watcher.publishAsync('devices/marker', payload, { qos: 1 })
+  await seen.until(payload)
+}
+
+test('a revoked device loses every connection at once: live, idle and in the middle of a CONNECT', async () => {
+  const device = await harness.device('stolen-1')
+  const live = await harness.connect(device, { clientId: 'stolen-1:a', ...willOf('stolen-1') })
+  const idle = await harness.socket(device)
+  const half = await harness.socket(device)
+  half.write(connectPacket('stolen-1').subarray(0, 7))
+  await eventually(() => harness.broker.sessions.ofDevice('stolen-1').length === 3)
+  const closed = Promise.all([closeOf(live), closeOf(idle), closeOf(half)])
+  await harness.revokeDevice(device)
+  await closed
+  await harness.testLog.until('session.kicked', { deviceId: 'stolen-1', reason: 'device_revoked' })
+  await settle()
+  assert.deepEqual(willsOf('stolen-1'), [], 'its will is not published')
+  assert.equal(harness.broker.sessions.ofDevice('stolen-1').length, 0)
+})
+
+test('a revoked certificate ends its own connections and leaves those of the device’s other certificate', async () => {
+  const device = await harness.device('rekeyed-1')
+  const newer: TestDevice = await harness.device('rekeyed-1')
+  const old = await harness.connect(device, { clientId: 'rekeyed-1:old' })
+  const current = await harness.connect(newer, { clientId: 'rekeyed-1:new' })
+  const closed = closeOf(old)
+  await harness.revokeCertificate(device)
+  await closed
+  await harness.testLog.until('session.kicked', { serial: device.serial, reason: 'certificate_revoked' })
+  assert.ok(current.connected)
+})
+
+test('what a device has sent and the broker has not read when it is revoked is not published', async () => {
+  const device = await harness.device('stolen-2')
+  const client = await harness.connect(device)
+  const closed = closeOf(client)
+  harness.feed.append({
+    type: 'device.changed',
+    data: { id: device.id, profile: 'sensor', groups: [], status: 'revoked' },
+  })
+  const flood = setInterval(() => client.publish('devices/stolen-2/x', 'late'), 0)
+  await harness.feed.untilApplied()
+  await settle()
+  const count = seen.messages.length
+  await closed
+  clearInterval(flood)
+  await settle()
+  assert.equal(seen.messages.length, count + 1, 'only the marker came after the revocation was confirmed')
+})
+
+test('a CONNECT that is being decided when its device is revoked does not come in', async () => {
+  const device = await harness.device('stolen-3')
+  const unknown = { ...(await harness.strangeDevice('stolen-3')) }
+  const socket = await harness.socket(unknown)
+  harness.feed.beforePong = () => {
+    harness.feed.append(harness.issuedFact(unknown), {
+      type: 'device.changed',
+      data: { id: device.id, profile: 'sensor', groups: [], status: 'revoked' },
+    })
+  }
+  try {
+    socket.write(connectPacket('stolen-3'))
+    const chunks: Buffer[] = []
+    socket.on('data', (chunk: Buffer) => chunks.push(chunk))
+    await closeOf(socket)
+    assert.notDeepEqual(Buffer.concat(chunks), Buffer.from([0x20, 2, 0, 0]))
+  } finally {
+    harness.feed.beforePong = undefined
+  }
+})
+
+test('a will is published when the connection just ends, and not after a DISCONNECT', async () => {
+  const device = await harness.device('will-1')
+  const polite = await harness.connect(device, willOf('will-1', 'polite'))
+  await polite.endAsync()
+  const rude = await harness.connect(device, willOf('will-1', 'rude'))
+  rude.stream.destroy()
+  await seen.until('rude')
+  await settle()
+  assert.deepEqual(willsOf('will-1'), ['rude'])
+})
+
+test('a will is published when the keep alive runs out [MQTT-3.1.2-24]', async () => {
+  const device = await harness.device('will-2')
+  const socket = await harness.socket(device)
+  const field = (text: string): Buffer => Buffer.concat([Buffer.from([0, text.length]), Buffer.from(text)])
+  const tail = Buffer.concat([field('devices/will-2/will'), field('silent')])
+  socket.write(connectPacket('will-2', { flags: 0x0e, keepAlive: 1, tail }))
+  await seen.until('silent')
+  await harness.testLog.until('session.closed', { clientId: 'will-2', reason: 'keep_alive_expired' })
+})
+
+test('a will is checked again when it is due: what the policy no longer allows is not published', async () => {
+  const device = await harness.device('will-3', { groups: ['ok'] })
+  const client = await harness.connect(device, willOf('will-3'))
+  harness.feed.append({
+    type: 'device.changed',
+    data: { id: device.id, profile: 'camera', groups: [], status: 'active' },
+  })
+  await harness.feed.untilApplied()
+  client.stream.destroy()
+  await harness.testLog.until('publish.denied', { reason: 'will_denied', clientId: 'will-3' })
+  await settle()
+  assert.deepEqual(willsOf('will-3'), [])
+})
+
+test('a takeover closes the old connection and publishes its will before the new one is answered [MQTT-3.1.4-2]', async () => {
+  const device = await harness.device('twice-1')
+  const old = await harness.connect(device, willOf('twice-1', 'old'))
+  const closed = closeOf(old)
+  const current = await harness.connect(device, willOf('twice-1', 'new'))
+  await closed
+  await harness.testLog.until('session.closed', { clientId: 'twice-1', reason: 'session_taken_over' })
+  await settle()
+  assert.deepEqual(willsOf('twice-1'), ['old'])
+  assert.ok(current.connected)
+  await current.publishAsync('devices/twice-1/x', 'alive', { qos: 1 })
+})
+
+test('of 20 concurrent CONNECTs of one client id exactly one stays, and 19 wills are published', async () => {
+  const device = await harness.device('storm-1')
+  const sockets = await Promise.all(Array.from({ length: 20 }, () => harness.socket(device)))
+  const field = (text: string): Buffer => Buffer.concat([Buffer.from([0, text.length]), Buffer.from(text)])
+  const answered = sockets.map(async (socket, at) => {
+    const tail = Buffer.concat([field('devices/storm-1/will'), field(String(at))])
+    socket.write(connectPacket('storm-1', { flags: 0x0e, tail }))
+    return (await once(socket, 'data'))[0] as Buffer
+  })
+  for (const answer of await Promise.all(answered)) assert.deepEqual(answer, Buffer.from([0x20, 2, 0, 0]))
+  await seen.until(() => willsOf('storm-1').length === 19)
+  await settle()
+  const open = (): TLSSocket[] => sockets.filter((socket) => !socket.closed && !socket.readableEnded)
+  while (open().length > 1) await Promise.race(open().map((socket) => closeOf(socket)))
+  assert.equal(open().length, 1)
+  assert.equal(harness.broker.sessions.ofDevice('storm-1').length, 1)
+  assert.equal(new Set(willsOf('storm-1')).size, 19)
+  const survivor = open()[0]!
+  survivor.write(Buffer.from([0xc0, 0]))
+  assert.deepEqual((await once(survivor, 'data'))[0], Buffer.from([0xd0, 0]), 'the one that stayed is served')
+})
+
+test('connections that die during their CONNECT leave the client id free and no ghost behind', async () => {
+  const device = await harness.device('ghost-1')
+  for (let round = 0; round < 5; round++) {
+    const sockets = await Promise.all(Array.from({ length: 6 }, () => harness.socket(device)))
+    for (const socket of sockets) {
+      socket.write(connectPacket('ghost-1', { flags: 0 }))
+      socket.destroy()
+    }
+    const client = await harness.connect(device, { clean: false })
+    await client.subscribeAsync('devices/ghost-1/in', { qos: 1 })
+    const inbox = new Inbox(client)
+    await watcher.publishAsync('devices/ghost-1/in', String(round), { qos: 1 })
+    await inbox.until(String(round))
+    await client.endAsync()
+  }
+})

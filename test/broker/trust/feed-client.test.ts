@@ -1,0 +1,227 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { after, beforeEach, test } from 'node:test'
+import { startCursor } from '../../../contract/feed.ts'
+import { BrokerHarness, closeOf, connectPacket, eventually, starter } from '../../harness/broker.ts'
+import { TestPki } from '../../harness/certificates.ts'
+import { FakeFeed } from '../../harness/feed.ts'
+
+let harness: BrokerHarness
+let started = 0
+beforeEach(async () => {
+  if (started++ > 0) await harness[Symbol.asyncDispose]()
+  harness = await BrokerHarness.start()
+})
+after(() => harness[Symbol.asyncDispose]())
+
+test('an event is in force and on disk when it is reported as applied', async () => {
+  const device = await harness.device('sensor-1')
+  const client = await harness.connect(device)
+  const closed = closeOf(client)
+  let liveAtReport: number | undefined
+  harness.feed.once('applied', () => {
+    liveAtReport = harness.broker.sessions.ofDevice('sensor-1').filter(({ socket }) => !socket.destroyed).length
+  })
+  await harness.revokeDevice(device)
+  assert.equal(liveAtReport, 0)
+  await closed
+  await harness.stopBroker()
+  harness.feed.answering = false
+  await harness.startBroker()
+  assert.equal(await harness.refusal(device), 3, 'stale: enroll says nothing')
+})
+
+test('a restart goes on from the cursor, and what it knew stays known', async () => {
+  const device = await harness.device('sensor-1')
+  await harness.stopBroker()
+  const head = harness.feed.head
+  await harness.startBroker()
+  assert.equal(harness.feed.hellos.at(-1)!.cursor.seq, head)
+  assert.equal(await harness.refusal(device), 0)
+})
+
+test('a revocation while the broker was down is in force before anybody is admitted', async () => {
+  const device = await harness.device('sensor-1')
+  const other = await harness.device('sensor-2')
+  await harness.stopBroker()
+  harness.feed.append({
+    type: 'device.changed',
+    data: { id: 'sensor-1', profile: 'sensor', groups: [], status: 'revoked' },
+  })
+  harness.feed.answering = false
+  await harness.startBroker()
+  assert.equal(await harness.refusal(device), 3)
+  assert.equal(await harness.refusal(other), 3)
+  harness.feed.answering = true
+  harness.feed.drop()
+  await harness.broker.feed.untilLive()
+  assert.equal(await harness.refusal(device), 5)
+  assert.equal(await harness.refusal(other), 0)
+})
+
+test('while enroll is away what is known stays in force, and a revocation is applied when it is back', async () => {
+  const device = await harness.device('sensor-1')
+  const other = await harness.device('sensor-2')
+  const client = await harness.connect(device)
+  const closed = closeOf(client)
+  await harness.restartFeed(() => assert.ok(client.connected))
+  await harness.testLog.until('feed.disconnected')
+  assert.equal(await harness.refusal(other), 0, 'known devices come and go')
+  harness.feed.append({
+    type: 'device.changed',
+    data: { id: 'sensor-1', profile: 'sensor', groups: [], status: 'revoked' },
+  })
+  await closed
+  assert.equal(await harness.refusal(device), 5)
+})
+
+test('sync tells whether everything committed before is in force', async () => {
+  harness.feed.beforePong = () => harness.setPolicy(starter)
+  assert.equal(await harness.broker.feed.sync(2_000), true)
+  harness.feed.beforePong = undefined
+  harness.feed.answering = false
+  assert.equal(await harness.broker.feed.sync(50), false)
+  harness.feed.drop()
+  await harness.testLog.until('feed.disconnected')
+  assert.equal(await harness.broker.feed.sync(50), false)
+})
+
+test('a feed with another history is read anew beside the snapshot in force; whoever is unknown in it is kicked', async () => {
+  const kept = await harness.device('kept-1')
+  const gone = await harness.device('gone-1')
+  const [keptClient, goneClient] = [await harness.connect(kept), await harness.connect(gone)]
+  const closed = closeOf(goneClient)
+  harness.feed.rewrite(
+    { type: 'trust.changed', data: { anchors: harness.pki.anchors } },
+    { type: 'policy.changed', data: { version: 1, document: starter } },
+    { type: 'device.changed', data: { id: 'kept-1', profile: 'sensor', groups: [], status: 'active' } },
+    harness.issuedFact(kept),
+  )
+  harness.feed.drop()
+  await harness.testLog.until('feed.reset')
+  await closed
+  await harness.testLog.until('session.kicked', { deviceId: 'gone-1', reason: 'certificate_unregistered' })
+  assert.ok(keptClient.connected)
+  assert.equal(await harness.refusal(gone), 5)
+  await harness.stopBroker()
+  await harness.startBroker()
+  assert.equal(harness.feed.hellos.at(-1)!.cursor.seq, harness.feed.head, 'the new snapshot is the stored one')
+  assert.equal(await harness.refusal(gone), 5)
+})
+
+test('a reset that breaks off leaves the old snapshot in force', async () => {
+  const device = await harness.device('sensor-1')
+  const client = await harness.connect(device)
+  const appliedBefore = harness.feed.appliedSeq
+  harness.feed.rewrite(
+    { type: 'trust.changed', data: { anchors: harness.pki.anchors } },
+    { type: 'policy.changed', data: { version: 1, document: starter } },
+  )
+  let broken = 0
+  harness.feed.distort = (event) => {
+    if (event.seq === 2 && broken++ < 2) return { ...event, hash: '0'.repeat(64) }
+    return event
+  }
+  const hellos = harness.feed.hellos.length
+  harness.feed.drop()
+  while (harness.feed.hellos.length < hellos + 2) await once(harness.feed, 'hello')
+  assert.ok(client.connected)
+  assert.equal(harness.feed.appliedSeq, appliedBefore, 'nothing of a draft is reported as applied')
+  await harness.testLog.until('session.kicked', { deviceId: 'sensor-1' })
+})
+
+test('an event that does not follow in the hash chain is not applied; the feed is read anew from the start', async () => {
+  const device = await harness.device('sensor-1')
+  const client = await harness.connect(device)
+  harness.feed.distort = (event) => ({ ...event, body: event.body.replace('"active"', '"revoked"') })
+  harness.feed.append({
+    type: 'device.changed',
+    data: { id: 'sensor-1', profile: 'sensor', groups: [], status: 'active' },
+  })
+  await harness.testLog.until('feed.broken')
+  assert.ok(client.connected, 'a forged revocation is not believed')
+  harness.feed.distort = (event) => event
+  await harness.feed.untilApplied()
+  assert.deepEqual(harness.feed.hellos.at(-1)!.cursor, startCursor)
+  assert.ok(client.connected)
+})
+
+test('an event that cannot be read is not stepped over', async () => {
+  harness.feed.append({
+    type: 'device.changed',
+    data: { id: '../x', profile: 'sensor', groups: [], status: 'revoked' },
+  })
+  // The next would be readable.
+  harness.feed.append({ type: 'device.changed', data: { id: 'x', profile: 'sensor', groups: [], status: 'active' } })
+  const line = await harness.testLog.until('feed.broken')
+  assert.match(JSON.stringify(line.err), /feed event 3 cannot be read/)
+  assert.equal(harness.feed.appliedSeq, 2)
+})
+
+test('trust anchors that are no CA certificates are not put in force', async () => {
+  harness.feed.append({
+    type: 'trust.changed',
+    data: { anchors: ['-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n'] },
+  })
+  await harness.testLog.until('feed.broken')
+  assert.equal(await harness.refusal(await harness.strangeDevice('sensor-1')), 5, 'the listener still knows its own')
+})
+
+test('a feed server without the name of enroll is not believed', async () => {
+  await harness.stopBroker()
+  const credential = await harness.pki.service('impostor')
+  await using impostor = await FakeFeed.start(harness.pki, { credential })
+  const real = harness.feed
+  harness.feed = impostor
+  await harness.startDetached()
+  const line = await harness.testLog.until('feed.disconnected', { seq: 2 })
+  assert.match(String(line.detail), /enroll\.fleetgate\.internal|altnames/i)
+  assert.equal(impostor.hellos.length, 0)
+  assert.equal(harness.broker.feed.everLive, false)
+  harness.feed = real
+})
+
+test('a feed server of a foreign root is not believed', async () => {
+  await harness.stopBroker()
+  const foreign = await TestPki.create('Foreign')
+  await using impostor = await FakeFeed.start(foreign)
+  const real = harness.feed
+  harness.feed = impostor
+  await harness.startDetached()
+  await harness.testLog.until('feed.disconnected', { seq: 2 })
+  assert.equal(impostor.hellos.length, 0)
+  harness.feed = real
+})
+
+test('new trust anchors are in force for the next handshake', async () => {
+  const next = await TestPki.create('Next')
+  const device = { id: 'next-1', ...(await next.device('next-1')) }
+  const facts = [
+    {
+      type: 'device.changed' as const,
+      data: { id: 'next-1', profile: 'sensor', groups: [], status: 'active' as const },
+    },
+    harness.issuedFact(device),
+  ]
+  harness.feed.append(...facts)
+  await harness.feed.untilApplied()
+  const before = await harness.socket(device)
+  before.write(connectPacket('next-1'))
+  await closeOf(before)
+  await harness.testLog.until('connection.refused', { reason: 'certificate_untrusted' })
+  harness.feed.append({ type: 'trust.changed', data: { anchors: [...harness.pki.anchors, ...next.anchors] } })
+  await harness.feed.untilApplied()
+  assert.equal(await harness.refusal(device), 0)
+})
+
+test('ten thousand events arrive in order and in few batches', async () => {
+  const facts = Array.from({ length: 10_000 }, (_, at) => ({
+    type: 'device.changed' as const,
+    data: { id: `bulk-${at}`, profile: 'sensor', groups: ['lab'], status: 'active' as const },
+  }))
+  harness.feed.append(...facts)
+  await harness.feed.untilApplied()
+  await eventually(() => harness.feed.appliedSeq === harness.feed.head)
+  const batches = harness.testLog.lines.filter(({ event }) => event === 'snapshot.applied').length
+  assert.ok(batches < 1_000, `${batches} batches`)
+})

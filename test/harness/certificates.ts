@@ -1,0 +1,143 @@
+/** Certificates of every kind, good and bad, made by a library that production does not issue with. */
+import 'reflect-metadata'
+import { createHash, randomBytes, webcrypto } from 'node:crypto'
+import {
+  AuthorityKeyIdentifierExtension,
+  BasicConstraintsExtension,
+  ExtendedKeyUsageExtension,
+  type Extension,
+  type JsonName,
+  KeyUsageFlags,
+  KeyUsagesExtension,
+  SubjectAlternativeNameExtension,
+  SubjectKeyIdentifierExtension,
+  type X509Certificate,
+  X509CertificateGenerator,
+} from '@peculiar/x509'
+
+const ecdsa = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
+const clientAuth = '1.3.6.1.5.5.7.3.2'
+const serverAuth = '1.3.6.1.5.5.7.3.1'
+const day = 86_400_000
+
+export type TestCertificate = {
+  /** PKCS#8 PEM */
+  key: string
+  /** PEM of this one alone */
+  pem: string
+  /** PEM of this one and of the CAs above it, without the root */
+  chain: string
+  serial: string
+  fingerprint: string
+  notAfter: Date
+}
+export type TestAuthority = TestCertificate & {
+  keys: webcrypto.CryptoKeyPair
+  certificate: X509Certificate
+  above: string
+}
+type Wanted = {
+  name: JsonName
+  notBefore?: Date
+  notAfter?: Date
+  usage?: string[]
+  uris?: string[]
+  dns?: string[]
+  ips?: string[]
+  ca?: { pathLength: number }
+}
+
+async function make(wanted: Wanted, issuer: TestAuthority | undefined): Promise<TestAuthority> {
+  const keys = await webcrypto.subtle.generateKey(ecdsa, true, ['sign', 'verify'])
+  const names = [
+    ...(wanted.uris ?? []).map((value) => ({ type: 'url' as const, value })),
+    ...(wanted.dns ?? []).map((value) => ({ type: 'dns' as const, value })),
+    ...(wanted.ips ?? []).map((value) => ({ type: 'ip' as const, value })),
+  ]
+  const extensions: Extension[] = [
+    new BasicConstraintsExtension(wanted.ca !== undefined, wanted.ca?.pathLength, true),
+    new KeyUsagesExtension(
+      wanted.ca ? KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign : KeyUsageFlags.digitalSignature,
+      true,
+    ),
+    await SubjectKeyIdentifierExtension.create(keys.publicKey),
+  ]
+  if (issuer) extensions.push(await AuthorityKeyIdentifierExtension.create(issuer.keys.publicKey))
+  if (wanted.usage?.length) extensions.push(new ExtendedKeyUsageExtension(wanted.usage))
+  if (names.length > 0) extensions.push(new SubjectAlternativeNameExtension(names))
+  const serial = `01${randomBytes(15).toString('hex')}`
+  const notBefore = wanted.notBefore ?? new Date(Date.now() - day)
+  const notAfter = wanted.notAfter ?? new Date(Date.now() + 30 * day)
+  const certificate = await X509CertificateGenerator.create({
+    serialNumber: serial,
+    subject: wanted.name,
+    issuer: issuer ? issuer.certificate.subjectName.toJSON() : wanted.name,
+    notBefore,
+    notAfter,
+    publicKey: keys.publicKey,
+    signingKey: issuer ? issuer.keys.privateKey : keys.privateKey,
+    signingAlgorithm: ecdsa,
+    extensions,
+  })
+  const pem = `${certificate.toString('pem')}\n`
+  const key = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', keys.privateKey)).toString('base64')
+  return {
+    key: `-----BEGIN PRIVATE KEY-----\n${key.match(/.{1,64}/g)!.join('\n')}\n-----END PRIVATE KEY-----\n`,
+    pem,
+    chain: issuer ? pem + issuer.above : pem,
+    // What a leaf sends behind itself: this CA, and those above it but the root.
+    above: issuer ? pem + issuer.above : '',
+    serial,
+    fingerprint: createHash('sha256').update(Buffer.from(certificate.rawData)).digest('hex'),
+    notAfter: certificate.notAfter,
+    keys,
+    certificate,
+  }
+}
+
+/** A root with an issuing CA below it, and what they can issue. */
+export class TestPki {
+  readonly root: TestAuthority
+  readonly issuing: TestAuthority
+
+  private constructor(root: TestAuthority, issuing: TestAuthority) {
+    this.root = root
+    this.issuing = issuing
+  }
+
+  static async create(name = 'Test'): Promise<TestPki> {
+    const years = { notBefore: new Date(Date.now() - 400 * day), notAfter: new Date(Date.now() + 3650 * day) }
+    const root = await make({ name: [{ CN: [`${name} Root`] }], ca: { pathLength: 1 }, ...years }, undefined)
+    const issuing = await make({ name: [{ CN: [`${name} Issuing CA`] }], ca: { pathLength: 0 }, ...years }, root)
+    return new TestPki(root, issuing)
+  }
+
+  get anchors(): string[] {
+    return [this.root.pem, this.issuing.pem]
+  }
+
+  device(
+    id: string,
+    more: { notBefore?: Date; notAfter?: Date; usage?: string[]; organizationalUnits?: string[] } = {},
+  ): Promise<TestCertificate> {
+    const { organizationalUnits = [], ...dates } = more
+    const name: JsonName = [...organizationalUnits.map((unit) => ({ OU: [unit] })), { CN: [id] }]
+    return make({ name, usage: [clientAuth], uris: [`urn:fleetgate:device:${id}`], ...dates }, this.issuing)
+  }
+
+  service(name: string): Promise<TestCertificate> {
+    return make(
+      {
+        name: [{ CN: [name] }],
+        usage: [serverAuth, clientAuth],
+        dns: ['localhost', `${name}.fleetgate.internal`],
+        ips: ['127.0.0.1'],
+      },
+      this.issuing,
+    )
+  }
+
+  static selfSigned(id: string): Promise<TestCertificate> {
+    return make({ name: [{ CN: [id] }], usage: [clientAuth], uris: [`urn:fleetgate:device:${id}`] }, undefined)
+  }
+}

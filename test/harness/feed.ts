@@ -1,0 +1,153 @@
+/** An enroll service as far as a broker can see it: the trust feed of contract/feed.ts, with every fault on request. */
+import { EventEmitter, once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import { createServer, type Server, type TLSSocket } from 'node:tls'
+import {
+  type Cursor,
+  encodeLine,
+  type FeedEvent,
+  type FeedFact,
+  type FromBroker,
+  type FromEnroll,
+  LineReader,
+  startCursor,
+} from '../../contract/feed.ts'
+import { chainHash } from '../../runtime/chain.ts'
+import type { TestCertificate, TestPki } from './certificates.ts'
+
+export class FakeFeed extends EventEmitter implements AsyncDisposable {
+  readonly #server: Server
+  readonly #sockets = new Set<TLSSocket>()
+  /** Followers that have said hello, with the last event each was sent. */
+  readonly #sent = new Map<TLSSocket, number>()
+  #events: FeedEvent[] = []
+  address = ''
+  hellos: { broker: string; cursor: Cursor }[] = []
+  /** Last `applied` of any broker. */
+  appliedSeq = 0
+  /** While false nothing but the connection itself is answered. */
+  answering = true
+  /** Changes an event on its way out. */
+  distort: (event: FeedEvent) => FeedEvent = (event) => event
+
+  /** Runs when a broker asks for the head, before it is answered. */
+  beforePong: (() => void) | undefined
+
+  private constructor(server: Server) {
+    super()
+    this.setMaxListeners(100)
+    this.#server = server
+    server.on('secureConnection', (socket) => this.#accept(socket))
+    server.on('tlsClientError', (_error, socket) => socket.destroy())
+  }
+
+  static async start(pki: TestPki, options: { port?: number; credential?: TestCertificate } = {}): Promise<FakeFeed> {
+    const credential = options.credential ?? (await pki.service('enroll'))
+    const server = createServer({
+      key: credential.key,
+      cert: credential.chain,
+      ca: pki.anchors,
+      requestCert: true,
+      rejectUnauthorized: true,
+      minVersion: 'TLSv1.3',
+    })
+    const feed = new FakeFeed(server)
+    server.listen(options.port ?? 0, '127.0.0.1')
+    await once(server, 'listening')
+    feed.address = `127.0.0.1:${(server.address() as AddressInfo).port}`
+    return feed
+  }
+
+  get head(): number {
+    return this.#events.length
+  }
+
+  get events(): readonly FeedEvent[] {
+    return this.#events
+  }
+
+  append(...facts: FeedFact[]): number {
+    for (const fact of facts) {
+      const body = JSON.stringify({ at: new Date().toISOString(), ...fact })
+      const before = this.#events.at(-1) ?? startCursor
+      this.#events.push({ seq: before.seq + 1, hash: chainHash(before.hash, body), body })
+    }
+    for (const socket of this.#sent.keys()) this.#flush(socket)
+    return this.head
+  }
+
+  /** As after a restore from a backup: another history, no memory of the old one. */
+  rewrite(...facts: FeedFact[]): void {
+    this.#events = []
+    this.append(...facts)
+  }
+
+  /** Continues with the history of another feed, as the same service does after its restart. */
+  adopt(events: readonly FeedEvent[]): void {
+    this.#events = [...events]
+  }
+
+  drop(): void {
+    for (const socket of this.#sockets) socket.destroy()
+  }
+
+  /** Resolves when a broker has reported everything up to now as in force. */
+  async untilApplied(seq = this.head): Promise<void> {
+    while (this.appliedSeq < seq) await once(this, 'applied')
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()))
+    this.drop()
+    await closed
+  }
+
+  #accept(socket: TLSSocket): void {
+    this.#sockets.add(socket)
+    socket.on('error', () => socket.destroy())
+    socket.on('close', () => {
+      this.#sockets.delete(socket)
+      this.#sent.delete(socket)
+    })
+    const lines = new LineReader()
+    socket.setEncoding('utf8')
+    socket.on('data', (chunk: string) => {
+      for (const line of lines.push(chunk)) this.#hear(socket, JSON.parse(line) as FromBroker)
+    })
+  }
+
+  #hear(socket: TLSSocket, message: FromBroker): void {
+    if (message.kind === 'applied') {
+      this.appliedSeq = message.seq
+      this.emit('applied', message.seq)
+      return
+    }
+    if (message.kind === 'hello') {
+      this.hellos.push(message)
+      this.emit('hello', message)
+    }
+    if (!this.answering) return
+    if (message.kind === 'ping') {
+      this.beforePong?.()
+      this.#send(socket, { kind: 'pong', id: message.id })
+      return
+    }
+    const { seq, hash } = message.cursor
+    const ours = seq === 0 ? startCursor.hash : this.#events[seq - 1]?.hash
+    if (ours !== hash) this.#send(socket, { kind: 'reset' })
+    this.#sent.set(socket, ours === hash ? seq : 0)
+    this.#flush(socket)
+    this.#send(socket, { kind: 'live', seq: this.head })
+  }
+
+  #flush(socket: TLSSocket): void {
+    if (!this.answering) return
+    for (const event of this.#events.slice(this.#sent.get(socket)))
+      this.#send(socket, { kind: 'event', ...this.distort(event) })
+    this.#sent.set(socket, this.head)
+  }
+
+  #send(socket: TLSSocket, message: FromEnroll): void {
+    socket.write(encodeLine(message))
+  }
+}
