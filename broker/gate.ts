@@ -1,7 +1,7 @@
 import type { DeviceId } from '../contract/ids.ts'
 import type { Log } from '../runtime/log.ts'
+import { LogLimit } from '../runtime/log-limit.ts'
 import { type Admission, admitConnect, type ConnectFacts, type Refusal, standingOf } from './admission.ts'
-import { LogLimit } from './log-limit.ts'
 import { compilePolicy, type Matcher } from './policy.ts'
 import { principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'

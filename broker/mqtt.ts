@@ -8,10 +8,10 @@ import {
 } from 'aedes'
 import type { Configuration } from '../contract/configuration.ts'
 import type { Log } from '../runtime/log.ts'
+import { LogLimit } from '../runtime/log-limit.ts'
 import { type Admission, connackCode, isWillAllowed, type Will } from './admission.ts'
 import { MemoryBackend } from './backends/memory.ts'
 import type { Gate } from './gate.ts'
-import { LogLimit } from './log-limit.ts'
 import type { Connection, EndReason, Sessions } from './sessions.ts'
 import { FrameGuard } from './wire/frame-guard.ts'
 

@@ -181,7 +181,8 @@ export class FeedClient implements AsyncDisposable {
       while (this.#waiting.length > 0 && !this.#closed) {
         const events = this.#takeEvents()
         if (events.length > 0) {
-          this.#options.onChange(await this.#options.snapshot.apply(events))
+          this.#options.onChange(this.#options.snapshot.apply(events))
+          await this.#options.snapshot.save()
           const { seq } = events.at(-1)!
           this.#options.log.debug({ event: 'snapshot.applied', seq, events: events.length }, 'feed events in force')
           if (!this.#options.snapshot.building) this.#send({ kind: 'applied', seq })
@@ -220,6 +221,7 @@ export class FeedClient implements AsyncDisposable {
           )
         }
         onChange(await snapshot.reachedHead())
+        await snapshot.save() // what an earlier write may have failed to
         this.#mistrustCursor = false
         this.#connected = true
         this.#everLive = true

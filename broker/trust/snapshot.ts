@@ -71,13 +71,15 @@ const emptyState = (): SnapshotState => ({
 })
 
 /**
- * What this broker believes. Facts are on disk before they are in force, and in force before `apply` resolves.
- * After `startOver` events build a fresh snapshot aside; the old one stays in force until `reachedHead` exchanges them.
+ * What this broker believes. Facts are in force as soon as they are applied, because a thief is not to profit from a slow
+ * disk; what enroll is told was applied is on disk too. After `startOver` events build a fresh snapshot aside; the old one stays in force until `reachedHead` exchanges them.
  */
 export class Snapshot {
   readonly #store: BrokerStore
   #state: SnapshotState
   #draft: SnapshotState | undefined
+  /** In force and not on disk: kept over a write that failed, so that the stored cursor never gets ahead of its facts. */
+  #unsaved: SnapshotUpdate | undefined
   #epoch = 0
 
   private constructor(store: BrokerStore, state: SnapshotState) {
@@ -130,18 +132,27 @@ export class Snapshot {
   }
 
   /**
+   * Puts events in force, or into the draft.
+   *
    * @param events the next ones of the feed, in order
    * @throws FleetError `data_damaged` when they do not continue the chain or cannot be read; then nothing was applied
    */
-  async apply(events: readonly FeedEvent[]): Promise<SnapshotChange> {
+  apply(events: readonly FeedEvent[]): SnapshotChange {
     const state = this.#draft ?? this.#state
     const update = readEvents(state, events)
-    const inForce = state === this.#state
-    if (inForce) await this.#store.write(update)
     const change = merge(state, update)
-    if (!inForce) return unchanged()
+    if (state !== this.#state) return unchanged()
+    this.#unsaved = this.#unsaved === undefined ? update : joined(this.#unsaved, update)
     if (change.policy) this.#epoch++
     return change
+  }
+
+  /** What is in force is on disk when this resolves. */
+  async save(): Promise<void> {
+    const update = this.#unsaved
+    if (update === undefined) return
+    await this.#store.write(update)
+    if (this.#unsaved === update) this.#unsaved = undefined
   }
 
   /** The feed's head was reached: a snapshot that was built aside comes into force. */
@@ -151,6 +162,7 @@ export class Snapshot {
     await this.#store.replace(draft)
     this.#state = draft
     this.#draft = undefined
+    this.#unsaved = undefined
     this.#epoch++
     return { devices: [], certificates: [], policy: true, anchors: true, replaced: true }
   }
@@ -162,6 +174,13 @@ const unchanged = (): SnapshotChange => ({
   policy: false,
   anchors: false,
   replaced: false,
+})
+
+const joined = (first: SnapshotUpdate, then: SnapshotUpdate): SnapshotUpdate => ({
+  ...first,
+  ...then,
+  devices: new Map([...first.devices, ...then.devices]),
+  certificates: new Map([...first.certificates, ...then.certificates]),
 })
 
 function readEvents(state: SnapshotState, events: readonly FeedEvent[]): SnapshotUpdate {
