@@ -51,7 +51,8 @@ function setFromEnvironment(tree: Tree, name: string, value: string): void {
       (known) => known.replaceAll(/[A-Z]/g, '_$&').toUpperCase() === part || known.toUpperCase() === part,
     )
     if (key === undefined) {
-      const known = keys.length > 0 ? `known here: ${keys.join(', ')}` : `${path.join('.')} is set as a whole, in the file`
+      const known =
+        keys.length > 0 ? `known here: ${keys.join(', ')}` : `${path.join('.')} is set as a whole, in the file`
       throw new FleetError('config_invalid', `${name}: no such setting; ${known}`)
     }
     path.push(key)

@@ -38,7 +38,7 @@ type EdgeOptions = {
   log: Log
   handle(request: EdgeRequest): Promise<EdgeAnswer>
   /** Renders what `handle` threw, and what was refused before it ran. */
-  fail(error: unknown, request: { id: string; path: string }): EdgeAnswer
+  fail(error: unknown, request: Pick<EdgeRequest, 'id' | 'path' | 'remoteAddress'>): EdgeAnswer
 }
 
 export type Edge = AsyncDisposable & {
@@ -139,6 +139,7 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   const path = (message.url ?? '/').split('?', 1)[0]!
   const log = options.log.child({ requestId: id })
   const started = performance.now()
+  const remoteAddress = message.socket.remoteAddress ?? 'unknown'
   let result: EdgeAnswer
   try {
     const body = await readBody(message, options.maxBodyBytes)
@@ -150,13 +151,13 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
       path,
       headers: message.headers,
       body,
-      remoteAddress: socket.remoteAddress ?? 'unknown',
+      remoteAddress,
       certificate: certificate?.raw,
       certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
     })
   } catch (error) {
     if (message.destroyed && !message.complete) return
-    result = options.fail(error, { id, path })
+    result = options.fail(error, { id, path, remoteAddress })
   }
   const body = result.body ?? ''
   const headers: Record<string, string> = { ...result.headers, 'Content-Length': String(Buffer.byteLength(body)) }

@@ -21,12 +21,14 @@ export async function runService(
   const log = createLog(name, 'info')
   const supervised = process.send !== undefined
   let stop!: (why: string) => void
-  let late: NodeJS.Timeout | undefined
+  let stopping = false
   const stopped = new Promise<string>((resolve) => {
     stop = (why) => {
       resolve(why)
+      if (stopping) return
+      stopping = true
       // Counted from the wish to stop, so that a start which hangs is ended too.
-      late ??= setTimeout(() => {
+      setTimeout(() => {
         log.error({ event: 'service.drainTimedOut' }, 'did not stop in time')
         process.exit(1)
       }, drainMs)

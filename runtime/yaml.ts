@@ -40,7 +40,12 @@ export function parseYaml<S extends z.ZodType>(
   throw new FleetError(code, faults.join('\n'))
 }
 
-function parse(text: string, lineCounter: LineCounter, source: string, code: ProblemCode): ReturnType<typeof parseDocument> {
+function parse(
+  text: string,
+  lineCounter: LineCounter,
+  source: string,
+  code: ProblemCode,
+): ReturnType<typeof parseDocument> {
   try {
     return parseDocument(text, { lineCounter, prettyErrors: false })
   } catch (cause) {

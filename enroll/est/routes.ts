@@ -1,10 +1,13 @@
+import { createHash } from 'node:crypto'
 import { problems } from '../../contract/problems.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { AttemptLimit } from '../../runtime/limits.ts'
 import type { Log } from '../../runtime/log.ts'
+import { LogLimit } from '../../runtime/log-limit.ts'
 import type { CertificateAuthority } from '../ca/certificate-authority.ts'
 import type { Hierarchy } from '../ca/hierarchy.ts'
+import { basicCredentials } from '../ra/evidence.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
 import type { Registry } from '../registry/registry.ts'
 import { cacerts } from './distribution.ts'
@@ -29,6 +32,8 @@ type Operation = {
   handle(request: EdgeRequest, context: EstContext): Promise<EdgeAnswer>
 }
 
+type Asked = Pick<EdgeRequest, 'id' | 'path' | 'remoteAddress'>
+
 const prefix = '/.well-known/est/'
 
 /** RFC 7030 3.2.2, table of operations. */
@@ -48,7 +53,7 @@ const optional = new Set(['csrattrs', 'serverkeygen', 'fullcmc'])
 /** The EST edge: finds the operation, checks what its row demands, and renders every refusal. */
 export function createEst(context: EstContext): {
   handle(request: EdgeRequest): Promise<EdgeAnswer>
-  fail(error: unknown, request: { id: string; path: string }): EdgeAnswer
+  fail(error: unknown, request: Asked): EdgeAnswer
 } {
   const failures = new AttemptLimit(context.attemptsPerMinute)
   const failuresOfAddress = new AttemptLimit(context.attemptsPerMinute * 10)
@@ -57,7 +62,7 @@ export function createEst(context: EstContext): {
     const operation = findOperation(request)
     if (operation.authentication === 'none') return operation.handle(request, context)
     const now = context.clock().getTime()
-    const caller = `${request.remoteAddress} ${request.headers.authorization ?? request.certificate?.toString('base64', 0, 96) ?? ''}`
+    const caller = `${request.remoteAddress} ${nameOf(request)}`
     const waitMs = Math.max(failures.waitMs(caller, now), failuresOfAddress.waitMs(request.remoteAddress, now))
     if (waitMs > 0) {
       throw new FleetError('too_many_requests', 'too many refused requests; wait before the next', {
@@ -77,7 +82,41 @@ export function createEst(context: EstContext): {
     }
   }
 
-  return { handle, fail: (error, request) => renderFailure(error, request, context.log) }
+  const lines = new LogLimit({ burst: 20, everyMs: 10_000 })
+  function fail(error: unknown, request: Asked): EdgeAnswer {
+    if (!isFleetError(error) || problems[error.code].status >= 500) {
+      const reason = isFleetError(error) ? error.code : 'internal'
+      const fields = {
+        event: 'request.failed',
+        reason,
+        requestId: request.id,
+        path: request.path.slice(0, 200),
+        err: error,
+      }
+      context.log.error(fields, 'request failed')
+    } else {
+      // A storm from one address is told in summary.
+      const told = lines.take(request.remoteAddress, context.clock().getTime())
+      const { id: requestId, remoteAddress } = request
+      const fields = {
+        event: 'enrollment.refused',
+        reason: error.code,
+        requestId,
+        remoteAddress,
+        path: request.path.slice(0, 200),
+      }
+      if (told) context.log.warn({ ...fields, ...error.context, ...told }, 'enrollment refused')
+    }
+    return renderFailure(error, request.id)
+  }
+  return { handle, fail }
+}
+
+/** What a caller says it is, so that its refusals are counted apart from its neighbours' at the same address. */
+function nameOf(request: EdgeRequest): string {
+  if (request.certificate !== undefined) return createHash('sha256').update(request.certificate).digest('hex')
+  if (request.headers.authorization === undefined) return ''
+  return basicCredentials(request).username.slice(0, 64)
 }
 
 function findOperation(request: EdgeRequest): Operation {
@@ -107,20 +146,8 @@ function findOperation(request: EdgeRequest): Operation {
   return operation
 }
 
-async function noteRefusal(
-  request: EdgeRequest,
-  error: FleetError,
-  { registry, clock, log }: EstContext,
-): Promise<void> {
+async function noteRefusal(request: EdgeRequest, error: FleetError, { registry, clock }: EstContext): Promise<void> {
   const { deviceId, serial } = error.context as { deviceId?: string; serial?: string }
-  const fields = {
-    event: 'enrollment.refused',
-    reason: error.code,
-    requestId: request.id,
-    remoteAddress: request.remoteAddress,
-    ...error.context,
-  }
-  log.warn(fields, 'enrollment refused')
   await registry.commit({
     requestId: `${request.id}-refused`,
     writes: [],
@@ -141,26 +168,16 @@ async function noteRefusal(
 }
 
 // RFC 7030 4.2.3: an error is a status and plain text for a person.
-function renderFailure(error: unknown, request: { id: string; path: string }, log: Log): EdgeAnswer {
+function renderFailure(error: unknown, requestId: string): EdgeAnswer {
   const headers: Record<string, string> = { 'Content-Type': 'text/plain; charset=utf-8' }
   if (!isFleetError(error)) {
-    log.error(
-      { event: 'request.failed', requestId: request.id, path: request.path.slice(0, 200), err: error },
-      'request failed',
-    )
-    return { status: 500, headers, body: `the service failed; tell the operator this request id: ${request.id}\n` }
+    return { status: 500, headers, body: `internal: the service failed; tell the operator (request ${requestId})\n` }
   }
   const { status } = problems[error.code]
-  if (status >= 500) {
-    log.error(
-      { event: 'request.failed', requestId: request.id, reason: error.code, err: error, ...error.context },
-      'request failed',
-    )
-    headers['Retry-After'] = '5'
-  }
+  if (status === 503) headers['Retry-After'] = '5'
   // 401 always carries the challenge, also for a wrong token: libest gives up without it.
   if (status === 401) headers['WWW-Authenticate'] = 'Basic realm="fleetgate"'
   if (error.code === 'method_not_allowed') headers.Allow = String(error.context.allow)
   if (error.code === 'too_many_requests') headers['Retry-After'] = String(error.context.retryAfterSeconds)
-  return { status, headers, body: `${error.code}: ${error.message} (request ${request.id})\n` }
+  return { status, headers, body: `${error.code}: ${error.message} (request ${requestId})\n` }
 }

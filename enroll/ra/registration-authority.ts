@@ -41,10 +41,16 @@ export class RegistrationAuthority {
     requireSubject(request, deviceId)
     if (status === 'spent') {
       const { doc } = await getCertificate(this.#registry, serial!)
-      if (doc.status === 'issued') return { decision: 'issued', der: Buffer.from(doc.der!, 'base64') }
-      throw new FleetError('token_spent', 'this token was used, and its certificate is revoked', {
-        context: { deviceId },
-      })
+      const expired = doc.notAfter !== undefined && new Date(doc.notAfter) <= now
+      if (doc.status === 'issued' && !expired) return { decision: 'issued', der: Buffer.from(doc.der!, 'base64') }
+      const why = expired ? 'has expired' : 'is revoked'
+      throw new FleetError(
+        'token_spent',
+        `this token was used, and its certificate ${why}; ask the operator for a new one`,
+        {
+          context: { deviceId },
+        },
+      )
     }
     // A redemption that began in time may end late: the serial it reserved waits for it.
     if (status === 'unspent' && new Date(expiresAt) <= now) {

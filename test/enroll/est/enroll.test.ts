@@ -67,6 +67,24 @@ suite('simpleenroll', () => {
     assert.deepEqual([refused.status, codeOf(refused)], [403, 'token_spent'])
   })
 
+  test('a spent token does not give out a certificate that has expired or is revoked', async () => {
+    const issue = async (id: string) => {
+      const token = await fleet.token(id)
+      const { csrDer } = await createKeyAndCsr({ commonName: id })
+      assert.equal((await fleet.enroll(id, token, csrDer)).status, 200)
+      return () => fleet.enroll(id, token, csrDer)
+    }
+    const again = await issue('old-1')
+    clock.advance(31 * day)
+    const expired = await again()
+    clock.advance(-31 * day)
+    assert.deepEqual([expired.status, codeOf(expired)], [403, 'token_spent'])
+    assert.match(expired.body, /has expired/)
+    const revoked = await issue('old-2')
+    await fleet.admin('POST', '/devices/old-2/revoke', { reason: 'superseded' })
+    assert.equal(codeOf(await revoked()), 'device_revoked')
+  })
+
   test('of twenty requests racing with one token and different keys, exactly one gets a certificate', async () => {
     const token = await fleet.token('race-1')
     const requests = await Promise.all(Array.from({ length: 20 }, () => createKeyAndCsr({ commonName: 'race-1' })))
