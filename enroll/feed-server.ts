@@ -15,7 +15,7 @@ import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
 import { readCertificateEvidence } from './ra/evidence.ts'
 import { findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
-import { type Registry, readAll } from './registry/registry.ts'
+import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
 
 export type BrokerState = { id: string; connected: boolean; appliedSeq: number; lastSeenAt: string }
 export type Confirmation = { broker: string; connected: boolean; confirmed: boolean; confirmedMs?: number }
@@ -309,18 +309,27 @@ export class FeedServer implements AsyncDisposable {
     else throw new Error('unexpected line')
   }
 
-  async #remember(id: string, appliedSeq: number): Promise<void> {
+  #remember(id: string, appliedSeq: number): Promise<void> {
     const now = this.#clock()
-    const known = await findBroker(this.#registry, id)
-    const firstSeenAt = known?.doc.firstSeenAt ?? now.toISOString()
-    const requestId = `broker-${randomUUID()}`
-    await this.#registry.commit({
-      requestId,
-      writes: [writeBroker({ id, firstSeenAt, lastSeenAt: now.toISOString(), appliedSeq }, known?.rev ?? 0)],
-      audit: known
-        ? []
-        : [{ action: 'broker.joined', actor: `broker:${id}`, subject: `broker:${id}`, outcome: 'done', requestId }],
-      at: now,
+    const lastSeenAt = now.toISOString()
+    // A broker that comes back writes beside its own former connection's end.
+    return untilNoConflict(async () => {
+      const known = await findBroker(this.#registry, id)
+      const requestId = `broker-${randomUUID()}`
+      const record = { id, firstSeenAt: known?.doc.firstSeenAt ?? lastSeenAt, lastSeenAt, appliedSeq }
+      const joined = {
+        action: 'broker.joined',
+        actor: `broker:${id}`,
+        subject: `broker:${id}`,
+        outcome: 'done' as const,
+        requestId,
+      }
+      await this.#registry.commit({
+        requestId,
+        writes: [writeBroker(record, known?.rev ?? 0)],
+        audit: known ? [] : [joined],
+        at: now,
+      })
     })
   }
 }

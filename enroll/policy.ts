@@ -1,8 +1,7 @@
 import type { PolicyDocument } from '../contract/policy-document.ts'
-import { untilNoConflict } from './ca/certificate-authority.ts'
 import type { Asked } from './ra/enrollment-tokens.ts'
 import { findPolicy, type PolicyRecord, writePolicy } from './registry/policies.ts'
-import type { Registry } from './registry/registry.ts'
+import { type Registry, untilNoConflict } from './registry/registry.ts'
 
 /** Puts a checked document in force everywhere: its version, its audit entry and its feed event are one batch. */
 export function putPolicy(registry: Registry, document: PolicyDocument, asked: Asked): Promise<PolicyRecord> {

@@ -4,7 +4,7 @@ import { issue, newSerialNumber, prepare } from '../../pki/certificate.ts'
 import type { CertificateRequest } from '../../pki/csr.ts'
 import { buildName, deviceUri, formatName, parseName } from '../../pki/names.ts'
 import type { CertificateProfile } from '../../pki/profile.ts'
-import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import { FleetError } from '../../runtime/errors.ts'
 import { type CertificateRecord, getCertificate, writeCertificate } from '../registry/certificates.ts'
 import { type DeviceRecord, writeDevice } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
@@ -185,15 +185,4 @@ function subjectOf(device: DeviceRecord, profile: CertificateProfile): Buffer {
     organizationalUnits: device.groups,
     ...(profile.organization === undefined ? {} : { organization: profile.organization }),
   })
-}
-
-/** Runs `attempt` again while it loses against another writer; each run reads and decides afresh. */
-export async function untilNoConflict<T>(attempt: () => Promise<T>): Promise<T> {
-  for (let left = 5; ; left--) {
-    try {
-      return await attempt()
-    } catch (error) {
-      if (left === 0 || !isFleetError(error, 'conflict')) throw error
-    }
-  }
 }

@@ -2,9 +2,8 @@ import type { FeedFact } from '../../contract/feed.ts'
 import type { DeviceId, RevocationReason } from '../../contract/ids.ts'
 import { listCertificates, writeCertificate } from '../registry/certificates.ts'
 import { getDevice, writeDevice } from '../registry/devices.ts'
-import { type Registry, readAll, type Write } from '../registry/registry.ts'
+import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
 import { listTokens, writeToken } from '../registry/tokens.ts'
-import { untilNoConflict } from './certificate-authority.ts'
 
 export type Revocation = {
   revokedAt: string

@@ -1,9 +1,9 @@
 import { certsOnly } from '../../pki/cms.ts'
 import { parseCsr } from '../../pki/csr.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
-import { untilNoConflict } from '../ca/certificate-authority.ts'
 import { readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
 import type { Decision } from '../ra/registration-authority.ts'
+import { untilNoConflict } from '../registry/registry.ts'
 import { decodeBody, encodeBody } from './encoding.ts'
 import type { EstContext } from './routes.ts'
 

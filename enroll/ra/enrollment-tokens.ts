@@ -3,10 +3,9 @@ import type { TokenView } from '../../contract/admin-api.ts'
 import type { FeedFact } from '../../contract/feed.ts'
 import type { DeviceId, GroupName, ProfileName } from '../../contract/ids.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
-import { untilNoConflict } from '../ca/certificate-authority.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
 import { type DeviceRecord, findDevice, writeDevice } from '../registry/devices.ts'
-import type { Registry, Write } from '../registry/registry.ts'
+import { type Registry, untilNoConflict, type Write } from '../registry/registry.ts'
 import { mintToken, type TokenRecord, writeToken } from '../registry/tokens.ts'
 
 export type Asked = { actor: string; remoteAddress: string; requestId: string; now: Date }

@@ -1,6 +1,6 @@
 /** The registry: every change is one commit with a request id, decided by a pure function over the records it read. */
 import type { FeedEvent, FeedFact } from '../../contract/feed.ts'
-import { FleetError } from '../../runtime/errors.ts'
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { type AuditEntry, type AuditFact, encodeAudit } from './audit-log.ts'
 import {
   type Changes,
@@ -35,6 +35,17 @@ export type Receipt = { auditSeq: number; feedSeq: number; replayed: boolean }
 export type Paging = { after?: string | undefined; limit: number }
 /** May hold fewer than `limit`, even none; it is the last one when `next` is absent. */
 export type Page<T> = { items: Stored<T>[]; next?: string }
+
+/** Runs `attempt` again while it loses against another writer; each run reads and decides afresh. */
+export async function untilNoConflict<T>(attempt: () => Promise<T>): Promise<T> {
+  for (let left = 5; ; left--) {
+    try {
+      return await attempt()
+    } catch (error) {
+      if (left === 0 || !isFleetError(error, 'conflict')) throw error
+    }
+  }
+}
 
 /** Every page of a listing that is known to be short. */
 export async function readAll<T>(read: (paging: Paging) => Promise<Page<T>>): Promise<Stored<T>[]> {
