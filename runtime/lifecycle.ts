@@ -51,8 +51,9 @@ export async function runService(
     process.exit(0)
   } catch (error) {
     const known = isFleetError(error)
-    if (known) log.error({ event: 'service.failed', reason: error.code, ...error.context }, error.message)
-    else log.error({ event: 'service.failed', err: error }, 'service failed')
+    // A supervisor shows the operator the one sentence; beside it a line of the log would only be noise.
+    if (!known) log.error({ event: 'service.failed', err: error }, 'service failed')
+    else if (!supervised) log.error({ event: 'service.failed', reason: error.code, ...error.context }, error.message)
     tell({ kind: 'failed', code: known ? error.code : 'internal', message: (error as Error).message })
     process.exitCode = exitCodeOf(error)
     setImmediate(() => process.exit())

@@ -1,0 +1,63 @@
+// What the npm scripts call: `node bin/run.js <script> [args]`. Installs first where that is needed, then runs the script
+// with the Node that the project brings.
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync } from 'node:fs'
+import { availableParallelism, cpus } from 'node:os'
+import { join } from 'node:path'
+import { install, isInstalled } from './install.js'
+import { become, fail, findProjectNode, nodeMissing, root, runningIsEnough } from './node.js'
+
+const cores = availableParallelism?.() ?? cpus().length
+
+/** Script -> what Node is given, one list for each program to run, one after the other. */
+const scripts = {
+  start: (args) => [['cli/main.ts', 'up', ...args]],
+  demo: (args) => [['cli/main.ts', 'demo', ...args]],
+  test: (args) => [tests(args.length > 0 ? args : allTests())],
+  interop: (args) => [tests(args.length > 0 ? args : ['test/interop/*.test.ts'])],
+  bench: ([name, ...args]) => [[benchmark(name), ...args]],
+  check: () => [
+    ['node_modules/typescript/bin/tsc', '--noEmit'],
+    ['node_modules/@biomejs/biome/bin/biome', 'check'],
+  ],
+  docs: () => [['docs/generate.ts']],
+}
+
+function tests(files) {
+  return [
+    '--test',
+    '--test-reporter=spec',
+    `--test-concurrency=${Math.max(2, cores)}`,
+    '--test-timeout=120000',
+    ...files,
+  ]
+}
+
+/** What needs nothing beyond Node: the interop journeys with other people's clients are a script of their own. */
+function allTests() {
+  const folders = readdirSync(join(root, 'test'), { withFileTypes: true }).filter((entry) => entry.isDirectory())
+  const own = folders.map(({ name }) => name).filter((name) => name !== 'interop')
+  return ['test/*.test.ts', ...own.map((name) => `test/${name}/**/*.test.ts`)]
+}
+
+function benchmark(name) {
+  const file = `bench/${name}.bench.ts`
+  if (name !== undefined && existsSync(join(root, file))) return file
+  const known = readdirSync(join(root, 'bench')).filter((entry) => entry.endsWith('.bench.ts'))
+  return fail(`name a benchmark: npm run bench -- ${known.map((entry) => entry.replace('.bench.ts', '')).join(' | ')}`)
+}
+
+const [script, ...args] = process.argv.slice(2)
+if (script === undefined || !Object.hasOwn(scripts, script))
+  fail(`usage: node bin/run.js ${Object.keys(scripts).join(' | ')}`)
+const isProduct = script === 'start' || script === 'demo'
+const needed = { dev: !isProduct }
+if (!isInstalled(needed)) await install(needed)
+const node = findProjectNode() ?? (runningIsEnough ? process.execPath : nodeMissing())
+const programs = scripts[script](args)
+// The product looks for its configuration and data where the command was typed; every other script works on the project.
+if (isProduct) programs[0][0] = join(root, programs[0][0])
+else process.chdir(root)
+const last = programs.pop()
+const results = programs.map((program) => spawnSync(node, program, { stdio: 'inherit' }))
+become(node, last, results.every(({ status }) => status === 0) ? 0 : 1)

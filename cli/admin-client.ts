@@ -1,0 +1,232 @@
+import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { Agent, request } from 'node:https'
+import { z } from 'zod'
+import {
+  type AuditPage,
+  auditPage,
+  type CertificateView,
+  type CreateDevice,
+  type CreateToken,
+  certificateView,
+  type DeviceView,
+  deviceView,
+  type PolicyView,
+  type pageOf,
+  policyView,
+  type RevocationReceipt,
+  revocationReceipt,
+  type StatusView,
+  statusView,
+  type TokenView,
+  tokenView,
+} from '../contract/admin-api.ts'
+import type { RevocationReason } from '../contract/ids.ts'
+import type { PolicyDocument } from '../contract/policy-document.ts'
+import { type ProblemCode, problems } from '../contract/problems.ts'
+import { FleetError } from '../runtime/errors.ts'
+import { readPrivateFile } from '../runtime/files.ts'
+import { type Endpoints, readEndpoints, startLine } from './endpoints.ts'
+
+// The admin listener may be reached by any address; what its certificate proves is this name.
+const servername = 'enroll.fleetgate.internal'
+const answerTimeoutMs = 15_000
+const maxAnswerBytes = 64 * 1024 * 1024
+const pageSize = 1_000
+
+type Query = Record<string, string | number | undefined>
+type Call = {
+  method: 'GET' | 'POST' | 'PUT'
+  path: string
+  query?: Query
+  body?: unknown
+  waitMs?: number
+  signal?: AbortSignal | undefined
+}
+type Answer = { status: number; text: string }
+
+/** Finds the gateway that runs on `dataDir` and its operator credential. */
+export function openAdminClient(dataDir: string): AdminClient {
+  return new AdminClient(readEndpoints(dataDir), dataDir)
+}
+
+/**
+ * The admin API over mutual TLS. Every method throws FleetError: the gateway's own problem with its code and detail
+ * (`context.refused` is true when it answered 4xx), or `unavailable` when there is no answer.
+ */
+export class AdminClient implements Disposable {
+  readonly #base: URL
+  readonly #agent: Agent
+  readonly #dataDir: string
+
+  constructor(endpoints: Endpoints, dataDir: string) {
+    this.#base = new URL(endpoints.admin)
+    this.#dataDir = dataDir
+    const passphraseFile = endpoints.operatorKeyPassphraseFile
+    this.#agent = new Agent({
+      keepAlive: true,
+      ca: readFile(endpoints.rootCertificate),
+      cert: readFile(endpoints.operatorCertificate),
+      key: readPrivateFile(endpoints.operatorKey),
+      ...(passphraseFile === undefined ? {} : { passphrase: readFile(passphraseFile).replace(/\r?\n$/, '') }),
+      servername,
+    })
+  }
+
+  [Symbol.dispose](): void {
+    this.#agent.destroy()
+  }
+
+  status(): Promise<StatusView> {
+    return this.#call(statusView, { method: 'GET', path: '/v1/status' })
+  }
+
+  createDevice(body: CreateDevice): Promise<DeviceView> {
+    return this.#call(deviceView, { method: 'POST', path: '/v1/devices', body })
+  }
+
+  listDevices(query: { group?: string; profile?: string; status?: string }): Promise<DeviceView[]> {
+    return this.#pages(deviceView, '/v1/devices', query)
+  }
+
+  getDevice(id: string): Promise<DeviceView> {
+    return this.#call(deviceView, { method: 'GET', path: `/v1/devices/${encodeURIComponent(id)}` })
+  }
+
+  /** @param waitMs how long the gateway waits for its brokers to confirm, 0 for not at all */
+  revokeDevice(id: string, reason: RevocationReason, waitMs: number): Promise<RevocationReceipt> {
+    const path = `/v1/devices/${encodeURIComponent(id)}/revoke`
+    return this.#call(revocationReceipt, { method: 'POST', path, body: { reason, waitMs }, waitMs })
+  }
+
+  createToken(body: CreateToken): Promise<TokenView> {
+    return this.#call(tokenView, { method: 'POST', path: '/v1/tokens', body })
+  }
+
+  listCertificates(query: { deviceId?: string }): Promise<CertificateView[]> {
+    return this.#pages(certificateView, '/v1/certificates', query)
+  }
+
+  getCertificate(serial: string): Promise<CertificateView> {
+    return this.#call(certificateView, { method: 'GET', path: `/v1/certificates/${encodeURIComponent(serial)}` })
+  }
+
+  getPolicy(): Promise<PolicyView> {
+    return this.#call(policyView, { method: 'GET', path: '/v1/policy' })
+  }
+
+  applyPolicy(body: PolicyDocument): Promise<PolicyView> {
+    return this.#call(policyView, { method: 'PUT', path: '/v1/policy', body })
+  }
+
+  listAudit(query: { after?: number; limit: number; waitMs?: number }, signal?: AbortSignal): Promise<AuditPage> {
+    return this.#call(auditPage, { method: 'GET', path: '/v1/audit', query, waitMs: query.waitMs ?? 0, signal })
+  }
+
+  async #pages<T extends z.ZodType>(item: T, path: string, query: Query): Promise<z.output<T>[]> {
+    const page = z.object({ items: z.array(item), next: z.string().optional() }) satisfies ReturnType<typeof pageOf<T>>
+    const items: z.output<T>[] = []
+    for (let after: string | undefined; ; ) {
+      const part = await this.#call(page, { method: 'GET', path, query: { ...query, after, limit: pageSize } })
+      items.push(...part.items)
+      if (part.next === undefined) return items
+      after = part.next
+    }
+  }
+
+  async #call<T extends z.ZodType>(schema: T, call: Call): Promise<z.output<T>> {
+    const headers: Record<string, string> = { accept: 'application/json' }
+    if (call.body !== undefined) headers['content-type'] = 'application/json'
+    if (call.method !== 'GET') headers['idempotency-key'] = randomUUID()
+    let answer: Answer
+    try {
+      answer = await this.#send(call, headers)
+    } catch (error) {
+      // The connection broke and the outcome is unknown: the same key asks for the same answer, so once more is safe.
+      if (!isBroken(error)) throw this.#unavailable(error)
+      answer = await this.#send(call, headers).catch((again) => {
+        throw this.#unavailable(again)
+      })
+    }
+    if (answer.status >= 400) throw problemOf(answer)
+    try {
+      return schema.parse(JSON.parse(answer.text))
+    } catch (cause) {
+      throw new FleetError('internal', `the gateway's answer to ${call.method} ${call.path} is not of this version`, {
+        cause,
+      })
+    }
+  }
+
+  #send(call: Call, headers: Record<string, string>): Promise<Answer> {
+    const url = new URL(call.path, this.#base)
+    for (const [name, value] of Object.entries(call.query ?? {})) {
+      if (value !== undefined) url.searchParams.set(name, String(value))
+    }
+    const body = call.body === undefined ? undefined : JSON.stringify(call.body)
+    const timeout = AbortSignal.timeout(answerTimeoutMs + (call.waitMs ?? 0))
+    const signal = call.signal === undefined ? timeout : AbortSignal.any([timeout, call.signal])
+    return new Promise((resolve, reject) => {
+      const sent = request(url, { agent: this.#agent, method: call.method, headers, signal }, (response) => {
+        const chunks: Buffer[] = []
+        let bytes = 0
+        response.on('data', (chunk: Buffer) => {
+          chunks.push(chunk)
+          bytes += chunk.length
+          if (bytes > maxAnswerBytes) sent.destroy(new Error(`the answer is larger than ${maxAnswerBytes} bytes`))
+        })
+        response.on('error', reject)
+        response.on('end', () =>
+          resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') }),
+        )
+      })
+      sent.on('error', (error) => reject(timeout.aborted ? timeout.reason : error))
+      sent.end(body)
+    })
+  }
+
+  #unavailable(cause: unknown): FleetError {
+    const { code, message } = cause as NodeJS.ErrnoException
+    const where = `the gateway at ${this.#base.origin}`
+    const start = `is it running? start it: ${startLine(this.#dataDir)}`
+    if (code === 'ECONNREFUSED')
+      return new FleetError('unavailable', `${where} refuses connections; ${start}`, { cause })
+    if (isBroken(cause)) return new FleetError('unavailable', `${where} broke the connection; ${start}`, { cause })
+    if ((cause as Error).name === 'TimeoutError') {
+      return new FleetError('unavailable', `${where} has not answered in time; look at its log, then try again`, {
+        cause,
+      })
+    }
+    return new FleetError('unavailable', `${where} cannot be used: ${message}`, { cause })
+  }
+}
+
+const isBroken = (error: unknown): boolean =>
+  ['ECONNRESET', 'EPIPE', 'ECONNABORTED'].includes((error as NodeJS.ErrnoException).code ?? '')
+
+const problemBody = z.looseObject({
+  code: z.string().optional(),
+  title: z.string().optional(),
+  detail: z.string().optional(),
+})
+
+function problemOf({ status, text }: Answer): FleetError {
+  let body: z.output<typeof problemBody> = {}
+  try {
+    body = problemBody.parse(JSON.parse(text))
+  } catch {
+    // Not a problem document: the status is all there is.
+  }
+  const known = body.code !== undefined && Object.hasOwn(problems, body.code)
+  const code = known ? (body.code as ProblemCode) : status < 500 ? 'request_malformed' : 'internal'
+  const detail = body.detail ?? body.title ?? `the gateway answered ${status}`
+  return new FleetError(code, detail, { context: { status, refused: status < 500 } })
+}
+
+function readFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (cause) {
+    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+  }
+}

@@ -1,0 +1,68 @@
+import type { Command } from 'commander'
+import type { AuditView } from '../../contract/admin-api.ts'
+import { openAdminClient } from '../admin-client.ts'
+import type { Io } from '../io.ts'
+import { json, styled, visible } from '../output.ts'
+import { type Common, examples, wholeNumber, withCommon } from './shared.ts'
+
+const followMs = 25_000
+
+export function addAudit(program: Command, io: Io): void {
+  const audit = program.command('audit').description('the audit log')
+
+  examples(withCommon(audit.command('tail')), 'audit tail -n 50', 'audit tail -f', 'audit tail -f -o json | jq .action')
+    .description('print the last entries; json is one object a line')
+    .option('-n, --lines <number>', 'how many entries', wholeNumber(1, 1_000), 20)
+    .option('-f, --follow', 'go on with entries as they are written')
+    .action(async (options: Common & { lines: number; follow?: boolean }) => {
+      using client = openAdminClient(options.data)
+      const print = (entry: AuditView): void => {
+        io.out(options.output === 'json' ? json(entry).replaceAll(/\n\s*/g, '').concat('\n') : line(entry))
+      }
+      let page = await client.listAudit({ limit: options.lines })
+      page.items.forEach(print)
+      if (options.follow !== true) return
+      const stop = io.untilSignal()
+      while (!stop.aborted) {
+        try {
+          page = await client.listAudit({ after: page.next, limit: 1_000, waitMs: followMs }, stop)
+        } catch (error) {
+          if (stop.aborted) return
+          throw error
+        }
+        page.items.forEach(print)
+      }
+    })
+
+  const line = (entry: AuditView): string => {
+    const known = [
+      'seq',
+      'at',
+      'hash',
+      'action',
+      'actor',
+      'subject',
+      'outcome',
+      'reason',
+      'requestId',
+      'details',
+      'remoteAddress',
+    ]
+    const { details, remoteAddress } = entry as { details?: Record<string, unknown>; remoteAddress?: string }
+    const more = [
+      ...Object.entries(details ?? {}),
+      ...Object.entries(entry).filter(([name]) => !known.includes(name)),
+      ...(remoteAddress === undefined ? [] : [['from', remoteAddress] as const]),
+    ].map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
+    const outcome = entry.outcome === 'refused' ? styled('red', 'refused', io.colour) : visible(entry.outcome)
+    const words = [
+      styled('dim', `${entry.seq} ${visible(entry.at)}`, io.colour),
+      styled('bold', visible(entry.action), io.colour),
+      visible(entry.subject),
+      entry.reason === undefined ? outcome : `${outcome} (${visible(entry.reason)})`,
+      `by ${visible(entry.actor)}`,
+      ...more.map(visible),
+    ]
+    return `${words.join('  ')}\n`
+  }
+}

@@ -1,0 +1,61 @@
+import { type Command, InvalidArgumentError } from 'commander'
+import type { CertificateView } from '../../contract/admin-api.ts'
+import { isSerialNumber, type SerialNumber } from '../../contract/ids.ts'
+import type { Io } from '../io.ts'
+import { fields, table } from '../output.ts'
+import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'
+
+export function addCert(program: Command, io: Io): void {
+  const cert = program.command('cert').description('certificates that this authority has issued')
+
+  examples(withCommon(cert.command('ls')), 'cert ls', 'cert ls --device cam-1 -o json')
+    .description('list certificates')
+    .option('--device <id>', 'only those of this device', deviceId)
+    .action((options: Common & { device?: string }) => {
+      const query = options.device === undefined ? {} : { deviceId: options.device }
+      return ask(
+        io,
+        options,
+        async (client) => ({ items: await client.listCertificates(query) }),
+        ({ items }) => list(items),
+      )
+    })
+
+  examples(withCommon(cert.command('show')), 'cert show 5f0c3a9e7d21b84460d2f1a7c39be018')
+    .description('show one certificate with its PEM')
+    .argument('<serial>', 'serial number, hex', serialNumber)
+    .action((serial: string, options: Common) => ask(io, options, (client) => client.getCertificate(serial), details))
+
+  const list = (certificates: CertificateView[]): string =>
+    table(
+      ['serial', 'kind', 'device', 'profile', 'status', 'not after'],
+      certificates.map((view) => [view.serial, view.kind, view.deviceId, view.profile, view.status, view.notAfter]),
+      io.colour,
+    )
+
+  const details = (view: CertificateView): string =>
+    fields(
+      [
+        ['serial', view.serial],
+        ['kind', view.kind],
+        ['device', view.deviceId],
+        ['profile', view.profile],
+        ['status', view.status],
+        ['subject', view.subject],
+        ['fingerprint', view.fingerprint],
+        ['not before', view.notBefore],
+        ['not after', view.notAfter],
+        ['revoked', view.revokedAt],
+        ['reason', view.revocationReason],
+      ],
+      io.colour,
+    ) + (view.pem === undefined ? '' : `${view.pem.trimEnd()}\n`)
+}
+
+/** Takes what openssl prints too: upper case, with or without colons. */
+function serialNumber(text: string): SerialNumber {
+  const serial = text.replaceAll(':', '').toLowerCase()
+  if (!isSerialNumber(serial))
+    throw new InvalidArgumentError('A serial number is hex, two digits an octet, 20 octets at most.')
+  return serial
+}

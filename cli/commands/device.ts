@@ -1,0 +1,134 @@
+import { type Command, Option } from 'commander'
+import type { DeviceView, RevocationReceipt } from '../../contract/admin-api.ts'
+import { type RevocationReason, revocationReasons } from '../../contract/ids.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { openAdminClient } from '../admin-client.ts'
+import type { Io } from '../io.ts'
+import { fields, milliseconds, table } from '../output.ts'
+import {
+  ask,
+  type Common,
+  deviceId,
+  duration,
+  examples,
+  groupName,
+  groupNames,
+  print,
+  profileName,
+  withCommon,
+} from './shared.ts'
+
+const maxWaitMs = 60_000
+
+export function addDevice(program: Command, io: Io): void {
+  const device = program.command('device').description('devices in the registry')
+
+  examples(withCommon(device.command('create')), 'device create cam-1 --profile camera --group site-berlin')
+    .description('register a device, so that it can be given an enrollment token')
+    .argument('<id>', 'device id', deviceId)
+    .requiredOption('--profile <name>', 'certificate profile', profileName)
+    .option('--group <name>', 'group it belongs to (may be repeated)', groupNames)
+    .action((id: string, options: Common & { profile: string; group?: string[] }) =>
+      ask(
+        io,
+        options,
+        (client) => client.createDevice({ id, profile: options.profile, groups: options.group ?? [] }),
+        details,
+      ),
+    )
+
+  examples(withCommon(device.command('ls')), 'device ls', 'device ls --profile camera --status revoked -o json')
+    .description('list devices')
+    .option('--group <name>', 'only those of this group', groupName)
+    .option('--profile <name>', 'only those of this profile', profileName)
+    .addOption(new Option('--status <status>', 'only those with this status').choices(['active', 'revoked']))
+    .action((options: Common & { group?: string; profile?: string; status?: string }) => {
+      const { group, profile, status } = options
+      const query = { ...(group && { group }), ...(profile && { profile }), ...(status && { status }) }
+      return ask(
+        io,
+        options,
+        async (client) => ({ items: await client.listDevices(query) }),
+        ({ items }) => list(items),
+      )
+    })
+
+  examples(withCommon(device.command('show')), 'device show cam-1')
+    .description('show one device')
+    .argument('<id>', 'device id', deviceId)
+    .action((id: string, options: Common) => ask(io, options, (client) => client.getDevice(id), details))
+
+  examples(
+    withCommon(device.command('revoke')),
+    'device revoke cam-1 --reason keyCompromise',
+    'device revoke cam-1 --reason cessationOfOperation --no-wait',
+  )
+    .description('end a device for good: its certificates, tokens and live sessions')
+    .argument('<id>', 'device id', deviceId)
+    .addOption(new Option('--reason <reason>', 'RFC 5280 reason').choices(revocationReasons).makeOptionMandatory())
+    .option('--wait', 'return when every broker has confirmed', true)
+    .option('--no-wait', 'return when the revocation is on disk')
+    .option('--timeout <time>', 'how long to wait for brokers', duration(1, maxWaitMs), 10_000)
+    .action(async (id: string, options: Common & { reason: RevocationReason; wait: boolean; timeout: number }) => {
+      const waitMs = options.wait ? options.timeout : 0
+      using client = openAdminClient(options.data)
+      const receipt = await client.revokeDevice(id, options.reason, waitMs)
+      print(io, options, receipt, outcome)
+      if (options.wait && !receipt.inForce) {
+        const missing = receipt.brokers.filter(({ confirmed }) => !confirmed).map(({ broker }) => broker)
+        throw new FleetError(
+          'unavailable',
+          `${id} is revoked, but ${missing.join(', ') || 'a broker'} has not confirmed within ${waitMs} ms; ask again: fleetgate device revoke ${id} --reason ${options.reason}`,
+        )
+      }
+    })
+
+  const list = (devices: DeviceView[]): string =>
+    table(
+      ['id', 'profile', 'groups', 'status', 'certificate', 'created'],
+      devices.map((view) => [
+        view.id,
+        view.profile,
+        view.groups.join(','),
+        view.status,
+        view.currentSerial,
+        view.createdAt,
+      ]),
+      io.colour,
+    )
+
+  const details = (view: DeviceView): string =>
+    fields(
+      [
+        ['id', view.id],
+        ['profile', view.profile],
+        ['groups', view.groups.join(', ')],
+        ['status', view.status],
+        ['created', view.createdAt],
+        ['certificate', view.currentSerial],
+        ['revoked', view.revokedAt],
+        ['reason', view.revocationReason],
+      ],
+      io.colour,
+    )
+
+  const outcome = (receipt: RevocationReceipt): string =>
+    fields(
+      [
+        ['device', receipt.deviceId],
+        ['revoked', `${receipt.revokedAt}${receipt.alreadyRevoked ? ' (by an earlier call)' : ''}`],
+        ['reason', receipt.reason],
+        ['certificates', receipt.certificates.join(', ')],
+        ['tokens voided', String(receipt.tokensVoided)],
+        ...receipt.brokers.map(({ broker, connected, confirmed, confirmedMs }): [string, string] => [
+          broker,
+          confirmed
+            ? `in force${confirmedMs === undefined ? '' : ` after ${milliseconds(confirmedMs)}`}`
+            : connected
+              ? 'not confirmed yet'
+              : 'not connected; it admits nobody until it has heard',
+        ]),
+      ],
+      io.colour,
+    )
+}

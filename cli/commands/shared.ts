@@ -1,0 +1,96 @@
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import {
+  type DeviceId,
+  type GroupName,
+  isDeviceId,
+  isGroupName,
+  isProfileName,
+  nameRule,
+  type ProfileName,
+} from '../../contract/ids.ts'
+import { type AdminClient, openAdminClient } from '../admin-client.ts'
+import type { Io } from '../io.ts'
+import { json } from '../output.ts'
+
+export type Format = 'table' | 'json'
+/** The options that every command has. */
+export type Common = { data: string; output: Format }
+
+export const defaultData = './data'
+
+export const withCommon = (command: Command): Command =>
+  command
+    .addOption(new Option('--data <dir>', 'data folder of the gateway').default(defaultData).env('FLEETGATE_DATA'))
+    .addOption(outputOption())
+
+export const outputOption = (): Option =>
+  new Option('-o, --output <format>', 'form of the answer').choices(['table', 'json']).default('table')
+
+export const examples = (command: Command, ...lines: string[]): Command =>
+  command.addHelpText('after', `\nExamples:\n${lines.map((line) => `  $ fleetgate ${line}`).join('\n')}\n`)
+
+/** Asks the running gateway and prints its answer. */
+export async function ask<T>(
+  io: Io,
+  options: Common,
+  call: (client: AdminClient) => Promise<T>,
+  render: (answer: T) => string,
+): Promise<void> {
+  using client = openAdminClient(options.data)
+  print(io, options, await call(client), render)
+}
+
+/** As it is for `json`, as `render` shows it for `table`. */
+export function print<T>(io: Io, { output }: Common, answer: T, render: (answer: T) => string): void {
+  io.out(output === 'json' ? json(answer) : render(answer))
+}
+
+export function deviceId(text: string): DeviceId {
+  if (!isDeviceId(text)) throw new InvalidArgumentError(`A device id is ${nameRule}.`)
+  return text
+}
+
+export function groupName(text: string): GroupName {
+  if (!isGroupName(text)) throw new InvalidArgumentError(`A group is ${nameRule}.`)
+  return text
+}
+
+/** For an option that may be given several times. */
+export const groupNames = (text: string, before: GroupName[] | undefined): GroupName[] => [
+  ...(before ?? []),
+  groupName(text),
+]
+
+export function profileName(text: string): ProfileName {
+  if (!isProfileName(text)) throw new InvalidArgumentError('A profile is lower-case letters, digits and -, 32 at most.')
+  return text
+}
+
+const units: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+
+/** `90s`, `15m`, `24h`, `7d` to milliseconds within a range. */
+export const duration =
+  (minMs: number, maxMs: number) =>
+  (text: string): number => {
+    const [, count, unit] = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text) ?? []
+    const ms = Number(count) * (units[unit ?? ''] ?? Number.NaN)
+    if (!(ms >= minMs && ms <= maxMs)) {
+      throw new InvalidArgumentError(
+        `Give a time from ${durationText(minMs)} to ${durationText(maxMs)}, such as 90s, 15m, 24h or 7d.`,
+      )
+    }
+    return ms
+  }
+
+export function durationText(ms: number): string {
+  const unit = ['d', 'h', 'm', 's'].find((name) => ms > 0 && ms % units[name]! === 0)
+  return unit === undefined ? `${ms}ms` : `${ms / units[unit]!}${unit}`
+}
+
+export const wholeNumber =
+  (min: number, max: number) =>
+  (text: string): number => {
+    const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN
+    if (!(value >= min && value <= max)) throw new InvalidArgumentError(`Give a whole number from ${min} to ${max}.`)
+    return value
+  }

@@ -1,0 +1,32 @@
+import type { Command } from 'commander'
+import type { StatusView } from '../../contract/admin-api.ts'
+import type { Io } from '../io.ts'
+import { fields, table } from '../output.ts'
+import { ask, type Common, examples, withCommon } from './shared.ts'
+
+export function addStatus(program: Command, io: Io): void {
+  examples(withCommon(program.command('status')), 'status', 'status --data /var/lib/fleetgate -o json')
+    .description('show whether the gateway runs and how far its brokers have followed')
+    .action((options: Common) => ask(io, options, (client) => client.status(), render))
+
+  const render = (view: StatusView): string =>
+    fields(
+      [
+        ['version', view.version],
+        ['started', view.startedAt],
+        ['root SHA-256', view.rootFingerprint],
+        ['feed', String(view.feedSeq)],
+      ],
+      io.colour,
+    ) +
+    table(
+      ['broker', 'connected', 'applied', 'last seen'],
+      view.brokers.map((broker) => [
+        broker.id,
+        broker.connected ? 'yes' : 'no',
+        `${broker.appliedSeq} of ${view.feedSeq}`,
+        broker.lastSeenAt,
+      ]),
+      io.colour,
+    )
+}

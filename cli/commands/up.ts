@@ -1,0 +1,109 @@
+import { existsSync } from 'node:fs'
+import { relative } from 'node:path'
+import { type Command, Option } from 'commander'
+import { loadConfig } from '../../runtime/config.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import type { ServiceEvent } from '../child-service.ts'
+import type { Endpoints } from '../endpoints.ts'
+import { aborted, type Io, settingsOf } from '../io.ts'
+import { fields, milliseconds, styled } from '../output.ts'
+import { startGateway } from '../supervisor.ts'
+import { examples } from './shared.ts'
+
+const defaultConfig = './fleetgate.yaml'
+
+export function addUp(program: Command, io: Io): void {
+  examples(
+    program.command('up'),
+    'up',
+    'up --config fleetgate.yaml --data /var/lib/fleetgate',
+    'up --ports auto --data ./try',
+  )
+    .description('run the gateway: certificate authority, EST and MQTT broker')
+    .option('--config <file>', 'configuration file (default: fleetgate.yaml where there is one)')
+    .option('--data <dir>', 'data folder (default: the one of the configuration, ./data)')
+    .addOption(
+      new Option('--ports <which>', 'ports to listen on').choices(['configured', 'auto']).default('configured'),
+    )
+    .action((options: UpOptions) => up(options, io))
+}
+
+type UpOptions = { config?: string; data?: string; ports: 'configured' | 'auto' }
+
+async function up(options: UpOptions, io: Io): Promise<void> {
+  const configFile = options.config ?? (existsSync(defaultConfig) ? defaultConfig : undefined)
+  const env = settingsOf(io.env)
+  // Read here first: a fault in it is told before anything is created.
+  const config = loadConfig({ file: configFile, env })
+  const dataDir = options.data ?? config.data
+  const stop = io.untilSignal()
+  const notify = (event: ServiceEvent): void => io.out(told(event, io.colour))
+  let gateway: Awaited<ReturnType<typeof startGateway>>
+  try {
+    gateway = await startGateway({ config, configFile, dataDir, ports: options.ports, env, notify }, stop)
+  } catch (error) {
+    if (stop.aborted) return
+    throw error
+  }
+  io.out(welcome(gateway.endpoints, dataDir, io.colour))
+  await aborted(stop)
+  io.out('stopping ...\n')
+  const unclean = await gateway.stop()
+  if (unclean.length > 0) {
+    throw new FleetError('internal', `${unclean.join(' and ')} did not stop cleanly; look at the log above`)
+  }
+  io.out('stopped\n')
+}
+
+function told(event: ServiceEvent, colour: boolean): string {
+  const name = event.name.padEnd(6)
+  if (event.kind === 'ended') {
+    return `${styled('red', '✘', colour)} ${name} ended unexpectedly (${event.how}); starting it again in ${event.restartInMs} ms\n`
+  }
+  const { est, admin, mqtts } = event.endpoints
+  const where = [est && `EST ${est}`, admin && `admin ${admin}`, mqtts && `MQTT ${mqtts}`].filter(Boolean).join('  ')
+  return `${styled('green', '✔', colour)} ${name} is ${event.again ? 'back' : 'ready'} after ${milliseconds(event.ms)}  ${where}\n`
+}
+
+/** The lines to paste work as they stand, in any POSIX shell, with the ports and paths of this gateway. */
+export function welcome(endpoints: Endpoints, dataDir: string, colour: boolean): string {
+  const root = quoted(shortest(endpoints.rootCertificate))
+  const data = dataDir === './data' ? '' : ` --data ${quoted(dataDir)}`
+  const { hostname, port } = new URL(endpoints.mqtts)
+  const enroll = `${estBase(endpoints.est)}/simpleenroll`
+  const lines = [
+    `TOKEN=$(npx fleetgate token create --device cam-1 --profile camera --quiet${data})`,
+    'openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out cam-1.key',
+    'openssl req -new -key cam-1.key -subj /CN=cam-1 -outform DER | openssl base64 -A > cam-1.csr',
+    `curl -sS --fail-with-body --cacert ${root} -u "cam-1:$TOKEN" -H 'Content-Type: application/pkcs10' --data-binary @cam-1.csr -o cam-1.p7 ${enroll}`,
+    'openssl base64 -d -A -in cam-1.p7 | openssl pkcs7 -inform DER -print_certs -out cam-1.crt',
+    `mosquitto_pub --cafile ${root} --cert cam-1.crt --key cam-1.key -h ${hostname} -p ${port} -i cam-1 -t devices/cam-1/telemetry/temp -m 21.5 -q 1`,
+    `npx fleetgate device revoke cam-1 --reason keyCompromise${data}`,
+  ]
+  return [
+    '\n',
+    fields(
+      [
+        ['root SHA-256', endpoints.rootFingerprint],
+        ['root certificate', shortest(endpoints.rootCertificate)],
+      ],
+      colour,
+    ),
+    '\nEnroll a first device, publish and revoke it (in another terminal, in this folder):\n\n',
+    ...lines.map((line) => `  ${line}\n`),
+    '\nCtrl-C stops the gateway.\n',
+  ].join('')
+}
+
+export function estBase(est: string): string {
+  const url = new URL(est)
+  return `${url.origin}${url.pathname === '/' ? '/.well-known/est' : url.pathname.replace(/\/$/, '')}`
+}
+
+function shortest(path: string): string {
+  const local = relative(process.cwd(), path)
+  return local.length < path.length ? local : path
+}
+
+const quoted = (path: string): string =>
+  /^[\w./@%+=:,-]+$/.test(path) ? path : `'${path.replaceAll("'", String.raw`'\''`)}'`

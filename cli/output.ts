@@ -1,0 +1,48 @@
+import { styleText } from 'node:util'
+
+// Controls, format characters (direction overrides among them), surrogates and line separators: none may act on a terminal.
+const unseen = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
+const unseenInJson = /[\p{Cf}\u007f-\u009f\u2028\u2029]/gu
+
+const codePoint = (character: string): string => character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')
+
+/** Text from a certificate, a device or a log, fit for a terminal: what cannot be seen is written as `<U+202E>`. */
+export const visible = (text: string): string => text.replaceAll(unseen, (character) => `<U+${codePoint(character)}>`)
+
+/** JSON for scripts; what a terminal would obey is escaped, which changes no value. */
+export function json(value: unknown): string {
+  const text = JSON.stringify(value, null, 2).replaceAll(unseenInJson, (character) =>
+    [...Array(character.length).keys()]
+      .map((at) => `\\u${character.charCodeAt(at).toString(16).padStart(4, '0')}`)
+      .join(''),
+  )
+  return `${text}\n`
+}
+
+export type Style = Parameters<typeof styleText>[0]
+
+export const styled = (style: Style, text: string, colour: boolean): string =>
+  colour ? styleText(style, text, { validateStream: false }) : text
+
+/** Columns as wide as their widest cell; a cell that is missing shows as `-`. */
+export function table(head: string[], rows: (string | undefined)[][], colour: boolean): string {
+  const cells = rows.map((row) => row.map((cell) => (cell === undefined || cell === '' ? '-' : visible(cell))))
+  const widths = head.map((title, column) => Math.max(title.length, ...cells.map((row) => row[column]!.length)))
+  const line = (row: string[]): string =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column]!))
+      .join('  ')
+      .trimEnd()
+  return [styled('dim', line(head.map((title) => title.toUpperCase())), colour), ...cells.map(line)]
+    .join('\n')
+    .concat('\n')
+}
+
+/** One `name  value` line each; what is missing is left out. */
+export function fields(pairs: [name: string, value: string | undefined][], colour: boolean): string {
+  const present = pairs.filter(([, value]) => value !== undefined && value !== '')
+  const width = Math.max(...present.map(([name]) => name.length))
+  return present.map(([name, value]) => `${styled('dim', name.padEnd(width), colour)}  ${visible(value!)}\n`).join('')
+}
+
+export const milliseconds = (ms: number): string => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`

@@ -1,0 +1,132 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { type AdminAnswer, type AdminRequest, StubAdmin } from '../../harness/stub-admin.ts'
+import { fleetgate } from '../../harness/stub-io.ts'
+
+const at = '2026-01-01T00:00:00.000Z'
+const device = { id: 'cam-1', profile: 'camera', groups: ['berlin', 'hall'], status: 'active', createdAt: at }
+const receipt = {
+  deviceId: 'cam-1',
+  reason: 'keyCompromise',
+  revokedAt: at,
+  alreadyRevoked: false,
+  certificates: ['0a1b'],
+  tokensVoided: 1,
+  feedSeq: 9,
+  inForce: true,
+  brokers: [{ broker: 'broker-1', connected: true, confirmed: true, confirmedMs: 4.25 }],
+}
+const certificate = {
+  serial: '0a1b',
+  kind: 'device',
+  deviceId: 'cam-1',
+  profile: 'camera',
+  status: 'issued',
+  subject: 'CN=cam\u202e-1',
+  pem: 'PEM\n',
+}
+const ok = (body: unknown): AdminAnswer => ({ status: 200, body })
+
+const cases: {
+  argv: string[]
+  answer: unknown
+  asked: Partial<AdminRequest>
+  shown: RegExp
+}[] = [
+  {
+    argv: ['device', 'create', 'cam-1', '--profile', 'camera', '--group', 'berlin', '--group', 'hall'],
+    answer: device,
+    asked: {
+      method: 'POST',
+      path: '/v1/devices',
+      body: { id: 'cam-1', profile: 'camera', groups: ['berlin', 'hall'] },
+    },
+    shown: /groups +berlin, hall\n/,
+  },
+  {
+    argv: ['device', 'ls', '--group', 'hall', '--status', 'active'],
+    answer: { items: [device] },
+    asked: { method: 'GET', path: '/v1/devices', query: { group: 'hall', status: 'active', limit: '1000' } },
+    shown: /^ID +PROFILE +GROUPS.*\ncam-1 +camera +berlin,hall +active +- +2026/,
+  },
+  {
+    argv: ['device', 'revoke', 'cam-1', '--reason', 'keyCompromise'],
+    answer: receipt,
+    asked: { method: 'POST', path: '/v1/devices/cam-1/revoke', body: { reason: 'keyCompromise', waitMs: 10_000 } },
+    shown: /broker-1 +in force after 4\.3 ms/,
+  },
+  {
+    argv: ['token', 'create', '--device', 'cam-1', '--ttl', '15m', '--profile', 'camera'],
+    answer: { token: 'secret', deviceId: 'cam-1', profile: 'camera', expiresAt: at },
+    asked: { method: 'POST', path: '/v1/tokens', body: { deviceId: 'cam-1', ttlMs: 900_000, profile: 'camera' } },
+    shown: /token +secret\n/,
+  },
+  {
+    argv: ['token', 'create', '--device', 'cam-1', '--quiet'],
+    answer: { token: 'secret', deviceId: 'cam-1', profile: 'camera', expiresAt: at },
+    asked: { body: { deviceId: 'cam-1', ttlMs: 86_400_000 } },
+    shown: /^secret\n$/,
+  },
+  {
+    argv: ['cert', 'ls', '--device', 'cam-1'],
+    answer: { items: [certificate] },
+    asked: { path: '/v1/certificates', query: { deviceId: 'cam-1', limit: '1000' } },
+    shown: /0a1b +device +cam-1 +camera +issued/,
+  },
+  {
+    argv: ['cert', 'show', '0A:1B'],
+    answer: certificate,
+    asked: { path: '/v1/certificates/0a1b' },
+    shown: /subject +CN=cam<U\+202E>-1\n[\s\S]*PEM\n$/,
+  },
+  {
+    argv: ['status'],
+    answer: {
+      version: '0.1.0',
+      startedAt: at,
+      rootFingerprint: 'ab',
+      feedSeq: 7,
+      brokers: [{ id: 'broker-1', connected: false, appliedSeq: 5, lastSeenAt: at }],
+    },
+    asked: { path: '/v1/status' },
+    shown: /broker-1 +no +5 of 7/,
+  },
+]
+
+for (const { argv, answer, asked, shown } of cases) {
+  test(`${argv.join(' ')} asks the admin API and shows its answer`, async () => {
+    await using stub = await StubAdmin.start(() => ok(answer))
+    const { code, out, err } = await fleetgate([...argv, '--data', stub.dataDir])
+    assert.deepEqual([code, err], [0, ''])
+    assert.match(out, shown)
+    for (const [part, value] of Object.entries(asked))
+      assert.deepEqual(stub.requests[0]![part as keyof AdminRequest], value)
+  })
+}
+
+test('-o json prints the answer as the contract has it', async () => {
+  await using stub = await StubAdmin.start(({ path }) => ok(path === '/v1/devices' ? { items: [device] } : device))
+  const one = await fleetgate(['device', 'show', 'cam-1', '-o', 'json', '--data', stub.dataDir])
+  assert.deepEqual(JSON.parse(one.out), device)
+  const all = await fleetgate(['device', 'ls', '-o', 'json', '--data', stub.dataDir])
+  assert.deepEqual(JSON.parse(all.out), { items: [device] })
+})
+
+test('a revocation that not every broker has confirmed in time is exit code 1 and names the broker', async () => {
+  const brokers = [{ broker: 'broker-1', connected: false, confirmed: false }]
+  await using stub = await StubAdmin.start(() => ok({ ...receipt, inForce: false, brokers }))
+  const argv = ['device', 'revoke', 'cam-1', '--reason', 'keyCompromise', '--timeout', '2s', '--data', stub.dataDir]
+  const waited = await fleetgate(argv)
+  assert.equal(waited.code, 1)
+  assert.match(waited.out, /broker-1 +not connected; it admits nobody/)
+  assert.match(waited.err, /cam-1 is revoked, but broker-1 has not confirmed within 2000 ms/)
+  const unwaited = await fleetgate([...argv, '--no-wait'])
+  assert.deepEqual([unwaited.code, unwaited.err], [0, ''])
+  assert.deepEqual(
+    stub.requests.map(({ body }) => body),
+    [
+      { reason: 'keyCompromise', waitMs: 2_000 },
+      { reason: 'keyCompromise', waitMs: 0 },
+    ],
+  )
+})

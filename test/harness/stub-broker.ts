@@ -1,0 +1,1 @@
+import './stub-service.ts'

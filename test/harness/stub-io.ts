@@ -1,0 +1,25 @@
+import type { Io } from '../../cli/io.ts'
+import { run } from '../../cli/program.ts'
+
+export type Outcome = { code: number; out: string; err: string }
+
+/** Runs the command line in this process, as if in a terminal-less shell. */
+export async function fleetgate(argv: string[], more: Partial<Io> = {}): Promise<Outcome> {
+  let out = ''
+  let err = ''
+  const io: Io = {
+    out: (text) => {
+      out += text
+    },
+    err: (text) => {
+      err += text
+    },
+    isTerminal: false,
+    colour: false,
+    env: {},
+    untilSignal: () => new AbortController().signal,
+    ...more,
+  }
+  const code = await run(argv, io)
+  return { code, out, err }
+}
