@@ -1,0 +1,129 @@
+import { createHash, X509Certificate } from 'node:crypto'
+import { type RequestOptions, request } from 'node:https'
+import { parseCertificate, toPem } from '../pki/certificate.ts'
+import { parseCertsOnly } from '../pki/cms.ts'
+
+const timeoutMs = 30_000
+const maxAnswerBytes = 262_144
+
+/** An answer other than 200: its status and the sentence that the server says it with (RFC 7030 4.2.3). */
+export class EstError extends Error {
+  override readonly name = 'EstError'
+  readonly status: number
+  readonly sentence: string
+
+  constructor(operation: string, status: number, sentence: string) {
+    super(`${operation} was answered with ${status}: ${sentence}`)
+    this.status = status
+    this.sentence = sentence
+  }
+}
+
+/** Whom this device believes: the pinned root and the CA certificates between it and a device's own. */
+export type Trust = { rootPem: string; intermediatesPem: string }
+
+/**
+ * Fetches the CA certificates and believes them only because of the pin (RFC 7030 4.1.1): the first answer is taken from
+ * anybody and yields nothing but the certificate with that fingerprint; what counts comes from a server that it vouches for.
+ *
+ * @param url             `https://host:port`, with or without the path of RFC 7030 3.2.2
+ * @param rootFingerprint SHA-256 of the root's DER: hex of either case, with or without colons
+ */
+export async function fetchTrust(url: string, rootFingerprint: string): Promise<Trust> {
+  const wanted = rootFingerprint.replaceAll(':', '').toLowerCase()
+  const offered = await cacerts(url, { rejectUnauthorized: false })
+  const root = offered.find((der) => createHash('sha256').update(der).digest('hex') === wanted)
+  if (root === undefined) {
+    throw new Error(`none of the ${offered.length} CA certificates at ${url} has the pinned fingerprint ${wanted}`)
+  }
+  const rootPem = toPem(root)
+  const anchor = new X509Certificate(root)
+  const vouchedFor = await cacerts(url, { ca: rootPem })
+  const intermediates = vouchedFor.filter((der) => {
+    const certificate = new X509Certificate(der)
+    return (
+      !root.equals(der) && certificate.ca && certificate.checkIssued(anchor) && certificate.verify(anchor.publicKey)
+    )
+  })
+  return { rootPem, intermediatesPem: intermediates.map((der) => toPem(der)).join('') }
+}
+
+/** One EST server, trusted by its chain to the pinned root. */
+export class EstClient {
+  readonly trust: Trust
+  readonly #url: string
+
+  constructor(url: string, trust: Trust) {
+    this.#url = url
+    this.trust = trust
+  }
+
+  /** @returns the certificate as PEM; the token is spent by it */
+  simpleenroll(input: { id: string; token: string; csrDer: Buffer }): Promise<string> {
+    // RFC 7030 3.2.3: HTTP Basic, inside TLS alone.
+    const authorization = `Basic ${Buffer.from(`${input.id}:${input.token}`).toString('base64')}`
+    return this.#enroll('simpleenroll', input.csrDer, { headers: { Authorization: authorization } })
+  }
+
+  /** @param input key and certificate as PEM: the ones that are to be replaced */
+  simplereenroll(input: { privateKeyPem: string; certificatePem: string; csrDer: Buffer }): Promise<string> {
+    const cert = input.certificatePem + this.trust.intermediatesPem
+    return this.#enroll('simplereenroll', input.csrDer, { cert, key: input.privateKeyPem })
+  }
+
+  async #enroll(operation: string, csrDer: Buffer, options: RequestOptions): Promise<string> {
+    const certificates = await exchange(this.#url, operation, { ...options, ca: this.trust.rootPem }, csrDer)
+    const [leaf] = certificates.filter((der) => !parseCertificate(der).isCa)
+    if (leaf === undefined) throw new Error(`${operation} was answered without a certificate for this device`)
+    return toPem(leaf)
+  }
+}
+
+const cacerts = (url: string, options: RequestOptions): Promise<Buffer[]> => exchange(url, 'cacerts', options)
+
+async function exchange(url: string, operation: string, options: RequestOptions, csrDer?: Buffer): Promise<Buffer[]> {
+  const body = csrDer === undefined ? undefined : `${csrDer.toString('base64')}\n`
+  const { status, text } = await send(
+    operationUrl(url, operation),
+    {
+      ...options,
+      method: body === undefined ? 'GET' : 'POST',
+      headers: { ...options.headers, ...(body === undefined ? {} : { 'Content-Type': 'application/pkcs10' }) },
+    },
+    body,
+  )
+  if (status !== 200) throw new EstError(operation, status, text.trim().slice(0, 500))
+  return parseCertsOnly(decodeBase64(text))
+}
+
+function operationUrl(url: string, operation: string): URL {
+  const base = new URL(url)
+  if (base.pathname === '/') base.pathname = '/.well-known/est'
+  base.pathname = `${base.pathname.replace(/\/$/, '')}/${operation}`
+  return base
+}
+
+function send(url: URL, options: RequestOptions, body: string | undefined): Promise<{ status: number; text: string }> {
+  return new Promise((resolve, reject) => {
+    const signal = AbortSignal.timeout(timeoutMs)
+    const sent = request(url, { ...options, agent: false, signal }, (response) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => {
+        text += chunk
+        if (text.length > maxAnswerBytes) sent.destroy(new Error(`the answer is longer than ${maxAnswerBytes} bytes`))
+      })
+      response.on('error', reject)
+      response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
+    })
+    sent.on('error', reject)
+    sent.end(body)
+  })
+}
+
+// RFC 8951 3.1: wrapped or not, whatever Content-Transfer-Encoding says; some servers add PEM armour.
+function decodeBase64(text: string): Buffer {
+  const plain = text.replaceAll(/-----[A-Z0-9 ]+-----/g, '').replaceAll(/\s/g, '')
+  if (!/^[A-Za-z0-9+/]+={0,2}$/.test(plain)) throw new Error('the answer is not base64')
+  return Buffer.from(plain, 'base64')
+}

@@ -1,0 +1,29 @@
+import { parseCertificate, parsePem } from '../pki/certificate.ts'
+import { createKeyAndCsr } from '../pki/x509.ts'
+import type { EstClient } from './est-client.ts'
+
+/** What a device proves itself with; `chainPem` is what it shows: its certificate, then the issuing CA's. */
+export type Identity = { privateKeyPem: string; certificatePem: string; chainPem: string }
+
+/** A first certificate for a new key. */
+export async function enrollIdentity(est: EstClient, id: string, token: string): Promise<Identity> {
+  const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: id })
+  return identityOf(est, privateKeyPem, await est.simpleenroll({ id, token, csrDer }))
+}
+
+/** A certificate for a new key in place of the one that there is (rekey, RFC 7030 4.2.2). */
+export async function renewIdentity(est: EstClient, current: Identity): Promise<Identity> {
+  const { subject, subjectAltNameDer } = certificateOf(current.certificatePem)
+  // RFC 7030 4.2.2: subject and SubjectAltName are those of the current certificate, byte for byte.
+  const { privateKeyPem, csrDer } = await createKeyAndCsr({ subject: subject.der, subjectAltName: subjectAltNameDer })
+  return identityOf(est, privateKeyPem, await est.simplereenroll({ ...current, csrDer }))
+}
+
+export const identityOf = (est: EstClient, privateKeyPem: string, certificatePem: string): Identity => ({
+  privateKeyPem,
+  certificatePem,
+  chainPem: certificatePem + est.trust.intermediatesPem,
+})
+
+export const certificateOf = (pem: string): ReturnType<typeof parseCertificate> =>
+  parseCertificate(parsePem(pem, 'CERTIFICATE')[0]!)

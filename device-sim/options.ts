@@ -1,0 +1,57 @@
+import { parseArgs } from 'node:util'
+import { type DeviceId, isDeviceId, nameRule } from '../contract/ids.ts'
+import { FleetError } from '../runtime/errors.ts'
+
+export type SimulatorOptions = {
+  est: string
+  mqtts: string
+  rootFingerprint: string
+  id: DeviceId
+  token: string | undefined
+  /** Folder of the key and the certificate. */
+  dir: string
+  intervalMs: number
+}
+
+const usage =
+  'usage: device-sim --est URL --mqtts URL --root-fingerprint HEX --device ID [--token TOKEN] [--dir DIR] [--interval-ms N]; ' +
+  'each may come from the environment as DEVICE_SIM_EST, DEVICE_SIM_ROOT_FINGERPRINT ...'
+
+const names = ['est', 'mqtts', 'root-fingerprint', 'device', 'token', 'dir', 'interval-ms'] as const
+type Name = (typeof names)[number]
+
+/** @throws FleetError `config_invalid` with how it is called */
+export function readOptions(args: string[], env: NodeJS.ProcessEnv): SimulatorOptions {
+  const values = flagsOf(args)
+  const value = (name: Name): string | undefined =>
+    values[name] ?? env[`DEVICE_SIM_${name.replaceAll('-', '_').toUpperCase()}`]
+  const needed = (name: Name): string => {
+    const given = value(name)
+    if (given === undefined) throw invalid(`--${name} is missing; ${usage}`)
+    return given
+  }
+  const id = needed('device')
+  if (!isDeviceId(id)) throw invalid(`--device: a device id is ${nameRule}`)
+  const intervalMs = Number(value('interval-ms') ?? 5_000)
+  if (!(intervalMs >= 10)) throw invalid('--interval-ms: a number of 10 or more')
+  return {
+    est: needed('est'),
+    mqtts: needed('mqtts'),
+    rootFingerprint: needed('root-fingerprint'),
+    id,
+    token: value('token'),
+    dir: value('dir') ?? '.',
+    intervalMs,
+  }
+}
+
+function flagsOf(args: string[]): { [K in Name]?: string } {
+  const options = Object.fromEntries(names.map((name) => [name, { type: 'string' as const }]))
+  try {
+    return parseArgs({ args, options }).values
+  } catch (cause) {
+    throw invalid(`${(cause as Error).message}; ${usage}`, cause)
+  }
+}
+
+const invalid = (message: string, cause?: unknown): FleetError => new FleetError('config_invalid', message, { cause })

@@ -1,0 +1,31 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { readOptions } from '../../device-sim/options.ts'
+
+const needed = ['--est', 'https://e', '--mqtts', 'mqtts://m', '--root-fingerprint', 'ab', '--device', 'cam-1']
+
+test('flags win over the environment, and what may be left out has a default', () => {
+  const env = { DEVICE_SIM_EST: 'https://other', DEVICE_SIM_TOKEN: 'secret', DEVICE_SIM_INTERVAL_MS: '50' }
+  assert.deepEqual(readOptions(needed, env), {
+    est: 'https://e',
+    mqtts: 'mqtts://m',
+    rootFingerprint: 'ab',
+    id: 'cam-1',
+    token: 'secret',
+    dir: '.',
+    intervalMs: 50,
+  })
+  assert.equal(readOptions(needed, {}).intervalMs, 5_000)
+})
+
+for (const [args, says] of [
+  [[], /--device is missing; usage: device-sim/],
+  [needed.slice(2), /--est is missing; usage: device-sim/],
+  [[...needed, '--speed', '9'], /Unknown option '--speed'.*usage: device-sim/s],
+  [[...needed, '--device', 'a/b'], /a device id is/],
+  [[...needed, '--interval-ms', 'often'], /a number of 10 or more/],
+] as const) {
+  test(`refused with a sentence: ${args.join(' ') || 'nothing'}`, () => {
+    assert.throws(() => readOptions([...args], {}), { code: 'config_invalid', message: says })
+  })
+}
