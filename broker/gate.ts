@@ -20,6 +20,13 @@ type GateOptions = {
   log: Log
 }
 
+const unasked: Refusal = {
+  admitted: false,
+  reason: 'snapshot_stale',
+  message: 'the certificate is not known here, and the enrollment service cannot be asked now; try again',
+  at: 'connect',
+}
+
 /** Brings admission, sessions and snapshot together: who comes in, and who has to go when the snapshot changes. */
 export class Gate {
   readonly #options: GateOptions
@@ -42,9 +49,10 @@ export class Gate {
     const { sessions, snapshot, feed } = this.#options
     connection.state = 'connecting'
     let admission = this.#decide(connection, connect)
-    // A device may connect before the event of its own enrollment has come round.
-    if (!admission.admitted && admission.reason === 'certificate_unregistered' && (await feed.sync(syncMs))) {
-      admission = this.#decide(connection, connect)
+    // A device may connect before the event of its own enrollment has come round. Where enroll cannot be asked, that is what
+    // the device hears: it is to try again, not to take itself for refused.
+    if (!admission.admitted && admission.reason === 'certificate_unregistered') {
+      admission = (await feed.sync(syncMs)) ? this.#decide(connection, connect) : unasked
     }
     if (hasEnded(connection)) return undefined
     if (!admission.admitted) return admission

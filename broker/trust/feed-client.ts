@@ -74,19 +74,26 @@ export class FeedClient implements AsyncDisposable {
     if (!this.#everLive) await new Promise<void>((resolve) => this.#liveListeners.add(resolve))
   }
 
-  /** @returns whether, within `timeoutMs`, everything that enroll had committed before the call came into force */
+  /**
+   * @returns whether, within `timeoutMs`, everything that enroll had committed before the call came into force; a feed that
+   *   is being dialled again is waited for
+   */
   sync(timeoutMs: number): Promise<boolean> {
-    if (!this.#connected) return Promise.resolve(false)
     const id = this.#nextPing++
     return new Promise((resolve) => {
       const timer = setTimeout(() => answer(false), timeoutMs)
+      // Reaching the head says as much as an answer to a ping.
+      const live = (): void => answer(true)
       const answer = (answered: boolean): void => {
         clearTimeout(timer)
         this.#pings.delete(id)
+        this.#liveListeners.delete(live)
         resolve(answered)
       }
-      this.#pings.set(id, answer)
-      this.#send({ kind: 'ping', id })
+      if (this.#connected) {
+        this.#pings.set(id, answer)
+        this.#send({ kind: 'ping', id })
+      } else this.#liveListeners.add(live)
     })
   }
 
@@ -228,7 +235,7 @@ export class FeedClient implements AsyncDisposable {
         this.#failures = 0
         log.info({ event: 'feed.connected', seq: message.seq }, 'trust feed followed')
         this.#send({ kind: 'applied', seq: message.seq })
-        for (const listener of this.#liveListeners) listener()
+        for (const listener of [...this.#liveListeners]) listener()
         this.#liveListeners.clear()
         return
       }
