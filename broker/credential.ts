@@ -3,7 +3,7 @@ import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { parsePem, toPem } from '../pki/certificate.ts'
 import { FleetError } from '../runtime/errors.ts'
-import { readPrivateFile } from '../runtime/files.ts'
+import { readPassphrase, readPrivateFile } from '../runtime/files.ts'
 import type { EdgeCredential } from '../runtime/https.ts'
 
 /** What this broker proves itself with, to devices and to enroll. */
@@ -21,12 +21,12 @@ const files = { key: 'tls.key', certificate: 'tls.crt', root: 'root.crt' }
 /**
  * @param folder         written by enroll
  * @param passphraseFile undefined when keys are stored in the clear
- * @throws FleetError `data_damaged`, `key_permissions`, `key_passphrase`
+ * @throws FleetError `data_damaged`, `key_permissions`, `key_passphrase`, `config_invalid`
  */
 export function readCredential(folder: string, passphraseFile: string | undefined): BrokerCredential {
   const stamp = credentialStamp(folder)
   const key = readPrivateFile(join(folder, files.key))
-  const passphrase = passphraseFile === undefined ? undefined : read(passphraseFile).trimEnd()
+  const passphrase = readPassphrase(passphraseFile)
   const cert = read(join(folder, files.certificate))
   const root = read(join(folder, files.root))
   try {

@@ -24,9 +24,9 @@ import {
 import type { RevocationReason } from '../contract/ids.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
+import { type Endpoints, readEndpoints, startLine } from '../runtime/endpoints.ts'
 import { FleetError } from '../runtime/errors.ts'
-import { readPrivateFile } from '../runtime/files.ts'
-import { type Endpoints, readEndpoints, startLine } from './endpoints.ts'
+import { readPassphrase, readPrivateFile } from '../runtime/files.ts'
 
 // The admin listener may be reached by any address; what its certificate proves is this name.
 const servername = 'enroll.fleetgate.internal'
@@ -62,13 +62,13 @@ export class AdminClient implements Disposable {
   constructor(endpoints: Endpoints, dataDir: string) {
     this.#base = new URL(endpoints.admin)
     this.#dataDir = dataDir
-    const passphraseFile = endpoints.operatorKeyPassphraseFile
+    const passphrase = readPassphrase(endpoints.operatorKeyPassphraseFile)
     this.#agent = new Agent({
       keepAlive: true,
       ca: readFile(endpoints.rootCertificate),
       cert: readFile(endpoints.operatorCertificate),
       key: readPrivateFile(endpoints.operatorKey),
-      ...(passphraseFile === undefined ? {} : { passphrase: readFile(passphraseFile).replace(/\r?\n$/, '') }),
+      ...(passphrase === undefined ? {} : { passphrase }),
       servername,
     })
   }

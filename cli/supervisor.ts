@@ -3,9 +3,9 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Configuration } from '../contract/configuration.ts'
 import { joinAddress, splitAddress } from '../runtime/config.ts'
+import { type Endpoints, removeEndpoints, writeEndpoints } from '../runtime/endpoints.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { type BackOff, ChildService, type ServiceEvent } from './child-service.ts'
-import { type Endpoints, removeEndpoints, writeEndpoints } from './endpoints.ts'
 import { checkPorts } from './ports.ts'
 
 export type GatewayOptions = {

@@ -46,9 +46,9 @@ export function topicMatches(filter: string, name: string): boolean {
  */
 export function filterCovers(wide: string, narrow: string): boolean {
   if (narrow.startsWith('$') && (wide.startsWith('+') || wide.startsWith('#'))) return false
-  // Every topic has a first level, so `+/#` is as wide as `#`.
-  const a = wide === '+/#' ? ['#'] : wide.split('/')
-  const b = narrow.split('/')
+  const a = wide.split('/')
+  // No topic is empty [MQTT-4.7.3-1], so `#` matches what `+/#` does, and `/#` what `/+/#` does.
+  const b = (narrow === '#' || narrow === '/#' ? narrow.replace('#', '+/#') : narrow).split('/')
   for (let i = 0; i < a.length; i++) {
     const level = a[i]
     if (level === '#') return true

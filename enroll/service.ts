@@ -4,8 +4,7 @@ import type { Configuration } from '../contract/configuration.ts'
 import { policyDocument, starterPolicy } from '../contract/policy-document.ts'
 import type { CertificateProfile } from '../pki/profile.ts'
 import { joinAddress } from '../runtime/config.ts'
-import { FleetError } from '../runtime/errors.ts'
-import { readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
+import { readPassphrase, readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
 import { createEdge, type EdgeCredential, reachableHost } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
 import { parseYaml } from '../runtime/yaml.ts'
@@ -128,19 +127,6 @@ export async function createEnrollService(input: {
     },
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
-}
-
-/** @throws FleetError `config_invalid` when the file cannot be read or is empty */
-export function readPassphrase(path: string | undefined): string | undefined {
-  if (path === undefined) return undefined
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8').replace(/\r?\n$/, '')
-  } catch (cause) {
-    throw new FleetError('config_invalid', `keys.passphraseFile: ${path} cannot be read`, { cause })
-  }
-  if (text === '') throw new FleetError('config_invalid', `keys.passphraseFile: ${path} is empty`)
-  return text
 }
 
 async function firstPolicy(registry: Registry, path: string, now: Date): Promise<void> {

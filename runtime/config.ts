@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { z } from 'zod'
 import { type Configuration, configuration } from '../contract/configuration.ts'
 import { FleetError } from './errors.ts'
+import { childOf, keysOf, unwrap } from './schema.ts'
 import { describeIssue, parseYaml } from './yaml.ts'
 
 const prefix = 'FLEETGATE_'
@@ -38,7 +39,11 @@ export function loadConfig(input: {
     if (value !== undefined) put(tree, path.split('.'), value)
   }
   const result = configuration.safeParse(tree)
-  if (!result.success) throw new FleetError('config_invalid', result.error.issues.map(describeIssue).join('\n'))
+  if (!result.success)
+    throw new FleetError(
+      'config_invalid',
+      result.error.issues.map((issue) => describeIssue(issue, configuration)).join('\n'),
+    )
   return result.data
 }
 
@@ -46,7 +51,7 @@ function setFromEnvironment(tree: Tree, name: string, value: string): void {
   let shape: unknown = configuration
   const path: string[] = []
   for (const part of name.slice(prefix.length).split('__')) {
-    const keys: string[] = Object.keys(inner(shape)?.shape ?? {})
+    const keys = keysOf(shape)
     const key = keys.find(
       (known) => known.replaceAll(/[A-Z]/g, '_$&').toUpperCase() === part || known.toUpperCase() === part,
     )
@@ -56,7 +61,7 @@ function setFromEnvironment(tree: Tree, name: string, value: string): void {
       throw new FleetError('config_invalid', `${name}: no such setting; ${known}`)
     }
     path.push(key)
-    shape = inner(shape)!.shape[key]
+    shape = childOf(shape, key)
   }
   const numeric = /^\d+$/.test(value) && unwrap(shape) instanceof z.ZodNumber
   const list = unwrap(shape) instanceof z.ZodArray
@@ -71,17 +76,6 @@ function put(tree: Tree, path: string[], value: unknown): void {
     at = at[key] as Tree
   }
   at[last] = value
-}
-
-function unwrap(schema: unknown): unknown {
-  let at = schema
-  while (at instanceof z.ZodDefault || at instanceof z.ZodPrefault || at instanceof z.ZodOptional) at = at.unwrap()
-  return at
-}
-
-function inner(schema: unknown): z.ZodObject | undefined {
-  const at = unwrap(schema)
-  return at instanceof z.ZodObject ? at : undefined
 }
 
 /** @returns host and port of a checked `host:port` */

@@ -62,3 +62,21 @@ export function readPrivateFile(path: string): string {
   }
   return text
 }
+
+/**
+ * The passphrase of the private keys: the file's text without the newline at its end.
+ *
+ * @param path undefined when keys are stored in the clear
+ * @throws FleetError `config_invalid` when the file cannot be read or is empty
+ */
+export function readPassphrase(path: string | undefined): string | undefined {
+  if (path === undefined) return undefined
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8').replace(/\r?\n$/, '')
+  } catch (cause) {
+    throw new FleetError('config_invalid', `keys.passphraseFile: ${path} cannot be read`, { cause })
+  }
+  if (text === '') throw new FleetError('config_invalid', `keys.passphraseFile: ${path} is empty`)
+  return text
+}

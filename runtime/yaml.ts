@@ -2,6 +2,7 @@ import { LineCounter, parseDocument } from 'yaml'
 import type { z } from 'zod'
 import type { ProblemCode } from '../contract/problems.ts'
 import { FleetError } from './errors.ts'
+import { childOf, keysOf } from './schema.ts'
 
 /**
  * YAML text into a schema's value. Anchors may be used, but not so that a small file grows large.
@@ -35,7 +36,7 @@ export function parseYaml<S extends z.ZodType>(
   const faults = result.error.issues.map((issue) => {
     const path = [...issue.path]
     if (issue.code === 'unrecognized_keys') path.push(issue.keys[0]!)
-    return `${place(offsetOf(document, path))}: ${describeIssue(issue)}`
+    return `${place(offsetOf(document, path))}: ${describeIssue(issue, schema)}`
   })
   throw new FleetError(code, faults.join('\n'))
 }
@@ -54,10 +55,12 @@ function parse(
   }
 }
 
-/** One sentence for a schema fault, its path first. */
-export function describeIssue(issue: z.core.$ZodIssue): string {
+/** One sentence for a schema fault: path, what is wrong and, where a key is unknown to the given schema, the known ones. */
+export function describeIssue(issue: z.core.$ZodIssue, schema?: unknown): string {
   const path = issue.path.map(String).join('.')
-  return path === '' ? issue.message : `${path}: ${issue.message}`
+  const known = issue.code === 'unrecognized_keys' ? keysOf(issue.path.reduce(childOf, schema)) : []
+  const sentence = known.length > 0 ? `${issue.message}; known here: ${known.join(', ')}` : issue.message
+  return path === '' ? sentence : `${path}: ${sentence}`
 }
 
 function offsetOf(document: ReturnType<typeof parseDocument>, path: PropertyKey[]): number {

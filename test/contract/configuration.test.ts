@@ -3,7 +3,13 @@ import { test } from 'node:test'
 import { configuration } from '../../contract/configuration.ts'
 
 const refuses = (change: object, fault: RegExp): void =>
-  assert.match(configuration.safeParse(change).error?.issues.map((issue) => issue.message).join('\n') ?? 'accepted', fault)
+  assert.match(
+    configuration
+      .safeParse(change)
+      .error?.issues.map((issue) => issue.message)
+      .join('\n') ?? 'accepted',
+    fault,
+  )
 
 test('an empty configuration is complete: only devices are served beyond this machine', () => {
   const { enroll, broker, profiles } = configuration.parse({})
@@ -19,7 +25,8 @@ test('an address is a host and a port', () => {
   for (const est of ['0.0.0.0:0', '[::]:8443', '[fe80::1]:1', 'gateway.example:65535']) {
     assert.equal(configuration.parse({ enroll: { est } }).enroll.est, est)
   }
-  for (const est of ['', '8443', ':8443', 'host:', 'host:x', '::1:8443', 'a b:1', 'host:123456']) refuses({ enroll: { est } }, /host:port/)
+  for (const est of ['', '8443', ':8443', 'host:', 'host:x', '::1:8443', 'a b:1', 'host:123456'])
+    refuses({ enroll: { est } }, /host:port/)
   refuses({ enroll: { est: 'host:65536' } }, /0 to 65535/)
 })
 

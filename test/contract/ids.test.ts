@@ -43,7 +43,8 @@ test('a device id and a group name are letters, digits and . _ -, the first a le
 
 test('a profile name is lower case, begins with a letter and has 32 characters at most', () => {
   for (const accepted of ['a', 'camera', 'edge-2', 'a'.repeat(32)]) assert.ok(isProfileName(accepted), accepted)
-  for (const refused of [...hostile, 'Camera', '2camera', 'cam_era', 'a'.repeat(33)]) assert.ok(!isProfileName(refused), refused)
+  for (const refused of [...hostile, 'Camera', '2camera', 'cam_era', 'a'.repeat(33)])
+    assert.ok(!isProfileName(refused), refused)
 })
 
 test('a serial number is 1 to 20 octets of lower-case hex without a leading zero octet (RFC 5280 4.1.2.2)', () => {
@@ -62,8 +63,20 @@ test('a fingerprint is 64 lower-case hex digits', () => {
 
 test('a client id is the device id, or the device id, a colon and up to 64 characters more', () => {
   const device = 'cam-1' as DeviceId
-  for (const own of ['cam-1', 'cam-1:', 'cam-1:a', 'cam-1:a:b', `cam-1:${'x'.repeat(64)}`]) assert.ok(clientIdBelongsTo(own, device), own)
-  for (const foreign of ['', 'cam', 'cam-', 'cam-10', 'cam-1x', 'cam-1.a', 'CAM-1', ' cam-1', 'cam-2:cam-1', `cam-1:${'x'.repeat(65)}`]) {
+  for (const own of ['cam-1', 'cam-1:', 'cam-1:a', 'cam-1:a:b', `cam-1:${'x'.repeat(64)}`])
+    assert.ok(clientIdBelongsTo(own, device), own)
+  for (const foreign of [
+    '',
+    'cam',
+    'cam-',
+    'cam-10',
+    'cam-1x',
+    'cam-1.a',
+    'CAM-1',
+    ' cam-1',
+    'cam-2:cam-1',
+    `cam-1:${'x'.repeat(65)}`,
+  ]) {
     assert.ok(!clientIdBelongsTo(foreign, device), foreign)
   }
 })

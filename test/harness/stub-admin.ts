@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TLSSocket } from 'node:tls'
-import { type Endpoints, writeEndpoints } from '../../cli/endpoints.ts'
+import { type Endpoints, writeEndpoints } from '../../runtime/endpoints.ts'
 import { type TestCertificate, TestPki } from './certificates.ts'
 
 export type AdminRequest = {

@@ -42,7 +42,10 @@ test('the environment goes over the file, and a flag over both', () => {
 test('a name in the environment is the key in capitals, with or without _ between its words', () => {
   assert.equal(loadConfig({ env: { FLEETGATE_ENROLL__MAX_BODY_BYTES: '2048' } }).enroll.maxBodyBytes, 2048)
   assert.equal(loadConfig({ env: { FLEETGATE_ENROLL__MAXBODYBYTES: '2048' } }).enroll.maxBodyBytes, 2048)
-  assert.equal(loadConfig({ env: { FLEETGATE_KEYS__PASSPHRASE_FILE: '/run/secret' } }).keys.passphraseFile, '/run/secret')
+  assert.equal(
+    loadConfig({ env: { FLEETGATE_KEYS__PASSPHRASE_FILE: '/run/secret' } }).keys.passphraseFile,
+    '/run/secret',
+  )
 })
 
 test('a list in the environment is parted by commas', () => {
@@ -62,7 +65,12 @@ test('a fault in the file is told with line, column and key', () => {
   const lines = fault({ file: path }).split('\n')
   assert.equal(lines.length, 2)
   assert.ok(lines.includes(`${path}:3:3: broker.listen: host:port is wanted, for example 0.0.0.0:8883`), lines.join())
-  assert.ok(lines.includes(`${path}:5:1: Unrecognized key: "enrol"`), lines.join())
+  assert.ok(
+    lines.includes(
+      `${path}:5:1: Unrecognized key: "enrol"; known here: data, names, keys, log, profiles, enroll, broker`,
+    ),
+    lines.join(),
+  )
 })
 
 test('a file that is not YAML, holds a key twice, is missing, or is a list is refused by name', () => {
@@ -77,7 +85,10 @@ test('an empty file is the defaults', () => {
 })
 
 test('an unknown variable is refused with the names that exist there', () => {
-  assert.match(fault({ env: { FLEETGATE_BROKR__LISTEN: 'x' } }), /^FLEETGATE_BROKR__LISTEN: no such setting; known here: data, names/)
+  assert.match(
+    fault({ env: { FLEETGATE_BROKR__LISTEN: 'x' } }),
+    /^FLEETGATE_BROKR__LISTEN: no such setting; known here: data, names/,
+  )
   assert.match(fault({ env: { FLEETGATE_BROKER__PORT: '1' } }), /known here: id, listen, feed/)
   assert.match(fault({ env: { FLEETGATE_PROFILES__SENSOR: '1' } }), /profiles is set as a whole, in the file/)
   assert.match(fault({ env: { FLEETGATE_DATA__X: '1' } }), /data is set as a whole/)
@@ -97,7 +108,11 @@ test('__proto__ in the file is an unknown key like any other', () => {
 })
 
 test('an address is split and joined, IPv6 in brackets', () => {
-  for (const [text, host, port] of [['0.0.0.0:8883', '0.0.0.0', 8883], ['[::1]:0', '::1', 0], ['a.example:1', 'a.example', 1]] as const) {
+  for (const [text, host, port] of [
+    ['0.0.0.0:8883', '0.0.0.0', 8883],
+    ['[::1]:0', '::1', 0],
+    ['a.example:1', 'a.example', 1],
+  ] as const) {
     assert.deepEqual(splitAddress(text), { host, port })
     assert.equal(joinAddress(host, port), text)
   }

@@ -6,7 +6,10 @@ import { exitCodeOf, FleetError, isFleetError } from '../../runtime/errors.ts'
 test('an error carries code, message, cause and context', () => {
   const cause = new Error('below')
   const error = new FleetError('not_found', 'no such thing', { cause, context: { id: 'x' } })
-  assert.deepEqual([error.code, error.message, error.cause, error.context, error.name], ['not_found', 'no such thing', cause, { id: 'x' }, 'FleetError'])
+  assert.deepEqual(
+    [error.code, error.message, error.cause, error.context, error.name],
+    ['not_found', 'no such thing', cause, { id: 'x' }, 'FleetError'],
+  )
   assert.equal(Object.hasOwn(new FleetError('not_found', ''), 'cause'), false)
 })
 

@@ -18,7 +18,7 @@ test('a file is written whole, over what was there, and nothing else is left beh
   assert.deepEqual(readdirSync(join(folder, 'one')), ['file'])
 })
 
-test('the file has the mode that was asked for, its new folder is the owner\'s alone', posix, () => {
+test("the file has the mode that was asked for, its new folder is the owner's alone", posix, () => {
   const path = join(folder, 'two', 'key')
   writeFileAtomic(path, 'k', 0o600)
   assert.deepEqual([modeOf(path), modeOf(join(folder, 'two'))], [0o600, 0o700])
@@ -66,5 +66,8 @@ test('a private file that others can read is refused with the command that mends
 })
 
 test('a private file that is missing is named', () => {
-  assert.throws(() => readPrivateFile(join(folder, 'absent')), { code: 'data_damaged', message: /absent cannot be read: ENOENT/ })
+  assert.throws(() => readPrivateFile(join(folder, 'absent')), {
+    code: 'data_damaged',
+    message: /absent cannot be read: ENOENT/,
+  })
 })

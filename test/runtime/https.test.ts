@@ -10,7 +10,14 @@ import type { Signer } from '../../pki/keystore.ts'
 import { buildName } from '../../pki/names.ts'
 import { operatorProfile, rootProfile } from '../../pki/profile.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
-import { createEdge, type Edge, type EdgeAnswer, type EdgeCredential, type EdgeRequest, reachableHost } from '../../runtime/https.ts'
+import {
+  createEdge,
+  type Edge,
+  type EdgeAnswer,
+  type EdgeCredential,
+  type EdgeRequest,
+  reachableHost,
+} from '../../runtime/https.ts'
 import { createLog } from '../../runtime/log.ts'
 
 const day = 86_400_000
@@ -70,7 +77,11 @@ async function startEdge(options: Options = {}): Promise<Edge & { seen: EdgeRequ
     log: createLog('edge', 'silent'),
     handle: async (request) => {
       seen.push(request)
-      return { status: 200, headers: { 'Content-Type': 'text/plain', 'X-eXact-CASE': 'kept' }, body: `${request.body.length} octets\n` }
+      return {
+        status: 200,
+        headers: { 'Content-Type': 'text/plain', 'X-eXact-CASE': 'kept' },
+        body: `${request.body.length} octets\n`,
+      }
     },
     fail: (error): EdgeAnswer =>
       isFleetError(error, 'body_too_large') ? { status: 413, body: error.message } : { status: 500, body: 'failed' },
@@ -148,7 +159,14 @@ test('the handler sees a client certificate and whether its chain is fine, in TL
   await using edge = await startEdge()
   const stranger = await createParty('stranger')
   for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
-    const first = connectTls({ port: edge.address.port, host: '127.0.0.1', rejectUnauthorized: false, ...client, maxVersion: version, minVersion: version })
+    const first = connectTls({
+      port: edge.address.port,
+      host: '127.0.0.1',
+      rejectUnauthorized: false,
+      ...client,
+      maxVersion: version,
+      minVersion: version,
+    })
     const sessions: Buffer[] = []
     first.on('session', (session) => sessions.push(session))
     first.write(get)
@@ -191,14 +209,17 @@ test('a connection is kept for the next request', async () => {
   await once(socket, 'data')
   socket.write('GET /2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n')
   assert.equal((await text).match(/HTTP\/1\.1 200 OK/g)?.length, 2)
-  assert.deepEqual(edge.seen.map((request) => request.path), ['/1', '/2'])
+  assert.deepEqual(
+    edge.seen.map((request) => request.path),
+    ['/1', '/2'],
+  )
 })
 
 test('HEAD is answered with the length and without the body', async () => {
   await using edge = await startEdge()
   const socket = await dial(edge)
   socket.write('HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n')
-  assert.match(await readAll(socket), /\r\nContent-Length: 9\r\n[^]*\r\n\r\n$/)
+  assert.match(await readAll(socket), /\r\nContent-Length: 9\r\n[\s\S]*\r\n\r\n$/)
 })
 
 test('a body that is declared too large is refused with a readable 413, and the handler is not asked', async () => {
@@ -238,7 +259,7 @@ for (const chunked of [false, true]) {
       socket.write(body)
     }
     await new Promise<void>((resolve) => socket.write(chunked ? '0\r\n\r\n' : '', () => resolve()))
-    assert.match(await readAll(socket), /^HTTP\/1\.1 413 [^]*larger than 1000 bytes$/)
+    assert.match(await readAll(socket), /^HTTP\/1\.1 413 [\s\S]*larger than 1000 bytes$/)
     assert.equal(edge.seen.length, 0)
   })
 }
@@ -285,8 +306,11 @@ test('what the handler throws is rendered by fail, once, with the same request i
   })
   const socket = await dial(edge)
   socket.write(get)
-  assert.match(await readAll(socket), /^HTTP\/1\.1 404 [^]*gone$/)
-  assert.deepEqual(failed.map((one) => [one.id, one.path, isFleetError(one.error, 'not_found')]), [[id, '/x', true]])
+  assert.match(await readAll(socket), /^HTTP\/1\.1 404 [\s\S]*gone$/)
+  assert.deepEqual(
+    failed.map((one) => [one.id, one.path, isFleetError(one.error, 'not_found')]),
+    [[id, '/x', true]],
+  )
 })
 
 test('an answer that cannot be sent closes its connection and leaves the server up', async () => {
@@ -335,7 +359,10 @@ test('headers of more than 8 kB are answered 431', async () => {
 for (const [what, bytes] of [
   ['garbage', '\x00\x01\x02\x03garbage\r\n\r\n'],
   ['two lengths', 'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab'],
-  ['a length and chunks', 'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n'],
+  [
+    'a length and chunks',
+    'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+  ],
   ['a bare line feed in a header', 'GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n'],
   ['no Host', 'GET / HTTP/1.1\r\n\r\n'],
 ] as const) {
@@ -436,7 +463,10 @@ test('a port in use is named in one sentence', async () => {
 })
 
 test('an address of another machine is named in one sentence', async () => {
-  await assert.rejects(startEdge({ listen: '192.0.2.1:0' }), { code: 'port_in_use', message: /^192\.0\.2\.1:0 cannot be listened on/ })
+  await assert.rejects(startEdge({ listen: '192.0.2.1:0' }), {
+    code: 'port_in_use',
+    message: /^192\.0\.2\.1:0 cannot be listened on/,
+  })
 })
 
 test('a client on this machine reaches a wildcard address as localhost', () => {

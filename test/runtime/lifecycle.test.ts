@@ -75,7 +75,9 @@ test('a supervised service ends when its supervisor is gone', async () => {
 test('a start that the operator has to mend is one sentence and exit code 2', async () => {
   const { code, messages, text } = await new Child('misconfigured', true).ended
   assert.equal(code, 2)
-  assert.deepEqual(messages, [{ kind: 'failed', code: 'config_invalid', message: 'broker.listen: host:port is wanted' }])
+  assert.deepEqual(messages, [
+    { kind: 'failed', code: 'config_invalid', message: 'broker.listen: host:port is wanted' },
+  ])
   assert.equal(text.trim().split('\n').length, 1)
   assert.equal(JSON.parse(text).reason, 'config_invalid')
 })
@@ -83,7 +85,10 @@ test('a start that the operator has to mend is one sentence and exit code 2', as
 test('a start that fails for an unknown reason is exit code 1, with the stack in the log', async () => {
   const { code, messages, text } = await new Child('broken', true).ended
   assert.equal(code, 1)
-  assert.deepEqual(messages.map((message) => message.kind === 'failed' && message.code), ['internal'])
+  assert.deepEqual(
+    messages.map((message) => message.kind === 'failed' && message.code),
+    ['internal'],
+  )
   assert.match(text, /TypeError: not a function.*a-service\.ts/)
 })
 

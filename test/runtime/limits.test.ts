@@ -28,5 +28,8 @@ test('at its bound the key that began first is forgotten, one that began again i
   limit.note('b', 1)
   limit.note('a', 60_000)
   limit.note('c', 60_001)
-  assert.deepEqual([limit.waitMs('a', 60_002) > 0, limit.waitMs('b', 60_002) > 0, limit.waitMs('c', 60_002) > 0], [true, false, true])
+  assert.deepEqual(
+    [limit.waitMs('a', 60_002) > 0, limit.waitMs('b', 60_002) > 0, limit.waitMs('c', 60_002) > 0],
+    [true, false, true],
+  )
 })

@@ -10,21 +10,37 @@ function linesOf(statements: string, level = 'debug'): Record<string, unknown>[]
   const script = `import { createLog } from ${JSON.stringify(join(root, 'runtime/log.ts'))}
 const log = createLog('enroll', '${level}')
 ${statements}`
-  const { stderr, stdout, status } = spawnSync(process.execPath, ['--input-type=module-typescript', '-e', script], { encoding: 'utf8' })
+  const { stderr, stdout, status } = spawnSync(process.execPath, ['--input-type=module-typescript', '-e', script], {
+    encoding: 'utf8',
+  })
   assert.equal(status, 0, stderr)
   assert.equal(stdout, '')
-  return stderr.split('\n').filter(Boolean).map((line) => JSON.parse(line))
+  return stderr
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line))
 }
 
 test('a line is JSON on standard error, with the service, the time and the event', () => {
-  const [line] = linesOf("log.warn({ event: 'connection.refused', reason: 'certificate_revoked' }, 'connection refused')")
+  const [line] = linesOf(
+    "log.warn({ event: 'connection.refused', reason: 'certificate_revoked' }, 'connection refused')",
+  )
   const { time, ...rest } = line!
   assert.match(String(time), /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/)
-  assert.deepEqual(rest, { level: 40, service: 'enroll', event: 'connection.refused', reason: 'certificate_revoked', msg: 'connection refused' })
+  assert.deepEqual(rest, {
+    level: 40,
+    service: 'enroll',
+    event: 'connection.refused',
+    reason: 'certificate_revoked',
+    msg: 'connection refused',
+  })
 })
 
 test('lines below the level are not written', () => {
-  assert.deepEqual(linesOf("log.debug('no'); log.info('yes')", 'info').map((line) => line.msg), ['yes'])
+  assert.deepEqual(
+    linesOf("log.debug('no'); log.info('yes')", 'info').map((line) => line.msg),
+    ['yes'],
+  )
   assert.deepEqual(linesOf("log.error('no')", 'silent'), [])
 })
 
@@ -36,7 +52,10 @@ test('secrets are not written, at the top or inside headers, contexts and errors
     log.info({ err: Object.assign(new Error('x'), { context: secrets }) }, 'c')
     log.child(secrets).info('d')
     log.child({ requestId: 'kept' }).info({ request: { headers: secrets } }, 'e')`)
-  assert.deepEqual(lines.map((line) => line.msg), ['a', 'b', 'c', 'd', 'e'])
+  assert.deepEqual(
+    lines.map((line) => line.msg),
+    ['a', 'b', 'c', 'd', 'e'],
+  )
   assert.doesNotMatch(JSON.stringify(lines), /S3CRET/)
   assert.equal(lines[0]?.token, '[redacted]')
   assert.equal(lines[4]?.requestId, 'kept')

@@ -27,14 +27,19 @@ test('each fault is a line with its place', () => {
     [
       'f.yaml:3:5: list.1.n: Invalid input: expected number, received string',
       'f.yaml:4:5: list.2.n: Invalid input: expected number, received undefined',
-      'f.yaml:4:5: list.2: Unrecognized key: "m"',
+      'f.yaml:4:5: list.2: Unrecognized key: "m"; known here: n',
     ].join('\n'),
   )
 })
 
 test('an anchor may be used, an alias bomb is refused', () => {
-  assert.deepEqual(parseYaml('list: [&a { n: 1 }, *a]', schema, 'f.yaml', 'policy_invalid'), { list: [{ n: 1 }, { n: 1 }] })
-  const bomb = ['a: &a [x,x,x,x,x,x,x,x,x]', ...[...'bcdefghi'].map((name, at) => `${name}: &${name} [${`*${'abcdefgh'[at]},`.repeat(9)}]`)]
+  assert.deepEqual(parseYaml('list: [&a { n: 1 }, *a]', schema, 'f.yaml', 'policy_invalid'), {
+    list: [{ n: 1 }, { n: 1 }],
+  })
+  const bomb = [
+    'a: &a [x,x,x,x,x,x,x,x,x]',
+    ...[...'bcdefghi'].map((name, at) => `${name}: &${name} [${`*${'abcdefgh'[at]},`.repeat(9)}]`),
+  ]
   assert.match(fault(bomb.join('\n')), /Excessive alias count/)
 })
 

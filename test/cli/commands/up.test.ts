@@ -9,7 +9,7 @@ import { after, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { welcome } from '../../../cli/commands/up.ts'
-import { endpointsFile, readEndpoints } from '../../../cli/endpoints.ts'
+import { endpointsFile, readEndpoints } from '../../../runtime/endpoints.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))

@@ -1,8 +1,8 @@
 import { readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { FleetError } from '../runtime/errors.ts'
-import { writeFileAtomic } from '../runtime/files.ts'
+import { FleetError } from './errors.ts'
+import { writeFileAtomic } from './files.ts'
 
 /** `DATA/endpoints.json`: where the running gateway is. It holds addresses and paths, no secret. */
 const endpoints = z.object({
