@@ -1,0 +1,92 @@
+import type { ProblemCode } from '../contract/problems.ts'
+
+/** What the reader of a refusal can do about it; printed into errors.md beside status and title. */
+export const advice: Record<ProblemCode, string> = {
+  request_malformed:
+    'Read the sentence that came with it: it names the field or the place. Send the request again, corrected.',
+  unauthenticated:
+    'Present a credential: EST wants HTTP Basic with device id and enrollment token, or a client certificate; the admin API wants the operator certificate.',
+  forbidden: 'Use a credential that is meant for this. A device certificate, for example, does not open the admin API.',
+  not_found: 'Check the path. EST is under `/.well-known/est/`, the admin API under `/v1/`.',
+  method_not_allowed: 'Use the method named in the `Allow` header.',
+  conflict: 'Somebody else changed it first, or it exists. Read it again, then decide.',
+  body_too_large: 'Send less, or raise `enroll.maxBodyBytes`.',
+  media_type_unsupported:
+    'Set the content type that the sentence names; for EST it is `application/pkcs10`, for the admin API `application/json`.',
+  too_many_requests:
+    'Wait for the time in `Retry-After`. If honest devices meet it behind one address, raise `enroll.attemptsPerMinute`.',
+  internal: 'Look for the request id in the log of the service. Report it if the log does not explain it.',
+  unavailable: 'Try again after `Retry-After`. If it lasts, look whether the service runs: `fleetgate status`.',
+  outcome_unknown:
+    'Ask again with the same `Idempotency-Key` (EST: the same request): the change has one effect, however often it is asked for.',
+
+  csr_malformed:
+    'Send base64 of one DER PKCS#10 request, for example from `openssl req -new -outform DER | openssl base64 -A`.',
+  csr_signature_invalid: 'The request was changed after it was signed, or signed with another key. Make a new one.',
+  csr_key_unsupported: 'Use P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits with exponent 65537.',
+  csr_key_too_weak: 'Make a larger key; P-256 is the usual choice.',
+  csr_subject_mismatch: 'Set the CN of the request to the device id, alone: `-subj /CN=cam-1`.',
+  csr_challenge_unsupported:
+    'Leave the challengePassword out; it would claim a binding to the TLS session that is not checked.',
+  subject_changed: 'Renew with the subject and names of the current certificate. A new name is a new device.',
+  lint_failed: 'Nothing was signed. Look at the log for the rule and the profile, and correct the profile.',
+  key_unavailable: 'Look at the log of enroll: the key file is gone, unreadable or encrypted with another passphrase.',
+
+  device_unknown: 'List the devices there are: `fleetgate device ls`.',
+  device_exists: 'See it with `fleetgate device show ID`; choose another id, or make a token for this one.',
+  device_revoked: 'A revoked device does not come back under its id. Enroll the hardware as a new device.',
+  profile_unknown: 'Name a profile of the configuration (`profiles`), by default `sensor`, `camera` or `service`.',
+  token_invalid:
+    'Check device id (the user name) and token (the password). Make a new one: `fleetgate token create --device ID`.',
+  token_expired: 'Make a new one: `fleetgate token create --device ID`.',
+  token_spent:
+    'A token enrolls one key. The same request may fetch its answer again; for another key make a new token. If you did not enroll the device, somebody else did: revoke it.',
+  token_void: 'The device was revoked, and its unused tokens with it.',
+  certificate_unknown: 'List the certificates there are: `fleetgate cert ls`.',
+
+  certificate_missing: 'Give the client its certificate and key (mosquitto: `--cert`, `--key`).',
+  certificate_self_signed: 'Enroll the device; a certificate that it made itself is worth nothing here.',
+  certificate_untrusted: 'The certificate is of another CA. Enroll the device with this gateway.',
+  certificate_expired:
+    'Enroll the device again with a new token, and look why it did not renew in time. Check its clock.',
+  certificate_not_yet_valid: 'Check the clocks of gateway and device.',
+  certificate_wrong_usage:
+    'A server certificate was used as a client certificate. Use the one that was enrolled for the device.',
+  certificate_revoked: 'The device was revoked; see when and why with `fleetgate device show ID`.',
+  certificate_unregistered:
+    'The CA signed it, the registry does not know it: another data folder, or a restored backup that is too old. Enroll the device again.',
+
+  client_id_mismatch:
+    'Use the device id as MQTT client id, or the device id, `:` and a suffix of your own, or an empty one.',
+  protocol_violation:
+    'The client sent something that MQTT does not allow; the log names it. Update the client library.',
+  packet_too_large: 'Send smaller packets, or raise `broker.maxPacketBytes` or `broker.maxConnectBytes`.',
+  connect_timeout:
+    'The client connected and did not send CONNECT in `broker.connectTimeoutMs`. Port scanners and health checks do that too.',
+  handshake_failed:
+    'The peer does not speak TLS 1.2 or 1.3, or went away. Check that it was pointed at the right port.',
+  publish_denied:
+    'Ask what applies: `fleetgate policy check`. The device may publish only where a statement allows it.',
+  subscribe_denied:
+    'As for publishing. A filter is granted when an allowed one covers it, so ask for the topics that the device may have, not for `#`.',
+  will_denied: 'The topic of the will is one that the device may not publish to, or is not a topic name.',
+  delivery_denied:
+    'A subscription matched, the policy in force no longer allows the topic. Nothing to do for the device.',
+  too_many_connections: 'Close old connections of the device, or raise `broker.maxConnectionsPerDevice`.',
+  slow_reader:
+    'The device did not read for so long that `broker.maxBufferedBytes` was reached. Subscribe to less, or give it a better link.',
+  session_taken_over: 'Two clients use one client id. Give each its own suffix: `cam-1:a`, `cam-1:b`.',
+  snapshot_stale:
+    'The broker has not reached enroll since it started, so it does not know who is revoked. Start enroll, or look at the connection to `broker.feed`; devices get in by themselves then.',
+
+  config_invalid:
+    'The sentence names file, line and key, or the variable. All keys are in [configuration.md](configuration.md).',
+  policy_invalid:
+    'The sentence names file, line and statement. Try it with `fleetgate policy check FILE` before you apply it.',
+  port_in_use: 'Stop what uses the port, choose another address, or start with `--ports auto`.',
+  data_in_use: 'Another gateway runs on this data folder. Stop it, or give this one another folder with `--data`.',
+  data_damaged:
+    'The sentence names the file. Restore the data folder as a whole from a backup; never mix files of two.',
+  key_permissions: 'Run the `chmod` in the sentence, and consider whether somebody has read the key.',
+  key_passphrase: 'Point `keys.passphraseFile` to the passphrase that the keys were made with.',
+}

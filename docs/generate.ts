@@ -1,0 +1,118 @@
+/** Prints the reference pages from the code: `npm run docs`. test/docs.test.ts fails when they are out of date. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { configuration } from '../contract/configuration.ts'
+import { type ProblemCode, problems, problemType, setUpProblems } from '../contract/problems.ts'
+import { advice } from './advice.ts'
+
+type Node = {
+  type?: string
+  description?: string
+  default?: unknown
+  properties?: Record<string, Node>
+  additionalProperties?: Node | boolean
+  enum?: string[]
+  minimum?: number
+  maximum?: number
+  items?: Node
+  pattern?: string
+}
+
+const schema = z.toJSONSchema(configuration, { io: 'input', target: 'draft-2020-12' }) as Node
+const printedBy = '<!-- Printed by `npm run docs`; do not edit. -->'
+
+/** File name -> content, for everything that is printed. */
+export const pages: Record<string, string> = {
+  'configuration.md': configurationPage(),
+  'configuration.schema.json': schemaFile(),
+  'errors.md': errorsPage(),
+}
+
+function schemaFile(): string {
+  const document = { $id: 'urn:fleetgate:schema:configuration', title: 'Fleetgate configuration', ...schema }
+  // Lists of plain values on one line, as the formatter of this repository wants them.
+  const text = JSON.stringify(document, null, 2).replaceAll(/\[[^[\]{}]*\]/g, (list) =>
+    list.replaceAll(/\s*\n\s*/g, ' '),
+  )
+  return `${text.replaceAll('[ ', '[').replaceAll(' ]', ']')}\n`
+}
+
+function errorsPage(): string {
+  const row = (code: ProblemCode): string => {
+    const { status, title } = problems[code]
+    return `| \`${code}\` | ${status} | ${title} | ${advice[code]} |`
+  }
+  return `${printedBy}
+# Errors
+
+Every refusal has a code. It is stable: scripts, alerts and this page know it by name, while sentences may change.
+EST answers \`code: sentence (request id)\` as plain text, the admin API an RFC 9457 problem of type
+\`${problemType('device_revoked')}\` and the like, MQTT a CONNACK code or a closed connection, and the log has the code as \`reason\`.
+The status is what HTTP answers; for refusals that only MQTT knows it is the nearest of the kind.
+
+| code | status | what it means | what to do |
+|---|---|---|---|
+${(Object.keys(problems) as ProblemCode[]).map(row).join('\n')}
+
+A start that fails with one of these ends with exit code 2, any other failure with 1:
+${[...setUpProblems].map((code) => `\`${code}\``).join(', ')}.
+`
+}
+
+function configurationPage(): string {
+  return `${printedBy}
+# Configuration
+
+\`fleetgate up --config fleetgate.yaml\`. Every key has a default, so an empty file, or none, is a complete configuration.
+A key may also come from the environment, which goes over the file; flags go over both. The variable is \`FLEETGATE_\` and the
+path in capitals, \`__\` between levels, \`_\` between words; a list is parted by commas. An unknown key or a value out of range stops the start
+with file, line and key, and exit code 2. [configuration.schema.json](configuration.schema.json) is the same as JSON Schema, for editors.
+
+\`\`\`yaml
+# fleetgate.yaml
+data: /var/lib/fleetgate
+names: [gateway.example, 192.0.2.10]
+keys: { passphraseFile: /etc/fleetgate/passphrase }
+profiles:
+  sensor: { validityDays: 30 }
+  camera: { validityDays: 7, organization: Example }
+broker: { listen: "0.0.0.0:8883", maxPacketBytes: 65536 }
+\`\`\`
+
+| key | variable | default | range | meaning |
+|---|---|---|---|---|
+${rows(schema, []).join('\n')}
+`
+}
+
+function rows(node: Node, path: string[]): string[] {
+  if (node.properties) return Object.entries(node.properties).flatMap(([key, child]) => rows(child, [...path, key]))
+  const open = typeof node.additionalProperties === 'object' ? node.additionalProperties : undefined
+  const own = `| \`${path.join('.')}\` | ${variableOf(path)} | ${defaultOf(node)} | ${rangeOf(node)} | ${node.description ?? ''} |`
+  return [own, ...(open ? rows(open, [...path, 'NAME']) : [])]
+}
+
+function variableOf(path: string[]): string {
+  // Keys that the operator chooses have no variable: capitals could not tell them apart.
+  if (path[0] === 'profiles') return 'file only'
+  return `\`FLEETGATE_${path.map((key) => key.replaceAll(/[A-Z]/g, '_$&').toUpperCase()).join('__')}\``
+}
+
+function defaultOf({ default: value }: Node): string {
+  return value === undefined ? 'none' : `\`${JSON.stringify(value).replaceAll('"', '')}\``
+}
+
+function rangeOf({ type, enum: values, minimum, maximum, items, pattern, default: value }: Node): string {
+  if (values) return values.join(', ')
+  if (pattern && /:\d+$/.test(String(value))) return 'host:port'
+  if (type === 'object') return 'an object for each NAME'
+  if (type !== 'integer') return items ? `list of ${items.type}` : (type ?? '')
+  // zod writes the largest exact integer where no bound was given.
+  const bounded = maximum !== undefined && maximum < Number.MAX_SAFE_INTEGER
+  return bounded ? `${minimum} to ${maximum}` : `${minimum} or more`
+}
+
+if (import.meta.main) {
+  for (const [name, text] of Object.entries(pages)) writeFileSync(join(import.meta.dirname, name), text)
+}

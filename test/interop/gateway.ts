@@ -1,0 +1,213 @@
+/** The real gateway as an operator starts it, and real programs run against it. */
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { delimiter, dirname, join } from 'node:path'
+
+export const root = dirname(dirname(import.meta.dirname))
+const bin = join(root, 'bin', 'fleetgate.js')
+
+/** Reads `{ skip }` for node:test: a reason when a program is missing, unless INTEROP=required says that it must be there. */
+export function needs(...programs: string[]): { skip: string | false } {
+  const folders = (process.env.PATH ?? '').split(delimiter)
+  const missing = programs.filter((program) => !folders.some((folder) => existsSync(join(folder, program))))
+  if (missing.length === 0) return { skip: false }
+  if (process.env.INTEROP === 'required') throw new Error(`${missing.join(', ')} must be installed`)
+  return { skip: `${missing.join(', ')} not installed` }
+}
+
+export type Outcome = { code: number | null; out: string; err: string }
+
+export class Gateway implements AsyncDisposable {
+  readonly folder: string
+  readonly #process: ChildProcess
+  readonly endpoints: Record<
+    'est' | 'mqtts' | 'rootCertificate' | 'operatorCertificate' | 'operatorKey' | 'rootFingerprint',
+    string
+  >
+
+  private constructor(folder: string, child: ChildProcess) {
+    this.folder = folder
+    this.#process = child
+    this.endpoints = JSON.parse(readFileSync(join(folder, 'data', 'endpoints.json'), 'utf8'))
+  }
+
+  /** Runs `fleetgate up` in a folder of its own, `./data` as data folder. */
+  static async start(ports: 'auto' | 'configured' = 'auto'): Promise<Gateway> {
+    const folder = mkdtempSync(join(tmpdir(), 'fleetgate-interop-'))
+    const child = spawn(process.execPath, [bin, 'up', '--ports', ports], {
+      cwd: folder,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    let text = ''
+    await new Promise<void>((resolve, reject) => {
+      const listen = (chunk: Buffer): void => {
+        text += chunk
+        if (text.includes('Ctrl-C stops the gateway')) resolve()
+      }
+      child.stdout.on('data', listen)
+      child.stderr.on('data', listen)
+      child.once('exit', (code) => reject(new Error(`up ended with ${code}: ${text}`)))
+    }).catch((error: unknown) => {
+      rmSync(folder, { recursive: true, force: true })
+      throw error
+    })
+    return new Gateway(folder, child)
+  }
+
+  get estUrl(): string {
+    return `${this.endpoints.est}/.well-known/est`
+  }
+
+  get mqtt(): string[] {
+    const { hostname, port } = new URL(this.endpoints.mqtts)
+    return ['--cafile', this.endpoints.rootCertificate, '-h', hostname, '-p', port]
+  }
+
+  path(name: string): string {
+    return join(this.folder, name)
+  }
+
+  run(program: string, ...args: string[]): Promise<Outcome> {
+    return new Promise((resolve) => {
+      const child = execFile(program, args, { cwd: this.folder, timeout: 20_000, encoding: 'utf8' }, (_, out, err) =>
+        resolve({ code: child.exitCode, out, err }),
+      )
+    })
+  }
+
+  /** As `run`, and throws what the program said when it failed. */
+  async mustRun(program: string, ...args: string[]): Promise<string> {
+    const { code, out, err } = await this.run(program, ...args)
+    if (code !== 0) throw new Error(`${program} ${args.join(' ')} ended with ${code}: ${out}${err}`)
+    return out
+  }
+
+  fleetgate(...args: string[]): Promise<Outcome> {
+    return this.run(process.execPath, bin, ...args)
+  }
+
+  async token(id: string, profile: string): Promise<string> {
+    return (
+      await this.mustRun(process.execPath, bin, 'token', 'create', '--device', id, '--profile', profile, '--quiet')
+    ).trim()
+  }
+
+  /** Key and request `ID.key`, `ID.csr` (base64) with openssl. */
+  async makeRequest(id: string, key = id): Promise<void> {
+    if (!existsSync(this.path(`${key}.key`))) {
+      await this.mustRun(
+        'openssl',
+        'genpkey',
+        '-algorithm',
+        'EC',
+        '-pkeyopt',
+        'ec_paramgen_curve:P-256',
+        '-out',
+        `${key}.key`,
+      )
+    }
+    await this.mustRun(
+      'openssl',
+      'req',
+      '-new',
+      '-key',
+      `${key}.key`,
+      '-subj',
+      `/CN=${id}`,
+      '-outform',
+      'DER',
+      '-out',
+      `${id}.der`,
+    )
+    writeFileSync(this.path(`${id}.csr`), readFileSync(this.path(`${id}.der`)).toString('base64'))
+  }
+
+  curl(...args: string[]): Promise<Outcome> {
+    return this.run('curl', '-sS', '-i', '--cacert', this.endpoints.rootCertificate, ...args)
+  }
+
+  /** Body of a certs-only answer that curl wrote with its headers -> `ID.crt`. */
+  async unwrap(id: string, answer: string): Promise<string> {
+    writeFileSync(this.path(`${id}.p7`), Buffer.from(answer.slice(answer.indexOf('\r\n\r\n') + 4), 'base64'))
+    return this.mustRun('openssl', 'pkcs7', '-inform', 'DER', '-in', `${id}.p7`, '-print_certs', '-out', `${id}.crt`)
+  }
+
+  /** Enrolls with openssl and curl: leaves `ID.key` and `ID.crt`. */
+  async enroll(id: string, profile: string): Promise<void> {
+    const token = await this.token(id, profile)
+    await this.makeRequest(id)
+    const { out } = await this.curl(
+      '-u',
+      `${id}:${token}`,
+      '-H',
+      'Content-Type: application/pkcs10',
+      '--data-binary',
+      `@${id}.csr`,
+      `${this.estUrl}/simpleenroll`,
+    )
+    await this.unwrap(id, out)
+  }
+
+  /** A program that runs on; `says` waits for words on its output, which a pipe would make it hold back. */
+  start(program: string, ...args: string[]): Running {
+    return new Running(
+      spawn('stdbuf', ['-oL', program, ...args], {
+        timeout: 30_000,
+        cwd: this.folder,
+        stdio: ['ignore', 'pipe', 'pipe'],
+      }),
+    )
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#process.exitCode === null) {
+      this.#process.removeAllListeners('exit').kill('SIGTERM')
+      await once(this.#process, 'exit')
+    }
+    rmSync(this.folder, { recursive: true, force: true })
+    if (this.#process.exitCode !== 0)
+      throw new Error(`the gateway ended with ${this.#process.exitCode ?? this.#process.signalCode}`)
+  }
+}
+
+export class Running implements AsyncDisposable {
+  readonly #process: ChildProcess
+  readonly #ended: Promise<unknown>
+  #text = ''
+  #heard: () => void = () => undefined
+
+  constructor(child: ChildProcess) {
+    this.#process = child
+    this.#ended = once(child, 'close').then(() => this.#heard())
+    for (const stream of [child.stdout!, child.stderr!]) {
+      stream.setEncoding('utf8').on('data', (chunk: string) => {
+        this.#text += chunk
+        this.#heard()
+      })
+    }
+  }
+
+  async says(words: RegExp): Promise<string> {
+    while (!words.test(this.#text)) {
+      if (this.#process.exitCode !== null && this.#process.stdout!.readableEnded) {
+        throw new Error(`ended with ${this.#process.exitCode} without ${words}: ${this.#text}`)
+      }
+      await new Promise<void>((resolve) => {
+        this.#heard = resolve
+      })
+    }
+    return this.#text
+  }
+
+  async ended(): Promise<Outcome> {
+    await this.#ended
+    return { code: this.#process.exitCode, out: this.#text, err: '' }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#process.kill()
+    await this.#ended
+  }
+}

@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict'
+import { appendFileSync, writeFileSync } from 'node:fs'
+import { test } from 'node:test'
+import { Gateway, needs } from './gateway.ts'
+
+test('openssl and curl enroll, verify and renew over TLS 1.2 and 1.3', needs('openssl', 'curl'), async (t) => {
+  await using gateway = await Gateway.start()
+  const { estUrl } = gateway
+  const post = ['-H', 'Content-Type: application/pkcs10', '--data-binary']
+
+  for (const version of ['1.2', '1.3']) {
+    const tls = [`--tlsv${version}`, '--tls-max', version]
+    const id = `cam-tls${version}`
+
+    await t.test(`TLS ${version}: cacerts is root and issuing CA`, async () => {
+      const { out } = await gateway.curl(...tls, `${estUrl}/cacerts`)
+      assert.match(out, /^HTTP\/1\.1 200 OK\r\n/)
+      assert.match(out, /\r\nContent-Type: application\/pkcs7-mime/)
+      await gateway.unwrap('cacerts', out)
+      const names = await gateway.mustRun(
+        'openssl',
+        'crl2pkcs7',
+        '-nocrl',
+        '-certfile',
+        'cacerts.crt',
+        '-out',
+        'all.p7',
+      )
+      assert.equal(names, '')
+      const text = await gateway.mustRun('openssl', 'pkcs7', '-in', 'all.p7', '-print_certs', '-noout')
+      assert.match(text, /Fleetgate Root CA/)
+      assert.match(text, /Fleetgate Issuing CA/)
+    })
+
+    await t.test(`TLS ${version}: simpleenroll gives a certificate that the bundle verifies`, async () => {
+      const token = await gateway.token(id, 'camera')
+      await gateway.makeRequest(id)
+      const { out } = await gateway.curl(
+        ...tls,
+        '-u',
+        `${id}:${token}`,
+        ...post,
+        `@${id}.csr`,
+        `${estUrl}/simpleenroll`,
+      )
+      assert.match(out, /^HTTP\/1\.1 200 OK\r\n/)
+      assert.match(out, /\r\nContent-Type: application\/pkcs7-mime; smime-type=certs-only\r\n/)
+      await gateway.unwrap(id, out)
+      // Strict, and for the purpose that it has: a device is a client, not a server.
+      const verify = ['verify', '-x509_strict', '-CAfile', 'cacerts.crt', '-purpose']
+      assert.match(await gateway.mustRun('openssl', ...verify, 'sslclient', `${id}.crt`), /OK/)
+      assert.notEqual((await gateway.run('openssl', ...verify, 'sslserver', `${id}.crt`)).code, 0)
+      assert.match(
+        await gateway.mustRun('openssl', 'x509', '-in', `${id}.crt`, '-noout', '-subject'),
+        new RegExp(`CN ?= ?${id}`),
+      )
+    })
+
+    await t.test(`TLS ${version}: simplereenroll renews the key and takes another`, async () => {
+      const credential = ['--cert', `${id}.crt`, '--key', `${id}.key`]
+      const before = await gateway.mustRun('openssl', 'x509', '-in', `${id}.crt`, '-noout', '-serial')
+      const renewed = await gateway.curl(...tls, ...credential, ...post, `@${id}.csr`, `${estUrl}/simplereenroll`)
+      assert.match(renewed.out, /^HTTP\/1\.1 200 OK\r\n/)
+      await gateway.makeRequest(id, `${id}-next`)
+      const rekeyed = await gateway.curl(...tls, ...credential, ...post, `@${id}.csr`, `${estUrl}/simplereenroll`)
+      await gateway.unwrap(`${id}-next`, rekeyed.out)
+      assert.notEqual(await gateway.mustRun('openssl', 'x509', '-in', `${id}-next.crt`, '-noout', '-serial'), before)
+      const keys = await Promise.all([
+        gateway.mustRun('openssl', 'x509', '-in', `${id}-next.crt`, '-noout', '-pubkey'),
+        gateway.mustRun('openssl', 'pkey', '-in', `${id}-next.key`, '-pubout'),
+      ])
+      assert.equal(keys[0], keys[1])
+    })
+  }
+
+  await t.test('a wrong token is 401 with the challenge, a spent one with another key 403', async () => {
+    const wrong = await gateway.curl('-u', 'cam-tls1.3:wrong', ...post, '@cam-tls1.3.csr', `${estUrl}/simpleenroll`)
+    assert.match(wrong.out, /^HTTP\/1\.1 401 Unauthorized\r\n/)
+    assert.match(wrong.out, /\r\nWWW-Authenticate: Basic realm="fleetgate"\r\n/)
+    const token = await gateway.token('cam-2', 'camera')
+    await gateway.makeRequest('cam-2')
+    const enroll = ['-u', `cam-2:${token}`, ...post, '@cam-2.csr', `${estUrl}/simpleenroll`]
+    assert.match((await gateway.curl(...enroll)).out, /^HTTP\/1\.1 200 /)
+    assert.match((await gateway.curl(...enroll)).out, /^HTTP\/1\.1 200 /, 'the same request may fetch its answer again')
+    await gateway.makeRequest('cam-2', 'thief')
+    const thief = await gateway.curl(...enroll)
+    assert.match(thief.out, /^HTTP\/1\.1 403 [\s\S]*token_spent/)
+  })
+
+  await t.test('a certificate of another CA does not renew', async () => {
+    await gateway.mustRun(
+      'openssl',
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-subj',
+      '/CN=cam-2',
+      '-keyout',
+      'own.key',
+      '-out',
+      'own.crt',
+    )
+    const { out } = await gateway.curl(
+      '--cert',
+      'own.crt',
+      '--key',
+      'own.key',
+      ...post,
+      '@cam-2.csr',
+      `${estUrl}/simplereenroll`,
+    )
+    assert.match(out, /^HTTP\/1\.1 401 /)
+  })
+
+  await t.test('a body that is far too large is 413, garbage 400, each with a sentence', async () => {
+    writeFileSync(gateway.path('large'), Buffer.alloc(5_000_000, 65))
+    const large = await gateway.curl('-u', 'cam-2:x', ...post, '@large', `${estUrl}/simpleenroll`)
+    assert.match(large.out, /HTTP\/1\.1 413 [\s\S]*body_too_large: /)
+    const token = await gateway.token('cam-3', 'camera')
+    appendFileSync(gateway.path('garbage'), '!!!!')
+    const garbage = await gateway.curl('-u', `cam-3:${token}`, ...post, '@garbage', `${estUrl}/simpleenroll`)
+    assert.match(garbage.out, /^HTTP\/1\.1 400 [\s\S]*csr_malformed: /)
+  })
+})
