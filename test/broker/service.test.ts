@@ -69,7 +69,7 @@ test('an encrypted key needs its passphrase, and the right one', () => {
   writeFileSync(passphrase, 'wrong\n')
   assert.throws(() => readCredential(credentialDir, passphrase), { code: 'key_passphrase' })
   assert.throws(() => readCredential(credentialDir, undefined), { code: 'key_passphrase' })
-  assert.throws(() => readCredential(credentialDir, join(harness.folder, 'missing')), { code: 'data_damaged' })
+  assert.throws(() => readCredential(credentialDir, join(harness.folder, 'missing')), { code: 'config_invalid' })
 })
 
 test('a missing credential is one sentence, and a renewed one has another stamp', () => {

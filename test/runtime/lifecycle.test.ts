@@ -73,11 +73,14 @@ test('a supervised service ends when its supervisor is gone', async () => {
 })
 
 test('a start that the operator has to mend is one sentence and exit code 2', async () => {
-  const { code, messages, text } = await new Child('misconfigured', true).ended
-  assert.equal(code, 2)
-  assert.deepEqual(messages, [
+  const supervised = await new Child('misconfigured', true).ended
+  assert.equal(supervised.code, 2)
+  assert.deepEqual(supervised.messages, [
     { kind: 'failed', code: 'config_invalid', message: 'broker.listen: host:port is wanted' },
   ])
+  assert.equal(supervised.text, '', 'the supervisor is the one to say it')
+  const { code, text } = await new Child('misconfigured').ended
+  assert.equal(code, 2)
   assert.equal(text.trim().split('\n').length, 1)
   assert.equal(JSON.parse(text).reason, 'config_invalid')
 })
