@@ -15,7 +15,8 @@ const scripts = {
   demo: (args) => [['cli/main.ts', 'demo', ...args]],
   test: (args) => [tests(args.length > 0 ? args : allTests())],
   interop: (args) => [tests(args.length > 0 ? args : ['test/interop/*.test.ts'])],
-  bench: ([name, ...args]) => [[benchmark(name), ...args]],
+  bench: ([name, ...args]) => [[named('bench', name, '.bench.ts'), ...args]],
+  fuzz: ([name, ...args]) => [[named('test/fuzz', name, '.ts'), ...args]],
   check: () => [
     ['node_modules/typescript/bin/tsc', '--noEmit'],
     ['node_modules/@biomejs/biome/bin/biome', 'check'],
@@ -40,11 +41,11 @@ function allTests() {
   return ['test/*.test.ts', ...own.map((name) => `test/${name}/**/*.test.ts`)]
 }
 
-function benchmark(name) {
-  const file = `bench/${name}.bench.ts`
+function named(folder, name, ending) {
+  const file = `${folder}/${name}${ending}`
   if (name !== undefined && existsSync(join(root, file))) return file
-  const known = readdirSync(join(root, 'bench')).filter((entry) => entry.endsWith('.bench.ts'))
-  return fail(`name a benchmark: npm run bench -- ${known.map((entry) => entry.replace('.bench.ts', '')).join(' | ')}`)
+  const known = readdirSync(join(root, folder)).filter((entry) => entry.endsWith(ending))
+  return fail(`which one? npm run ${script} -- ${known.map((entry) => entry.slice(0, -ending.length)).join(' | ')}`)
 }
 
 const [script, ...args] = process.argv.slice(2)

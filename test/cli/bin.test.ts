@@ -145,7 +145,7 @@ test('a script or benchmark that there is not is exit code 2 with those that the
   assert.equal(unknown.code, 2)
   assert.match(unknown.err, /^error: usage: node bin\/run\.js start \| demo \| [a-z |]+\n$/)
   const benchmark = await project.run('bin/run.js', 'bench', 'nothing')
-  assert.deepEqual([benchmark.code, benchmark.err], [2, 'error: name a benchmark: npm run bench -- publish\n'])
+  assert.deepEqual([benchmark.code, benchmark.err], [2, 'error: which one? npm run bench -- publish\n'])
 })
 
 test('the exit code of the program is passed on, and so are signals in both directions', posix, async () => {

@@ -1,0 +1,38 @@
+/** Byte vectors for MQTT 3.1, 3.1.1 and 5, for the codec and for a real socket. `format` in each file says what means what. */
+import { globSync, readFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import type { Packet, Version } from '../../../broker/wire/packet.ts'
+import type { ReasonName } from '../../../broker/wire/reason.ts'
+
+export type Answer = 'close' | 'pingresp' | { connack: number; version: 4 | 5 | 3 } | { disconnect: number }
+export type MqttVector = {
+  name: string
+  version: Version
+  state: 'fresh' | 'connected'
+  from: 'client' | 'server'
+  bytes: Buffer
+  clause: string
+  answer?: Answer
+} & ({ packet: Packet; refuse?: never } | { packet?: never; refuse: ReasonName })
+
+const octets = new Set(['payload', 'password', 'correlationData', 'authenticationData'])
+const revive = (key: string, value: unknown): unknown =>
+  typeof value === 'string' && octets.has(key) ? Buffer.from(value, 'hex') : value
+
+/** Vectors by file name without its ending. */
+export function mqttVectors(): Map<string, MqttVector[]> {
+  const files = globSync('*.json', { cwd: import.meta.dirname }).sort()
+  return new Map(
+    files.map((file) => {
+      const { cases } = JSON.parse(readFileSync(join(import.meta.dirname, file), 'utf8'), revive)
+      return [
+        basename(file, '.json'),
+        cases.map((one: { from?: string; bytes: string }) => ({
+          ...one,
+          from: one.from ?? 'client',
+          bytes: Buffer.from(one.bytes.replaceAll(' ', ''), 'hex'),
+        })),
+      ]
+    }),
+  )
+}
