@@ -31,30 +31,47 @@ export type SnapshotUpdate = {
   certificates: Map<string, CertificateState>
 }
 
+export type Operation = { type: 'put'; key: string; value: Buffer } | { type: 'del'; key: string }
+
+/** A part of the folder for keys and octets of somebody else, who knows what they mean. */
+export type Area = {
+  getMany(keys: string[]): Promise<(Buffer | undefined)[]>
+  /** In the order of the keys' UTF-8 octets: keys that begin with `prefix` and come behind the key `after`. */
+  page(prefix: string, after: string, limit: number): Promise<[key: string, value: Buffer][]>
+  /** All or none. Writes reach the log in the order of the calls, so a synced one takes all before it to the disk. */
+  write(operations: readonly Operation[], options: { sync: boolean }): Promise<void>
+  /**
+   * Closes and opens the whole folder. LevelDB refuses every write after a failed one, as its log may or may not hold that
+   * batch; opening it again reads the log and so decides what happened.
+   */
+  reopen(): Promise<void>
+}
+
 type Put = { type: 'put'; key: string; value: unknown }
 const deviceKey = 'device!'
 const certificateKey = 'certificate!'
+/** Begins every key of the sessions' area, and sorts behind all keys of the snapshot. */
+const sessionsKey = '~'
+const binary = { keyEncoding: 'utf8', valueEncoding: 'buffer' } as const
 
-/** This broker's own folder. One process opens it; every write is one synced batch. */
+/** This broker's own folder. One process opens it; every write of the snapshot is one synced batch. */
 export class BrokerStore implements AsyncDisposable {
+  readonly #folder: string
   readonly #level: Level<string, unknown>
+  /** For MQTT sessions and retained messages. */
+  readonly sessions: Area
 
-  private constructor(level: Level<string, unknown>) {
-    this.#level = level
+  private constructor(folder: string) {
+    this.#folder = folder
+    this.#level = new Level(folder, { valueEncoding: 'json' })
+    this.sessions = this.#area(sessionsKey)
   }
 
   /** @throws FleetError `data_in_use`, `data_damaged` */
   static async open(folder: string): Promise<BrokerStore> {
-    const level = new Level<string, unknown>(folder, { valueEncoding: 'json' })
-    try {
-      await level.open()
-    } catch (cause) {
-      if ((cause as { cause?: { code?: string } }).cause?.code === 'LEVEL_LOCKED') {
-        throw new FleetError('data_in_use', `${folder} is in use by another instance`, { cause })
-      }
-      throw new FleetError('data_damaged', `${folder} cannot be opened: ${(cause as Error).message}`, { cause })
-    }
-    return new BrokerStore(level)
+    const store = new BrokerStore(folder)
+    await store.#open()
+    return store
   }
 
   /** @returns undefined before the first write */
@@ -63,7 +80,7 @@ export class BrokerStore implements AsyncDisposable {
     if (cursor === undefined) return undefined
     const devices = new Map<string, DeviceState>()
     const certificates = new Map<string, CertificateState>()
-    for await (const [key, value] of this.#level.iterator()) {
+    for await (const [key, value] of this.#level.iterator({ lt: sessionsKey })) {
       if (key.startsWith(deviceKey)) devices.set(key.slice(deviceKey.length), value as DeviceState)
       if (key.startsWith(certificateKey)) certificates.set(key.slice(certificateKey.length), value as CertificateState)
     }
@@ -84,12 +101,58 @@ export class BrokerStore implements AsyncDisposable {
   async replace(state: SnapshotState): Promise<void> {
     const puts = putsOf(state)
     const kept = new Set(puts.map(({ key }) => key))
-    const old = (await this.#level.keys().all()).filter((key) => !kept.has(key))
+    const old = (await this.#level.keys({ lt: sessionsKey }).all()).filter((key) => !kept.has(key))
     await this.#level.batch([...old.map((key) => ({ type: 'del' as const, key })), ...puts], { sync: true })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#level.close()
+  }
+
+  async #open(): Promise<void> {
+    try {
+      await this.#level.open()
+    } catch (cause) {
+      if ((cause as { cause?: { code?: string } }).cause?.code === 'LEVEL_LOCKED') {
+        throw new FleetError('data_in_use', `${this.#folder} is in use by another instance`, { cause })
+      }
+      throw new FleetError('data_damaged', `${this.#folder} cannot be opened: ${(cause as Error).message}`, { cause })
+    }
+  }
+
+  #area(area: string): Area {
+    const level = this.#level
+    return {
+      getMany: (keys) =>
+        level.getMany<string, Buffer>(
+          keys.map((key) => area + key),
+          binary,
+        ),
+      async page(prefix, after, limit) {
+        const start = Buffer.from(area + prefix)
+        const behind = Buffer.from(area + after)
+        // No octet of UTF-8 is 0xff, so this is behind every key with the prefix.
+        const range = { gte: start, lt: Buffer.concat([start, Buffer.of(0xff)]), limit }
+        const from = Buffer.compare(behind, start) < 0 ? range : { gt: behind, lt: range.lt, limit }
+        const entries = await level
+          .iterator<Buffer, Buffer>({ ...from, keyEncoding: 'buffer', valueEncoding: 'buffer' })
+          .all()
+        return entries.map(([key, value]) => [key.toString('utf8', area.length), value])
+      },
+      async write(operations, { sync }) {
+        const batch = level.batch()
+        for (const operation of operations) {
+          const key = area + operation.key
+          if (operation.type === 'put') batch.put<string, Buffer>(key, operation.value, binary)
+          else batch.del<string>(key, binary)
+        }
+        await batch.write({ sync })
+      },
+      reopen: async () => {
+        await level.close()
+        await this.#open()
+      },
+    }
   }
 }
 

@@ -1,0 +1,438 @@
+import { FleetError } from '../../runtime/errors.ts'
+import type { Area, Operation } from '../store.ts'
+import { DiskReads } from './disk-reads.ts'
+import { GroupCommit } from './group-commit.ts'
+import { RetainedStore } from './level-retained.ts'
+import { WillStore } from './level-wills.ts'
+import { SessionQueues } from './session-queues.ts'
+import { type Entry, empty, encodeSubscription, keys } from './session-records.ts'
+import {
+  createSession,
+  endConnections,
+  leaveDevice,
+  loadState,
+  noteSession,
+  type Session,
+  type State,
+  takeNumber,
+} from './session-state.ts'
+import {
+  type Claim,
+  type Delivery,
+  type DeviceQuota,
+  type Due,
+  deviceOf,
+  type EnqueueAnswer,
+  type Message,
+  type Queued,
+  type SessionStore,
+  type StoredSubscription,
+  type Will,
+} from './session-store.ts'
+
+export type LevelSessionsOptions = {
+  area: Area
+  clock: () => Date
+  quotaOf: (deviceId: string) => DeviceQuota
+  /** After which a call is answered with `unavailable` or `outcome_unknown`. */
+  deadlineMs?: number
+  /** Places of a queue that are kept in memory for a session with an owner, beside those on their way. */
+  windowEntries?: number
+  /** Messages that are kept in memory, those on their way first of all. */
+  cacheBytes?: number
+}
+
+/** QoS 2 messages of one client that wait for their PUBREL. */
+const maxIncoming = 1_000
+const dueAtMost = 1_000
+const sweptAtMost = 100
+
+/**
+ * Sessions in the broker's own folder. What is asked often is in memory (who owns what, subscriptions, heads of queues,
+ * counters) and read from disk once, at opening. Everything is decided in memory, in the order of the calls, and written
+ * in that order in groups. When a write fails the folder is opened again and memory is made anew from what is there.
+ */
+export class LevelSessions implements SessionStore {
+  readonly #area: Area
+  readonly #now: () => number
+  readonly #quotaOf: (deviceId: string) => DeviceQuota
+  readonly #memory: { windowEntries: number; cacheBytes: number }
+  readonly #commits: GroupCommit
+  readonly #disk: DiskReads
+  #state!: State
+  #queues!: SessionQueues
+  #retained!: RetainedStore
+  #wills!: WillStore
+  #broken = false
+  #recovering: Promise<void> | undefined
+  #closed = false
+
+  private constructor(options: LevelSessionsOptions) {
+    const { area, clock, quotaOf, deadlineMs = 5_000, windowEntries = 256, cacheBytes = 32 * 1024 * 1024 } = options
+    this.#area = area
+    this.#now = () => clock().getTime()
+    this.#quotaOf = quotaOf
+    this.#memory = { windowEntries, cacheBytes }
+    this.#commits = new GroupCommit(area, deadlineMs, () => {
+      this.#broken = true
+      this.#recover()
+    })
+    this.#disk = new DiskReads(area, this.#commits, deadlineMs)
+  }
+
+  /** @throws FleetError `data_damaged` */
+  static async open(options: LevelSessionsOptions): Promise<LevelSessions> {
+    const store = new LevelSessions(options)
+    const state = await loadState(options.area)
+    const ended = endConnections(state, store.#now())
+    if (ended.length > 0) await options.area.write(ended, { sync: true })
+    store.#begin(state)
+    return store
+  }
+
+  async claim(clientId: string, broker: string, options: { keepMs: number; clean?: boolean }): Promise<Claim> {
+    const state = this.#ready()
+    const before = state.sessions.get(clientId)
+    const present = before !== undefined && options.clean !== true && !this.#hasEnded(before)
+    const displaced = before === undefined ? this.#findDisplaced(deviceOf(clientId)) : undefined
+    const formerOwner = before?.owner
+
+    const operations: Operation[] = []
+    const epoch = takeNumber(state, operations)
+    if (displaced !== undefined) this.#forget(displaced, operations)
+    if (before !== undefined && !present) this.#forget(before, operations)
+    let session: Session
+    if (present) {
+      this.#wills.settle(before, operations)
+      session = Object.assign(before, {
+        epoch,
+        owner: broker,
+        keepMs: options.keepMs,
+        keepUntil: Number.POSITIVE_INFINITY,
+      })
+    } else {
+      const id = takeNumber(state, operations)
+      session = createSession(state, { id, clientId, epoch, owner: broker, keepMs: options.keepMs })
+    }
+    useAgain(session)
+    operations.push(noteSession(session))
+    await this.#commits.add(operations, { sync: false })
+    return {
+      epoch,
+      present,
+      ...(formerOwner === undefined ? {} : { formerOwner }),
+      ...(displaced === undefined ? {} : { displaced: displaced.clientId }),
+    }
+  }
+
+  async release(clientId: string, epoch: number, keepUntil: number | 'forget'): Promise<void> {
+    const operations: Operation[] = []
+    if (keepUntil === 'forget') {
+      this.#forget(this.#findSession(clientId, epoch), operations)
+    } else {
+      const session = this.#requireOwned(clientId, epoch)
+      session.owner = undefined
+      session.keepUntil = keepUntil
+      useAgain(session)
+      this.#queues.closeWindow(session)
+      operations.push(noteSession(session))
+      this.#wills.end(epoch, operations)
+    }
+    await this.#commits.add(operations, { sync: false })
+  }
+
+  async *sessions(): AsyncGenerator<{ clientId: string; subscriptions: StoredSubscription[] }> {
+    for (const session of this.#ready().sessions.values()) {
+      if (this.#hasEnded(session)) continue
+      yield { clientId: session.clientId, subscriptions: [...session.subscriptions.values()] }
+    }
+  }
+
+  async subscriptions(clientId: string): Promise<StoredSubscription[]> {
+    this.#ready()
+    return [...(this.#findLive(clientId)?.subscriptions.values() ?? [])]
+  }
+
+  async changeSubscriptions(
+    clientId: string,
+    epoch: number,
+    add: readonly StoredSubscription[],
+    remove: readonly string[],
+  ): Promise<{ existed: Set<string> }> {
+    const session = this.#requireOwned(clientId, epoch)
+    const { id, device, subscriptions } = session
+    const existed = new Set(
+      [...remove, ...add.map(({ filter }) => filter)].filter((filter) => subscriptions.has(filter)),
+    )
+    const after = new Map(subscriptions)
+    for (const filter of remove) after.delete(filter)
+    // Each filter stands for itself, whatever else it overlaps (trap T15).
+    for (const subscription of add) after.set(subscription.filter, subscription)
+    const growth = after.size - subscriptions.size
+    if (growth > 0 && device.subscriptions + growth > this.#quotaOf(device.id).subscriptions) {
+      throw new FleetError('quota_exceeded', `${device.id} has ${device.subscriptions} subscriptions`)
+    }
+    const operations: Operation[] = []
+    for (const filter of remove) {
+      if (subscriptions.delete(filter)) operations.push({ type: 'del', key: keys.subscription(id, filter) })
+    }
+    for (const subscription of add) {
+      const { filter } = subscription
+      subscriptions.set(filter, subscription)
+      operations.push({ type: 'put', key: keys.subscription(id, filter), value: encodeSubscription(subscription) })
+    }
+    device.subscriptions += growth
+    await this.#commits.add(operations, { sync: true })
+    return { existed }
+  }
+
+  async enqueue(
+    deliveries: readonly Delivery[],
+    incoming?: { clientId: string; epoch: number; packetId: number },
+  ): Promise<EnqueueAnswer[]> {
+    this.#ready()
+    const operations: Operation[] = []
+    if (incoming !== undefined) {
+      const publisher = this.#requireOwned(incoming.clientId, incoming.epoch)
+      if (!this.#noteIncoming(publisher, incoming.packetId, operations)) {
+        await this.#commits.settled()
+        return deliveries.map(() => 'queued')
+      }
+    }
+    const find = (clientId: string): Session | undefined => this.#findLive(clientId)
+    const answers = this.#queues.enqueue(deliveries, { find, quotaOf: this.#quotaOf, now: this.#now() }, operations)
+    if (operations.length > 0) await this.#commits.add(operations, { sync: true })
+    return answers
+  }
+
+  async readQueue(clientId: string, epoch: number, after: number, limit: number): Promise<Queued[]> {
+    const session = this.#requireOwned(clientId, epoch)
+    const requireCurrent = (): void => {
+      if (this.#requireOwned(clientId, epoch) !== session) throw notNow()
+    }
+    return this.#queues.read(session, { after, limit, now: this.#now, requireCurrent })
+  }
+
+  async assignPacketId(clientId: string, epoch: number, seq: number, packetId: number): Promise<boolean> {
+    const session = this.#requireOwned(clientId, epoch)
+    const entry = session.window.get(seq)
+    if (entry === undefined) return false
+    const other = session.inflight.get(packetId)
+    if (other !== undefined && other !== entry) {
+      throw new FleetError('conflict', `packet id ${packetId} of ${clientId} is in use`)
+    }
+    const operations: Operation[] = []
+    this.#queues.assign(session, entry, packetId, operations)
+    await this.#commits.add(operations, { sync: entry.qos === 2 })
+    return true
+  }
+
+  async markReceived(clientId: string, epoch: number, packetId: number): Promise<boolean> {
+    const session = this.#requireOwned(clientId, epoch)
+    const entry = session.inflight.get(packetId)
+    if (entry?.qos !== 2) return false
+    const operations: Operation[] = []
+    this.#queues.markReceived(session, entry, operations)
+    await this.#commits.add(operations, { sync: true })
+    return true
+  }
+
+  async ack(clientId: string, epoch: number, packetIds: readonly number[]): Promise<void> {
+    const session = this.#requireOwned(clientId, epoch)
+    await this.#removeAll(session, (packetId) => session.inflight.get(packetId), packetIds)
+  }
+
+  async discard(clientId: string, epoch: number, seqs: readonly number[]): Promise<void> {
+    const session = this.#requireOwned(clientId, epoch)
+    await this.#removeAll(session, (seq) => session.window.get(seq), seqs)
+  }
+
+  async incoming(clientId: string, epoch: number, packetId: number, action: 'put' | 'take' | 'has'): Promise<boolean> {
+    const session = this.#requireOwned(clientId, epoch)
+    const known = session.incoming.has(packetId)
+    const operations: Operation[] = []
+    if (action === 'put') this.#noteIncoming(session, packetId, operations)
+    if (action === 'take' && session.incoming.delete(packetId)) {
+      operations.push({ type: 'del', key: keys.incoming(session.id, packetId) })
+    }
+    await this.#commits.add(operations, { sync: true })
+    return action === 'put' ? !known : known
+  }
+
+  async putWill(clientId: string, epoch: number, will: Will): Promise<void> {
+    this.#requireOwned(clientId, epoch)
+    const operations: Operation[] = []
+    this.#wills.put(clientId, epoch, will, operations)
+    await this.#commits.add(operations, { sync: true })
+  }
+
+  async takeWill(clientId: string, epoch: number): Promise<Will | undefined> {
+    this.#ready()
+    const wills = this.#wills
+    if (!wills.has(clientId, epoch)) {
+      this.#findSession(clientId, epoch)
+      return undefined
+    }
+    const will = await wills.read(epoch)
+    this.#ready()
+    if (this.#wills !== wills) throw notNow()
+    if (!wills.has(clientId, epoch)) return undefined
+    const operations: Operation[] = []
+    wills.drop(epoch, operations)
+    await this.#commits.add(operations, { sync: false })
+    return will
+  }
+
+  async retain(topic: string, message: Message | null): Promise<'stored' | 'full'> {
+    this.#ready()
+    const operations: Operation[] = []
+    if (!this.#retained.change(topic, message, operations)) return 'full'
+    await this.#commits.add(operations, { sync: message?.qos !== 0 })
+    return 'stored'
+  }
+
+  async *retained(filters: readonly string[]): AsyncGenerator<Message> {
+    this.#ready()
+    yield* this.#retained.find(filters)
+  }
+
+  async deadlines(before: number): Promise<{ sessions: Due[]; wills: (Due & { message: Message })[] }> {
+    const state = this.#ready()
+    const sessions: Due[] = []
+    const toSweep: Session[] = []
+    for (const session of state.sessions.values()) {
+      if (this.#hasEnded(session, before)) sessions.push({ clientId: session.clientId, epoch: session.epoch })
+      else if (session.nextExpiry <= before) toSweep.push(session)
+      if (sessions.length === dueAtMost) break
+    }
+    const wills = await this.#wills.due(before)
+    for (const session of toSweep.slice(0, sweptAtMost)) await this.#queues.sweep(session, before)
+    const operations: Operation[] = []
+    this.#retained.sweep(before, operations)
+    void this.#commits.add(operations, { sync: false })
+    return { sessions, wills }
+  }
+
+  async dropDevice(deviceId: string): Promise<string[]> {
+    const state = this.#ready()
+    const clientIds = [...(state.devices.get(deviceId)?.sessions ?? [])]
+    const operations: Operation[] = []
+    for (const clientId of clientIds) this.#forget(state.sessions.get(clientId)!, operations)
+    this.#wills.dropDevice(deviceId, operations)
+    await this.#commits.add(operations, { sync: true })
+    return clientIds
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true
+    await this.#recovering
+    await this.#queues.stop()
+    await this.#commits.close()
+  }
+
+  #begin(state: State): void {
+    const disk = this.#disk
+    this.#state = state
+    this.#queues = new SessionQueues(state, { disk, commits: this.#commits, ...this.#memory })
+    this.#wills = new WillStore(state, { disk, now: this.#now })
+    this.#retained = new RetainedStore(state, { disk, quotaOf: this.#quotaOf, now: this.#now })
+  }
+
+  /** What memory says is not sure any more: from here on only the disk counts. */
+  #recover(): void {
+    this.#recovering ??= (async () => {
+      try {
+        await this.#queues.stop()
+        await this.#area.reopen()
+        this.#begin(await loadState(this.#area))
+        this.#broken = false
+      } catch {
+        // The next call tries again.
+      } finally {
+        this.#recovering = undefined
+      }
+    })()
+  }
+
+  #ready(): State {
+    if (this.#broken && !this.#closed) this.#recover()
+    if (this.#broken || this.#closed) throw notNow()
+    this.#commits.requireRoom()
+    return this.#state
+  }
+
+  #hasEnded(session: Session, at?: number): boolean {
+    return session.owner === undefined && session.keepUntil <= (at ?? this.#now())
+  }
+
+  #findLive(clientId: string): Session | undefined {
+    const session = this.#state.sessions.get(clientId)
+    return session === undefined || this.#hasEnded(session) ? undefined : session
+  }
+
+  #findSession(clientId: string, epoch: number): Session {
+    const session = this.#ready().sessions.get(clientId)
+    if (session?.epoch === epoch) return session
+    throw new FleetError('session_taken_over', `epoch ${epoch} of ${clientId} is over`)
+  }
+
+  #requireOwned(clientId: string, epoch: number): Session {
+    const session = this.#findSession(clientId, epoch)
+    if (session.owner !== undefined) return session
+    throw new FleetError('session_taken_over', `epoch ${epoch} of ${clientId} is released`)
+  }
+
+  /** A device that makes up client ids displaces its own oldest session, as long as nobody uses that. */
+  #findDisplaced(deviceId: string): Session | undefined {
+    const kept = this.#state.devices.get(deviceId)?.sessions
+    if (kept === undefined || kept.size < this.#quotaOf(deviceId).sessions) return undefined
+    for (const clientId of kept) {
+      const session = this.#state.sessions.get(clientId)!
+      if (session.owner === undefined) return session
+    }
+    throw new FleetError('quota_exceeded', `${deviceId} has ${kept.size} sessions, all of them in use`)
+  }
+
+  #forget(session: Session, operations: Operation[]): void {
+    const { id, clientId, device, subscriptions, incoming } = session
+    operations.push({ type: 'del', key: keys.session(id) })
+    for (const filter of subscriptions.keys()) operations.push({ type: 'del', key: keys.subscription(id, filter) })
+    for (const packetId of incoming) operations.push({ type: 'del', key: keys.incoming(id, packetId) })
+    this.#wills.endSession(session.epoch, operations)
+    this.#state.sessions.delete(clientId)
+    device.sessions.delete(clientId)
+    device.subscriptions -= subscriptions.size
+    this.#queues.abandon(session)
+    leaveDevice(this.#state, device)
+  }
+
+  async #removeAll(session: Session, find: (id: number) => Entry | undefined, ids: readonly number[]): Promise<void> {
+    const operations: Operation[] = []
+    for (const id of ids) {
+      const entry = find(id)
+      if (entry !== undefined) this.#queues.remove(session, entry, operations)
+    }
+    await this.#commits.add(operations, { sync: false })
+  }
+
+  /** @returns false when it was noted before */
+  #noteIncoming(session: Session, packetId: number, operations: Operation[]): boolean {
+    if (session.incoming.has(packetId)) return false
+    if (session.incoming.size >= maxIncoming) {
+      throw new FleetError(
+        'quota_exceeded',
+        `${maxIncoming} QoS 2 messages of ${session.clientId} wait for their PUBREL`,
+      )
+    }
+    session.incoming.add(packetId)
+    operations.push({ type: 'put', key: keys.incoming(session.id, packetId), value: empty })
+    return true
+  }
+}
+
+function useAgain({ device, clientId }: Session): void {
+  device.sessions.delete(clientId)
+  device.sessions.add(clientId)
+}
+
+const notNow = (): FleetError => new FleetError('unavailable', 'the session store cannot be used now')
