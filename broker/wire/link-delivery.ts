@@ -1,0 +1,122 @@
+import { encode } from './codec.ts'
+import type { Delivered, Delivery } from './link-events.ts'
+import { OutboundAliases, OutboundWindow } from './link-outbound.ts'
+import type { LinkWriter } from './link-writer.ts'
+import type { Version } from './packet.ts'
+import type { Properties } from './properties.ts'
+import { type Message, propertiesOf, publishFrame, stamped } from './publish-frames.ts'
+
+type LinkDeliveryOptions = {
+  writer: LinkWriter
+  version: Version
+  /** messages of QoS 1 and 2 under way */
+  window: number
+  /** 0 for none */
+  aliases: number
+  /** of a packet that the client takes */
+  maxBytes: number
+  /** unread output from which on the client counts as slow */
+  slowBytes: number
+  clock: () => Date
+}
+
+/** Messages to one client: what may go out now, and as what octets. Nothing is queued here. */
+export class LinkDelivery {
+  readonly #options: LinkDeliveryOptions
+  readonly #aliases: OutboundAliases | undefined
+  readonly window: OutboundWindow
+  #isAwaited = false
+  /** Messages that were not delivered, by reason. */
+  readonly dropped = { slow: 0, tooLarge: 0, expired: 0 }
+
+  constructor(options: LinkDeliveryOptions) {
+    this.#options = options
+    this.window = new OutboundWindow(options.window)
+    if (options.aliases > 0) this.#aliases = new OutboundAliases(options.aliases)
+  }
+
+  /** @returns once after a `waiting`, whether there is room now */
+  takeRoom(): boolean {
+    if (!this.#isAwaited || this.window.isFull || this.#isSlow()) return false
+    this.#isAwaited = false
+    return true
+  }
+
+  /** @throws RangeError when another message under way has the packet identifier */
+  deliver(message: Message, delivery: Delivery): Delivered {
+    const { qos } = delivery
+    if (this.#isSlow() || (qos > 0 && this.window.isFull)) {
+      if (qos > 0 || delivery.mayWait === true) {
+        this.#isAwaited = true
+        return 'waiting'
+      }
+      this.dropped.slow++
+      return 'dropped'
+    }
+    const secondsLeft = this.#secondsLeft(message)
+    if (secondsLeft === 0 && !delivery.dup) {
+      this.dropped.expired++ // [MQTT-3.3.2-5]
+      return 'dropped'
+    }
+    // A client that keeps a QoS 2 message until its PUBREL may have kept the alias for its topic (MQTT.js does).
+    const aliases = qos < 2 ? this.#aliases : undefined
+    const isSent =
+      aliases === undefined && (delivery.identifiers?.length ?? 0) === 0
+        ? this.#sendShared(message, delivery, secondsLeft)
+        : this.#sendOwn(message, delivery, secondsLeft, aliases)
+    if (isSent) return 'sent'
+    this.dropped.tooLarge++
+    return 'dropped'
+  }
+
+  #isSlow(): boolean {
+    return this.#options.writer.pendingBytes > this.#options.slowBytes
+  }
+
+  #secondsLeft({ expiresAt }: Message): number | undefined {
+    if (expiresAt === undefined) return undefined
+    return Math.max(0, Math.ceil((expiresAt - this.#options.clock().getTime()) / 1_000))
+  }
+
+  /** Sends the octets that every receiver of its version gets. @returns false when the client takes no packet so large */
+  #sendShared(message: Message, delivery: Delivery, secondsLeft: number | undefined): boolean {
+    const { qos, retain } = delivery
+    const { writer, version, maxBytes } = this.#options
+    const { head, rest } = publishFrame(message, version, qos, retain, secondsLeft)
+    if (head.length + rest.length > maxBytes) return false
+    if (qos === 0) {
+      writer.push(head)
+      return true
+    }
+    const packetId = delivery.packetId ?? this.window.nextPacketId()
+    this.window.sent(packetId, qos)
+    writer.push(stamped(head, qos, retain, delivery.dup === true, packetId), rest)
+    return true
+  }
+
+  /** Sends octets of this connection's own: with its subscription identifiers and topic aliases. */
+  #sendOwn(
+    message: Message,
+    delivery: Delivery,
+    secondsLeft: number | undefined,
+    aliases: OutboundAliases | undefined,
+  ): boolean {
+    const { qos, retain, identifiers = [], dup = false } = delivery
+    const { writer, version, maxBytes } = this.#options
+    const { payload } = message
+    const known = aliases?.find(message.topic)
+    const alias = known ?? aliases?.free()
+    const packetId = qos === 0 ? 0 : (delivery.packetId ?? this.window.nextPacketId())
+    const own: Properties = {}
+    if (identifiers.length > 0) own.subscriptionIdentifiers = [...identifiers] // [MQTT-3.3.4-3] [MQTT-3.3.4-4]
+    if (alias !== undefined) own.topicAlias = alias
+    const properties = propertiesOf(message, secondsLeft, own)
+    const topic = known === undefined ? message.topic : ''
+    const frame = encode({ type: 'publish', topic, payload, qos, retain, dup, packetId, properties }, version)
+    if (frame.length > maxBytes) return false
+    if (qos > 0) this.window.sent(packetId, qos as 1 | 2)
+    if (known === undefined && alias !== undefined) aliases?.give(message.topic, alias)
+    writer.push(frame)
+    return true
+  }
+}
