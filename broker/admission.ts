@@ -173,9 +173,3 @@ function certificateFault(certificate: CertificateFacts, now: Date): [ProblemCod
   }
   return undefined
 }
-
-/** CONNACK return codes of MQTT 3.1.1, 3.2.2.3. */
-export function connackCode(reason: ProblemCode): 2 | 3 | 5 {
-  if (reason === 'client_id_mismatch') return 2
-  return reason === 'snapshot_stale' || reason === 'too_many_connections' || reason === 'unavailable' ? 3 : 5
-}

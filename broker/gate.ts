@@ -1,7 +1,9 @@
 import type { DeviceId } from '../contract/ids.ts'
+import type { CertificateFacts } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { type Admission, admitConnect, type ConnectFacts, type Refusal, standingOf } from './admission.ts'
+import { deviceOf } from './backends/session-store.ts'
 import { compilePolicy, type Matcher } from './policy.ts'
 import { principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'
@@ -75,7 +77,6 @@ export class Gate {
       sessions.release(connection)
       return undefined
     }
-    connection.will = connect.will
     return { ...admission, endTurn }
   }
 
@@ -91,6 +92,33 @@ export class Gate {
       connection.matcherEpoch = snapshot.epoch
     }
     return connection.matcher
+  }
+
+  /**
+   * The policy for a client that may be gone, as for its will. Without its certificate, which a restart forgets, statements
+   * that ask for a name in it do not apply; a device without standing may do nothing.
+   */
+  matcherOfClient(clientId: string, certificate: CertificateFacts | undefined): Matcher {
+    const { snapshot } = this.#options
+    const deviceId = deviceOf(clientId) as DeviceId
+    const device = snapshot.findDevice(deviceId)
+    if (device?.status !== 'active') return compilePolicy({ policies: [] }, {})
+    const facts =
+      certificate === undefined
+        ? {
+            'device.id': [deviceId],
+            'device.profile': [device.profile],
+            'device.group': device.groups,
+            'client.id': [clientId],
+            profile: [device.profile],
+            group: device.groups,
+          }
+        : principalOf({ certificate, deviceId, device, clientId }).facts
+    return compilePolicy(snapshot.policy.document, facts)
+  }
+
+  isRevoked(deviceId: string): boolean {
+    return this.#options.snapshot.findDevice(deviceId)?.status === 'revoked'
   }
 
   /** Ends every connection that a change leaves without standing; the others meet the new policy at their next message. */

@@ -1,353 +1,198 @@
-import {
-  Aedes,
-  type AedesPublishPacket,
-  type Client,
-  type ConnectPacket,
-  type PublishPacket,
-  type Subscription,
-} from 'aedes'
+import { randomInt } from 'node:crypto'
 import type { Configuration } from '../contract/configuration.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
-import { type Admission, connackCode, isWillAllowed, type Will } from './admission.ts'
-import { MemoryBackend } from './backends/memory.ts'
+import { LevelSessions } from './backends/level-sessions.ts'
+import { type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
 import type { Gate } from './gate.ts'
-import type { Connection, EndReason, Sessions } from './sessions.ts'
-import { FrameGuard } from './wire/frame-guard.ts'
+import { type MqttContext, shown } from './mqtt-context.ts'
+import { MqttSession } from './mqtt-session.ts'
+import { RetainedMessages } from './retained.ts'
+import { type Carried, Router } from './router.ts'
+import type { Connection, Sessions } from './sessions.ts'
+import type { Area } from './store.ts'
+import { Wills } from './wills.ts'
+import { Bus } from './wire/aedes-port.ts'
+import { Link } from './wire/link.ts'
+import type { LinkLimits } from './wire/link-events.ts'
+import { RouteIndex } from './wire/route-index.ts'
 
-type MqttOptions = { config: Configuration['broker']; gate: Gate; sessions: Sessions; clock: () => Date; log: Log }
-/** What aedes keeps of a client that its types do not tell. */
-type ClientList = { clients: Record<string, Client | undefined> }
+type MqttOptions = {
+  config: Configuration['broker']
+  gate: Gate
+  sessions: Sessions
+  area: Area
+  clock: () => Date
+  log: Log
+}
 
-const maxFilters = 1_000
-/** Nobody can subscribe below $SYS/, so what is published here reaches nobody. */
-const nowhere = '$SYS/refused'
-const drainMs = 3_000
+const mebibyte = 1024 * 1024
+const maxInflight = 100
+/** What may wait for a session that is being read from; its sender is slowed down long before. */
+const maxLiveMessages = 10_000
+const drainMs = 2_000
 
-/** MQTT 3.1 and 3.1.1 on connections that TLS has let in; the only file that knows aedes. Each hook asks a neighbour. */
+/** MQTT 3.1, 3.1.1 and 5 on connections that TLS has let in: what all of them share. */
 export class MqttService implements AsyncDisposable {
-  readonly #options: MqttOptions
-  readonly #broker: Aedes
-  readonly #backend: MemoryBackend
-  readonly #connections = new WeakMap<object, Connection>()
-  readonly #admissions = new WeakMap<Client, Admission>()
-  readonly #endTurns = new WeakMap<Connection, () => void>()
-  readonly #closing = new Map<Client, () => void>()
-  readonly #denials = new LogLimit({ burst: 10, everyMs: 60_000 })
+  readonly #context: MqttContext
+  readonly #limits: LinkLimits
+  readonly #stack: AsyncDisposableStack
 
-  private constructor(options: MqttOptions) {
-    this.#options = options
-    const { config, sessions, gate } = options
-    this.#backend = new MemoryBackend({
-      maxQueuedMessages: config.maxQueuedMessages,
-      maxRetainedPerDevice: config.maxRetainedPerDevice,
-      maxSessionsPerDevice: config.maxConnectionsPerDevice,
-      paceBytes: config.maxBufferedBytes / 4,
-      isPresent: (clientId) => sessions.findLive(clientId) !== undefined,
-      mayReceive: (clientId, topic) => {
-        const connection = sessions.findLive(clientId)
-        return connection === undefined || gate.matcherOf(connection).allowsDelivery(topic)
-      },
-      onDropped: (what, owner, topic) =>
-        this.#warn(`dropped ${what} ${owner}`, {
-          event: 'message.dropped',
-          reason: 'unavailable',
-          what,
-          owner,
-          topic: shown(topic),
-        }),
-    })
-    this.#broker = new Aedes({
-      id: config.id,
-      persistence: this.#backend,
-      queueLimit: 200,
-      maxClientsIdLength: 65_535, // MQTT 3.1 asks for 23; device ids are longer and the certificate bounds them
-      connectTimeout: config.connectTimeoutMs,
-      preConnect: (client, packet, done) => this.#preConnect(client, packet, done),
-      authenticate: (client, _user, _password, done) => {
-        const admission = this.#admissions.get(client)
-        if (admission?.admitted) done(null, true)
-        else {
-          const returnCode = admission === undefined ? 3 : connackCode(admission.reason)
-          done(Object.assign(new Error(admission?.message ?? 'not decided'), { returnCode }), false)
-        }
-      },
-      authorizePublish: (client, packet, done) => this.#authorizePublish(client, packet, done),
-      authorizeSubscribe: (client, subscription, done) => this.#authorizeSubscribe(client, subscription, done),
-      authorizeForward: (client, packet) => this.#authorizeForward(client, packet),
-    })
+  private constructor(context: MqttContext, stack: AsyncDisposableStack) {
+    const { maxConnectBytes, maxPacketBytes, maxBufferedBytes, connectTimeoutMs } = context.config
+    this.#context = context
+    this.#stack = stack
+    this.#limits = {
+      maxConnectBytes,
+      maxPacketBytes,
+      maxBufferedBytes,
+      connectTimeoutMs,
+      receiveMaximum: 100,
+      maxInflight,
+      topicAliasMaximum: 10,
+    }
   }
 
+  /** @throws FleetError `data_damaged` */
   static async start(options: MqttOptions): Promise<MqttService> {
-    const service = new MqttService(options)
-    service.#listen()
-    await service.#broker.listen()
-    return service
+    const { config, gate, sessions, area, clock, log } = options
+    await using stack = new AsyncDisposableStack()
+    const now = (): number => clock().getTime()
+    const denials = new LogLimit({ burst: 10, everyMs: 60_000 })
+    const warn: MqttContext['warn'] = (key, fields) => {
+      const turn = denials.take(key, now())
+      if (turn === undefined) return
+      log.warn({ ...fields, ...(turn.suppressed > 0 ? { suppressed: turn.suppressed } : {}) }, fields.event)
+    }
+    const quota = quotaOf(config)
+    const store = stack.use(await LevelSessions.open({ area, clock, quotaOf: () => quota }))
+    const index = new RouteIndex({ seed: randomInt(2 ** 32) })
+    await restore(store, index, gate)
+    const retained = await RetainedMessages.open(store, {
+      limits: { messages: quota.retained, bytes: quota.retainedBytes },
+      now,
+    })
+    const bus = stack.use(
+      await Bus.start<Carried>(config.id, (err) => log.error({ event: 'broker.failed', err }, 'MQTT core failed')),
+    )
+    const router = new Router({
+      index,
+      bus,
+      store,
+      retained,
+      sessions,
+      mayReceive: (clientId, topic) => {
+        const connection = sessions.findLive(clientId)
+        return connection?.receiver?.mayReceive(topic) === true
+      },
+      limits: {
+        absent: { messages: config.maxQueuedMessages, bytes: 16 * mebibyte },
+        live: { messages: Math.max(config.maxQueuedMessages, maxLiveMessages), bytes: 32 * mebibyte },
+      },
+      onDropped: (what, owner, topic) => {
+        const fields = { event: 'message.dropped', reason: 'unavailable', what, owner, topic: shown(topic) }
+        warn(`dropped ${what} ${owner}`, fields)
+      },
+    })
+    const onDenied = (clientId: string, topic: string): void => {
+      const deviceId = deviceOf(clientId)
+      const fields = { event: 'publish.denied', reason: 'will_denied', deviceId, clientId, topic: shown(topic) }
+      warn(`will ${clientId}`, fields)
+    }
+    const wills = stack.use(new Wills({ store, router, index, gate, sessions, clock, log, onDenied }))
+    const context = {
+      config,
+      gate,
+      sessions,
+      store,
+      index,
+      bus,
+      router,
+      retained,
+      wills,
+      clock,
+      log,
+      maxInflight,
+      warn,
+    }
+    return new MqttService(context, stack.move())
   }
 
   /** Serves MQTT on a connection; it has `connectTimeoutMs` to get a CONNECT accepted. */
   serve(connection: Connection): void {
-    const { config } = this.#options
-    const guard = new FrameGuard(connection.socket, config, (reason, message) => {
-      this.#endsFor(connection, reason, message)
-    })
-    connection.guard = guard
-    this.#connections.set(guard, connection)
-    const deadline = setTimeout(() => {
-      if (connection.state === 'live') return
-      this.#endsFor(connection, 'connect_timeout', `no CONNECT was accepted within ${config.connectTimeoutMs} ms`)
-      connection.socket.destroy()
-    }, config.connectTimeoutMs)
-    const client = this.#broker.handle(guard)
-    connection.finished = new Promise((resolve) => {
-      guard.once('close', () => {
-        clearTimeout(deadline)
-        void this.#end(connection, client).then(resolve)
-      })
-    })
+    const { socket } = connection
+    const events = new MqttSession(connection, this.#context)
+    connection.link = new Link({ socket, limits: this.#limits, events, clock: this.#context.clock })
   }
 
   /** Drops what is kept for a device that will not come back. */
   forget(deviceId: string): void {
-    this.#backend.dropSessionsOf(deviceId)
+    const { store, index, log } = this.#context
+    store.dropDevice(deviceId).then(
+      (clientIds) => {
+        for (const clientId of clientIds) index.removeClient(clientId)
+      },
+      (err) => log.error({ event: 'broker.failed', err }, 'sessions of a revoked device could not be dropped'),
+    )
+  }
+
+  /** Drops what is kept for devices that were revoked while nobody said so. */
+  async forgetRevoked(): Promise<void> {
+    const { store, gate } = this.#context
+    for (const deviceId of await revokedDevices(store, gate)) this.forget(deviceId)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const open = [...this.#options.sessions]
+    const open = [...this.#context.sessions]
     // Wills first: those who shall get them are still connected.
-    await Promise.all(open.map((connection) => this.#publishWill(connection)))
+    await within(
+      drainMs / 2,
+      Promise.all(open.map(({ receiver }) => receiver?.publishWill())).then(() =>
+        Promise.all(open.map(({ receiver }) => receiver?.drained())),
+      ),
+    )
     for (const connection of open) connection.close('shutdown')
-    const late = new Promise((resolve) => setTimeout(resolve, drainMs).unref())
-    await Promise.race([Promise.all(open.map(({ finished }) => finished)), late])
-    await new Promise<void>((resolve) => this.#broker.close(resolve))
-  }
-
-  #listen(): void {
-    const broker = this.#broker
-    // Without a listener an error of the store would end the process (trap T28).
-    broker.on('error' as never, (err: unknown) =>
-      this.#options.log.error({ event: 'broker.failed', err }, 'MQTT core failed'),
-    )
-    broker.on('connackSent', ({ returnCode }, client) => {
-      if (returnCode === 0) this.#opened(this.#connectionOf(client))
-    })
-    broker.on('subscribe', (_subscriptions, client) => {
-      if (client) this.#backend.nextRetainedFor(client.conn as FrameGuard)
-    })
-    broker.on('unsubscribe', (filters, client) => {
-      for (const filter of filters) this.#connectionOf(client)?.filters.delete(filter)
-    })
-    broker.on('keepaliveTimeout', (client) => this.#endsFor(this.#connectionOf(client), 'keep_alive_expired', ''))
-    const failed = (client: Client, error: Error): void =>
-      this.#endsFor(this.#connectionOf(client), 'protocol_violation', error.message)
-    broker.on('clientError', failed)
-    broker.on('connectionError', failed)
-    broker.on('clientDisconnect', (client) => this.#closing.get(client)?.())
-  }
-
-  #connectionOf(client: Client): Connection | undefined {
-    return this.#connections.get(client.conn)
-  }
-
-  /** aedes must never hear `false` here: it would leave the socket open for ever (trap T21). */
-  #preConnect(client: Client, packet: ConnectPacket, done: (error: Error | null, success: boolean) => void): void {
-    const connection = this.#connectionOf(client)
-    if (connection === undefined) return
-    const will = packet.will as Will | undefined
-    // Wills are kept and published here: aedes' would outlive a kick (traps T10, T11, T18).
-    delete packet.will
-    if (packet.protocolVersion !== 3 && packet.protocolVersion !== 4) {
-      this.#endsFor(
-        connection,
-        'protocol_violation',
-        `MQTT 3.1 and 3.1.1 are spoken, not version ${packet.protocolVersion}`,
-      )
-      done(null, true) // aedes answers CONNACK 1
-      return
-    }
-    const { clientId, clean = true } = packet
-    this.#options.gate.connect(connection, { clientId, clean, will }).then(
-      (admission) => {
-        if (admission === undefined) return // gone meanwhile
-        if (admission.admitted) {
-          packet.clientId = connection.clientId!
-          if (admission.endTurn) this.#endTurns.set(connection, admission.endTurn)
-        } else {
-          connection.clientId = clientId
-          this.#endsFor(connection, admission.reason, admission.message)
-        }
-        this.#admissions.set(client, admission)
-        done(null, true)
-      },
-      (err) => {
-        this.#options.log.error({ event: 'broker.failed', err }, 'CONNECT could not be decided')
-        connection.close('internal')
-      },
-    )
-  }
-
-  #opened(connection: Connection | undefined): void {
-    if (connection === undefined || connection.cut || connection.state === 'closed') return
-    connection.state = 'live'
-    this.#endTurns.get(connection)?.()
-    connection.guard.accept()
-    this.#options.log.info(
-      { event: 'session.opened', ...who(connection), resumed: connection.socket.isSessionReused() },
-      'session opened',
-    )
-  }
-
-  #authorizePublish(client: Client | null, packet: PublishPacket, done: (error?: Error | null) => void): void {
-    const connection = client === null ? undefined : this.#connectionOf(client)
-    if (connection === undefined || client === null) {
-      done(new Error('a publish of nobody'))
-      return
-    }
-    const live = connection.state === 'live' && !connection.cut
-    const verdict = live ? this.#options.gate.matcherOf(connection).allows('publish', packet.topic) : { allowed: false }
-    if (!verdict.allowed) {
-      if (live) {
-        this.#warn(`publish ${client.id}`, {
-          event: 'publish.denied',
-          reason: 'publish_denied',
-          ...who(connection),
-          topic: shown(packet.topic),
-          statement: verdict.statement,
-        })
-      }
-      // MQTT 3.1.1 has no refusal: it is acknowledged, or the client would repeat it for ever, and goes nowhere
-      // [MQTT-3.3.5-2]. An error here would close the connection.
-      packet.topic = nowhere
-      packet.payload = Buffer.alloc(0)
-      packet.retain = false
-    }
-    packet.dup = false // [MQTT-3.3.1-3]
-    Object.assign(packet, { clientId: client.id }) // the owner, should it be retained
-    done(null)
-  }
-
-  #authorizeSubscribe(
-    client: Client,
-    subscription: Subscription,
-    done: (error: null, granted: Subscription | null) => void,
-  ): void {
-    const connection = this.#connectionOf(client)
-    if (connection === undefined || connection.cut) {
-      done(null, null)
-      return
-    }
-    const { topic, qos } = subscription
-    const verdict = this.#options.gate.matcherOf(connection).allows('subscribe', topic)
-    if (!verdict.allowed || (connection.filters.size >= maxFilters && !connection.filters.has(topic))) {
-      this.#warn(`subscribe ${client.id}`, {
-        event: 'subscribe.denied',
-        reason: 'subscribe_denied',
-        ...who(connection),
-        topic: shown(topic),
-        statement: verdict.statement,
-      })
-      done(null, null) // SUBACK 0x80
-      return
-    }
-    this.#backend.grant(subscription)
-    connection.filters.set(topic, qos)
-    // To aedes every filter is QoS 2; what was granted is held at each delivery, over all that match (traps T25, T30).
-    done(null, { ...subscription, qos: 2 })
-  }
-
-  /** The net under every delivery: live, retained, queued, will, restored session (trap T8). */
-  #authorizeForward(client: Client, packet: AedesPublishPacket): AedesPublishPacket | null {
-    const connection = this.#connectionOf(client)
-    // Before its CONNACK a session gets nothing; what counts is queued for it then [MQTT-3.2.0-1].
-    if (connection === undefined || connection.state !== 'live' || connection.cut) return null
-    if (!this.#options.gate.matcherOf(connection).allowsDelivery(packet.topic)) {
-      this.#options.log.debug(
-        { event: 'delivery.denied', reason: 'delivery_denied', ...who(connection), topic: packet.topic },
-        'delivery denied',
-      )
-      return null
-    }
-    const granted = connection.grantedFor(packet.topic)
-    if (granted === undefined) return null
-    const qos = Math.min(granted, packet.qos) as 0 | 1 | 2
-    return qos === packet.qos ? packet : { ...packet, qos }
-  }
-
-  /** After the connection: the core's part, then the will, then the client id is free. */
-  async #end(connection: Connection, client: Client): Promise<void> {
-    const { sessions, log } = this.#options
-    const wasLive = connection.state === 'live'
-    sessions.remove(connection)
-    this.#endTurns.get(connection)?.()
-    await this.#closeClient(client)
-    if (wasLive && !connection.guard.disconnected) await this.#publishWill(connection)
-    sessions.release(connection)
-    if (!wasLive) return
-    const { bytesIn, bytesOut, packetsIn, disconnected } = connection.guard
-    const reason: EndReason = connection.endReason ?? (disconnected ? 'disconnected' : 'connection_lost')
-    log.info({ event: 'session.closed', reason, ...who(connection), packetsIn, bytesIn, bytesOut }, 'session closed')
-  }
-
-  async #closeClient(client: Client): Promise<void> {
-    await new Promise<void>((resolve) => {
-      if (!client.closed) client.close(resolve)
-      else if ((this.#broker as unknown as ClientList).clients[client.id] === client) this.#closing.set(client, resolve)
-      else resolve()
-    })
-    this.#closing.delete(client)
-  }
-
-  async #publishWill(connection: Connection): Promise<void> {
-    const { will, clientId } = connection
-    connection.will = undefined
-    if (will === undefined || connection.cut) return
-    if (!isWillAllowed(will, this.#options.gate.matcherOf(connection))) {
-      this.#warn(`will ${clientId}`, {
-        event: 'publish.denied',
-        reason: 'will_denied',
-        ...who(connection),
-        topic: shown(will.topic),
-      })
-      return
-    }
-    const { topic, payload, retain } = will
-    const qos = will.qos as 0 | 1 | 2
-    await new Promise<void>((resolve) => {
-      const packet = { cmd: 'publish' as const, topic, payload, qos, retain, dup: false, clientId }
-      this.#broker.publish(packet, (err) => {
-        if (err) this.#options.log.error({ event: 'broker.failed', err }, 'will could not be published')
-        resolve()
-      })
-    })
-  }
-
-  /** Notes why a connection ends; a refusal is told here, a session's end when it has ended. */
-  #endsFor(connection: Connection | undefined, reason: EndReason, message: string): void {
-    if (connection === undefined || connection.endReason !== undefined) return
-    connection.endReason = reason
-    if (connection.state === 'live' || connection.state === 'closed') return
-    if (
-      reason === 'keep_alive_expired' ||
-      reason === 'connection_lost' ||
-      reason === 'disconnected' ||
-      reason === 'shutdown'
-    )
-      return
-    this.#options.gate.logRefusal({ reason, message }, who(connection))
-  }
-
-  #warn(key: string, fields: { event: string; reason: string } & Record<string, unknown>): void {
-    const turn = this.#denials.take(key, this.#options.clock().getTime())
-    if (turn === undefined) return
-    this.#options.log.warn({ ...fields, ...(turn.suppressed > 0 ? { suppressed: turn.suppressed } : {}) }, fields.event)
+    await within(drainMs, Promise.all(open.map(({ finished }) => finished)))
+    await this.#stack.disposeAsync()
   }
 }
 
-const shown = (topic: string): string => topic.slice(0, 200)
+/** Subscriptions of the sessions that are kept, but for those of devices that were revoked meanwhile. */
+async function restore(store: SessionStore, index: RouteIndex, gate: Gate): Promise<void> {
+  for (const deviceId of await revokedDevices(store, gate)) await store.dropDevice(deviceId)
+  for await (const { clientId, subscriptions } of store.sessions()) {
+    for (const { qos, ...rest } of subscriptions) index.add({ clientId, granted: qos, ...rest })
+  }
+}
 
-const who = ({ remoteAddress, deviceId, certificate, clientId }: Connection) => ({
-  remoteAddress,
-  deviceId,
-  serial: certificate.serial,
-  clientId: clientId?.slice(0, 200),
-})
+async function revokedDevices(store: SessionStore, gate: Gate): Promise<Set<string>> {
+  const revoked = new Set<string>()
+  for await (const { clientId } of store.sessions()) {
+    if (gate.isRevoked(deviceOf(clientId))) revoked.add(deviceOf(clientId))
+  }
+  return revoked
+}
+
+function quotaOf({
+  maxConnectionsPerDevice,
+  maxQueuedMessages,
+  maxRetainedPerDevice,
+}: Configuration['broker']): DeviceQuota {
+  return {
+    sessions: maxConnectionsPerDevice,
+    subscriptions: 1_000 * maxConnectionsPerDevice,
+    messages: Math.max(maxQueuedMessages, maxLiveMessages) * maxConnectionsPerDevice,
+    bytes: 64 * mebibyte,
+    retained: maxRetainedPerDevice,
+    retainedBytes: 64 * mebibyte,
+  }
+}
+
+async function within(ms: number, done: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise((resolve) => {
+    timer = setTimeout(resolve, ms)
+  })
+  await Promise.race([done.catch(() => {}), late])
+  clearTimeout(timer)
+}

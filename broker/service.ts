@@ -72,7 +72,7 @@ export async function createBrokerService(options: {
   const anchorsInForce = (): readonly string[] =>
     snapshot.anchors.length > 0 ? snapshot.anchors : credential.authorities
 
-  const mqtt = await MqttService.start({ config, gate, sessions, clock, log })
+  const mqtt = await MqttService.start({ config, gate, sessions, area: store.sessions, clock, log })
   const listener = await Listener.open({
     listen: config.listen,
     credential,
@@ -127,8 +127,9 @@ export async function createBrokerService(options: {
   function bringIntoForce(change: SnapshotChange): void {
     gate.enforce(change)
     for (const id of change.devices) {
-      if (snapshot.findDevice(id)?.status === 'revoked') mqtt.forget(id)
+      if (gate.isRevoked(id)) mqtt.forget(id)
     }
+    if (change.replaced) void mqtt.forgetRevoked()
     if (change.anchors) listener.trust(anchorsInForce())
   }
 

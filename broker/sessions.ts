@@ -1,14 +1,29 @@
 import type { TLSSocket } from 'node:tls'
 import type { ProblemCode } from '../contract/problems.ts'
-import { topicMatches } from '../contract/topics.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
-import type { PeerEvidence, Will } from './admission.ts'
+import type { PeerEvidence } from './admission.ts'
+import type { Message } from './backends/session-store.ts'
 import type { Matcher } from './policy.ts'
 import type { Principal } from './principal.ts'
-import type { FrameGuard } from './wire/frame-guard.ts'
+import { reasonOf } from './refusals.ts'
+import type { Link } from './wire/link.ts'
+import { reason } from './wire/reason.ts'
+import type { Delivery } from './wire/route-index.ts'
 
 /** Why a connection ended; what is not a problem is one of the peer's own ways to go. */
 export type EndReason = ProblemCode | 'disconnected' | 'connection_lost' | 'keep_alive_expired' | 'shutdown'
+
+/** A live connection, for those who have something for its client. */
+export type Receiver = {
+  /** Something was put into its stored queue. */
+  wake(): void
+  /** At QoS 0. */
+  deliver(message: Message, delivery: Delivery): void
+  /** The policy of its client. */
+  mayReceive(topic: string): boolean
+  publishWill(): Promise<void>
+  drained(): Promise<void>
+}
 
 /** One TLS connection, from the end of its handshake to its end. */
 export class Connection {
@@ -16,7 +31,9 @@ export class Connection {
   readonly evidence: PeerEvidence
   readonly certificate: CertificateFacts
   readonly remoteAddress: string
-  guard!: FrameGuard
+  link!: Link
+  /** From when it is live on. */
+  receiver: Receiver | undefined
   state: 'handshaken' | 'connecting' | 'live' | 'closed' = 'handshaken'
   deviceId: string | undefined
   clientId: string | undefined
@@ -24,9 +41,8 @@ export class Connection {
   matcher: Matcher | undefined
   /** Snapshot epoch that `matcher` was compiled at. */
   matcherEpoch = -1
-  will: Will | undefined
-  /** Granted QoS by topic filter. */
-  readonly filters = new Map<string, number>()
+  /** Topic filters of its session. */
+  readonly filters = new Set<string>()
   /** Why it ended, once that is known. */
   endReason: EndReason | undefined
   /** Ended by us: nothing more is taken from it or given to it, its will included. */
@@ -41,19 +57,10 @@ export class Connection {
     this.remoteAddress = socket.remoteAddress ?? 'unknown'
   }
 
-  /** @returns the highest QoS granted to a filter that matches, undefined when none does */
-  grantedFor(topic: string): number | undefined {
-    let highest: number | undefined
-    for (const [filter, qos] of this.filters) {
-      if (qos > (highest ?? -1) && topicMatches(filter, topic)) highest = qos
-    }
-    return highest
-  }
-
-  /** Lets what was written go out, then ends the connection. The will is due. */
-  close(reason: EndReason): void {
-    this.endReason ??= reason
-    this.guard.destroy()
+  /** Lets what was sent go out, says why where the version can, and ends the connection. The will is due. */
+  close(why: ProblemCode | 'shutdown'): void {
+    this.endReason ??= why
+    this.link.fail(why === 'shutdown' ? reason.serverShuttingDown : reasonOf(why))
   }
 }
 
@@ -107,6 +114,11 @@ export class Sessions {
     return connection?.state === 'live' ? connection : undefined
   }
 
+  /** Whether a connection has the client id or is being given it. */
+  isHeld(clientId: string): boolean {
+    return this.#byClientId.has(clientId)
+  }
+
   ofDevice(deviceId: string): Connection[] {
     return [...(this.#byDevice.get(deviceId) ?? [])]
   }
@@ -129,9 +141,8 @@ export class Sessions {
     if (connection.cut) return
     connection.cut = true
     connection.endReason = reason
-    connection.will = undefined
+    connection.link.destroy()
     connection.socket.destroy()
-    connection.guard.destroy()
     this.#onKick(connection)
   }
 

@@ -90,6 +90,11 @@ export const configuration = z.strictObject({
         .describe('Unread output a connection may hold before it is closed'),
       maxConnectionsPerDevice: z.int().min(1).default(10).describe('Live connections of one device'),
       maxConnections: z.int().min(1).default(20_000).describe('Open connections, all devices together'),
+      sessionExpiryMs: z
+        .int()
+        .min(1_000)
+        .default(7 * 24 * 3_600_000)
+        .describe('How long a session is kept for its device to come back; MQTT 5 clients may ask for less'),
       maxQueuedMessages: z.int().min(1).default(1_000).describe('Messages kept for one absent session'),
       maxRetainedPerDevice: z.int().min(1).default(1_000).describe('Retained messages owned by one device'),
     })

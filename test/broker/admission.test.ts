@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { after, before, beforeEach, test } from 'node:test'
+import type { Connect } from '../../broker/wire/packet.ts'
+import { reason } from '../../broker/wire/reason.ts'
 import {
   BrokerHarness,
   connectPacket,
@@ -12,6 +14,7 @@ import {
   textField,
 } from '../harness/broker.ts'
 import { TestPki } from '../harness/certificates.ts'
+import { RawClient, connectPacket as rawConnect } from '../harness/raw-mqtt.ts'
 
 const day = 86_400_000
 let harness: BrokerHarness
@@ -174,10 +177,9 @@ test('an empty client id is given the device id, and refused with CONNACK 2 wher
 test('the connection after the last that a device may have hears CONNACK 3', async () => {
   const device = await harness.device('many-1')
   await harness.connect(device, { clientId: 'many-1:a' })
-  const second = await harness.connect(device, { clientId: 'many-1:b' })
+  await harness.connect(device, { clientId: 'many-1:b' })
   await hearsCode(device, 3, 'too_many_connections', { clientId: 'many-1:c' })
   assert.equal(await harness.refusal(device, { clientId: 'many-1:b' }), 0, 'a takeover needs no room')
-  await second.endAsync()
 })
 
 test('a device that opens connections without a CONNECT is refused at the handshake in the end', async () => {
@@ -190,34 +192,60 @@ test('a device that opens connections without a CONNECT is refused at the handsh
 test('a will that the policy does not allow is refused at CONNECT', async () => {
   const device = await harness.device('will-1')
   const will = { payload: Buffer.from('gone'), qos: 0 as const, retain: false }
-  for (const topic of ['devices/other/state', '$SYS/broker/new/clients', 'devices/will-1/#', 'devices/+/state']) {
+  for (const topic of ['devices/other/state', '$SYS/broker/new/clients']) {
     await hearsCode(device, 5, 'will_denied', { will: { topic, ...will } })
   }
   assert.equal(await harness.refusal(device, { will: { topic: 'devices/will-1/state', ...will } }), 0)
 })
 
-test('a will of QoS 3 or with an empty topic is refused at CONNECT', async () => {
+test('a will of QoS 3, with a wildcard or with an empty topic is no CONNECT at all', async () => {
   const device = await harness.device('will-2')
   const field = (text: string): Buffer => Buffer.concat([Buffer.from([0, text.length]), Buffer.from(text)])
-  const qos3 = connectPacket('will-2', {
-    flags: 0x1e,
-    tail: Buffer.concat([field('devices/will-2/state'), field('x')]),
-  })
-  const empty = connectPacket('will-2', { flags: 0x06, tail: Buffer.concat([field(''), field('x')]) })
-  for (const bytes of [qos3, empty]) {
+  const connect = (flags: number, topic: string): Buffer =>
+    connectPacket('will-2', { flags, tail: Buffer.concat([field(topic), field('x')]) })
+  const broken = [
+    connect(0x1e, 'devices/will-2/state'),
+    connect(0x06, ''),
+    connect(0x06, 'devices/will-2/#'),
+    connect(0x06, 'devices/+/state'),
+  ]
+  for (const bytes of broken) {
     const socket = await harness.socket(device)
     socket.write(bytes)
-    assert.deepEqual(await readToEnd(socket), Buffer.from([0x20, 2, 0, 5]))
+    assert.equal((await readToEnd(socket)).length, 0)
   }
+  await harness.testLog.until('connection.refused', { reason: 'protocol_violation', serial: device.serial })
 })
 
-test('version 5 hears that its protocol is not spoken, and does not end the session that has the client id', async () => {
+test('version 5 hears why it is refused, by its code and in a sentence', async () => {
   const device = await harness.device('five-1')
+  const refused = async (connect: Partial<Connect>): Promise<[number, string | undefined]> => {
+    const client = RawClient.over(await harness.socket(device), 5)
+    client.send({ ...rawConnect(5, { clientId: 'five-1' }), ...connect })
+    const { reason: code, properties } = await client.expect('connack')
+    await client.expectEnd()
+    return [code, properties?.reasonString]
+  }
+  const [code, sentence] = await refused({ clientId: 'five-2' })
+  assert.equal(code, reason.clientIdentifierNotValid)
+  assert.match(sentence!, /must be five-1/)
+  const will = { topic: 'devices/other/x', payload: Buffer.from('x'), qos: 0 as const, retain: false }
+  assert.equal((await refused({ will }))[0], reason.notAuthorized)
+  await harness.connect(device, { clientId: 'five-1:a' })
+  await harness.connect(device, { clientId: 'five-1:b' })
+  assert.equal((await refused({ clientId: 'five-1:c' }))[0], reason.quotaExceeded)
+  await harness.revokeCertificate(device)
+  const [revoked, why] = await refused({})
+  assert.equal(revoked, reason.notAuthorized)
+  assert.match(why!, /revoked/)
+})
+
+test('a version that does not exist is told so in the words of version 5, and does not end the session that has the client id', async () => {
+  const device = await harness.device('six-1')
   const client = await harness.connect(device)
   const socket = await harness.socket(device)
-  const body = Buffer.concat([textField('MQTT'), Buffer.from([5, 2, 0, 60, 0]), textField('five-1')])
-  socket.write(packet(0x10, body))
-  assert.deepEqual(await readToEnd(socket), Buffer.from([0x20, 2, 0, 1]))
+  socket.write(packet(0x10, Buffer.concat([textField('MQTT'), Buffer.from([6, 2, 0, 60]), textField('six-1')])))
+  assert.deepEqual((await readToEnd(socket)).subarray(2, 4), Buffer.from([0, reason.unsupportedProtocolVersion]))
   await harness.testLog.until('connection.refused', { reason: 'protocol_violation', serial: device.serial })
   assert.ok(client.connected)
 })

@@ -74,6 +74,11 @@ export class RawClient {
     return new RawClient(socket, version)
   }
 
+  /** On a connection that is there already, over TLS for one. */
+  static over(socket: Socket, version: Version): RawClient {
+    return new RawClient(socket, version)
+  }
+
   send(...packets: (Packet | Buffer)[]): void {
     this.socket.write(
       Buffer.concat(packets.map((packet) => (Buffer.isBuffer(packet) ? packet : encode(packet, this.version)))),

@@ -1,0 +1,37 @@
+/** Messages of the wire as the store and the router have them. */
+import type { Message } from './backends/session-store.ts'
+import type { Publish, Will } from './wire/packet.ts'
+
+const forGood = 0xffff_ffff
+
+/** The message expiry interval becomes a point in time; it begins when the server has the message [MQTT-3.3.2-5]. */
+export function messageOf(packet: Publish | Will, from: string, now: number): Message {
+  const { topic, payload, qos, retain, properties } = packet
+  const { messageExpiryInterval, willDelayInterval: _, ...kept } = properties ?? {}
+  return {
+    topic,
+    payload,
+    qos,
+    retain,
+    from,
+    publishedAt: now,
+    ...(Object.keys(kept).length === 0 ? {} : { properties: kept }),
+    ...(messageExpiryInterval === undefined ? {} : { expiresAt: now + messageExpiryInterval * 1_000 }),
+  }
+}
+
+/** A will is kept with its interval, which begins when it is published. */
+export function storedWill(will: Will, from: string, now: number): { message: Message; delayMs: number } {
+  const { messageExpiryInterval, willDelayInterval = 0, ...kept } = will.properties ?? {}
+  const interval = messageExpiryInterval === undefined ? {} : { messageExpiryInterval }
+  const message = messageOf({ ...will, properties: kept }, from, now)
+  return { message: { ...message, properties: { ...kept, ...interval } }, delayMs: willDelayInterval * 1_000 }
+}
+
+/** The message that a stored will is when it becomes due. */
+export const dueWill = (message: Message, now: number): Message =>
+  messageOf(message as unknown as Will, message.from, now)
+
+/** Milliseconds of a session expiry interval; 0xffffffff seconds are for good (MQTT 5, 3.1.2.11.2). */
+export const expiryMs = (seconds: number, atMostMs: number): number =>
+  seconds === forGood ? atMostMs : Math.min(seconds * 1_000, atMostMs)

@@ -1,0 +1,350 @@
+import type { ProblemCode } from '../contract/problems.ts'
+import { isFleetError } from '../runtime/errors.ts'
+import type { Message } from './backends/session-store.ts'
+import { expiryMs, messageOf, storedWill } from './messages.ts'
+import { type MqttContext, shown, warnDenied, who } from './mqtt-context.ts'
+import { reasonOf } from './refusals.ts'
+import { linkMessage, SessionPump } from './session-pump.ts'
+import { SessionSubscriptions } from './session-subscriptions.ts'
+import type { Connection, EndReason, Receiver } from './sessions.ts'
+import type { BusClient } from './wire/aedes-port.ts'
+import type { Goodbye, LinkEnd, LinkEvents } from './wire/link-events.ts'
+import type { Connect, Publish, Subscribe, Unsubscribe } from './wire/packet.ts'
+import { reason } from './wire/reason.ts'
+import type { Delivery } from './wire/route-index.ts'
+
+/** Publishes of one connection that wait for the store before they can be routed. */
+const maxSlow = 1_000
+
+/** Serves MQTT on one connection: each packet is one call into a neighbour. */
+export class MqttSession implements LinkEvents, Receiver {
+  readonly #connection: Connection
+  readonly #context: MqttContext
+  readonly #finished: () => void
+  #opening: Promise<void> | undefined
+  #endTurn: (() => void) | undefined
+  #epoch: number | undefined
+  #expiryMs = 0
+  #hasWill = false
+  #hasPromptWill = false
+  #isResumed = false
+  #bus: BusClient | undefined
+  #pump: SessionPump | undefined
+  #subscriptions: SessionSubscriptions | undefined
+  #goodbye: Goodbye | undefined
+  #slow = 0
+  #chain: Promise<void> = Promise.resolve()
+
+  constructor(connection: Connection, context: MqttContext) {
+    this.#connection = connection
+    this.#context = context
+    const { promise, resolve } = Promise.withResolvers<void>()
+    connection.finished = promise
+    this.#finished = resolve
+  }
+
+  get #isLive(): boolean {
+    return this.#connection.state === 'live' && !this.#connection.cut
+  }
+
+  get #isGone(): boolean {
+    return this.#connection.state === 'closed' || this.#connection.cut
+  }
+
+  /** [MQTT-3.1.4-1]: nothing else is read until this is answered. */
+  connect(packet: Connect): void {
+    this.#opening = this.#open(packet).catch((error) => this.#failed(error))
+  }
+
+  publish(packet: Publish): void {
+    const { gate, router, clock } = this.#context
+    const connection = this.#connection
+    if (!this.#isLive) return
+    const verdict = gate.matcherOf(connection).allows('publish', packet.topic)
+    if (!verdict.allowed) {
+      warnDenied(this.#context, connection, 'publish', packet.topic, verdict.statement)
+      // Before version 5 there is no refusal: it is acknowledged, or the client would repeat it for ever [MQTT-3.3.5-2].
+      this.#acknowledge(packet, reason.notAuthorized)
+      return
+    }
+    const message = messageOf(packet, connection.clientId!, clock().getTime())
+    const mayBeKnown = packet.qos === 2 && this.#isResumed
+    if (this.#slow === 0 && !packet.retain && !mayBeKnown) {
+      this.#answer(packet, router.route(message, this.#incomingOf(packet)))
+      return
+    }
+    if (packet.qos === 0 && this.#slow >= maxSlow) return // at most once
+    this.#slow++
+    this.#chain = this.#chain.then(async () => {
+      try {
+        await this.#publishInTurn(packet, message, mayBeKnown)
+      } catch (error) {
+        this.#failed(error)
+      } finally {
+        this.#slow--
+      }
+    })
+  }
+
+  released(packetId: number): void {
+    const { link, clientId } = this.#connection
+    this.#watch(
+      this.#context.store.incoming(clientId!, this.#epoch!, packetId, 'take').then((isKnown) => {
+        link.send({
+          type: 'pubcomp',
+          packetId,
+          reason: isKnown ? reason.success : reason.packetIdentifierNotFound,
+        })
+      }),
+    )
+  }
+
+  subscribe(packet: Subscribe): void {
+    this.#watch(this.#subscriptions!.subscribe(packet))
+  }
+
+  unsubscribe(packet: Unsubscribe): void {
+    this.#watch(this.#subscriptions!.unsubscribe(packet))
+  }
+
+  acknowledged(packetId: number): void {
+    this.#pump?.acknowledged(packetId)
+  }
+
+  received(packetId: number): void {
+    this.#pump?.received(packetId)
+  }
+
+  room(): void {
+    this.#pump?.room()
+    this.#subscriptions?.room()
+  }
+
+  disconnected(goodbye: Goodbye): void {
+    this.#goodbye = goodbye
+  }
+
+  closed(end: LinkEnd): void {
+    void this.#end(end).finally(this.#finished)
+  }
+
+  /** Before the broker stops, while those who shall get it are still connected. */
+  async publishWill(): Promise<void> {
+    if (!this.#isLive || !this.#hasPromptWill || this.#epoch === undefined) return
+    const { clientId, certificate } = this.#connection
+    await this.#context.wills.publishNow(clientId!, this.#epoch, certificate)
+  }
+
+  /** Resolves when what waits for the client has gone out. */
+  async drained(): Promise<void> {
+    await this.#pump?.untilIdle()
+  }
+
+  async #open(packet: Connect): Promise<void> {
+    const { gate } = this.#context
+    const connection = this.#connection
+    const { clientId, clean, version, will } = packet
+    // Version 5 gives an id to who begins anew and to who does not; what was kept under it is the device's own.
+    const admission = await gate.connect(connection, { clientId, clean: clean || version === 5, will })
+    if (admission === undefined) return // gone meanwhile
+    if (!admission.admitted) {
+      connection.clientId = clientId
+      this.#refuse(admission.reason, admission.message)
+      return
+    }
+    this.#endTurn = admission.endTurn
+    try {
+      await this.#establish(packet)
+    } catch (error) {
+      if (!isFleetError(error)) throw error
+      this.#refuse(error.code, error.message)
+    } finally {
+      this.#endTurn?.()
+    }
+  }
+
+  /** In its turn: the session, its will, its place on the bus; then the client is told. */
+  async #establish(packet: Connect): Promise<void> {
+    const { config, store, index, bus, wills, clock, log } = this.#context
+    const connection = this.#connection
+    const clientId = connection.clientId!
+    const asked = packet.properties?.sessionExpiryInterval ?? 0
+    this.#expiryMs = expiryMs(asked, config.sessionExpiryMs)
+    const claim = await store.claim(clientId, config.id, { keepMs: this.#expiryMs, clean: packet.clean })
+    this.#epoch = claim.epoch
+    this.#isResumed = claim.present
+    if (claim.displaced !== undefined) index.removeClient(claim.displaced)
+    if (!claim.present) index.removeClient(clientId)
+    wills.look()
+    if (packet.will !== undefined) {
+      await store.putWill(clientId, claim.epoch, storedWill(packet.will, clientId, clock().getTime()))
+      this.#hasWill = true
+      this.#hasPromptWill = (packet.will.properties?.willDelayInterval ?? 0) === 0
+    }
+    if (this.#isGone) return
+    this.#bus = await bus.attach({
+      clientId,
+      wants: ({ message, entries }) => entries.has(clientId) && this.mayReceive(message.topic),
+      take: ({ message, entries }) => this.deliver(message, entries.get(clientId)!),
+      lost: () => connection.close('internal'),
+    })
+    this.#subscriptions = new SessionSubscriptions(connection, this.#context, {
+      epoch: claim.epoch,
+      bus: this.#bus,
+      mayReceive: (topic) => this.mayReceive(topic),
+      untilIdle: () => this.drained(),
+    })
+    await this.#subscriptions.restore()
+    if (this.#isGone) return
+    const isCut = this.#expiryMs < expiryMs(asked, Number.POSITIVE_INFINITY)
+    connection.link.accept({
+      sessionPresent: claim.present,
+      ...(packet.clientId === '' ? { assignedClientId: clientId } : {}),
+      ...(isCut ? { properties: { sessionExpiryInterval: Math.floor(this.#expiryMs / 1_000) } } : {}),
+    })
+    connection.state = 'live'
+    connection.receiver = this
+    this.#pump = new SessionPump({
+      store,
+      link: connection.link,
+      clientId,
+      epoch: claim.epoch,
+      window: Math.min(this.#context.maxInflight, packet.properties?.receiveMaximum ?? 0xffff),
+      mayReceive: (topic) => this.mayReceive(topic),
+      onFailed: (error) => this.#failed(error),
+    })
+    this.#pump.wake()
+    log.info(
+      {
+        event: 'session.opened',
+        ...who(connection),
+        version: packet.version,
+        resumed: connection.socket.isSessionReused(),
+      },
+      'session opened',
+    )
+  }
+
+  /** There is more in the stored queue. */
+  wake(): void {
+    this.#pump?.wake()
+  }
+
+  /** At QoS 0. */
+  deliver(message: Message, { retainAsPublished, identifiers }: Delivery): void {
+    if (!this.#isLive) return
+    const retain = message.retain && retainAsPublished
+    this.#connection.link.deliver(linkMessage(message), { qos: 0, retain, identifiers })
+  }
+
+  async #publishInTurn(packet: Publish, message: Message, mayBeKnown: boolean): Promise<void> {
+    const { store, router } = this.#context
+    const { clientId } = this.#connection
+    if (mayBeKnown && (await store.incoming(clientId!, this.#epoch!, packet.packetId, 'has'))) {
+      this.#acknowledge(packet, reason.success) // [MQTT-4.3.3-10]
+      return
+    }
+    if (packet.retain) await router.retain(message)
+    this.#answer(packet, router.route(message, this.#incomingOf(packet)))
+  }
+
+  #incomingOf({ qos, packetId }: Publish) {
+    return qos === 2 ? { clientId: this.#connection.clientId!, epoch: this.#epoch!, packetId } : undefined
+  }
+
+  /** PUBACK and PUBREC promise that the message is stored for everybody. */
+  #answer(packet: Publish, routed: Promise<boolean>): void {
+    this.#watch(
+      routed.then((isWanted) => this.#acknowledge(packet, isWanted ? reason.success : reason.noMatchingSubscribers)),
+    )
+  }
+
+  #acknowledge({ qos, packetId }: Publish, code: number): void {
+    if (qos > 0) this.#connection.link.send({ type: qos === 1 ? 'puback' : 'pubrec', packetId, reason: code })
+  }
+
+  /** The net under every delivery: live, retained, queued, of a restored session (trap T8). */
+  mayReceive(topic: string): boolean {
+    const { gate, log } = this.#context
+    if (!this.#isLive) return false
+    if (gate.matcherOf(this.#connection).allowsDelivery(topic)) return true
+    log.debug(
+      { event: 'delivery.denied', reason: 'delivery_denied', ...who(this.#connection), topic: shown(topic) },
+      'delivery denied',
+    )
+    return false
+  }
+
+  #refuse(problem: ProblemCode, message: string): void {
+    const connection = this.#connection
+    if (connection.endReason === undefined) {
+      connection.endReason = problem
+      this.#context.gate.logRefusal({ reason: problem, message }, who(connection))
+    }
+    connection.link.refuse(reasonOf(problem), message)
+  }
+
+  #watch(done: Promise<unknown>): void {
+    done.catch((error) => this.#failed(error))
+  }
+
+  /** The client repeats on its next connection what was not acknowledged on this one. */
+  #failed(error: unknown): void {
+    const connection = this.#connection
+    if (this.#isGone) return
+    const isOurs = isFleetError(error)
+    if (!isOurs) this.#context.log.error({ event: 'broker.failed', err: error }, 'a packet could not be handled')
+    connection.close(isOurs ? error.code : 'internal')
+  }
+
+  /** After the connection: its place on the bus, its session, then the will; then the client id is free. */
+  async #end(end: LinkEnd): Promise<void> {
+    const { sessions, log } = this.#context
+    const connection = this.#connection
+    const wasLive = connection.state === 'live'
+    sessions.remove(connection)
+    const said = end.code === 'closed' ? 'internal' : end.code
+    const why: EndReason = connection.endReason ?? said
+    if (!wasLive && connection.endReason === undefined && !isOwnWay(why)) {
+      this.#context.gate.logRefusal({ reason: why, message: end.sentence }, who(connection))
+    }
+    if (end.cause !== undefined) log.error({ event: 'broker.failed', err: end.cause }, 'a packet could not be handled')
+    this.#pump?.stop()
+    this.#subscriptions?.room()
+    await this.#opening
+    this.#pump?.stop()
+    await this.#bus?.close()
+    await this.#leave(wasLive).catch((err) => {
+      // A revocation has dropped the session already.
+      if (!isFleetError(err, 'session_taken_over')) log.error({ event: 'broker.failed', err }, 'session not released')
+    })
+    sessions.release(connection)
+    if (!wasLive) return
+    const { packetsIn, bytesIn, bytesOut } = connection.link.counters
+    log.info(
+      { event: 'session.closed', reason: why, ...who(connection), packetsIn, bytesIn, bytesOut },
+      'session closed',
+    )
+  }
+
+  async #leave(wasLive: boolean): Promise<void> {
+    const { store, index, config, wills, clock } = this.#context
+    const { clientId, cut, certificate } = this.#connection
+    const epoch = this.#epoch
+    if (epoch === undefined || clientId === undefined) return
+    const { sessionExpiry, willDue = true } = this.#goodbye ?? {}
+    const keepMs = sessionExpiry === undefined ? this.#expiryMs : expiryMs(sessionExpiry, config.sessionExpiryMs)
+    const isWillDue = this.#hasWill && wasLive && willDue && !cut
+    if (this.#hasWill && !isWillDue) await store.takeWill(clientId, epoch)
+    if (isWillDue) wills.leftBy(clientId, epoch, certificate)
+    if (keepMs === 0) {
+      index.removeClient(clientId)
+      await store.release(clientId, epoch, 'forget')
+    } else await store.release(clientId, epoch, clock().getTime() + keepMs)
+    if (isWillDue) await wills.publishDue()
+  }
+}
+
+function isOwnWay(why: EndReason): why is Exclude<EndReason, ProblemCode> {
+  return why === 'keep_alive_expired' || why === 'connection_lost' || why === 'disconnected' || why === 'shutdown'
+}

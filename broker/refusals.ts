@@ -1,0 +1,18 @@
+import type { ProblemCode } from '../contract/problems.ts'
+import { reason } from './wire/reason.ts'
+
+const codes: Partial<Record<ProblemCode, number>> = {
+  client_id_mismatch: reason.clientIdentifierNotValid,
+  snapshot_stale: reason.serverUnavailable,
+  unavailable: reason.serverUnavailable,
+  outcome_unknown: reason.serverUnavailable,
+  session_taken_over: reason.sessionTakenOver,
+  too_many_connections: reason.quotaExceeded,
+  quota_exceeded: reason.quotaExceeded,
+  protocol_violation: reason.protocolError,
+  packet_too_large: reason.packetTooLarge,
+  internal: reason.unspecifiedError,
+}
+
+/** The MQTT 5 reason code of a refusal; what is not named here is a question of rights. */
+export const reasonOf = (problem: ProblemCode): number => codes[problem] ?? reason.notAuthorized

@@ -1,0 +1,105 @@
+import { type Delivery, deviceOf, type Message, type SessionStore } from './backends/session-store.ts'
+import type { RetainedMessages } from './retained.ts'
+import type { Sessions } from './sessions.ts'
+import type { Bus } from './wire/aedes-port.ts'
+import type { Delivery as Entry, RouteIndex } from './wire/route-index.ts'
+
+/** What the bus carries: a message and what each of its live receivers gets of it at QoS 0. */
+export type Carried = { readonly message: Message; readonly entries: ReadonlyMap<string, Entry> }
+/** A QoS 2 packet that a message came with. */
+export type Incoming = { clientId: string; epoch: number; packetId: number }
+
+type RouterOptions = {
+  index: RouteIndex
+  bus: Bus<Carried>
+  store: SessionStore
+  retained: RetainedMessages
+  sessions: Sessions
+  /** Whether the policy lets a client that is connected have this; for others it is asked at the delivery. */
+  mayReceive(clientId: string, topic: string): boolean
+  limits: { absent: Delivery['limits']; live: Delivery['limits'] }
+  onDropped(what: 'queued' | 'retained', owner: string, topic: string): void
+}
+
+/** From a message that was allowed in to everybody who gets it. */
+export class Router {
+  readonly #options: RouterOptions
+
+  constructor(options: RouterOptions) {
+    this.#options = options
+  }
+
+  /** To be waited for before the message is routed: who subscribes meanwhile could miss it both ways. */
+  async retain(message: Message): Promise<void> {
+    const answer = await this.#options.retained.retain(message)
+    if (answer === 'full') this.#options.onDropped('retained', deviceOf(message.from), message.topic)
+  }
+
+  /**
+   * Routes in the turn of the call, so that messages keep their order.
+   *
+   * @returns whether there was a matching subscription, once all that was promised is stored
+   */
+  async route(message: Message, incoming?: Incoming): Promise<boolean> {
+    const { index, bus, store, sessions } = this.#options
+    const { topic } = message
+    const { deliveries, groups } = index.match(topic, message.from)
+    const entries = new Map<string, Entry>()
+    const queued: Delivery[] = []
+    for (const entry of deliveries) {
+      const isLive = sessions.findLive(entry.clientId) !== undefined
+      if (message.qos === 0 || entry.granted === 0) {
+        if (isLive) entries.set(entry.clientId, entry)
+      } else if (this.#mayHave(entry.clientId, topic)) queued.push(this.#deliveryOf(message, entry))
+    }
+    for (const group of groups) {
+      const chosen = index.pick(
+        group,
+        (clientId) => sessions.findLive(clientId) !== undefined,
+        (clientId) => this.#mayHave(clientId, topic),
+      )
+      if (chosen === undefined) continue
+      // An object of its own: who is in the group and has a subscription beside gets both (MQTT 5, 4.8.2).
+      if (message.qos > 0 && chosen.granted > 0) queued.push(this.#deliveryOf({ ...message }, chosen))
+      else sessions.findLive(chosen.clientId)?.receiver?.deliver(message, chosen)
+    }
+    if (entries.size > 0) bus.publish(topic, { message, entries })
+    if (queued.length > 0) await this.#enqueue(queued, incoming)
+    else if (incoming !== undefined) await store.incoming(incoming.clientId, incoming.epoch, incoming.packetId, 'put')
+    return deliveries.length > 0 || groups.length > 0
+  }
+
+  /** One message for one session, as for a retained message. @returns false when its queue is full */
+  async enqueueOne(delivery: Omit<Delivery, 'limits'>): Promise<boolean> {
+    const answers = await this.#enqueue([{ ...delivery, limits: this.#options.limits.live }], undefined)
+    return answers[0] !== 'full'
+  }
+
+  #mayHave(clientId: string, topic: string): boolean {
+    return this.#options.sessions.findLive(clientId) === undefined || this.#options.mayReceive(clientId, topic)
+  }
+
+  #deliveryOf(message: Message, { clientId, granted, retainAsPublished, identifiers }: Entry): Delivery {
+    const { limits, sessions } = this.#options
+    return {
+      clientId,
+      message,
+      qos: Math.min(message.qos, granted) as 1 | 2, // [MQTT-3.8.4-8]
+      retain: message.retain && retainAsPublished, // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
+      identifiers,
+      limits: sessions.findLive(clientId) === undefined ? limits.absent : limits.live,
+    }
+  }
+
+  async #enqueue(queued: readonly Delivery[], incoming: Incoming | undefined) {
+    const { store, sessions, onDropped } = this.#options
+    const enqueued = store.enqueue(queued, incoming)
+    // The store has it in its order by now; the sender's acknowledgement alone waits for the disk.
+    for (const { clientId } of queued) sessions.findLive(clientId)?.receiver?.wake()
+    const answers = await enqueued
+    for (const [at, answer] of answers.entries()) {
+      if (answer === 'full') onDropped('queued', queued[at]!.clientId, queued[at]!.message.topic)
+    }
+    return answers
+  }
+}

@@ -1,0 +1,168 @@
+import type { Queued, SessionStore } from './backends/session-store.ts'
+import type { Link } from './wire/link.ts'
+import { reason } from './wire/reason.ts'
+
+type PumpOptions = {
+  store: SessionStore
+  link: Link
+  clientId: string
+  epoch: number
+  /** Messages that may be under way to the client. */
+  window: number
+  mayReceive(topic: string): boolean
+  /** The store does not answer as it should: the connection has to end. */
+  onFailed(error: unknown): void
+}
+
+const pageSize = 32
+
+/**
+ * Brings the stored queue of a session to its client, in order: what went out on an earlier connection first, with the
+ * packet identifier that it had [MQTT-4.4.0-1] [MQTT-4.6.0-1].
+ */
+export class SessionPump {
+  readonly #options: PumpOptions
+  /** Packet identifiers under way. */
+  readonly #used = new Set<number>()
+  #lastId = 0
+  #after = 0
+  #running = false
+  #again = false
+  #stopped = false
+  #waiting: (() => void)[] = []
+  #idle: (() => void)[] = []
+
+  constructor(options: PumpOptions) {
+    this.#options = options
+  }
+
+  /** The queue may have grown. */
+  wake(): void {
+    this.#again = true
+    this.room()
+    if (this.#running || this.#stopped) return
+    this.#running = true
+    void this.#run()
+      .catch((error) => {
+        if (!this.#stopped) this.#options.onFailed(error)
+      })
+      .finally(() => {
+        this.#running = false
+        this.#rest()
+      })
+  }
+
+  /** The link takes messages again. */
+  room(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve()
+  }
+
+  stop(): void {
+    this.#stopped = true
+    this.room()
+    this.#rest()
+  }
+
+  /** Resolves when everything that was queued has gone out, or the pump has stopped. */
+  async untilIdle(): Promise<void> {
+    if (this.#running && !this.#stopped) await new Promise<void>((resolve) => this.#idle.push(resolve))
+  }
+
+  /** PUBACK, PUBCOMP, or a PUBREC that refuses. */
+  acknowledged(packetId: number): void {
+    const { store, clientId, epoch } = this.#options
+    // In this turn: the store takes effect in the order of the calls, so the identifier is free there too.
+    this.#watch(store.ack(clientId, epoch, [packetId]))
+    this.#used.delete(packetId)
+    this.wake()
+  }
+
+  /** PUBREC: PUBREL goes out once it is stored that the message must not [MQTT-4.3.3-8]. */
+  received(packetId: number): void {
+    const { store, link, clientId, epoch } = this.#options
+    this.#watch(
+      store.markReceived(clientId, epoch, packetId).then(() => {
+        link.send({ type: 'pubrel', packetId, reason: reason.success })
+      }),
+    )
+  }
+
+  #watch(done: Promise<unknown>): void {
+    done.catch((error) => {
+      if (!this.#stopped) this.#options.onFailed(error)
+    })
+  }
+
+  #rest(): void {
+    for (const resolve of this.#idle.splice(0)) resolve()
+  }
+
+  async #run(): Promise<void> {
+    const { store, clientId, epoch, window } = this.#options
+    while (!this.#stopped) {
+      this.#again = false
+      const free = window - this.#used.size
+      const page = free > 0 ? await store.readQueue(clientId, epoch, this.#after, Math.min(free, pageSize)) : []
+      if (page.length > 0) await this.#send(page)
+      else if (!this.#again) return
+    }
+  }
+
+  async #send(page: readonly Queued[]): Promise<void> {
+    const { store, clientId, epoch } = this.#options
+    const assigned = page.map((entry) => {
+      if (entry.state === 'publish' && entry.packetId === undefined) {
+        return this.#options.mayReceive(entry.message.topic) ? this.#nextId() : undefined
+      }
+      this.#used.add(entry.packetId!)
+      return entry.packetId
+    })
+    const notes = page.map((entry, at) => {
+      const packetId = assigned[at]
+      if (packetId === undefined || entry.packetId !== undefined) return undefined
+      const noted = store.assignPacketId(clientId, epoch, entry.seq, packetId)
+      // A QoS 1 message need not wait for the note: sent again without it, it is a message that came twice.
+      if (entry.qos === 2) return noted
+      this.#watch(noted)
+      return undefined
+    })
+    await Promise.all(notes)
+    for (const [at, entry] of page.entries()) {
+      if (this.#stopped) return
+      this.#after = entry.seq
+      await this.#sendOne(entry, assigned[at])
+    }
+  }
+
+  async #sendOne(entry: Queued, packetId: number | undefined): Promise<void> {
+    const { store, link, clientId, epoch, mayReceive } = this.#options
+    if (entry.state === 'pubrel') {
+      link.send({ type: 'pubrel', packetId: entry.packetId, reason: reason.success })
+      return
+    }
+    const { message, qos, retain, identifiers, seq } = entry
+    while (packetId !== undefined && !this.#stopped) {
+      if (!mayReceive(message.topic)) break
+      const dup = entry.packetId !== undefined
+      const delivered = link.deliver(linkMessage(message), { qos, retain, identifiers, packetId, dup })
+      if (delivered === 'sent') return
+      if (delivered === 'dropped') break
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    }
+    if (this.#stopped) return
+    if (packetId !== undefined) this.#used.delete(packetId)
+    this.#watch(store.discard(clientId, epoch, [seq]))
+  }
+
+  #nextId(): number {
+    do this.#lastId = this.#lastId === 0xffff ? 1 : this.#lastId + 1
+    while (this.#used.has(this.#lastId))
+    this.#used.add(this.#lastId)
+    return this.#lastId
+  }
+}
+
+type LinkMessage = Parameters<Link['deliver']>[0]
+
+/** A stored message is a link's message; only the type of its properties is wider. */
+export const linkMessage = (message: unknown): LinkMessage => message as LinkMessage

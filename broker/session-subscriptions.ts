@@ -1,0 +1,144 @@
+import { isFleetError } from '../runtime/errors.ts'
+import type { StoredSubscription } from './backends/session-store.ts'
+import { type MqttContext, warnDenied } from './mqtt-context.ts'
+import type { RetainedDelivery } from './retained.ts'
+import { linkMessage } from './session-pump.ts'
+import type { Connection } from './sessions.ts'
+import type { BusClient } from './wire/aedes-port.ts'
+import { parseFilter, type Subscribe, type Unsubscribe } from './wire/packet.ts'
+import { reason } from './wire/reason.ts'
+import type { Subscription } from './wire/route-index.ts'
+
+type SubscriptionsOptions = {
+  epoch: number
+  bus: BusClient
+  mayReceive(topic: string): boolean
+  /** Resolves when the stored queue has gone out. */
+  untilIdle(): Promise<void>
+}
+
+const maxFilters = 1_000
+
+/** What one connection is subscribed to, in the store, in the route index and on the bus; and retained messages for it. */
+export class SessionSubscriptions {
+  readonly #connection: Connection
+  readonly #context: MqttContext
+  readonly #options: SubscriptionsOptions
+  #waiting: (() => void)[] = []
+
+  constructor(connection: Connection, context: MqttContext, options: SubscriptionsOptions) {
+    this.#connection = connection
+    this.#context = context
+    this.#options = options
+  }
+
+  /** Those of a session that goes on are in the store and in the index. */
+  async restore(): Promise<void> {
+    const { filters, clientId } = this.#connection
+    for (const { filter } of this.#context.index.filtersOf(clientId!)) filters.add(filter)
+    await this.#options.bus.subscribe([...filters].filter(isPlain))
+  }
+
+  async subscribe({ packetId, subscriptions, properties }: Subscribe): Promise<void> {
+    const { store, index } = this.#context
+    const { filters, clientId: id } = this.#connection
+    const clientId = id!
+    const identifier = properties?.subscriptionIdentifiers?.[0]
+    const granted = new Map<string, StoredSubscription>()
+    const reasons = subscriptions.map(({ filter, ...options }) => {
+      const refusal = this.#refusalOf(filter)
+      if (refusal !== undefined) return refusal
+      filters.add(filter)
+      granted.set(filter, { filter, ...options, ...(identifier === undefined ? {} : { identifier }) })
+      return options.qos
+    })
+    const added = [...granted.values()]
+    const changing =
+      added.length === 0 ? undefined : store.changeSubscriptions(clientId, this.#options.epoch, added, [])
+    // In the same turn as in the store, so that both see packets in the same order.
+    const routes = added.map(({ qos, ...rest }): Subscription => ({ clientId, granted: qos, ...rest }))
+    const fresh = new Set(routes.filter((route) => index.add(route)).map(({ filter }) => filter))
+    try {
+      await changing
+    } catch (error) {
+      if (!isFleetError(error, 'quota_exceeded')) throw error
+      for (const filter of fresh) {
+        index.remove(clientId, filter)
+        filters.delete(filter)
+      }
+      this.#answer(
+        packetId,
+        reasons.map((code) => (code < 0x80 ? reason.quotaExceeded : code)),
+      )
+      return
+    }
+    await this.#options.bus.subscribe(routes.map(({ filter }) => filter).filter(isPlain))
+    this.#answer(packetId, reasons)
+    for (const route of routes) await this.#sendRetained(route, fresh.has(route.filter))
+  }
+
+  async unsubscribe({ packetId, filters }: Unsubscribe): Promise<void> {
+    const { store, index } = this.#context
+    const { clientId, link } = this.#connection
+    const changing = store.changeSubscriptions(clientId!, this.#options.epoch, [], filters)
+    for (const filter of filters) {
+      index.remove(clientId!, filter)
+      this.#connection.filters.delete(filter)
+    }
+    this.#options.bus.unsubscribe(filters.filter(isPlain))
+    const { existed } = await changing
+    const reasons = filters.map((filter) => (existed.has(filter) ? reason.success : reason.noSubscriptionExisted))
+    link.send({ type: 'unsuback', packetId, reasons })
+  }
+
+  /** The link takes messages again, or never will. */
+  room(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve()
+  }
+
+  get #isLive(): boolean {
+    return this.#connection.state === 'live' && !this.#connection.cut
+  }
+
+  #answer(packetId: number, reasons: number[]): void {
+    this.#connection.link.send({ type: 'suback', packetId, reasons })
+  }
+
+  #refusalOf(filter: string): number | undefined {
+    const { filters } = this.#connection
+    const parts = parseFilter(filter)
+    if (parts === undefined) return reason.topicFilterInvalid
+    const verdict = this.#context.gate.matcherOf(this.#connection).allows('subscribe', parts.filter)
+    const isFull = filters.size >= maxFilters && !filters.has(filter)
+    if (verdict.allowed && !isFull) return undefined
+    warnDenied(this.#context, this.#connection, 'subscribe', filter, verdict.statement)
+    return verdict.allowed ? reason.quotaExceeded : reason.notAuthorized
+  }
+
+  async #sendRetained(route: Subscription, isNew: boolean): Promise<void> {
+    const { mayReceive, untilIdle } = this.#options
+    await this.#context.retained.deliver(route, isNew, {
+      mayReceive,
+      room: async () => {
+        await untilIdle()
+        return this.#isLive && this.#connection.filters.has(route.filter)
+      },
+      send: (delivery) => this.#sendOne(route.clientId, delivery),
+    })
+  }
+
+  /** Above QoS 0 it is a message of the session's queue. */
+  async #sendOne(clientId: string, { message, qos, retain, identifiers }: RetainedDelivery): Promise<void> {
+    if (qos > 0) {
+      await this.#context.router.enqueueOne({ clientId, message, qos: qos as 1 | 2, retain, identifiers })
+      return
+    }
+    const delivery = { qos, retain, identifiers, mayWait: true }
+    while (this.#isLive && this.#connection.link.deliver(linkMessage(message), delivery) === 'waiting') {
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    }
+  }
+}
+
+/** Not of a shared subscription: those are not for the bus. */
+const isPlain = (filter: string): boolean => parseFilter(filter)?.group === undefined
