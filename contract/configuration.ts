@@ -10,6 +10,8 @@ const address = z
   })
   .refine((text) => Number(text.slice(text.lastIndexOf(':') + 1)) <= 65_535, 'a port is a number from 0 to 65535')
 
+const hostName = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)$/
+
 const profile = z.strictObject({
   validityDays: z.int().min(1).max(3650).default(30).describe('Lifetime of a certificate of this profile'),
   organization: z.string().min(1).max(64).optional().describe('O of the subject'),
@@ -18,7 +20,7 @@ const profile = z.strictObject({
 export const configuration = z.strictObject({
   data: z.string().default('./data').describe('Folder for keys, registry and state; --data overrides it'),
   names: z
-    .array(z.string().min(1).max(253))
+    .array(z.string().regex(hostName, 'a DNS name or an IP address is wanted'))
     .min(1)
     .default(['localhost', '127.0.0.1', '::1'])
     .describe('DNS names and IP addresses that devices reach this gateway by: they stand in its server certificates'),
@@ -59,7 +61,8 @@ export const configuration = z.strictObject({
         .int()
         .min(1)
         .default(30)
-        .describe('Failed enrollment credentials per address and per device id before 429 is answered'),
+        .describe('Refused enrollments of one caller before 429 is answered; ten times that for an address'),
+      renewalsPerHour: z.int().min(1).default(12).describe('Renewals of one device, successful or not'),
     })
     .prefault({}),
   broker: z

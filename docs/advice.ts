@@ -66,9 +66,9 @@ export const advice: Record<ProblemCode, string> = {
   handshake_failed:
     'The peer does not speak TLS 1.2 or 1.3, or went away. Check that it was pointed at the right port.',
   publish_denied:
-    'Ask what applies: `fleetgate policy check`. The device may publish only where a statement allows it.',
+    'Compare the topic in the log with `fleetgate policy show`. MQTT 3.1.1 has no refusal of a publish: it is acknowledged to the device, and dropped.',
   subscribe_denied:
-    'As for publishing. A filter is granted when an allowed one covers it, so ask for the topics that the device may have, not for `#`.',
+    'Compare with `fleetgate policy show`. A filter is granted when an allowed one covers it, so ask for the topics that the device may have, not for `#`.',
   will_denied: 'The topic of the will is one that the device may not publish to, or is not a topic name.',
   delivery_denied:
     'A subscription matched, the policy in force no longer allows the topic. Nothing to do for the device.',

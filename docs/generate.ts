@@ -2,6 +2,15 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
+import {
+  auditView,
+  certificateView,
+  deviceView,
+  policyView,
+  revocationReceipt,
+  statusView,
+  tokenView,
+} from '../contract/admin-api.ts'
 import { configuration } from '../contract/configuration.ts'
 import { type ProblemCode, problems, problemType, setUpProblems } from '../contract/problems.ts'
 import { advice } from './advice.ts'
@@ -15,7 +24,7 @@ type Node = {
   enum?: string[]
   minimum?: number
   maximum?: number
-  items?: Node
+  items?: Node & { required?: string[] }
   pattern?: string
 }
 
@@ -27,6 +36,7 @@ export const pages: Record<string, string> = {
   'configuration.md': configurationPage(),
   'configuration.schema.json': schemaFile(),
   'errors.md': errorsPage(),
+  'json.md': jsonPage(),
 }
 
 function schemaFile(): string {
@@ -41,7 +51,7 @@ function schemaFile(): string {
 function errorsPage(): string {
   const row = (code: ProblemCode): string => {
     const { status, title } = problems[code]
-    return `| \`${code}\` | ${status} | ${title} | ${advice[code]} |`
+    return `| \`${code}\` | ${status} | ${title} | ${advice[code].replaceAll('|', '\\|')} |`
   }
   return `${printedBy}
 # Errors
@@ -111,6 +121,51 @@ function rangeOf({ type, enum: values, minimum, maximum, items, pattern, default
   // zod writes the largest exact integer where no bound was given.
   const bounded = maximum !== undefined && maximum < Number.MAX_SAFE_INTEGER
   return bounded ? `${minimum} to ${maximum}` : `${minimum} or more`
+}
+
+function jsonPage(): string {
+  const shapes: [string, z.ZodType, string][] = [
+    ['device', deviceView, '`device show`, `device create`; `device ls` gives `{ "items": [device, …] }`'],
+    ['token', tokenView, '`token create`'],
+    ['certificate', certificateView, '`cert show`; `cert ls` gives `{ "items": [certificate, …] }`, without `pem`'],
+    ['receipt', revocationReceipt, '`device revoke`'],
+    ['policy', policyView, '`policy show`, `policy apply`'],
+    ['audit entry', auditView, '`audit tail`, one object a line; `details` differ by action'],
+    ['status', statusView, '`status`'],
+  ]
+  const section = ([name, view, given]: (typeof shapes)[number]): string => `## ${name}
+Given by ${given}.
+
+| field | type | |
+|---|---|---|
+${fields(z.toJSONSchema(view, { io: 'output', target: 'draft-2020-12', unrepresentable: 'any' }) as Node & { required?: string[] }, '').join('\n')}
+`
+  return `${printedBy}
+# JSON output
+
+Every command takes \`-o json\` and prints one JSON document on standard output, indented by two; \`audit tail\` prints one object a line. The admin
+API answers with the same shapes. Fields are added, never renamed or given another meaning; one that does not apply is left out. Times are
+ISO 8601 in UTC. A failure prints nothing on standard output: its code and sentence are on standard error, and the exit code is 1, 2 or 3.
+\`policy check\` gives \`{ ok, file, statements, faults }\`, \`demo\` gives \`{ ok, steps: [{ name, title, ok, detail, ms, measured }] }\`.
+
+${shapes.map(section).join('\n')}`
+}
+
+function fields(node: Node & { required?: string[] }, prefix: string): string[] {
+  return Object.entries(node.properties ?? {}).flatMap(([name, child]) => {
+    const path = `${prefix}${name}`
+    const inner = child.items?.properties ? fields(child.items, `${path}[].`) : []
+    const type = child.enum
+      ? child.enum.join(', ')
+      : child.items
+        ? `list of ${child.items.type}`
+        : (child.type ?? 'any')
+    const notes = [node.required?.includes(name) ? '' : 'may be missing', child.description ?? ''].filter(
+      (note) => note !== '',
+    )
+    // A policy document has a page of its own in the README.
+    return [`| \`${path}\` | ${type} | ${notes.join('; ')} |`, ...(name === 'document' ? [] : inner)]
+  })
 }
 
 if (import.meta.main) {

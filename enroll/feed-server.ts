@@ -21,8 +21,6 @@ export type BrokerState = { id: string; connected: boolean; appliedSeq: number; 
 export type Confirmation = { broker: string; connected: boolean; confirmed: boolean; confirmedMs?: number }
 
 const batch = 500
-/** A broker that was not seen for this long is taken to be gone: nobody waits for it. */
-const forgetAfterMs = 24 * 3_600_000
 
 /** One broker that follows: backfill from its cursor, then live. */
 class Follower {
@@ -144,21 +142,25 @@ export class FeedServer implements AsyncDisposable {
     this.#server.setSecureContext({ ...tlsOptions(credential, this.#anchors), minVersion: 'TLSv1.3' })
   }
 
-  /** Every broker that is connected or was seen in the last day. */
+  isConnected(id: string): boolean {
+    return this.#followers.has(id)
+  }
+
+  /**
+   * Every broker that ever joined and was not forgotten by an operator: one that was not heard of for long may be cut off
+   * and still admit what it believes in.
+   */
   async brokers(): Promise<BrokerState[]> {
-    const now = this.#clock().getTime()
     const known = await readAll((paging) => listBrokers(this.#registry, paging))
-    return known
-      .map(({ doc }) => {
-        const follower = this.#followers.get(doc.id)
-        return {
-          id: doc.id,
-          connected: follower !== undefined,
-          appliedSeq: follower?.appliedSeq ?? doc.appliedSeq,
-          lastSeenAt: follower ? this.#clock().toISOString() : doc.lastSeenAt,
-        }
-      })
-      .filter((broker) => broker.connected || now - new Date(broker.lastSeenAt).getTime() < forgetAfterMs)
+    return known.map(({ doc }) => {
+      const follower = this.#followers.get(doc.id)
+      return {
+        id: doc.id,
+        connected: follower !== undefined,
+        appliedSeq: follower?.appliedSeq ?? doc.appliedSeq,
+        lastSeenAt: follower ? this.#clock().toISOString() : doc.lastSeenAt,
+      }
+    })
   }
 
   /**

@@ -1,5 +1,5 @@
 import type { PolicyDocument } from '../contract/policy-document.ts'
-import type { Asked } from './ra/enrollment-tokens.ts'
+import type { Asked } from './registry/asked.ts'
 import { findPolicy, type PolicyRecord, writePolicy } from './registry/policies.ts'
 import { type Registry, untilNoConflict } from './registry/registry.ts'
 
@@ -15,6 +15,7 @@ export function putPolicy(registry: Registry, document: PolicyDocument, asked: A
     }
     const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-policy`,
+      digest: asked.digest,
       writes: [writePolicy(record, current?.rev ?? 0)],
       audit: [
         {

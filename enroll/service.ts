@@ -4,8 +4,10 @@ import type { Configuration } from '../contract/configuration.ts'
 import { policyDocument, starterPolicy } from '../contract/policy-document.ts'
 import type { CertificateProfile } from '../pki/profile.ts'
 import { joinAddress } from '../runtime/config.ts'
+import { FleetError } from '../runtime/errors.ts'
 import { readPassphrase, readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
 import { createEdge, type EdgeCredential, reachableHost } from '../runtime/https.ts'
+import { AttemptLimit } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { parseYaml } from '../runtime/yaml.ts'
 import { createAdmin } from './admin/routes.ts'
@@ -52,8 +54,14 @@ export async function createEnrollService(input: {
   const passphrase = readPassphrase(config.keys.passphraseFile)
   await using opened = new AsyncDisposableStack()
 
-  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
-  const registry = opened.use(new Registry(await openDatabase(join(dataDir, 'enroll', 'registry'))))
+  requireWholeFolder(dataDir)
+  const registry = opened.use(
+    new Registry(await openDatabase(join(dataDir, 'enroll', 'registry')), (facts) => {
+      for (const { action, actor, subject, outcome, reason, requestId } of facts) {
+        if (outcome === 'done') log.info({ event: action, actor, subject, reason, requestId }, 'recorded')
+      }
+    }),
+  )
   const hierarchy = await openHierarchy({ folder: join(dataDir, 'enroll', 'ca'), registry, passphrase, now: clock() })
   const keep = (): Promise<boolean> =>
     keepCredentials({
@@ -86,7 +94,9 @@ export async function createEnrollService(input: {
       { listen: config.enroll.admin, credential: credential(), anchors },
     ),
   )
-  const { maxBodyBytes, maxConnections, requestTimeoutMs, handshakeTimeoutMs, attemptsPerMinute } = config.enroll
+  const { maxBodyBytes, maxConnections, requestTimeoutMs, handshakeTimeoutMs, attemptsPerMinute, renewalsPerHour } =
+    config.enroll
+  const renewals = new AttemptLimit(renewalsPerHour, { periodMs: 3_600_000, maxKeys: 100_000 })
   const est = opened.use(
     await createEdge({
       listen: config.enroll.est,
@@ -97,7 +107,7 @@ export async function createEnrollService(input: {
       requestTimeoutMs,
       handshakeTimeoutMs,
       log,
-      ...createEst({ registry, hierarchy, ra, ca, clock, log, attemptsPerMinute }),
+      ...createEst({ registry, hierarchy, ra, ca, clock, log, attemptsPerMinute, renewals }),
     }),
   )
 
@@ -126,6 +136,27 @@ export async function createEnrollService(input: {
       operatorKey: join(dataDir, 'operator', 'operator.key'),
     },
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
+  }
+}
+
+/**
+ * Makes the data folder, or sees that its heart is there: what would start anew beside the remains of another gateway is a
+ * folder that was not mounted, and a second CA under the same name would lock every device out.
+ */
+function requireWholeFolder(dataDir: string): void {
+  const heart = join(dataDir, 'enroll', 'registry')
+  const remains = ['root.crt', 'services/enroll/tls.key', 'services/broker/tls.key', 'operator/operator.key']
+  const found = remains.find((name) => existsSync(join(dataDir, name)))
+  if (found !== undefined && !existsSync(heart)) {
+    throw new FleetError(
+      'data_damaged',
+      `${join(dataDir, found)} is there, but ${heart} is not: without it nobody knows who was revoked. Mount or restore it, or start with another data folder`,
+    )
+  }
+  try {
+    mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+  } catch (cause) {
+    throw new FleetError('data_damaged', `${dataDir} cannot be made: ${(cause as Error).message}`, { cause })
   }
 }
 

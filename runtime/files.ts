@@ -13,7 +13,11 @@ import {
 import { dirname, join } from 'node:path'
 import { FleetError } from './errors.ts'
 
-/** Writes `path` whole or not at all: a new file beside it, synced, then renamed over it. */
+/**
+ * Writes `path` whole or not at all: a new file beside it, synced, then renamed over it.
+ *
+ * @throws FleetError `data_damaged` when the disk is full, or the folder may not be written
+ */
 export function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o644): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   const draft = join(dirname(path), `.${randomBytes(6).toString('hex')}.tmp`)
@@ -28,7 +32,7 @@ export function writeFileAtomic(path: string, content: string | Uint8Array, mode
     renameSync(draft, path)
   } catch (error) {
     rmSync(draft, { force: true })
-    throw error
+    throw new FleetError('data_damaged', `${path} cannot be written: ${(error as Error).message}`, { cause: error })
   }
   // The rename itself must survive a power cut.
   const folder = openSync(dirname(path), 'r')

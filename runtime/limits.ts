@@ -1,27 +1,29 @@
 /**
- * Counts events per key, in a minute that begins with the key's first one. At `maxKeys` the oldest key is forgotten, so
+ * Counts events per key, in a period (a minute) that begins with the key's first one. At `maxKeys` the oldest key is forgotten, so
  * hostile keys cannot grow it without bound.
  */
 export class AttemptLimit {
-  readonly #perMinute: number
+  readonly #perPeriod: number
+  readonly #periodMs: number
   readonly #maxKeys: number
   readonly #attempts = new Map<string, { count: number; since: number }>()
 
-  constructor(perMinute: number, maxKeys = 10_000) {
-    this.#perMinute = perMinute
+  constructor(perPeriod: number, { periodMs = 60_000, maxKeys = 10_000 } = {}) {
+    this.#perPeriod = perPeriod
+    this.#periodMs = periodMs
     this.#maxKeys = maxKeys
   }
 
   /** @returns milliseconds to wait before `key` may try again, 0 when it may now */
   waitMs(key: string, now: number): number {
     const entry = this.#attempts.get(key)
-    if (entry === undefined || now - entry.since >= 60_000) return 0
-    return entry.count < this.#perMinute ? 0 : 60_000 - (now - entry.since)
+    if (entry === undefined || now - entry.since >= this.#periodMs) return 0
+    return entry.count < this.#perPeriod ? 0 : this.#periodMs - (now - entry.since)
   }
 
   note(key: string, now: number): void {
     const entry = this.#attempts.get(key)
-    if (entry !== undefined && now - entry.since < 60_000) {
+    if (entry !== undefined && now - entry.since < this.#periodMs) {
       entry.count++
       return
     }

@@ -1,8 +1,8 @@
 import type { z } from 'zod'
 import type { Log } from '../../runtime/log.ts'
 import type { FeedServer } from '../feed-server.ts'
-import type { Asked } from '../ra/enrollment-tokens.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
+import type { Asked } from '../registry/asked.ts'
 import type { Registry } from '../registry/registry.ts'
 
 export type AdminContext = {
@@ -17,7 +17,7 @@ export type AdminContext = {
 
 /** One row of the table: what it takes, and what it answers. */
 export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodType> = {
-  method: 'GET' | 'POST' | 'PUT'
+  method: 'GET' | 'POST' | 'PUT' | 'DELETE'
   path: string
   status?: number
   query?: Q

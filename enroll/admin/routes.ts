@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { TLSSocket } from 'node:tls'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
@@ -10,6 +10,7 @@ import { type EdgeCredential, reachableHost, tlsOptions } from '../../runtime/ht
 import type { Log } from '../../runtime/log.ts'
 import { describeIssue } from '../../runtime/yaml.ts'
 import { requireOperator } from './auth.ts'
+import { brokerRoutes } from './brokers.ts'
 import { deviceRoutes } from './devices.ts'
 import { issuanceRoutes } from './issuance.ts'
 import { type AdminContext, type Route, route } from './route.ts'
@@ -39,6 +40,8 @@ export async function createAdmin(
     bodyLimit: maxBodyBytes,
     requestTimeout: 15_000,
     forceCloseConnections: true,
+    // Named to the caller and in the log, so it has to be one of a kind over restarts too.
+    genReqId: () => randomUUID(),
   })
   app.server.on('tlsClientError', (_error, socket) => socket.destroy())
   app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply, context.log))
@@ -50,7 +53,7 @@ export async function createAdmin(
       context.log,
     ),
   )
-  for (const row of [statusRoute, ...deviceRoutes, ...issuanceRoutes]) addRoute(app, row, context)
+  for (const row of [statusRoute, ...brokerRoutes, ...deviceRoutes, ...issuanceRoutes]) addRoute(app, row, context)
   const { host, port } = splitAddress(options.listen)
   try {
     await app.listen({ host, port })
@@ -94,7 +97,9 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext): void
         asked: {
           actor: (request as FastifyRequest & { actor: string }).actor,
           remoteAddress: request.ip,
-          requestId: key === undefined ? `admin-${randomUUID()}` : `key-${requireKey(key)}`,
+          ...(key === undefined
+            ? { requestId: `admin-${randomUUID()}` }
+            : { requestId: `key-${requireKey(key)}`, digest: digestOf(request) }),
           now,
         },
         signal: ended.signal,
@@ -103,6 +108,12 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext): void
       return reply.code(row.status ?? 200).send(answer)
     },
   })
+}
+
+function digestOf({ method, url, body }: FastifyRequest): string {
+  return createHash('sha256')
+    .update(JSON.stringify([method, url, body]))
+    .digest('hex')
 }
 
 function requireKey(key: string | string[]): string {
@@ -126,6 +137,7 @@ function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyRepl
     method: request.method,
     path: request.url.slice(0, 200),
     remoteAddress: request.ip,
+    detail: message,
   }
   if (status < 500) log.info(fields, 'admin request refused')
   else log.error({ ...fields, err: error }, 'admin request failed')

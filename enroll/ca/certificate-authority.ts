@@ -11,6 +11,7 @@ import type { Stored } from '../registry/engine.ts'
 import type { Registry, Write } from '../registry/registry.ts'
 import { findToken, type TokenRecord, writeToken } from '../registry/tokens.ts'
 import type { Hierarchy } from './hierarchy.ts'
+import { isBeingRevoked } from './revocation.ts'
 
 /** What the registration authority approved: the CA signs this and nothing else. */
 export type Approval = {
@@ -44,6 +45,9 @@ export class CertificateAuthority {
    *   `lint_failed`, `key_unavailable`, `outcome_unknown`
    */
   async issue(approval: Approval, request: CertificateRequest, context: IssueContext): Promise<Buffer> {
+    if (isBeingRevoked(approval.device.doc.id)) {
+      throw new FleetError('unavailable', 'the device is being revoked at this moment')
+    }
     const reserved = await this.#reserve(approval, request, context)
     const { device, profile } = approval
     const certificate = await this.#sign(

@@ -7,7 +7,6 @@ import { issue, newSerialNumber, parseCertificate, parsePem, prepare } from '../
 import { createKeyFile, openKeyFile } from '../../pki/keystore.ts'
 import { buildName, formatName, parseName } from '../../pki/names.ts'
 import { type CertificateProfile, operatorProfile, serverAndClientProfile, serverProfile } from '../../pki/profile.ts'
-import { FleetError } from '../../runtime/errors.ts'
 import { writeFileAtomic } from '../../runtime/files.ts'
 import { type CertificateRecord, findCertificate, writeCertificate } from '../registry/certificates.ts'
 import type { Registry } from '../registry/registry.ts'
@@ -37,12 +36,10 @@ export async function keepCredentials(
   input: Context & { dataDir: string; names: string[]; brokerId: string },
 ): Promise<boolean> {
   const { dataDir, brokerId } = input
-  const isName = (name: string): boolean => isIP(name) > 0 || /^[A-Za-z0-9.-]{1,253}$/.test(name)
-  const wrong = input.names.find((name) => !isName(name))
-  if (wrong !== undefined)
-    throw new FleetError('config_invalid', `names: ${wrong} is neither a DNS name nor an IP address`)
   // This machine's own name comes for free, so that a gateway in a local network is found by it.
-  const names = [...new Set([...input.names, hostname()])].filter(isName)
+  const names = [...new Set([...input.names, hostname()])].filter(
+    (name) => isIP(name) || /^[A-Za-z0-9.-]{1,253}$/.test(name),
+  )
   const services = join(dataDir, 'services')
   const wanted: Credential[] = [
     {

@@ -1,5 +1,6 @@
 import type { FeedFact } from '../../contract/feed.ts'
 import type { DeviceId, RevocationReason } from '../../contract/ids.ts'
+import type { Asked } from '../registry/asked.ts'
 import { listCertificates, writeCertificate } from '../registry/certificates.ts'
 import { getDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
@@ -15,80 +16,103 @@ export type Revocation = {
   feedSeq: number
 }
 
+// What was begun before the revocation may still make a few attempts lose.
+const revocationAttempts = 25
+
+/**
+ * Devices that are being revoked in this process: the CA issues nothing to them meanwhile. Without it a device that renews
+ * without end would change its own record faster than a revocation can read it.
+ */
+const underWay = new Set<string>()
+export const isBeingRevoked = (deviceId: string): boolean => underWay.has(deviceId)
+
 /**
  * Revokes a device: the device, every certificate and every unspent token of it, the audit entry and the feed events in
  * one durable batch. Doing it again changes nothing and answers the same.
  *
  * @throws FleetError `device_unknown`
  */
-export function revokeDevice(
+export async function revokeDevice(
   registry: Registry,
-  input: { id: DeviceId; reason: RevocationReason; actor: string; remoteAddress: string; requestId: string; now: Date },
+  input: Asked & { id: DeviceId; reason: RevocationReason },
+): Promise<Revocation> {
+  const { id } = input
+  underWay.add(id)
+  try {
+    return await untilNoConflict(() => revoke(registry, input), revocationAttempts)
+  } finally {
+    underWay.delete(id)
+  }
+}
+
+async function revoke(
+  registry: Registry,
+  input: Asked & { id: DeviceId; reason: RevocationReason },
 ): Promise<Revocation> {
   const { id, reason, now } = input
-  return untilNoConflict(async () => {
-    const device = await getDevice(registry, id)
-    const certificates = await readAll((paging) => listCertificates(registry, { deviceId: id, ...paging }))
-    if (device.doc.status === 'revoked') {
-      return {
-        revokedAt: device.doc.revokedAt!,
-        reason: device.doc.revocationReason!,
-        alreadyRevoked: true,
-        certificates: certificates.filter(({ doc }) => doc.status === 'revoked').map(({ doc }) => doc.serial),
-        tokensVoided: 0,
-        feedSeq: (await registry.head()).feed.seq,
-      }
-    }
-    const revokedAt = now.toISOString()
-    const issued = certificates.filter(({ doc }) => doc.status === 'issued')
-    const tokens = (await readAll((paging) => listTokens(registry, { deviceId: id, ...paging }))).filter(
-      ({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming',
-    )
-    const revoked = { ...device.doc, status: 'revoked' as const, revokedAt, revocationReason: reason }
-    const writes: Write[] = [
-      writeDevice(revoked, device.rev),
-      ...issued.map(({ doc, rev }) =>
-        writeCertificate({ ...doc, status: 'revoked', revokedAt, revocationReason: reason }, rev),
-      ),
-      ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
-    ]
-    const feed: FeedFact[] = [
-      {
-        type: 'device.changed',
-        data: { id, profile: device.doc.profile, groups: device.doc.groups, status: 'revoked' },
-      },
-      ...issued.map(
-        ({ doc }): FeedFact => ({
-          type: 'certificate.revoked',
-          data: { serial: doc.serial, fingerprint: doc.fingerprint!, deviceId: id, reason },
-        }),
-      ),
-    ]
-    const { feedSeq } = await registry.commit({
-      requestId: `${input.requestId}-revoke`,
-      writes,
-      audit: [
-        {
-          action: 'device.revoked',
-          actor: input.actor,
-          subject: `device:${id}`,
-          outcome: 'done',
-          reason,
-          details: { certificates: issued.map(({ doc }) => doc.serial), tokensVoided: tokens.length },
-          remoteAddress: input.remoteAddress,
-          requestId: input.requestId,
-        },
-      ],
-      feed,
-      at: now,
-    })
+
+  const device = await getDevice(registry, id)
+  const certificates = await readAll((paging) => listCertificates(registry, { deviceId: id, ...paging }))
+  if (device.doc.status === 'revoked') {
     return {
-      revokedAt,
-      reason,
-      alreadyRevoked: false,
-      certificates: issued.map(({ doc }) => doc.serial),
-      tokensVoided: tokens.length,
-      feedSeq,
+      revokedAt: device.doc.revokedAt!,
+      reason: device.doc.revocationReason!,
+      alreadyRevoked: true,
+      certificates: certificates.filter(({ doc }) => doc.status === 'revoked').map(({ doc }) => doc.serial),
+      tokensVoided: 0,
+      feedSeq: (await registry.head()).feed.seq,
     }
+  }
+  const revokedAt = now.toISOString()
+  const issued = certificates.filter(({ doc }) => doc.status === 'issued')
+  const tokens = (await readAll((paging) => listTokens(registry, { deviceId: id, ...paging }))).filter(
+    ({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming',
+  )
+  const revoked = { ...device.doc, status: 'revoked' as const, revokedAt, revocationReason: reason }
+  const writes: Write[] = [
+    writeDevice(revoked, device.rev),
+    ...issued.map(({ doc, rev }) =>
+      writeCertificate({ ...doc, status: 'revoked', revokedAt, revocationReason: reason }, rev),
+    ),
+    ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
+  ]
+  const feed: FeedFact[] = [
+    {
+      type: 'device.changed',
+      data: { id, profile: device.doc.profile, groups: device.doc.groups, status: 'revoked' },
+    },
+    ...issued.map(
+      ({ doc }): FeedFact => ({
+        type: 'certificate.revoked',
+        data: { serial: doc.serial, fingerprint: doc.fingerprint!, deviceId: id, reason },
+      }),
+    ),
+  ]
+  const { feedSeq } = await registry.commit({
+    requestId: `${input.requestId}-revoke`,
+    digest: input.digest,
+    writes,
+    audit: [
+      {
+        action: 'device.revoked',
+        actor: input.actor,
+        subject: `device:${id}`,
+        outcome: 'done',
+        reason,
+        details: { certificates: issued.map(({ doc }) => doc.serial), tokensVoided: tokens.length },
+        remoteAddress: input.remoteAddress,
+        requestId: input.requestId,
+      },
+    ],
+    feed,
+    at: now,
   })
+  return {
+    revokedAt,
+    reason,
+    alreadyRevoked: false,
+    certificates: issued.map(({ doc }) => doc.serial),
+    tokensVoided: tokens.length,
+    feedSeq,
+  }
 }

@@ -1,5 +1,6 @@
 import { certsOnly } from '../../pki/cms.ts'
 import { parseCsr } from '../../pki/csr.ts'
+import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
 import type { Decision } from '../ra/registration-authority.ts'
@@ -22,8 +23,16 @@ export async function simpleenroll(request: EdgeRequest, context: EstContext): P
 
 /** RFC 7030 4.2.2: renewal or rekey, on the strength of the current certificate. */
 export async function simplereenroll(request: EdgeRequest, context: EstContext): Promise<EdgeAnswer> {
-  const { registry, ra } = context
-  await readCertificateEvidence(registry, request, context.clock())
+  const { registry, ra, renewals } = context
+  const { record } = await readCertificateEvidence(registry, request, context.clock())
+  // Every certificate is kept by the registry, the feed and the brokers: a device must not fill them.
+  const waitMs = renewals.waitMs(record.doc.deviceId ?? record.doc.serial, context.clock().getTime())
+  if (waitMs > 0) {
+    throw new FleetError('too_many_requests', 'the device has renewed too often', {
+      context: { retryAfterSeconds: Math.ceil(waitMs / 1000), deviceId: record.doc.deviceId },
+    })
+  }
+  renewals.note(record.doc.deviceId ?? record.doc.serial, context.clock().getTime())
   const csr = parseCsr(decodeBody(request.body))
   return answer(
     request,

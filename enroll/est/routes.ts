@@ -21,6 +21,8 @@ export type EstContext = {
   clock: () => Date
   log: Log
   attemptsPerMinute: number
+  /** Renewals by device. */
+  renewals: AttemptLimit
 }
 
 type Operation = {
@@ -56,30 +58,41 @@ export function createEst(context: EstContext): {
   fail(error: unknown, request: Asked): EdgeAnswer
 } {
   const failures = new AttemptLimit(context.attemptsPerMinute)
-  const failuresOfAddress = new AttemptLimit(context.attemptsPerMinute * 10)
+  const failuresOfNetwork = new AttemptLimit(context.attemptsPerMinute * 10)
+  // The audit log is kept for ever, so strangers may write only so much into it.
+  const failuresOfAll = new AttemptLimit(context.attemptsPerMinute * 20)
 
   async function handle(request: EdgeRequest): Promise<EdgeAnswer> {
     const operation = findOperation(request)
     if (operation.authentication === 'none') return operation.handle(request, context)
-    const now = context.clock().getTime()
-    const caller = `${request.remoteAddress} ${nameOf(request)}`
-    const waitMs = Math.max(failures.waitMs(caller, now), failuresOfAddress.waitMs(request.remoteAddress, now))
-    if (waitMs > 0) {
-      throw new FleetError('too_many_requests', 'too many refused requests; wait before the next', {
-        context: { retryAfterSeconds: Math.ceil(waitMs / 1000) },
-      })
-    }
     try {
       return await operation.handle(request, context)
     } catch (error) {
       // A request without any credential is how some clients begin; it is answered with the challenge and not counted.
-      if (isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated') {
-        failures.note(caller, now)
-        failuresOfAddress.note(request.remoteAddress, now)
-        await noteRefusal(request, error, context)
-      }
+      const counts = isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated'
+      if (!counts || error.code === 'too_many_requests') throw error
+      // A good credential is never held up by its neighbours' failures: who fails too often only loses the reason, and its
+      // place in the audit log.
+      const now = context.clock().getTime()
+      const waitMs = spend(request, now)
+      if (waitMs > 0) throw tooMany(waitMs)
+      await noteRefusal(request, error, context)
       throw error
     }
+  }
+
+  /** Counts a refusal before anything is awaited. @returns how long the caller is to wait when it had too many, else 0 */
+  function spend(request: EdgeRequest, now: number): number {
+    const network = networkOf(request.remoteAddress)
+    const caller = `${network} ${nameOf(request)}`
+    const limits: [AttemptLimit, string][] = [
+      [failures, caller],
+      [failuresOfNetwork, network],
+      [failuresOfAll, ''],
+    ]
+    const waitMs = Math.max(...limits.map(([limit, key]) => limit.waitMs(key, now)))
+    if (waitMs === 0) for (const [limit, key] of limits) limit.note(key, now)
+    return waitMs
   }
 
   const lines = new LogLimit({ burst: 20, everyMs: 10_000 })
@@ -104,6 +117,7 @@ export function createEst(context: EstContext): {
         requestId,
         remoteAddress,
         path: request.path.slice(0, 200),
+        detail: error.message,
       }
       if (told) context.log.warn({ ...fields, ...error.context, ...told }, 'enrollment refused')
     }
@@ -111,6 +125,15 @@ export function createEst(context: EstContext): {
   }
   return { handle, fail }
 }
+
+const tooMany = (waitMs: number): FleetError =>
+  new FleetError('too_many_requests', 'too many refused requests; wait before the next', {
+    context: { retryAfterSeconds: Math.ceil(waitMs / 1000) },
+  })
+
+/** An IPv6 peer has a whole /64 to come from. */
+const networkOf = (address: string): string =>
+  address.includes('.') || !address.includes(':') ? address : address.split(':').slice(0, 4).join(':')
 
 /** What a caller says it is, so that its refusals are counted apart from its neighbours' at the same address. */
 function nameOf(request: EdgeRequest): string {

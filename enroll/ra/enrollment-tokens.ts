@@ -3,12 +3,12 @@ import type { TokenView } from '../../contract/admin-api.ts'
 import type { FeedFact } from '../../contract/feed.ts'
 import type { DeviceId, GroupName, ProfileName } from '../../contract/ids.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
 import { type DeviceRecord, findDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, untilNoConflict, type Write } from '../registry/registry.ts'
 import { mintToken, type TokenRecord, writeToken } from '../registry/tokens.ts'
 
-export type Asked = { actor: string; remoteAddress: string; requestId: string; now: Date }
 export type NewDevice = { id: DeviceId; profile: ProfileName; groups: GroupName[] }
 
 /**
@@ -78,6 +78,7 @@ export function createToken(
     })
     const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-token`,
+      digest: asked.digest,
       writes,
       audit,
       feed,
@@ -99,13 +100,14 @@ export async function createDevice(registry: Registry, input: NewDevice, asked: 
   try {
     await registry.commit({
       requestId: `${asked.requestId}-device`,
+      digest: asked.digest,
       writes: [change.write],
       audit: [change.audit],
       feed: [change.feed],
       at: asked.now,
     })
   } catch (cause) {
-    if (!isFleetError(cause, 'conflict')) throw cause
+    if (!isFleetError(cause, 'conflict') || cause.context.final) throw cause
     throw new FleetError('device_exists', `there is a device ${input.id} already`, { cause })
   }
   return change.device

@@ -8,7 +8,7 @@ import type { PolicyRecord } from './policies.ts'
 import type { TokenRecord } from './tokens.ts'
 
 /** The answer that a request id was given. */
-export type RequestRecord = { at: string; auditSeq: number; feedSeq: number }
+export type RequestRecord = { at: string; digest?: string; auditSeq: number; feedSeq: number }
 
 export type RecordTypes = {
   device: DeviceRecord

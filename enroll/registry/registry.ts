@@ -23,6 +23,8 @@ export type Write = {
 
 export type Commit = {
   requestId: string
+  /** Compared when the request id was used before. */
+  digest?: string | undefined
   writes: readonly Write[]
   audit: readonly AuditFact[]
   feed?: readonly FeedFact[]
@@ -37,12 +39,12 @@ export type Paging = { after?: string | undefined; limit: number }
 export type Page<T> = { items: Stored<T>[]; next?: string }
 
 /** Runs `attempt` again while it loses against another writer; each run reads and decides afresh. */
-export async function untilNoConflict<T>(attempt: () => Promise<T>): Promise<T> {
-  for (let left = 5; ; left--) {
+export async function untilNoConflict<T>(attempt: () => Promise<T>, attempts = 6): Promise<T> {
+  for (let left = attempts - 1; ; left--) {
     try {
       return await attempt()
     } catch (error) {
-      if (left === 0 || !isFleetError(error, 'conflict')) throw error
+      if (left === 0 || !isFleetError(error, 'conflict') || error.context.final) throw error
     }
   }
 }
@@ -65,12 +67,17 @@ const lookAtMost = 10_000
 
 export class Registry implements AsyncDisposable {
   readonly #engine: RegistryEngine
+  readonly #onRecorded: (facts: readonly AuditFact[]) => void
   #pruning: Promise<void> | undefined
   #pruneNotBefore = Number.NEGATIVE_INFINITY
 
-  /** @param engine is closed together with the registry */
-  constructor(engine: RegistryEngine) {
+  /**
+   * @param engine     is closed together with the registry
+   * @param onRecorded hears the audit facts of each commit once they are on disk
+   */
+  constructor(engine: RegistryEngine, onRecorded: (facts: readonly AuditFact[]) => void = () => {}) {
     this.#engine = engine
+    this.#onRecorded = onRecorded
   }
 
   /**
@@ -85,6 +92,7 @@ export class Registry implements AsyncDisposable {
     const audit = commit.audit.map((fact) => encodeAudit(fact, commit.at))
     const feed = (commit.feed ?? []).map((fact) => encodeFeed(fact, commit.at))
     const receipt = await this.#engine.write(keys, (view) => decide(view, commit, audit, feed))
+    if (!receipt.replayed) this.#onRecorded(commit.audit)
     this.#prune(commit.at)
     return receipt
   }
@@ -193,11 +201,17 @@ function decide(
   const requestKey = recordKey('request', commit.requestId)
   const known = records.get(requestKey) as Stored<RequestRecord> | undefined
   if (known !== undefined) {
+    if (known.doc.digest !== commit.digest) {
+      throw new FleetError('conflict', 'this Idempotency-Key was used for another request', {
+        context: { final: true },
+      })
+    }
     return { answer: { auditSeq: known.doc.auditSeq, feedSeq: known.doc.feedSeq, replayed: true } }
   }
   for (const write of commit.writes) requireExpected(write, records)
   const request: RequestRecord = {
     at: commit.at.toISOString(),
+    ...(commit.digest === undefined ? {} : { digest: commit.digest }),
     auditSeq: head.audit.seq + audit.length,
     feedSeq: head.feed.seq + feed.length,
   }

@@ -23,7 +23,7 @@ test('one key does not make another wait', () => {
 })
 
 test('at its bound the key that began first is forgotten, one that began again is young', () => {
-  const limit = new AttemptLimit(1, 2)
+  const limit = new AttemptLimit(1, { maxKeys: 2 })
   limit.note('a', 0)
   limit.note('b', 1)
   limit.note('a', 60_000)

@@ -56,6 +56,18 @@ suite('the admin API', () => {
     assert.equal((await fleet.admin('POST', '/tokens', { deviceId: 'once-1' }, token)).status, 201)
     const shown = await fleet.admin('POST', '/tokens', { deviceId: 'once-1' }, token)
     assert.deepEqual([shown.status, shown.body.code], [403, 'token_void'])
+    const other = await fleet.admin('POST', '/devices', { id: 'once-2', profile: 'camera' }, headers)
+    assert.deepEqual([other.status, other.body.code], [409, 'conflict'])
+    assert.match(other.body.detail, /used for another request/)
+    assert.equal((await fleet.admin('GET', '/devices/once-2')).status, 404)
+    for (const id of ['idem-1', 'idem-2']) await fleet.admin('POST', '/devices', { id, profile: 'camera' })
+    const key = { 'Idempotency-Key': 'revoke-0001' }
+    const revoke = (id: string) => fleet.admin('POST', `/devices/${id}/revoke`, { reason: 'superseded' }, key)
+    assert.deepEqual(
+      [(await revoke('idem-1')).status, (await revoke('idem-1')).status, (await revoke('idem-2')).status],
+      [200, 200, 409],
+    )
+    assert.equal((await fleet.admin('GET', '/devices/idem-2')).body.status, 'active')
     const bad = await fleet.admin('POST', '/tokens', { deviceId: 'once-1' }, { 'Idempotency-Key': 'x' })
     assert.deepEqual([bad.status, bad.body.code], [400, 'request_malformed'])
   })

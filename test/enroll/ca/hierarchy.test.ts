@@ -3,7 +3,9 @@ import { chmodSync, existsSync, readFileSync, rmSync, statSync, writeFileSync } 
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { createEnrollService } from '../../../enroll/service.ts'
 import { parseCertificate } from '../../../pki/certificate.ts'
+import { createLog } from '../../../runtime/log.ts'
 import { EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
 
 const ca = (fleet: EnrollHarness, name: string): string => join(fleet.dataDir, 'enroll', 'ca', name)
@@ -95,6 +97,23 @@ test('a CA whose registry is gone does not start: nobody would know who was revo
   await fleet.close()
   rmSync(join(fleet.dataDir, 'enroll', 'registry'), { recursive: true })
   await assert.rejects(fleet.open(), { code: 'data_damaged', message: /without it nobody knows who was revoked/ })
+})
+
+test('a data folder whose enroll part is missing does not get a second CA', async () => {
+  await using fleet = await EnrollHarness.start()
+  const root = fleet.root
+  await fleet.close()
+  rmSync(join(fleet.dataDir, 'enroll'), { recursive: true })
+  await assert.rejects(fleet.open(), { code: 'data_damaged', message: /Mount or restore it/ })
+  assert.equal(existsSync(join(fleet.dataDir, 'enroll')), false)
+  assert.equal(fleet.root, root)
+})
+
+test('a data folder that cannot be made is one sentence', async () => {
+  await using fleet = await EnrollHarness.start()
+  const dataDir = join(fleet.dataDir, 'policy.yaml', 'below-a-file')
+  const starting = createEnrollService({ config: testConfiguration(), dataDir, log: createLog('enroll', 'silent') })
+  await assert.rejects(starting, { code: 'data_damaged', message: /cannot be made/ })
 })
 
 test('a second instance on the same data folder is told so', async () => {

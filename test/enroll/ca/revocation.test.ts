@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict'
+import { Agent } from 'node:https'
 import { after, before, suite, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { decodeBody, startCursor } from '../../../contract/feed.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
-import { certificateOf, EnrollHarness } from '../../harness/fleet.ts'
+import { certificateOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
 import { followFeed } from '../../harness/follower.ts'
 
 suite('revoking a device', () => {
   let fleet: EnrollHarness
   before(async () => {
-    fleet = await EnrollHarness.start()
+    fleet = await EnrollHarness.start({ config: testConfiguration({ enroll: { renewalsPerHour: 10_000 } }) })
   })
   after(() => fleet[Symbol.asyncDispose]())
 
@@ -66,10 +68,53 @@ suite('revoking a device', () => {
     const revocation = fleet.admin('POST', '/devices/cam-4/revoke', { reason: 'keyCompromise' })
     const answers = await Promise.all(renewals)
     assert.equal((await revocation).status, 200)
-    for (const { status } of answers) assert.ok(status === 200 || status === 403 || status === 409, String(status))
+    for (const { status } of answers) assert.ok([200, 403, 503].includes(status), String(status))
     const { body } = await fleet.admin('GET', '/certificates?deviceId=cam-4')
     const states = new Set(body.items.map((item: { status: string }) => item.status))
     assert.equal(states.has('issued'), false)
+  })
+
+  test('a device that renews without end cannot keep its revocation away', async () => {
+    const device = await fleet.enrolledDevice('busy-1')
+    const csr = await fleet.renewalCsr(device)
+    const agent = new Agent({ keepAlive: true })
+    let stop = false
+    const loops = Array.from({ length: 4 }, async () => {
+      while (!stop) if ((await fleet.reenroll(device, csr, { agent })).status === 403) return
+    })
+    for (let certificates = 0; certificates < 150; ) {
+      certificates = (await fleet.admin('GET', '/certificates?deviceId=busy-1&limit=1000')).body.items.length
+    }
+    const { status, body } = await fleet.admin('POST', '/devices/busy-1/revoke', { reason: 'keyCompromise' })
+    stop = true
+    await Promise.all(loops)
+    agent.destroy()
+    assert.deepEqual([status, body.alreadyRevoked], [200, false])
+    const { items } = (await fleet.admin('GET', '/certificates?deviceId=busy-1&limit=1000')).body
+    assert.ok(items.every((item: { status: string }) => item.status !== 'issued'))
+  })
+
+  test('a device renews so often an hour and no more', async () => {
+    await using strict = await EnrollHarness.start({ config: testConfiguration({ enroll: { renewalsPerHour: 2 } }) })
+    const device = await strict.enrolledDevice('often-1')
+    const csr = await strict.renewalCsr(device)
+    for (const status of [200, 200, 429]) assert.equal((await strict.reenroll(device, csr)).status, status)
+  })
+
+  test('a broker that went away is waited for until an operator forgets it', async () => {
+    await using lone = await EnrollHarness.start()
+    const feed = await followFeed(lone, startCursor)
+    await feed.see(({ kind }) => kind === 'live')
+    const early = await lone.admin('DELETE', '/brokers/broker-1')
+    assert.deepEqual([early.status, early.body.code], [409, 'conflict'])
+    await feed[Symbol.asyncDispose]()
+    while ((await lone.admin('GET', '/status')).body.brokers[0].connected) await delay(10)
+    await lone.enrolledDevice('cam-9')
+    const revoked = await lone.admin('POST', '/devices/cam-9/revoke', { reason: 'keyCompromise' })
+    assert.deepEqual([revoked.body.inForce, revoked.body.brokers.length], [false, 1])
+    assert.equal((await lone.admin('DELETE', '/brokers/broker-1')).status, 200)
+    assert.equal((await lone.admin('DELETE', '/brokers/broker-1')).status, 404)
+    assert.deepEqual((await lone.admin('GET', '/status')).body.brokers, [])
   })
 
   test('the receipt says which brokers confirmed, and in what time', async () => {

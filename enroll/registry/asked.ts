@@ -1,0 +1,9 @@
+/** Who asked for a change, and under which id: the same id has one effect. */
+export type Asked = {
+  actor: string
+  remoteAddress: string
+  requestId: string
+  /** Of what was asked, where the asker chose the id: another request under the same id is refused, not taken for done. */
+  digest?: string | undefined
+  now: Date
+}
