@@ -322,7 +322,15 @@ export class MqttSession implements LinkEvents, Receiver {
     if (!wasLive) return
     const { packetsIn, bytesIn, bytesOut } = connection.link.counters
     log.info(
-      { event: 'session.closed', reason: why, ...who(connection), packetsIn, bytesIn, bytesOut },
+      {
+        event: 'session.closed',
+        reason: why,
+        ...(end.sentence === '' ? {} : { detail: end.sentence }),
+        ...who(connection),
+        packetsIn,
+        bytesIn,
+        bytesOut,
+      },
       'session closed',
     )
   }

@@ -9,13 +9,13 @@ type Core = Client & {
   _nextBatch(): void
   _parser: { emit(event: 'packet', packet: object): void }
 }
-type PacketWriter = { writeToStream(packet: object, stream: object): boolean }
+type PacketWriter = { writeToStream(packet: object, stream: object, options?: object): boolean }
 
 /** The copy of mqtt-packet that aedes resolves. */
 const mqttPacket: PacketWriter = createRequire(import.meta.resolve('aedes'))('mqtt-packet')
 const { writeToStream } = mqttPacket
-mqttPacket.writeToStream = (packet, stream) => {
-  if (!(stream instanceof Port)) return writeToStream(packet, stream)
+mqttPacket.writeToStream = (packet, stream, options) => {
+  if (!(stream instanceof Port)) return writeToStream(packet, stream, options)
   stream.hear(packet as { cmd: string; properties?: unknown })
   return true // a slow reader holds nobody else up (trap T19)
 }

@@ -85,7 +85,7 @@ export class RouteIndex {
 
   /**
    * @param seed         any 32 bits that a client cannot know
-   * @param cachedTopics rounded up to a power of two; by default some 10 MB when all are in use
+   * @param cachedTopics rounded up to a power of two; by default some 30 MB when all are in use
    */
   constructor(options: { seed: number; cachedTopics?: number }) {
     this.#tree = new FilterTree(options.seed)

@@ -1,0 +1,170 @@
+/** What outlives the broker's process: sessions with their queues, wills, retained messages. */
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import type { IClientOptions, MqttClient } from 'mqtt'
+import { BrokerHarness, eventually, Inbox, parsePolicy, type TestDevice } from '../harness/broker.ts'
+
+const policy = parsePolicy(`
+policies:
+  - { name: own, match: { profile: sensor }, allow: { publish: ["devices/\${device.id}/#"], subscribe: ["#"] } }
+  - { name: all, match: { profile: service }, allow: { publish: ["#"], subscribe: ["#"] } }
+`)
+let harness: BrokerHarness
+let service: TestDevice
+let skewMs = 0
+before(async () => {
+  harness = await BrokerHarness.start({ policy, clock: () => new Date(Date.now() + skewMs) })
+  service = await harness.device('service', { profile: 'service' })
+})
+after(() => harness[Symbol.asyncDispose]())
+
+const kept: IClientOptions = { clean: false, protocolVersion: 5, properties: { sessionExpiryInterval: 1_000 } }
+
+const connackOf = (client: MqttClient): Promise<{ sessionPresent: boolean }> =>
+  new Promise((resolve) => client.once('connect', resolve))
+
+/** Listens before it is connected, so that a session that goes on loses nothing. */
+async function resume(device: TestDevice, options: IClientOptions = kept) {
+  const client = harness.dial(device, { clientId: device.id, ...options })
+  const inbox = new Inbox(client)
+  const { sessionPresent } = await connackOf(client)
+  return { client, inbox, sessionPresent }
+}
+
+async function subscribed(id: string, options?: IClientOptions): Promise<TestDevice> {
+  const device = await harness.device(id)
+  const { client } = await resume(device, options)
+  await client.subscribeAsync(`devices/${id}/in`, { qos: 2 })
+  await client.endAsync()
+  return device
+}
+
+async function publish(publisher: MqttClient, id: string, payloads: string[]): Promise<void> {
+  for (const [at, payload] of payloads.entries()) {
+    const properties = { contentType: 'text/plain' }
+    await publisher.publishAsync(`devices/${id}/in`, payload, { qos: at % 2 === 0 ? 1 : 2, properties })
+  }
+}
+
+test('sessions of versions 4 and 5 and their queues survive a restart of the broker', async () => {
+  const five = await subscribed('restart-5')
+  const four = await subscribed('restart-4', { clean: false })
+  const publisher = await harness.connect(service, { protocolVersion: 5 })
+  await publish(publisher, five.id, ['1', '2', '3'])
+  await publish(publisher, four.id, ['1', '2', '3'])
+  await harness.stopBroker()
+  await harness.startBroker()
+  for (const [device, options] of [
+    [five, kept],
+    [four, { clean: false }],
+  ] as const) {
+    const again = await resume(device, options)
+    assert.ok(again.sessionPresent)
+    await again.inbox.untilCount(3)
+    const next = await harness.connect(service, { protocolVersion: 5 })
+    await publish(next, device.id, ['4'])
+    await again.inbox.until('4')
+    assert.deepEqual(again.inbox.payloads.toSorted(), ['1', '2', '3', '4'])
+    await again.client.endAsync()
+  }
+})
+
+test('retained messages survive a restart, and a will that was delayed is published after it', async () => {
+  const device = await harness.device('will-1')
+  const will = {
+    topic: 'devices/will-1/will',
+    payload: Buffer.from('gone'),
+    qos: 1 as const,
+    retain: false,
+    properties: { willDelayInterval: 100 },
+  }
+  const { client } = await resume(device, { ...kept, will })
+  await client.publishAsync('devices/will-1/kept', 'kept', { qos: 1, retain: true })
+  client.stream.destroy()
+  await eventually(() => harness.broker.sessions.ofDevice('will-1').length === 0)
+  await harness.stopBroker()
+  await harness.startBroker()
+  const watcher = await harness.connect(service)
+  const inbox = new Inbox(watcher)
+  await watcher.subscribeAsync('devices/will-1/#', { qos: 1 })
+  await inbox.until('kept')
+  skewMs += 101_000
+  await inbox.until('gone')
+  assert.deepEqual(inbox.payloads, ['kept', 'gone'])
+  await watcher.publishAsync('devices/will-1/kept', '', { qos: 1, retain: true })
+})
+
+test('a session that ended while the broker was away is not there', async () => {
+  const device = await subscribed('ended-1')
+  await harness.stopBroker()
+  skewMs += 1_001_000
+  await harness.startBroker()
+  const { sessionPresent } = await resume(device)
+  assert.equal(sessionPresent, false)
+})
+
+test('a device that was revoked while the broker was away leaves nothing behind', async () => {
+  const device = await subscribed('revoked-1')
+  await harness.stopBroker()
+  harness.feed.append({
+    type: 'device.changed',
+    data: { id: device.id, profile: 'sensor', groups: [], status: 'revoked' },
+  })
+  await harness.startBroker()
+  await harness.feed.untilApplied()
+  const renewed = await harness.device('revoked-1')
+  assert.equal((await resume(renewed)).sessionPresent, false)
+})
+
+test('what was acknowledged is delivered after SIGKILL, QoS 2 once', async () => {
+  const device = await subscribed('killed-1')
+  await harness.stopBroker()
+  const script = join(harness.folder, 'child.ts')
+  const root = join(import.meta.dirname, '..', '..')
+  const url = (path: string): string => JSON.stringify(join(root, path))
+  writeFileSync(
+    script,
+    `import { createBrokerService } from ${url('broker/service.ts')}
+import { configuration } from ${url('contract/configuration.ts')}
+import { createLog } from ${url('runtime/log.ts')}
+const broker = await createBrokerService({
+  config: configuration.parse({ broker: { listen: '127.0.0.1:0', feed: ${JSON.stringify(harness.feed.address)} } }),
+  dataDir: ${JSON.stringify(join(harness.folder, 'data'))},
+  credentialDir: ${JSON.stringify(join(harness.folder, 'credential'))},
+  clock: () => new Date(Date.now() + ${skewMs}),
+  log: createLog('broker', 'silent'),
+})
+await broker.feed.untilLive()
+console.log(broker.endpoints.mqtts)`,
+  )
+  const acknowledged: string[] = []
+  for (let round = 0; round < 3; round++) {
+    const child = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const [endpoint] = await once(child.stdout, 'data')
+    const publisher = harness.dial(service, { clientId: 'service', port: Number(new URL(String(endpoint)).port) })
+    await connackOf(publisher)
+    const killed = once(child, 'exit')
+    let count = 0
+    for (const qos of [1, 2, 1, 2, 1, 2, 1, 2] as const) {
+      const payload = `${round}.${count++}`
+      publisher.publish('devices/killed-1/in', payload, { qos }, (error) => {
+        if (!error) acknowledged.push(payload)
+        if (acknowledged.length % 4 === 3) child.kill('SIGKILL')
+      })
+    }
+    await killed
+    publisher.end(true)
+  }
+  await harness.startBroker()
+  const { inbox, sessionPresent } = await resume(device)
+  assert.ok(sessionPresent)
+  for (const payload of acknowledged) await inbox.until(payload)
+  const publisher = await harness.connect(service)
+  await publisher.publishAsync('devices/killed-1/in', 'end', { qos: 1 })
+  await inbox.until('end')
+  assert.equal(new Set(inbox.payloads).size, inbox.payloads.length, 'nothing came twice')
+})

@@ -1,0 +1,100 @@
+import assert from 'node:assert/strict'
+import { createRequire } from 'node:module'
+import { PassThrough } from 'node:stream'
+import { after, before, test } from 'node:test'
+import { Aedes } from 'aedes'
+import { Bus } from '../../../broker/wire/aedes-port.ts'
+
+type Carried = { id: number }
+let bus: Bus<Carried>
+before(async () => {
+  bus = await Bus.start('test', (error) => assert.fail(String(error)))
+})
+after(() => bus[Symbol.asyncDispose]())
+
+async function listen(clientId: string, wants: (carried: Carried) => boolean = () => true) {
+  const taken: Carried[] = []
+  const waiting: (() => void)[] = []
+  let isLost = false
+  const client = await bus.attach({
+    clientId,
+    wants,
+    take: (carried) => {
+      taken.push(carried)
+      for (const resolve of waiting.splice(0)) resolve()
+    },
+    lost: () => {
+      isLost = true
+    },
+  })
+  const until = async (count: number): Promise<void> => {
+    while (taken.length < count) await new Promise<void>((resolve) => waiting.push(resolve))
+  }
+  return { client, taken, until, isLost: () => isLost }
+}
+
+test('what is published reaches a listener once, as the object it was, whatever number of filters match', async () => {
+  const { client, taken, until } = await listen('one')
+  await client.subscribe(['a/+', 'a/#', 'a/b'])
+  const carried = [{ id: 1 }, { id: 2 }]
+  for (const one of carried) bus.publish('a/b', one)
+  await until(2)
+  assert.ok(taken.every((one, at) => one === carried[at]))
+  await client.close()
+})
+
+test('who does not want a message does not get it', async () => {
+  const { client, taken, until } = await listen('two', ({ id }) => id !== 1)
+  await client.subscribe(['x'])
+  bus.publish('x', { id: 1 })
+  bus.publish('x', { id: 2 })
+  await until(1)
+  assert.deepEqual(taken, [{ id: 2 }])
+  await client.close()
+})
+
+test('a filter that is removed and made again in one go is in force', async () => {
+  const { client, taken, until } = await listen('three')
+  await client.subscribe(['x', 'y'])
+  client.unsubscribe(['x', 'y'])
+  await client.subscribe(['x'])
+  bus.publish('y', { id: 1 })
+  bus.publish('x', { id: 2 })
+  await until(1)
+  assert.deepEqual(taken, [{ id: 2 }])
+  await client.close()
+})
+
+test('a client id is free once its listener is closed, and the listener hears nothing more', async () => {
+  const first = await listen('four')
+  await first.client.subscribe(['x'])
+  await first.client.close()
+  const second = await listen('four')
+  await second.client.subscribe(['x'])
+  bus.publish('x', { id: 1 })
+  await second.until(1)
+  assert.deepEqual(first.taken, [])
+  await second.client.close()
+})
+
+test('the names of aedes and mqtt-packet that the port relies on are there', async () => {
+  const broker = await Aedes.createBroker()
+  const stream = new PassThrough()
+  const client = broker.handle(stream as never, undefined as never) as unknown as Record<string, unknown>
+  assert.equal(typeof client._nextBatch, 'function')
+  assert.equal(typeof (client._parser as { emit: unknown }).emit, 'function')
+  assert.equal(typeof client.subscriptions, 'object')
+  stream.destroy()
+  await new Promise<void>((resolve) => broker.close(resolve))
+  const packets = createRequire(import.meta.resolve('aedes'))('mqtt-packet') as {
+    writeToStream(packet: object, stream: object, options: object): boolean
+  }
+  const bytes = new PassThrough()
+  packets.writeToStream({ cmd: 'puback', messageId: 1, reasonCode: 0x10 }, bytes, { protocolVersion: 5 })
+  bytes.end()
+  assert.deepEqual(
+    Buffer.concat(await bytes.toArray()),
+    Buffer.from([0x40, 4, 0, 1, 0x10, 0]),
+    'any other stream gets the octets of its version',
+  )
+})
