@@ -79,6 +79,11 @@ export class Gate {
     return { ...admission, endTurn }
   }
 
+  /** Whether the registry still stands behind a connection's certificate and device. */
+  stands(connection: Connection): boolean {
+    return standingOf(connection.certificate.fingerprint, this.#options.snapshot) === undefined
+  }
+
   /** The policy for a connection as it stands now; compiled again when the snapshot has moved on. */
   matcherOf(connection: Connection): Matcher {
     const { snapshot } = this.#options

@@ -19,7 +19,8 @@ type MqttOptions = { config: Configuration['broker']; gate: Gate; sessions: Sess
 /** What aedes keeps of a client that its types do not tell. */
 type ClientList = { clients: Record<string, Client | undefined> }
 
-const maxFilters = 1_000
+/** aedes makes a delivery for each filter that matches, so a few hundred overlapping ones would stall everybody. */
+const maxFilters = 100
 /** Nobody can subscribe below $SYS/, so what is published here reaches nobody. */
 const nowhere = '$SYS/refused'
 const drainMs = 3_000
@@ -42,6 +43,7 @@ export class MqttService implements AsyncDisposable {
       maxQueuedMessages: config.maxQueuedMessages,
       maxRetainedPerDevice: config.maxRetainedPerDevice,
       maxSessionsPerDevice: config.maxConnectionsPerDevice,
+      maxStoredBytesPerDevice: config.maxStoredBytesPerDevice,
       paceBytes: config.maxBufferedBytes / 4,
       isPresent: (clientId) => sessions.findLive(clientId) !== undefined,
       mayReceive: (clientId, topic) => {
@@ -300,7 +302,8 @@ export class MqttService implements AsyncDisposable {
   async #publishWill(connection: Connection): Promise<void> {
     const { will, clientId } = connection
     connection.will = undefined
-    if (will === undefined || connection.cut) return
+    // A revocation may have come after the connection had left the index that it is kicked by.
+    if (will === undefined || connection.cut || !this.#options.gate.stands(connection)) return
     if (!isWillAllowed(will, this.#options.gate.matcherOf(connection))) {
       this.#warn(`will ${clientId}`, {
         event: 'publish.denied',

@@ -94,6 +94,11 @@ export const configuration = z.strictObject({
       maxConnectionsPerDevice: z.int().min(1).default(10).describe('Live connections of one device'),
       maxConnections: z.int().min(1).default(20_000).describe('Open connections, all devices together'),
       maxQueuedMessages: z.int().min(1).default(1_000).describe('Messages kept for one absent session'),
+      maxStoredBytesPerDevice: z
+        .int()
+        .min(65_536)
+        .default(8_388_608)
+        .describe('Filters, queued and retained messages kept for or by one device'),
       maxRetainedPerDevice: z.int().min(1).default(1_000).describe('Retained messages owned by one device'),
     })
     .prefault({}),

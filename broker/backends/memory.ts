@@ -16,7 +16,7 @@ type Outgoing = {
   dup: boolean
   messageId?: number | undefined
 }
-type Session = { filters: Map<string, QoS>; queue: Outgoing[]; queuedBytes: number; incoming: Set<number> }
+type Session = { filters: Map<string, QoS>; queue: Outgoing[]; incoming: Set<number> }
 type Retained = { cmd: 'publish'; topic: string; payload: Buffer; qos: QoS; retain: true; owner: string }
 /** What a delivery in a row has to wait for; the core's connections are these. */
 type Link = { destroyed: boolean; drained(): Promise<void> }
@@ -26,6 +26,8 @@ type MemoryOptions = {
   maxQueuedMessages: number
   maxRetainedPerDevice: number
   maxSessionsPerDevice: number
+  /** Filters, queued and retained messages of one device together. */
+  maxStoredBytesPerDevice: number
   /** Bytes that may be handed to a connection before it has to drain. */
   paceBytes: number
   isPresent: (clientId: string) => boolean
@@ -35,12 +37,13 @@ type MemoryOptions = {
   onDropped: (what: 'queued' | 'retained' | 'session', owner: string, topic: string) => void
 }
 
-const maxQueuedBytes = 64 * 1024 * 1024
 /** Inbound QoS 2 messages of one session that wait for their PUBREL. */
 const maxIncoming = 1_000
 const scanStep = 2_000
 
 const deviceOf = (clientId: string): string => clientId.split(':', 1)[0]!
+/** A filter is kept in the session and, level by level, in the index. */
+const filterBytes = (filter: string): number => 4 * filter.length + 256
 const sizeOf = (message: { topic: string; payload: Buffer }): number =>
   message.topic.length + message.payload.length + 16
 
@@ -57,6 +60,7 @@ export class MemoryBackend {
   readonly #retained = new Map<string, Retained>()
   readonly #retainedOf = new Map<string, number>()
   readonly #granted = new WeakSet<object>()
+  readonly #storedBytes = new Map<string, number>()
   #subscriber: Link | undefined
 
   constructor(options: MemoryOptions) {
@@ -85,6 +89,10 @@ export class MemoryBackend {
     for (const subscription of subscriptions) {
       const { topic, qos } = subscription
       if (!this.#granted.has(subscription)) continue
+      if (!session.filters.has(topic) && !this.#take(deviceOf(client.id), filterBytes(topic))) {
+        this.#options.onDropped('session', client.id, topic)
+        continue
+      }
       session.filters.set(topic, qos as QoS)
       if (qos > 0) this.#index.set(topic, client.id, qos)
       else this.#index.delete(topic, client.id)
@@ -94,7 +102,9 @@ export class MemoryBackend {
   async removeSubscriptions(client: Client, filters: string[]): Promise<void> {
     const session = this.#sessions.get(client.id)
     for (const filter of filters) {
-      if (session?.filters.delete(filter)) this.#index.delete(filter, client.id)
+      if (!session?.filters.delete(filter)) continue
+      this.#index.delete(filter, client.id)
+      this.#give(deviceOf(client.id), filterBytes(filter))
     }
     this.#dropIfEmpty(client.id)
   }
@@ -127,7 +137,8 @@ export class MemoryBackend {
     for (const { clientId, qos } of to) {
       const session = this.#sessions.get(clientId)
       if (session === undefined || !this.#options.mayReceive(clientId, packet.topic)) continue
-      if (session.queue.length >= this.#options.maxQueuedMessages || session.queuedBytes > maxQueuedBytes) {
+      const bytes = sizeOf({ topic: packet.topic, payload: packet.payload as Buffer })
+      if (session.queue.length >= this.#options.maxQueuedMessages || !this.#take(deviceOf(clientId), bytes)) {
         this.#options.onDropped('queued', clientId, packet.topic)
         continue
       }
@@ -145,7 +156,6 @@ export class MemoryBackend {
         dup: false,
       }
       session.queue.push(entry)
-      session.queuedBytes += sizeOf(entry)
     }
   }
 
@@ -169,7 +179,7 @@ export class MemoryBackend {
     const at = session.queue.findIndex(({ messageId }) => messageId === packet.messageId)
     if (at < 0) return undefined
     const [entry] = session.queue.splice(at, 1)
-    session.queuedBytes -= sizeOf(entry!)
+    this.#give(deviceOf(client.id), sizeOf(entry!))
     this.#dropIfEmpty(client.id)
     return entry
   }
@@ -208,11 +218,10 @@ export class MemoryBackend {
     const payload = Buffer.from(packet.payload as Buffer)
     const owner = deviceOf(packet.clientId ?? '')
     const before = this.#retained.get(topic)
-    if (
-      payload.length > 0 &&
-      before?.owner !== owner &&
-      (this.#retainedOf.get(owner) ?? 0) >= this.#options.maxRetainedPerDevice
-    ) {
+    const isFull = before?.owner !== owner && (this.#retainedOf.get(owner) ?? 0) >= this.#options.maxRetainedPerDevice
+    if (before !== undefined) this.#give(before.owner, sizeOf(before))
+    if (payload.length > 0 && (isFull || !this.#take(owner, sizeOf({ topic, payload })))) {
+      if (before !== undefined) this.#take(before.owner, sizeOf(before))
       this.#options.onDropped('retained', owner, topic)
       return
     }
@@ -281,11 +290,25 @@ export class MemoryBackend {
     }
   }
 
+  /** One budget for all that is kept for or by a device. @returns false when it is spent */
+  #take(device: string, bytes: number): boolean {
+    const total = (this.#storedBytes.get(device) ?? 0) + bytes
+    if (total > this.#options.maxStoredBytesPerDevice) return false
+    this.#storedBytes.set(device, total)
+    return true
+  }
+
+  #give(device: string, bytes: number): void {
+    const total = (this.#storedBytes.get(device) ?? 0) - bytes
+    if (total > 0) this.#storedBytes.set(device, total)
+    else this.#storedBytes.delete(device)
+  }
+
   #session(clientId: string): Session {
     let session = this.#sessions.get(clientId)
     if (session === undefined) {
       this.#makeRoom(deviceOf(clientId))
-      session = { filters: new Map(), queue: [], queuedBytes: 0, incoming: new Set() }
+      session = { filters: new Map(), queue: [], incoming: new Set() }
       this.#sessions.set(clientId, session)
       const used = this.#sessionsOf.get(deviceOf(clientId)) ?? new Set()
       this.#sessionsOf.set(deviceOf(clientId), used.add(clientId))
@@ -305,7 +328,11 @@ export class MemoryBackend {
   #drop(clientId: string): void {
     const session = this.#sessions.get(clientId)
     if (session === undefined) return
-    for (const filter of session.filters.keys()) this.#index.delete(filter, clientId)
+    for (const filter of session.filters.keys()) {
+      this.#index.delete(filter, clientId)
+      this.#give(deviceOf(clientId), filterBytes(filter))
+    }
+    for (const entry of session.queue) this.#give(deviceOf(clientId), sizeOf(entry))
     this.#sessions.delete(clientId)
     const used = this.#sessionsOf.get(deviceOf(clientId))!
     used.delete(clientId)

@@ -9,6 +9,7 @@ const open = (more: Partial<ConstructorParameters<typeof MemoryBackend>[0]> = {}
     maxQueuedMessages: 5,
     maxRetainedPerDevice: 2,
     maxSessionsPerDevice: 2,
+    maxStoredBytesPerDevice: 100_000,
     paceBytes: 1_000,
     isPresent: () => false,
     mayReceive: () => true,
@@ -217,4 +218,29 @@ test('a client that closed before it was registered never gets past the last que
   await backend.delWill({ closed: false })
   const never = backend.delWill({ closed: true }).then(() => 'went on')
   assert.equal(await Promise.race([never, new Promise((resolve) => setImmediate(() => resolve('waits')))]), 'waits')
+})
+
+test('filters, queued and retained messages of a device share one budget, and what goes gives its part back', async () => {
+  const { backend, dropped } = open({
+    maxStoredBytesPerDevice: 3_000,
+    maxQueuedMessages: 100,
+    maxRetainedPerDevice: 100,
+  })
+  const retain = (topic: string, bytes: number, clientId = 'dev:2') =>
+    backend.storeRetained({ ...message(topic, 'x'.repeat(bytes)), clientId })
+  await subscribe(backend, 'dev:1', 'd/#')
+  for (let n = 0; n < 5; n++) await enqueue(backend, message('d/x', 'x'.repeat(1_000)))
+  assert.deepEqual(dropped, ['queued dev:1', 'queued dev:1', 'queued dev:1'])
+  await retain('d/kept', 1_000)
+  assert.equal(dropped.at(-1), 'retained dev')
+  await backend.cleanSubscriptions(clientOf('dev:1'))
+  await retain('d/kept', 1_000)
+  await retain('d/more', 1_000)
+  assert.equal(dropped.length, 4)
+  await retain('d/third', 1_000)
+  assert.equal(dropped.length, 5)
+  // In place of what is there; and another device has a budget of its own.
+  await retain('d/kept', 1_001)
+  await retain('e/kept', 1_000, 'other')
+  assert.equal(dropped.length, 5)
 })
