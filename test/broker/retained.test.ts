@@ -1,0 +1,432 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import type { Message, QoS } from '../../broker/backends/session-store.ts'
+import {
+  type RetainedDelivery,
+  type RetainedLimits,
+  RetainedMessages,
+  type RetainedReceiver,
+} from '../../broker/retained.ts'
+import type { Subscription } from '../../broker/wire/route-index.ts'
+import { topicMatches } from '../../contract/topics.ts'
+import { FleetError } from '../../runtime/errors.ts'
+
+const start = 1_700_000_000_000
+
+/** What the session store promises of retained messages, in memory. Reads are counted, and writes can be made to fail. */
+class MemoryStore {
+  readonly messages = new Map<string, Message>()
+  readonly asked: string[] = []
+  answer: () => 'stored' | 'full' | Promise<'stored' | 'full'> = () => 'stored'
+
+  async retain(topic: string, message: Message | null): Promise<'stored' | 'full'> {
+    const before = this.messages.get(topic)
+    if (message === null) this.messages.delete(topic)
+    else this.messages.set(topic, message)
+    try {
+      const answer = await this.answer()
+      if (answer === 'stored') return answer
+    } catch (error) {
+      this.#restore(topic, before)
+      throw error
+    }
+    this.#restore(topic, before)
+    return 'full'
+  }
+
+  async *retained(filters: readonly string[]): AsyncGenerator<Message> {
+    this.asked.push(...filters)
+    for (const filter of filters) {
+      for (const message of /[+#]/.test(filter) ? [...this.messages.values()] : [this.messages.get(filter)]) {
+        if (message !== undefined && topicMatches(filter, message.topic)) yield message
+      }
+    }
+  }
+
+  #restore(topic: string, before: Message | undefined): void {
+    if (before === undefined) this.messages.delete(topic)
+    else this.messages.set(topic, before)
+  }
+}
+
+type Bench = { retained: RetainedMessages; store: MemoryStore; clock: { now: number } }
+async function open(limits: Partial<RetainedLimits> = {}, store = new MemoryStore()): Promise<Bench> {
+  const clock = { now: start }
+  const all = { messages: 1_000_000, bytes: Number.MAX_SAFE_INTEGER, ...limits }
+  return { retained: await RetainedMessages.open(store, { limits: all, now: () => clock.now }), store, clock }
+}
+
+const message = (topic: string, options: Partial<Message> = {}): Message => ({
+  topic,
+  payload: Buffer.from(topic),
+  qos: 1,
+  retain: true,
+  from: 'cam-1',
+  publishedAt: start,
+  ...options,
+})
+const subscription = (filter: string, options: Partial<Subscription> = {}): Subscription => ({
+  clientId: 'reader',
+  filter,
+  granted: 2,
+  noLocal: false,
+  retainAsPublished: false,
+  retainHandling: 0,
+  ...options,
+})
+
+class Receiver implements RetainedReceiver {
+  readonly got: RetainedDelivery[] = []
+  allowed: (topic: string) => boolean = () => true
+  free: () => boolean | Promise<boolean> = () => true
+
+  get topics(): string[] {
+    return this.got.map(({ message: { topic } }) => topic).toSorted()
+  }
+  mayReceive(topic: string): boolean {
+    return this.allowed(topic)
+  }
+  room(): boolean | Promise<boolean> {
+    return this.free()
+  }
+  send(delivery: RetainedDelivery): void {
+    this.got.push(delivery)
+  }
+}
+
+async function read(retained: RetainedMessages, wanted: Subscription | string, isNew = true): Promise<Receiver> {
+  const receiver = new Receiver()
+  const sent = await retained.deliver(typeof wanted === 'string' ? subscription(wanted) : wanted, isNew, receiver)
+  assert.equal(sent, receiver.got.length)
+  return receiver
+}
+
+const nothing = { messages: 0, owners: 0, bytes: 0, nodes: 0 }
+
+for (const [retainHandling, isNew, sent] of [
+  [0, true, 1],
+  [0, false, 1],
+  [1, true, 1],
+  [1, false, 0],
+  [2, true, 0],
+  [2, false, 0],
+] as const) {
+  const kind = isNew ? 'a new subscription' : 'a subscription that is repeated'
+  const what = sent === 1 ? 'is sent what is retained' : 'is sent nothing'
+  test(`with retain handling ${retainHandling} ${kind} ${what} [MQTT-3.3.1-${9 + retainHandling}]`, async () => {
+    const { retained } = await open()
+    await retained.retain(message('a'))
+    assert.equal((await read(retained, subscription('a', { retainHandling }), isNew)).got.length, sent)
+  })
+}
+
+test('the QoS is the lower of what was published and what was granted [MQTT-3.8.4-8], the flag is set', async () => {
+  const { retained } = await open()
+  for (const qos of [0, 1, 2] as QoS[]) await retained.retain(message(`q/${qos}`, { qos }))
+  for (const granted of [0, 1, 2] as QoS[]) {
+    const { got } = await read(retained, subscription('q/+', { granted }))
+    assert.deepEqual(
+      got.map(({ qos, retain }) => [qos, retain]),
+      [0, 1, 2].map((published) => [Math.min(published, granted), true]),
+    )
+  }
+})
+
+test('a delivery has the identifier of its subscription, and none when there is none [MQTT-3.3.4-3]', async () => {
+  const { retained } = await open()
+  await retained.retain(message('a'))
+  assert.deepEqual((await read(retained, subscription('#', { identifier: 17 }))).got[0]?.identifiers, [17])
+  assert.deepEqual((await read(retained, '#')).got[0]?.identifiers, [])
+})
+
+test('a shared subscription is sent nothing that is retained (MQTT 5, 4.8.2)', async () => {
+  const { retained } = await open()
+  await retained.retain(message('a'))
+  assert.deepEqual((await read(retained, '$share/g/a')).got, [])
+  assert.deepEqual((await read(retained, 'not/#/valid')).got, [])
+})
+
+test('a no-local subscription is not sent what the client retained itself [MQTT-3.8.3-3]', async () => {
+  const { retained } = await open()
+  await retained.retain(message('a', { from: 'reader' }))
+  await retained.retain(message('b', { from: 'other' }))
+  assert.deepEqual((await read(retained, subscription('+', { noLocal: true }))).topics, ['b'])
+  assert.deepEqual((await read(retained, '+')).topics, ['a', 'b'])
+})
+
+test('a message that expires is sent with the seconds that are left, rounded up, and not once they are over', async () => {
+  const { retained, store, clock } = await open()
+  await retained.retain(message('a', { expiresAt: start + 5_000 }))
+  await retained.retain(message('b'))
+  clock.now = start + 1_001
+  assert.deepEqual(
+    (await read(retained, '+')).got.map(({ expiryInterval }) => expiryInterval),
+    [4, undefined],
+  )
+  clock.now = start + 4_999
+  assert.equal((await read(retained, 'a')).got[0]?.expiryInterval, 1)
+  clock.now = start + 5_000
+  assert.deepEqual((await read(retained, '+')).topics, ['b'])
+  assert.deepEqual([...store.messages.keys()], ['b'])
+  assert.equal(retained.counts.messages, 1)
+})
+
+test('a message that expires while there is no room is not sent, and removed', async () => {
+  const { retained, store, clock } = await open()
+  await retained.retain(message('a', { expiresAt: start + 5_000 }))
+  const receiver = new Receiver()
+  receiver.free = async () => {
+    clock.now = start + 6_000
+    return true
+  }
+  assert.equal(await retained.deliver(subscription('a'), true, receiver), 0)
+  assert.equal(store.messages.size, 0)
+})
+
+test('a payload of no bytes removes what is retained and is not retained itself [MQTT-3.3.1-6] [MQTT-3.3.1-7]', async () => {
+  const { retained, store } = await open()
+  assert.equal(await retained.retain(message('a/b', { payload: Buffer.alloc(0) })), 'stored')
+  await retained.retain(message('a/b'))
+  assert.equal(await retained.retain(message('a/b', { payload: Buffer.alloc(0), from: 'other' })), 'stored')
+  assert.deepEqual([(await read(retained, '#')).got, store.messages.size, retained.counts], [[], 0, nothing])
+})
+
+test('a message takes the place of the one before it, whoever published that [MQTT-3.3.1-5]', async () => {
+  const { retained } = await open()
+  await retained.retain(message('a', { payload: Buffer.alloc(100) }))
+  await retained.retain(message('a', { from: 'cam-2:app', payload: Buffer.from('new') }))
+  assert.equal((await read(retained, 'a')).got[0]?.message.payload.toString(), 'new')
+  assert.deepEqual(retained.counts, { messages: 1, owners: 1, bytes: 4, nodes: 1 })
+  assert.equal(await retained.purgeOwner('cam-1'), 0)
+  assert.equal(await retained.purgeOwner('cam-2'), 1)
+  assert.deepEqual(retained.counts, nothing)
+})
+
+test('of topics, only those that the policy lets the client receive are read and sent', async () => {
+  const { retained, store } = await open()
+  for (const topic of ['a/open', 'a/secret']) await retained.retain(message(topic))
+  store.asked.length = 0
+  const receiver = new Receiver()
+  receiver.allowed = (topic) => topic !== 'a/secret'
+  await retained.deliver(subscription('a/#'), true, receiver)
+  assert.deepEqual([receiver.topics, store.asked], [['a/open'], ['a/open']])
+})
+
+test('what the policy forbids while there is no room is not sent', async () => {
+  const { retained } = await open()
+  await retained.retain(message('a'))
+  const receiver = new Receiver()
+  receiver.free = async () => {
+    receiver.allowed = () => false
+    return true
+  }
+  assert.equal(await retained.deliver(subscription('a'), true, receiver), 0)
+})
+
+test('a large set waits for room before each message, and ends where no more is wanted', async () => {
+  const { retained, store } = await open()
+  for (let i = 0; i < 1_000; i++) await retained.retain(message(`a/${i}`))
+  store.asked.length = 0
+  const receiver = new Receiver()
+  let window = 0
+  const waiting: (() => void)[] = []
+  receiver.free = () => {
+    if (receiver.got.length === 200) return false
+    if (window-- > 0) return true
+    return new Promise((resolve) => waiting.push(() => resolve(true)))
+  }
+  const delivered = retained.deliver(subscription('a/#'), true, receiver)
+  for (let acknowledged = 0; acknowledged < 200; acknowledged += 10) {
+    while (waiting.length === 0) await new Promise((resolve) => setImmediate(resolve))
+    assert.equal(receiver.got.length, acknowledged)
+    window = 9
+    waiting.shift()!()
+  }
+  assert.equal(await delivered, 200)
+  assert.ok(store.asked.length <= 256, `${store.asked.length} were read for 200`)
+})
+
+test('what is retained, replaced or removed after the subscription is not sent with the old ones', async () => {
+  const { retained } = await open()
+  for (const topic of ['a', 'b', 'c']) await retained.retain(message(topic))
+  const receiver = new Receiver()
+  let asked = 0
+  receiver.free = async () => {
+    if (++asked > 1) return true
+    await retained.retain(message('b', { payload: Buffer.from('newer, routed to the subscriber as it was published') }))
+    await retained.retain(message('c', { payload: Buffer.alloc(0) }))
+    await retained.retain(message('d'))
+    return true
+  }
+  await retained.deliver(subscription('#'), true, receiver)
+  assert.deepEqual(receiver.topics, ['a'])
+  assert.deepEqual((await read(retained, '#')).topics, ['a', 'b', 'd'])
+})
+
+test('a topic that is retained while others are being sent is not sent with them', async () => {
+  const { retained } = await open()
+  for (let i = 0; i < 200; i++) await retained.retain(message(`a/${i}`))
+  const receiver = new Receiver()
+  receiver.free = async () => {
+    if (receiver.got.length < 5) await retained.retain(message(`a/new-${receiver.got.length}`))
+    return true
+  }
+  assert.equal(await retained.deliver(subscription('a/+'), true, receiver), 200)
+})
+
+test('a device may retain so many messages and bytes, on all its client ids together, and replaces at its limit', async () => {
+  const { retained } = await open({ messages: 2, bytes: 100 })
+  const payload = Buffer.alloc(40)
+  assert.equal(await retained.retain(message('a', { payload })), 'stored')
+  assert.equal(await retained.retain(message('b', { payload, from: 'cam-1:x' })), 'stored')
+  assert.equal(await retained.retain(message('c', { payload: Buffer.alloc(1) })), 'full')
+  assert.equal(await retained.retain(message('c', { payload, from: 'cam-2' })), 'stored')
+  assert.equal(await retained.retain(message('b', { payload: Buffer.alloc(58) })), 'stored')
+  assert.equal(await retained.retain(message('b', { payload: Buffer.alloc(59) })), 'full')
+  assert.equal((await read(retained, 'b')).got[0]?.message.payload.length, 58)
+  const properties = { contentType: 'x'.repeat(50), userProperties: [['a', 'b'.repeat(50)]] }
+  assert.equal(await retained.retain(message('d', { from: 'cam-3', properties })), 'full')
+  assert.deepEqual(retained.counts, { messages: 3, owners: 2, bytes: 141, nodes: 3 })
+})
+
+test('what has expired makes room where there is none left', async () => {
+  const { retained, store, clock } = await open({ messages: 2 })
+  await retained.retain(message('a', { expiresAt: start + 1 }))
+  await retained.retain(message('b'))
+  assert.equal(await retained.retain(message('c')), 'full')
+  clock.now = start + 1
+  assert.equal(await retained.retain(message('c')), 'stored')
+  assert.deepEqual([...store.messages.keys()], ['b', 'c'])
+})
+
+test('purgeOwner removes what a device retained and nothing else', async () => {
+  const { retained, store } = await open()
+  for (const from of ['cam-1', 'cam-1:a', 'cam-10', 'cam-2']) await retained.retain(message(`t/${from}`, { from }))
+  assert.equal(await retained.purgeOwner('cam-1'), 2)
+  assert.equal(await retained.purgeOwner('cam-1'), 0)
+  assert.deepEqual([...store.messages.keys()], ['t/cam-10', 't/cam-2'])
+  assert.deepEqual((await read(retained, '#')).topics, ['t/cam-10', 't/cam-2'])
+  await Promise.all([retained.purgeOwner('cam-10'), retained.purgeOwner('cam-2')])
+  assert.deepEqual(retained.counts, nothing)
+})
+
+test('what was retained is there, and counts, after a restart', async () => {
+  const { retained, store } = await open()
+  for (const topic of ['a/b', 'a', 'c']) await retained.retain(message(topic))
+  const again = await open({ messages: 3 }, store)
+  assert.deepEqual(again.retained.counts, retained.counts)
+  assert.deepEqual((await read(again.retained, 'a/#')).topics, ['a', 'a/b'])
+  assert.equal(await again.retained.retain(message('d')), 'full')
+})
+
+test('a refusal or failure of the store leaves the topic and the counts as they were', async () => {
+  const { retained, store } = await open()
+  await retained.retain(message('a', { payload: Buffer.from('old') }))
+  const { counts } = retained
+  store.answer = () => 'full'
+  assert.equal(await retained.retain(message('a', { from: 'cam-2' })), 'full')
+  assert.equal(await retained.retain(message('b')), 'full')
+  store.answer = () => Promise.reject(new Error('no disk'))
+  await assert.rejects(retained.retain(message('b')), /no disk/)
+  await assert.rejects(retained.retain(message('a', { payload: Buffer.alloc(0) })), /no disk/)
+  await assert.rejects(retained.purgeOwner('cam-1'), /no disk/)
+  assert.deepEqual(retained.counts, counts)
+  store.answer = () => 'stored'
+  assert.equal((await read(retained, '#')).got[0]?.message.payload.toString(), 'old')
+})
+
+test('a message of which nobody knows whether it was stored is sent if it was', async () => {
+  const { retained, store } = await open()
+  const unknown = new FleetError('outcome_unknown', 'no answer in time')
+  store.answer = () => Promise.reject(unknown)
+  for (const topic of ['a', 'b']) await assert.rejects(retained.retain(message(topic)), unknown)
+  store.messages.set('b', message('b'))
+  assert.deepEqual((await read(retained, '#')).topics, ['b'])
+  assert.equal(retained.counts.messages, 1)
+})
+
+test('a write that fails late does not take the place of one that came after it', async () => {
+  const { retained, store } = await open()
+  let fail = (): void => {}
+  store.answer = () => new Promise((_, reject) => (fail = () => reject(new Error('no disk'))))
+  const first = retained.retain(message('a', { from: 'cam-1' }))
+  await Promise.resolve()
+  store.answer = () => 'stored'
+  const second = retained.retain(message('a', { from: 'cam-2' }))
+  fail()
+  await assert.rejects(first, /no disk/)
+  assert.equal(await second, 'stored')
+  assert.equal(retained.counts.owners, 1)
+  assert.equal(await retained.purgeOwner('cam-2'), 1)
+})
+
+test('what the store has swept on its own is not counted for ever', async () => {
+  const { retained, store } = await open()
+  for (const topic of ['a', 'b']) await retained.retain(message(topic))
+  store.messages.delete('a')
+  assert.deepEqual((await read(retained, '#')).topics, ['b'])
+  assert.equal(retained.counts.messages, 1)
+})
+
+test('a wildcard finds what a look at every topic finds, after any history', async () => {
+  const level = fc.constantFrom('a', 'b', '', '$x')
+  const topic = fc
+    .array(level, { minLength: 1, maxLength: 4 })
+    .map((levels) => levels.join('/'))
+    .filter((text) => text !== '')
+  const filter = fc
+    .tuple(fc.array(fc.oneof(level, fc.constant('+')), { maxLength: 4 }), fc.boolean())
+    .map(([levels, rest]) => [...levels, ...(rest ? ['#'] : [])].join('/'))
+    .filter((text) => text !== '')
+  const change = fc.record({ topic, isRemoval: fc.boolean() })
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(change, { maxLength: 30 }),
+      fc.array(filter, { maxLength: 6 }),
+      async (changes, filters) => {
+        const { retained, store } = await open()
+        for (const { topic: name, isRemoval } of changes) {
+          await retained.retain(message(name, isRemoval ? { payload: Buffer.alloc(0) } : {}))
+        }
+        const kept = [...store.messages.keys()]
+        for (const text of filters) {
+          const wanted = kept.filter((name) => topicMatches(text, name)).toSorted()
+          assert.deepEqual((await read(retained, text)).topics, wanted)
+        }
+        await retained.purgeOwner('cam-1')
+        assert.deepEqual(retained.counts, nothing)
+      },
+    ),
+    { numRuns: 500 },
+  )
+})
+
+/** @returns how many turns of the event loop others had during the work */
+async function turnsDuring(work: () => Promise<unknown>): Promise<number> {
+  let turns = 0
+  const turn = (): void => {
+    turns++
+    pending = setImmediate(turn)
+  }
+  let pending = setImmediate(turn)
+  await work()
+  clearImmediate(pending)
+  return turns
+}
+
+test('a wildcard looks at what it can match and not at all that is retained (trap T23); a long look gives way', async () => {
+  const store = new MemoryStore()
+  for (let i = 0; i < 20_000; i++) {
+    const one = message(`devices/d${i}/state`, { from: `d${i}` })
+    store.messages.set(one.topic, one)
+  }
+  const { retained } = await open({}, store)
+  store.asked.length = 0
+  // Every thousand places that were looked at, others have their turn.
+  const direct = async (): Promise<void> => assert.equal((await read(retained, 'devices/d7/#')).got.length, 1)
+  assert.equal(await turnsDuring(direct), 0)
+  const rare = async (): Promise<void> => assert.equal((await read(retained, 'devices/+/rare')).got.length, 0)
+  assert.ok((await turnsDuring(rare)) >= 10)
+  assert.deepEqual(store.asked, ['devices/d7/state'])
+})
