@@ -102,7 +102,8 @@ export class Gate {
     const { snapshot } = this.#options
     const deviceId = deviceOf(clientId) as DeviceId
     const device = snapshot.findDevice(deviceId)
-    if (device?.status !== 'active') return compilePolicy({ policies: [] }, {})
+    const isRefused = certificate !== undefined && standingOf(certificate.fingerprint, snapshot) !== undefined
+    if (device?.status !== 'active' || isRefused) return compilePolicy({ policies: [] }, {})
     const facts =
       certificate === undefined
         ? {

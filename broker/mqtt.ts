@@ -9,6 +9,7 @@ import { type MqttContext, shown } from './mqtt-context.ts'
 import { MqttSession } from './mqtt-session.ts'
 import { RetainedMessages } from './retained.ts'
 import { type Carried, Router } from './router.ts'
+import { maxFilters } from './session-subscriptions.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import type { Area } from './store.ts'
 import { Wills } from './wills.ts'
@@ -26,7 +27,6 @@ type MqttOptions = {
   log: Log
 }
 
-const mebibyte = 1024 * 1024
 const maxInflight = 100
 /** What may wait for a session that is being read from; its sender is slowed down long before. */
 const maxLiveMessages = 10_000
@@ -86,8 +86,8 @@ export class MqttService implements AsyncDisposable {
         return connection?.receiver?.mayReceive(topic) === true
       },
       limits: {
-        absent: { messages: config.maxQueuedMessages, bytes: 16 * mebibyte },
-        live: { messages: Math.max(config.maxQueuedMessages, maxLiveMessages), bytes: 32 * mebibyte },
+        absent: { messages: config.maxQueuedMessages, bytes: quota.bytes },
+        live: { messages: Math.max(config.maxQueuedMessages, maxLiveMessages), bytes: quota.bytes },
       },
       onDropped: (what, owner, topic) => {
         const fields = { event: 'message.dropped', reason: 'unavailable', what, owner, topic: shown(topic) }
@@ -173,18 +173,16 @@ async function revokedDevices(store: SessionStore, gate: Gate): Promise<Set<stri
   return revoked
 }
 
-function quotaOf({
-  maxConnectionsPerDevice,
-  maxQueuedMessages,
-  maxRetainedPerDevice,
-}: Configuration['broker']): DeviceQuota {
+/** Half of a device's bytes are for what waits for it, half for what it has retained. */
+function quotaOf(config: Configuration['broker']): DeviceQuota {
+  const { maxConnectionsPerDevice, maxQueuedMessages, maxRetainedPerDevice, maxStoredBytesPerDevice } = config
   return {
     sessions: maxConnectionsPerDevice,
-    subscriptions: 1_000 * maxConnectionsPerDevice,
+    subscriptions: maxFilters * maxConnectionsPerDevice,
     messages: Math.max(maxQueuedMessages, maxLiveMessages) * maxConnectionsPerDevice,
-    bytes: 64 * mebibyte,
+    bytes: maxStoredBytesPerDevice / 2,
     retained: maxRetainedPerDevice,
-    retainedBytes: 64 * mebibyte,
+    retainedBytes: maxStoredBytesPerDevice / 2,
   }
 }
 

@@ -18,6 +18,8 @@ type Rule = { filter: string; statement: string }
 type Rules = { [A in PolicyAction]: { allow: Rule[]; deny: Rule[] } }
 
 const denied: Verdict = { allowed: false }
+/** MQTT would take 65,535; what is kept for each subscription and retained message grows with it. */
+const maxTopicLength = 1_024
 
 /** The policy as it stands for one principal: variables replaced, statements for others left out. */
 export function compilePolicy(document: PolicyDocument, facts: PrincipalFacts): Matcher {
@@ -35,8 +37,8 @@ export function compilePolicy(document: PolicyDocument, facts: PrincipalFacts): 
   }
   return {
     allows(action, text) {
-      // $SYS is aedes' own bus (traps T12, T13) and $share is not offered.
-      if (text.startsWith('$')) return denied
+      // $SYS is aedes' own bus (traps T12, T13); of a shared subscription the filter behind its group is asked.
+      if (text.startsWith('$') || text.length > maxTopicLength) return denied
       if (!(action === 'publish' ? isTopicName(text) : isTopicFilter(text))) return denied
       // For a topic name, covering is matching. A deny that a requested filter only overlaps is held at each delivery.
       return decide(rules[action], (filter) => filterCovers(filter, text))

@@ -1,3 +1,4 @@
+import { mkdirSync } from 'node:fs'
 import type { TLSSocket } from 'node:tls'
 import type { Configuration } from '../contract/configuration.ts'
 import { joinAddress } from '../runtime/config.ts'
@@ -41,6 +42,7 @@ export async function createBrokerService(options: {
   await using stack = new AsyncDisposableStack()
 
   let credential = readCredential(credentialDir, passphraseFile)
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   const store = stack.use(await BrokerStore.open(dataDir))
   const snapshot = await Snapshot.load(store)
   const sessions = new Sessions((connection) => {

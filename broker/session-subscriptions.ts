@@ -17,7 +17,8 @@ type SubscriptionsOptions = {
   untilIdle(): Promise<void>
 }
 
-const maxFilters = 1_000
+/** The bus asks once for each filter that matches: a few hundred overlapping ones would stall everybody. */
+export const maxFilters = 100
 
 /** What one connection is subscribed to, in the store, in the route index and on the bus; and retained messages for it. */
 export class SessionSubscriptions {

@@ -24,7 +24,7 @@ import {
 import type { RevocationReason } from '../contract/ids.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
-import { type Endpoints, readEndpoints, startLine } from '../runtime/endpoints.ts'
+import { commandLine, type Endpoints, readEndpoints } from '../runtime/endpoints.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { readPassphrase, readPrivateFile } from '../runtime/files.ts'
 
@@ -36,7 +36,7 @@ const pageSize = 1_000
 
 type Query = Record<string, string | number | undefined>
 type Call = {
-  method: 'GET' | 'POST' | 'PUT'
+  method: 'GET' | 'POST' | 'PUT' | 'DELETE'
   path: string
   query?: Query
   body?: unknown
@@ -79,6 +79,10 @@ export class AdminClient implements Disposable {
 
   status(): Promise<StatusView> {
     return this.#call(statusView, { method: 'GET', path: '/v1/status' })
+  }
+
+  forgetBroker(id: string): Promise<{ id: string }> {
+    return this.#call(z.object({ id: z.string() }), { method: 'DELETE', path: `/v1/brokers/${encodeURIComponent(id)}` })
   }
 
   createDevice(body: CreateDevice): Promise<DeviceView> {
@@ -188,7 +192,7 @@ export class AdminClient implements Disposable {
   #unavailable(cause: unknown): FleetError {
     const { code, message } = cause as NodeJS.ErrnoException
     const where = `the gateway at ${this.#base.origin}`
-    const start = `is it running? start it: ${startLine(this.#dataDir)}`
+    const start = `is it running? start it: ${commandLine(['up'], this.#dataDir)}`
     if (code === 'ECONNREFUSED')
       return new FleetError('unavailable', `${where} refuses connections; ${start}`, { cause })
     if (isBroken(cause)) return new FleetError('unavailable', `${where} broke the connection; ${start}`, { cause })

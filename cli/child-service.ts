@@ -113,9 +113,7 @@ export class ChildService {
 function readiness(child: ChildProcess, name: string): Promise<Record<string, string>> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => {
-      reject(
-        new FleetError('unavailable', `${name} was not ready within ${startTimeoutMs / 1000} s; look at its log above`),
-      )
+      reject(new FleetError('unavailable', `${name} was not ready within ${startTimeoutMs / 1000} s; look at its log`))
     }, startTimeoutMs)
     let failure: Failed | undefined
     const settle = (act: () => void): void => {
@@ -136,7 +134,7 @@ function readiness(child: ChildProcess, name: string): Promise<Record<string, st
 
 function failureOf(failure: Failed | undefined, name: string, how: string): FleetError {
   if (failure === undefined) {
-    return new FleetError('internal', `${name} ended before it was ready (${how}); look at its log above`)
+    return new FleetError('internal', `${name} ended before it was ready (${how}); look at its log`)
   }
   return new FleetError(
     Object.hasOwn(problems, failure.code) ? (failure.code as ProblemCode) : 'internal',

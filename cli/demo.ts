@@ -1,26 +1,36 @@
-import { copyFileSync, mkdtempSync, openSync, rmSync } from 'node:fs'
+import { closeSync, copyFileSync, mkdtempSync, openSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { SingleBar } from 'cli-progress'
 import { EstClient, fetchTrust } from '../device-sim/est-client.ts'
 import type { Operator } from '../device-sim/fleet.ts'
-import { runStory, type StepResult } from '../device-sim/story.ts'
+import { runStory, type StepResult, StoryStopped } from '../device-sim/story.ts'
 import { loadConfig } from '../runtime/config.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { AdminClient } from './admin-client.ts'
-import { aborted, type Io } from './io.ts'
+import type { ServiceEvent } from './child-service.ts'
+import { aborted, Interrupted, type Io } from './io.ts'
 import { json, styled, visible } from './output.ts'
 import { type Gateway, startGateway } from './supervisor.ts'
 
 type Options = { devices: number; once?: boolean; output: 'table' | 'json' }
+/** What may end the story before its end: its caller, or the gateway. */
+type Ends = { stop: AbortSignal; died: AbortSignal }
 
 const revocationWaitMs = 10_000
 
 export async function demo(options: Options, io: Io): Promise<void> {
-  const stop = io.untilSignal()
+  const kill = new AbortController()
+  const stop = io.untilSignal(() => kill.abort())
+  const died = new AbortController()
   const folder = mkdtempSync(join(tmpdir(), 'fleetgate-demo-'))
+  // It holds the keys of a CA, so it goes with the process however that ends.
+  const remove = (): void => rmSync(folder, { recursive: true, force: true, maxRetries: 3 })
+  process.once('exit', remove)
   const log = join(folder, 'gateway.log')
+  const output = openSync(log, 'a')
   let gateway: Gateway | undefined
+  if (io.isTerminal) io.err('starting a gateway ...\n')
   try {
     gateway = await startGateway(
       {
@@ -30,32 +40,47 @@ export async function demo(options: Options, io: Io): Promise<void> {
         dataDir: join(folder, 'data'),
         ports: 'auto',
         env: Object.fromEntries(Object.entries(io.env).filter(([name]) => !name.startsWith('FLEETGATE_'))),
-        output: openSync(log, 'a'),
-        notify: () => undefined,
+        output,
+        kill: kill.signal,
+        notify: (event: ServiceEvent) => {
+          if (event.kind === 'ended') died.abort(`${event.name} ended unexpectedly (${event.how})`)
+        },
       },
       stop,
     )
-    await tell(gateway, options, io, stop)
+    await tell(gateway, options, io, { stop, died: died.signal })
   } catch (error) {
-    if (stop.aborted) return
+    const where =
+      error instanceof StoryStopped ? error.message : gateway === undefined ? 'while: starting a gateway' : undefined
+    if (stop.aborted) throw new Interrupted(where ?? 'while: ending the story', stop)
+    const reason = died.signal.aborted ? died.signal.reason : (error as Error).message
     const kept = `${folder}.log`
     copyFileSync(log, kept)
-    throw new FleetError('internal', `${(error as Error).message}; the gateway's log is ${kept}`, { cause: error })
+    const what = where === undefined ? reason : `${where}: ${reason}`
+    throw new FleetError('internal', `${what}; its log is ${kept}`, { cause: error })
   } finally {
     await gateway?.stop()
-    rmSync(folder, { recursive: true, force: true })
+    closeSync(output)
+    remove()
+    process.off('exit', remove)
   }
 }
 
-async function tell(gateway: Gateway, { devices, once, output }: Options, io: Io, stop: AbortSignal): Promise<void> {
+async function tell(gateway: Gateway, { devices, once, output }: Options, io: Io, ends: Ends): Promise<void> {
+  const { stop } = ends
   const { endpoints } = gateway
   using client = new AdminClient(endpoints, '')
-  const est = new EstClient(endpoints.est, await fetchTrust(endpoints.est, endpoints.rootFingerprint))
+  const trust = await fetchTrust(endpoints.est, endpoints.rootFingerprint).catch((cause: Error) => {
+    throw new StoryStopped(`before: the fleet enrolls over EST and connects (${cause.message})`, { cause })
+  })
+  const est = new EstClient(endpoints.est, trust)
   const bar = progressBar(io, devices)
+  using _ = { [Symbol.dispose]: () => bar?.stop() }
   await using story = await runStory({
     server: { est, mqtts: endpoints.mqtts, operator: operatorOf(client) },
     devices,
     clock: () => new Date(),
+    stop: AbortSignal.any([stop, ends.died]),
     onEnrolled: (count) => bar?.update(count),
     onStep: (step) => {
       bar?.stop()

@@ -7,8 +7,24 @@ export type Io = {
   /** Standard output is a terminal that wants colours. */
   colour: boolean
   env: NodeJS.ProcessEnv
-  /** Aborts at the first SIGINT or SIGTERM from the call on; a command that does not call it is ended by them as usual. */
-  untilSignal(): AbortSignal
+  /**
+   * Aborts, with its cause as a text, at the first SIGINT, SIGTERM or SIGHUP from the call on, or when nobody reads the
+   * output any more; a command that does not call it is ended by them as usual.
+   *
+   * @param hurry called at the next signal after that, which asks to end at once; without it there is no hurrying
+   */
+  untilSignal(hurry?: () => void): AbortSignal
+}
+
+/** Ended by its caller before it had done what it was called for: a failure, and none of the gateway's. */
+export class Interrupted extends Error {
+  override readonly name = 'Interrupted'
+
+  /** @param where `while: ...` or `before: ...` */
+  constructor(where: string, stop: AbortSignal) {
+    const by = typeof stop.reason === 'string' ? ` by ${stop.reason}` : ''
+    super(`interrupted${by} ${where}`)
+  }
 }
 
 export const aborted = (signal: AbortSignal): Promise<void> =>

@@ -1,36 +1,43 @@
 import { Command, CommanderError } from 'commander'
 import type { ProblemCode } from '../contract/problems.ts'
 import manifest from '../package.json' with { type: 'json' }
+import { commandLine, defaultDataDir } from '../runtime/endpoints.ts'
 import { exitCodeOf, FleetError } from '../runtime/errors.ts'
 import { addAudit } from './commands/audit.ts'
+import { addBroker } from './commands/broker.ts'
 import { addCert } from './commands/cert.ts'
 import { addDemo } from './commands/demo.ts'
 import { addDevice } from './commands/device.ts'
 import { addPolicy } from './commands/policy.ts'
+import { dataDirOf, type Format } from './commands/shared.ts'
 import { addStatus } from './commands/status.ts'
 import { addToken } from './commands/token.ts'
 import { addUp } from './commands/up.ts'
-import { type Io, isDebugging } from './io.ts'
-import { visible } from './output.ts'
+import { Interrupted, type Io, isDebugging } from './io.ts'
+import { json, visible } from './output.ts'
+
+/** What the operator has asked for, for hints and for the form of an error. */
+type Asked = { output: Format; data: string; config?: string; id?: string }
 
 /**
  * @param argv what stands behind `fleetgate`
  * @returns the exit code: 0 ok, 1 failure, 2 usage or set-up, 3 refused (the gateway answered 4xx, or a check said no)
  */
 export async function run(argv: string[], io: Io): Promise<number> {
+  const asked: Asked = { output: 'table', data: defaultDataDir }
   try {
-    await createProgram(io).parseAsync(argv, { from: 'user' })
+    await createProgram(io, asked).parseAsync(argv, { from: 'user' })
     return 0
   } catch (error) {
     // Commander has said it already; its own exit code for every fault is 1.
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
-    io.err(`error: ${sentence(error)}\n`)
+    io.err(asked.output === 'json' ? json({ error: described(error, asked) }) : `error: ${sentence(error, asked)}\n`)
     if (isDebugging(io.env)) io.err(`${(error as Error).stack ?? ''}\n${causes(error)}`)
     return exitCode(error)
   }
 }
 
-function createProgram(io: Io): Command {
+function createProgram(io: Io, asked: Asked): Command {
   const program = new Command('fleetgate')
     .description('Gets fleets of devices safely online: enrollment over EST, MQTT over mutual TLS, instant revocation.')
     .version(manifest.version)
@@ -43,29 +50,74 @@ function createProgram(io: Io): Command {
     })
     .showHelpAfterError('(add --help for what is possible)')
     .addHelpText('after', '\nExit codes: 0 ok, 1 failure, 2 usage or set-up, 3 refused.\n')
-  for (const add of [addUp, addDemo, addDevice, addToken, addPolicy, addCert, addAudit, addStatus]) add(program, io)
+    .helpCommand(false)
+    .hook('preAction', (_, command) => note(command, asked, io))
+  for (const add of [addUp, addDemo, addDevice, addToken, addPolicy, addCert, addBroker, addAudit, addStatus])
+    add(program, io)
+  addHelp(program)
   return program
+}
+
+/** Commander's own help command looks no deeper than one level. */
+function addHelp(program: Command): void {
+  program
+    .command('help')
+    .description('show what a command is for and how it is called')
+    .argument('[command...]', 'such as: device create')
+    .action((words: string[]) => {
+      let found = program
+      for (const word of words) {
+        const next = found.commands.find((command) => command.name() === word)
+        if (next === undefined) program.error(`error: unknown command '${words.join(' ')}'`)
+        else found = next
+      }
+      found.help()
+    })
+}
+
+function note(command: Command, asked: Asked, io: Io): void {
+  const options = command.opts<{ output?: Format; data?: string; config?: string; device?: string }>()
+  const id = command.args[0] ?? options.device
+  Object.assign(asked, { output: options.output ?? 'table', config: options.config, id })
+  if (!command.options.some(({ long }) => long === '--data')) return
+  asked.data = dataDirOf(options, io.env)
+  command.setOptionValue('data', asked.data)
 }
 
 function exitCode(error: unknown): number {
   return error instanceof FleetError && error.context.refused === true ? 3 : exitCodeOf(error)
 }
 
-const next: Partial<Record<ProblemCode, string>> = {
-  device_unknown: 'see which there are: fleetgate device ls',
-  device_exists: 'see it: fleetgate device ls',
-  certificate_unknown: 'see which there are: fleetgate cert ls',
-  port_in_use: 'stop what uses it, configure another, or take free ones: fleetgate up --ports auto',
-  data_in_use: 'stop the other one, or take another folder: fleetgate up --data DIR',
+const next: Partial<Record<ProblemCode, (asked: Asked) => string>> = {
+  device_unknown: ({ data }) => `see which there are: ${commandLine(['device', 'ls'], data)}`,
+  device_exists: ({ data, id = '' }) => `see it: ${commandLine(['device', 'show', id], data)}`,
+  certificate_unknown: ({ data }) => `see which there are: ${commandLine(['cert', 'ls'], data)}`,
+  port_in_use: ({ data, config }) => {
+    const words = ['up', '--ports', 'auto', ...(config === undefined ? [] : ['--config', config])]
+    return `stop what uses it, configure another, or take free ones: ${commandLine(words, data)}`
+  },
+  data_in_use: () => 'stop the other one, or name another folder with --data',
 }
 
-/** What happened, and what to type next where that is known; each line of a longer one made safe for a terminal. */
-function sentence(error: unknown): string {
-  if (!(error instanceof FleetError)) return `${visible((error as Error).message)} (FLEETGATE_DEBUG=1 shows where)`
-  const text = error.message.split('\n').map(visible).join('\n')
+function described(error: unknown, asked: Asked): { code: string; detail: string } {
+  const { message } = error as Error
+  if (error instanceof Interrupted) return { code: 'interrupted', detail: message }
+  if (!(error instanceof FleetError)) return { code: 'internal', detail: message }
   const hint = next[error.code]
   // A sentence with a semicolon gives its own advice.
-  return hint === undefined || text.includes(';') ? text : `${text.replace(/\.$/, '')}; ${hint}`
+  const detail = hint === undefined || message.includes(';') ? message : `${message.replace(/\.$/, '')}; ${hint(asked)}`
+  return { code: error.code, detail }
+}
+
+/** What happened and its code, then what to type next where that is known; each line made safe for a terminal. */
+function sentence(error: unknown, asked: Asked): string {
+  const { code, detail } = described(error, asked)
+  const text = detail.split('\n').map(visible).join('\n')
+  if (error instanceof Interrupted) return text
+  if (!(error instanceof FleetError)) return `${text} (FLEETGATE_DEBUG=1 shows where)`
+  // Before the advice, so that a line to paste stands at the end.
+  const [what = ''] = /^(?:(?!; ).)*/.exec(text) ?? []
+  return `${what} (${code})${text.slice(what.length)}`
 }
 
 function causes(error: unknown): string {

@@ -4,7 +4,8 @@ import { fileURLToPath } from 'node:url'
 import type { Configuration } from '../contract/configuration.ts'
 import { joinAddress, splitAddress } from '../runtime/config.ts'
 import { type Endpoints, removeEndpoints, writeEndpoints } from '../runtime/endpoints.ts'
-import { FleetError } from '../runtime/errors.ts'
+import { FleetError, isFleetError } from '../runtime/errors.ts'
+import { openAdminClient } from './admin-client.ts'
 import { type BackOff, ChildService, type ServiceEvent } from './child-service.ts'
 import { checkPorts } from './ports.ts'
 
@@ -23,6 +24,8 @@ export type GatewayOptions = {
   entries?: { enroll: string; broker: string }
   backOff?: BackOff
   killAfterMs?: number
+  /** Ends both processes without a drain, whether they run already or still start. */
+  kill?: AbortSignal
 }
 
 const backOff: BackOff = { firstMs: 200, maxMs: 10_000, steadyMs: 30_000 }
@@ -69,11 +72,18 @@ export async function startGateway(options: GatewayOptions, signal?: AbortSignal
   const { config, env, notify } = options
   if (options.ports === 'configured') {
     const { est, admin, feed } = config.enroll
-    await checkPorts({
+    const listeners = {
       'enroll.est': est,
       'enroll.admin': admin,
       'enroll.feed': feed,
       'broker.listen': config.broker.listen,
+    }
+    await checkPorts(listeners).catch(async (error: unknown) => {
+      // The gateway of this very folder holds them: no other port would help.
+      if (isFleetError(error, 'port_in_use') && (await isServed(options.dataDir))) {
+        throw new FleetError('data_in_use', `${options.dataDir} is in use by another instance`, { cause: error })
+      }
+      throw error
     })
   }
   const entries = options.entries ?? { enroll: entryOf('enroll'), broker: entryOf('broker') }
@@ -111,6 +121,7 @@ export async function startGateway(options: GatewayOptions, signal?: AbortSignal
     }),
   })
   const children: Children = { enroll, broker }
+  options.kill?.addEventListener('abort', () => killAll(children), { once: true })
   const interrupted = (): void => {
     void stopAll(children, options.killAfterMs ?? killAfterMs)
   }
@@ -150,11 +161,19 @@ export async function startGateway(options: GatewayOptions, signal?: AbortSignal
   }
 }
 
+/** Whether a gateway that proves to be of this folder's root answers its operator. */
+async function isServed(dataDir: string): Promise<boolean> {
+  try {
+    using client = openAdminClient(dataDir)
+    await client.status()
+    return true
+  } catch {
+    return false
+  }
+}
+
 async function stopAll({ broker, enroll }: Children, limitMs: number): Promise<string[]> {
-  const limit = setTimeout(() => {
-    broker.kill()
-    enroll.kill()
-  }, limitMs)
+  const limit = setTimeout(() => killAll({ broker, enroll }), limitMs)
   // A service manager's SIGTERM reaches every process at once; no part is started again while the other drains.
   for (const child of [broker, enroll]) child.expectEnd()
   const unclean: string[] = []
@@ -162,6 +181,13 @@ async function stopAll({ broker, enroll }: Children, limitMs: number): Promise<s
   if (!(await enroll.stop())) unclean.push('enroll')
   clearTimeout(limit)
   return unclean
+}
+
+function killAll({ broker, enroll }: Children): void {
+  for (const child of [broker, enroll]) {
+    child.expectEnd()
+    child.kill()
+  }
 }
 
 type Ports = { est?: number; admin?: number; feed?: number; mqtts?: number }

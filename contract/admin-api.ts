@@ -5,6 +5,7 @@
  * | method, path                  | body, query             | answer                     |
  * |-------------------------------|-------------------------|----------------------------|
  * | GET  /v1/status               |                         | statusView                 |
+ * | DELETE /v1/brokers/:id        |                         | its id                     |
  * | POST /v1/devices              | createDevice            | deviceView (201)           |
  * | GET  /v1/devices              | listDevices             | page of deviceView         |
  * | GET  /v1/devices/:id          |                         | deviceView                 |

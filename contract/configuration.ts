@@ -99,6 +99,11 @@ export const configuration = z.strictObject({
         .default(7 * 24 * 3_600_000)
         .describe('How long a session is kept for its device to come back; MQTT 5 clients may ask for less'),
       maxQueuedMessages: z.int().min(1).default(1_000).describe('Messages kept for one absent session'),
+      maxStoredBytesPerDevice: z
+        .int()
+        .min(65_536)
+        .default(8_388_608)
+        .describe('Kept for one device: half for messages that wait for it, half for those it has retained'),
       maxRetainedPerDevice: z.int().min(1).default(1_000).describe('Retained messages owned by one device'),
     })
     .prefault({}),

@@ -43,9 +43,11 @@ export const revocationReasons = [
 export type RevocationReason = (typeof revocationReasons)[number]
 
 /**
- * A client id is the device id itself, or the device id, `:` and a suffix of the device's choosing.
+ * A client id is the device id itself, or the device id, `:` and a suffix of the device's choosing, 64 characters at
+ * most and none of them a control character.
  *
  * @returns whether `clientId` belongs to `deviceId`
  */
 export const clientIdBelongsTo = (clientId: string, deviceId: DeviceId): boolean =>
-  clientId === deviceId || (clientId.startsWith(`${deviceId}:`) && clientId.length <= deviceId.length + 65)
+  clientId === deviceId ||
+  (clientId.startsWith(`${deviceId}:`) && clientId.length <= deviceId.length + 65 && !/\p{C}/u.test(clientId))

@@ -65,6 +65,9 @@ export const problems = {
   session_taken_over: { status: 409, title: 'Another connection took the client id over' },
   snapshot_stale: { status: 503, title: 'The broker does not yet know who is revoked' },
 
+  // the command line
+  interrupted: { status: 500, title: 'The command was interrupted before its end' },
+
   // set-up
   config_invalid: { status: 400, title: 'The configuration is not valid' },
   policy_invalid: { status: 400, title: 'The policy is not valid' },

@@ -1,11 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises'
 
-/** What is to happen within a time; its absence is an error that says what was waited for. */
-export async function within<T>(ms: number, what: string, happening: Promise<T>): Promise<T> {
+/** What is to happen within a time; its absence is an error that says what was waited for, and so is a stop. */
+export async function within<T>(ms: number, what: string, happening: Promise<T>, stop?: AbortSignal): Promise<T> {
   const late = new AbortController()
-  const timeout = delay(ms, undefined, { signal: late.signal }).then(
+  const signal = stop === undefined ? late.signal : AbortSignal.any([late.signal, stop])
+  const timeout = delay(ms, undefined, { signal }).then(
     () => Promise.reject(new Error(`${what}: not within ${ms} ms`)),
-    () => new Promise<never>(() => undefined),
+    () => Promise.reject(new Error(`${what}: stopped`)),
   )
   try {
     return await Promise.race([happening, timeout])

@@ -27,17 +27,22 @@ export function readOptions(args: string[], env: NodeJS.ProcessEnv): SimulatorOp
     values[name] ?? env[`DEVICE_SIM_${name.replaceAll('-', '_').toUpperCase()}`]
   const needed = (name: Name): string => {
     const given = value(name)
-    if (given === undefined) throw invalid(`--${name} is missing; ${usage}`)
+    if (given === undefined || given === '') throw invalid(`--${name} is missing; ${usage}`)
     return given
   }
   const id = needed('device')
   if (!isDeviceId(id)) throw invalid(`--device: a device id is ${nameRule}`)
   const intervalMs = Number(value('interval-ms') ?? 5_000)
   if (!(intervalMs >= 10)) throw invalid('--interval-ms: a number of 10 or more')
+  const est = needed('est')
+  const mqtts = needed('mqtts')
+  const rootFingerprint = needed('root-fingerprint')
+  if (!/^([0-9a-f]{2}:?){31}[0-9a-f]{2}$/i.test(rootFingerprint))
+    throw invalid('--root-fingerprint: a SHA-256 is wanted, 64 hex digits with or without colons')
   return {
-    est: needed('est'),
-    mqtts: needed('mqtts'),
-    rootFingerprint: needed('root-fingerprint'),
+    est,
+    mqtts,
+    rootFingerprint,
     id,
     token: value('token'),
     dir: value('dir') ?? '.',

@@ -38,19 +38,50 @@ type Options = {
   onEnrolled: (count: number) => void
   /** How long something that is to happen is waited for; 10 s when absent. */
   patienceMs?: number
+  /** Ends the story at once, wherever it is. */
+  stop?: AbortSignal
 }
+
+/** The story was stopped before its end; the message is `while: ...` or `before: ...` and how far it had come. */
+export class StoryStopped extends Error {
+  override readonly name = 'StoryStopped'
+}
+
+const storyLength = 11
 
 const reportEveryMs = 500
 const silenceMs = 400
 
-/** Tells the story to its end; a step that fails does not stop the others, unless there is no fleet to tell it of. */
+/**
+ * Tells the story to its end; a step that fails does not stop the others, unless there is no fleet to tell it of.
+ *
+ * @throws StoryStopped when `stop` was aborted before the last step was observed; no device is left connected then
+ */
 export async function runStory(options: Options): Promise<Story> {
   const { server, devices, clock, onStep, onEnrolled, patienceMs = 10_000 } = options
   const fleet: Member[] = []
   const steps: StepResult[] = []
   let listener: Listener | undefined
+  // Also what a step has left behind when it ended early is not to go on after the story.
+  const end = new AbortController()
+  const over = options.stop === undefined ? end.signal : AbortSignal.any([end.signal, options.stop])
+  const stopped = new Promise<never>((_, reject) => over.addEventListener('abort', () => reject(new Error('stopped'))))
+  stopped.catch(() => undefined)
+  const unlessOver = (device: Device): Device => {
+    if (over.aborted) device.drop()
+    over.throwIfAborted()
+    return device
+  }
 
   const step = async (name: string, title: string, observe: () => Promise<Observed>): Promise<boolean> => {
+    const stop = (when: string): never => {
+      end.abort()
+      for (const member of fleet) member.stopReporting()
+      for (const device of [...fleet.map((member) => member.device), ...(listener ? [listener.device] : [])])
+        device.drop()
+      throw new StoryStopped(`${when}: ${title}; ${steps.length} of ${storyLength} steps were observed`)
+    }
+    if (over.aborted) stop('before')
     const startedAt = performance.now()
     const done = (ok: boolean, { detail, measured = {} }: Observed): boolean => {
       const result = { name, title, ok, detail, ms: Math.round(performance.now() - startedAt), measured }
@@ -59,19 +90,21 @@ export async function runStory(options: Options): Promise<Story> {
       return ok
     }
     try {
-      return done(true, await observe())
+      return done(true, await Promise.race([observe(), stopped]))
     } catch (error) {
+      if (over.aborted) stop('while')
       return done(false, { detail: (error as Error).message })
     }
   }
 
   const enrolled = await step('fleet-enrolled', 'the fleet enrolls over EST and connects', async () => {
     const startedAt = performance.now()
-    const audience = await enrolledDevice(server, 'dashboard', 'service')
+    const audience = unlessOver(await enrolledDevice(server, 'dashboard', 'service'))
     listener = new Listener(audience)
     expect((await audience.subscribe('devices/+/telemetry/#')) === 1, 'the dashboard may not subscribe to telemetry')
     await inParallel(namesOf(devices), 4, async ({ id, profile }) => {
-      const device = await enrolledDevice(server, id, profile, { onCommand: answer })
+      over.throwIfAborted()
+      const device = unlessOver(await enrolledDevice(server, id, profile, { onCommand: answer }))
       const [name] = valuesOf(certificateOf(device.identity!.certificatePem).subject, 'CN')
       expect(name === id, `the certificate of ${id} is for ${name}`)
       fleet.push(new Member(device))
@@ -86,7 +119,7 @@ export async function runStory(options: Options): Promise<Story> {
 
   if (enrolled) {
     fleet.sort((a, b) => a.id.localeCompare(b.id, 'en', { numeric: true }))
-    const cast: Cast = { server, fleet, audience: listener!, patienceMs }
+    const cast: Cast = { server, fleet, audience: listener!, patienceMs, over }
     const [first, second] = fleet as [Member, Member]
     await step('telemetry-flows', 'telemetry flows', () => telemetryFlows(cast))
     await step('foreign-topic-refused', "a device on another's topic is refused", () =>
@@ -118,6 +151,7 @@ export async function runStory(options: Options): Promise<Story> {
       messages: listener?.total ?? 0,
     }),
     async [Symbol.asyncDispose]() {
+      end.abort()
       for (const member of fleet) member.stopReporting()
       const all = [...fleet.map(({ device }) => device), ...(listener ? [listener.device] : [])]
       await Promise.all(all.map((device) => device.disconnect()))
@@ -125,20 +159,20 @@ export async function runStory(options: Options): Promise<Story> {
   }
 }
 
-type Cast = { server: FleetServer; fleet: Member[]; audience: Listener; patienceMs: number }
+type Cast = { server: FleetServer; fleet: Member[]; audience: Listener; patienceMs: number; over: AbortSignal }
 
-async function telemetryFlows({ fleet, audience, patienceMs }: Cast): Promise<Observed> {
+async function telemetryFlows({ fleet, audience, patienceMs, over }: Cast): Promise<Observed> {
   const waiting = new Set(fleet.map(({ id }) => id))
   const all = audience.hears((id) => waiting.delete(id) && waiting.size === 0)
   for (const member of fleet) report(member)
-  await within(patienceMs, `a message from each of ${fleet.length} devices`, all)
+  await within(patienceMs, `a message from each of ${fleet.length} devices`, all, over)
   return {
     detail: `the dashboard heard ${audience.total} messages from ${fleet.length} devices`,
     measured: { messages: audience.total },
   }
 }
 
-async function foreignTopic({ audience, patienceMs }: Cast, intruder: Member, victim: Member): Promise<Observed> {
+async function foreignTopic({ audience, patienceMs, over }: Cast, intruder: Member, victim: Member): Promise<Observed> {
   const forged: string[] = []
   const watch = (_: string, rest: string, payload: string): void => {
     if (rest === 'forged') forged.push(payload)
@@ -155,38 +189,41 @@ async function foreignTopic({ audience, patienceMs }: Cast, intruder: Member, vi
   )
   intruder.device.publish(`devices/${victim.id}/telemetry/forged`, 'forged').catch(() => undefined)
   // What the intruder says afterwards on its own topic has arrived, so the forged message is not just late.
-  await within(patienceMs, "the intruder's own next message", marker(audience, intruder.device))
+  await within(patienceMs, "the intruder's own next message", marker(audience, intruder.device), over)
   audience.off('heard', watch)
   expect(forged.length === 0, `${forged.length} message(s) on the topic of ${victim.id} came from ${intruder.id}`)
   return { detail: `${codes.length} subscriptions answered with SUBACK 128, 0 of 1 forged messages arrived` }
 }
 
-async function strangerRefused({ server, fleet, patienceMs }: Cast, identity: Identity | undefined): Promise<Observed> {
+async function strangerRefused(
+  { server, fleet, patienceMs, over }: Cast,
+  identity: Identity | undefined,
+): Promise<Observed> {
   const honest = fleet[0]!
   const stranger = deviceWith(server, honest.id, identity, { clientId: `${honest.id}:stranger` })
-  const refusal = await within(patienceMs, 'an answer to the stranger', refusalOf(stranger))
+  const refusal = await within(patienceMs, 'an answer to the stranger', refusalOf(stranger), over)
   expect(refusal !== undefined, 'the broker let it in')
   expect(!/ECONNREFUSED|ETIMEDOUT/.test(refusal.message), `the broker could not be asked: ${refusal.message}`)
   // The same door opens for one of ours at this moment, so it was the certificate.
   const control = deviceWith(server, honest.id, honest.device.identity, { clientId: `${honest.id}:control` })
-  await within(patienceMs, 'an enrolled device let in at the same time', control.connect())
+  await within(patienceMs, 'an enrolled device let in at the same time', control.connect(), over)
   await control.disconnect()
   return { detail: refusal.message }
 }
 
-async function commandAnswered({ audience, patienceMs }: Cast, member: Member): Promise<Observed> {
+async function commandAnswered({ audience, patienceMs, over }: Cast, member: Member): Promise<Observed> {
   const request = randomUUID()
   const startedAt = performance.now()
   const answered = audience.hears(
     (id, rest, payload) => id === member.id && rest === 'answers' && payload.includes(request),
   )
   await audience.device.publish(`devices/${member.id}/commands/identify`, request)
-  await within(patienceMs, `an answer from ${member.id}`, answered)
+  await within(patienceMs, `an answer from ${member.id}`, answered, over)
   const ms = performance.now() - startedAt
   return { detail: `${member.id} answered "identify" after ${ms.toFixed(1)} ms`, measured: { answerMs: round(ms) } }
 }
 
-async function renewal({ server, audience, patienceMs }: Cast, member: Member): Promise<Observed> {
+async function renewal({ server, audience, patienceMs, over }: Cast, member: Member): Promise<Observed> {
   const { device } = member
   const before = certificateOf(device.identity!.certificatePem).serial
   const heard = new Set<number>()
@@ -202,24 +239,29 @@ async function renewal({ server, audience, patienceMs }: Cast, member: Member): 
   device.on('message', obey)
   let sent = 0
   const talk = setInterval(() => {
-    acknowledged.push(device.publish(`devices/${member.id}/telemetry/numbered`, String(sent)))
-    acknowledged.push(audience.device.publish(`devices/${member.id}/commands/count`, String(sent)))
+    const both = [
+      device.publish(`devices/${member.id}/telemetry/numbered`, String(sent)),
+      audience.device.publish(`devices/${member.id}/commands/count`, String(sent)),
+    ]
+    // Nobody waits for them where the step ends early.
+    for (const acknowledgement of both) acknowledgement.catch(() => undefined)
+    acknowledged.push(...both)
     sent++
   }, 5)
   let awayMs = 0
   try {
-    await delay(100)
+    await delay(100, undefined, { signal: over })
     const identity = await renewIdentity(server.est, device.identity!)
     const left = once(device, 'closed').then(() => performance.now())
     const back = device.useIdentity(identity).then(() => performance.now())
-    awayMs = (await within(patienceMs, `${member.id} back with its new certificate`, back)) - (await left)
-    await delay(100)
+    awayMs = (await within(patienceMs, `${member.id} back with its new certificate`, back, over)) - (await left)
+    await delay(100, undefined, { signal: over })
   } finally {
     clearInterval(talk)
   }
-  await within(patienceMs, 'every message acknowledged', Promise.all(acknowledged))
+  await within(patienceMs, 'every message acknowledged', Promise.all(acknowledged), over)
   for (let waitedMs = 0; waitedMs < patienceMs && (heard.size < sent || obeyed.size < sent); waitedMs += 10)
-    await delay(10)
+    await delay(10, undefined, { signal: over })
   audience.off('heard', hear)
   device.off('message', obey)
   expect(heard.size === sent, `${sent - heard.size} of ${sent} messages were lost`)
@@ -247,7 +289,7 @@ async function stolenCut(cast: Cast, stolen: Member, witness: Member): Promise<O
 }
 
 async function cutBoth(cast: Cast, stolen: Member, copy: Member, witness: Member): Promise<Observed> {
-  const { server, audience, patienceMs } = cast
+  const { server, audience, patienceMs, over } = cast
   const topic = `devices/${stolen.id}/telemetry/stolen`
   stolen.report(5, topic, (n) => `original ${n}`)
   copy.report(5, topic, (n) => `copy ${n}`)
@@ -259,6 +301,7 @@ async function cutBoth(cast: Cast, stolen: Member, copy: Member, witness: Member
         audience.hears((_, rest, payload) => rest === 'stolen' && payload.startsWith(who)),
       ),
     ),
+    over,
   )
   const startedAt = performance.now()
   const cut = Promise.all([once(stolen.device, 'closed'), once(copy.device, 'closed')]).then(
@@ -267,14 +310,14 @@ async function cutBoth(cast: Cast, stolen: Member, copy: Member, witness: Member
   const refused = Promise.all([once(stolen.device, 'refused'), once(copy.device, 'refused')])
   const [receipt, cutMs] = await Promise.all([
     server.operator.revoke(stolen.id),
-    within(patienceMs, 'both connections of the stolen camera closed', cut),
+    within(patienceMs, 'both connections of the stolen camera closed', cut, over),
   ])
   expect(receipt.inForce, 'the revocation was not confirmed by every broker')
   // Whatever the broker took before the cut is delivered before this.
-  await within(patienceMs, "a witness's message", marker(audience, witness.device))
+  await within(patienceMs, "a witness's message", marker(audience, witness.device), over)
   const before = audience.count(stolen.id)
-  await within(patienceMs, 'the camera coming back and being refused', refused)
-  await delay(silenceMs)
+  await within(patienceMs, 'the camera coming back and being refused', refused, over)
+  await delay(silenceMs, undefined, { signal: over })
   const after = audience.count(stolen.id) - before
   expect(after === 0, `${after} messages of the stolen camera arrived after it was cut off`)
   const confirmed =
@@ -312,7 +355,7 @@ async function staysOut({ server }: Cast, stolen: Member): Promise<Observed> {
 }
 
 async function unaffected(
-  { audience, patienceMs }: Cast,
+  { audience, patienceMs, over }: Cast,
   others: Member[],
   lossesBefore: Map<Member, number>,
 ): Promise<Observed> {
@@ -323,6 +366,7 @@ async function unaffected(
     patienceMs,
     'a new message from each of the others',
     audience.hears((id) => waiting.delete(id) && waiting.size === 0),
+    over,
   )
   return { detail: `${others.length} of ${others.length} kept their connection and go on reporting` }
 }

@@ -16,7 +16,7 @@ export const advice: Record<ProblemCode, string> = {
   too_many_requests:
     'Wait for the time in `Retry-After`. If honest devices meet it behind one address, raise `enroll.attemptsPerMinute`.',
   internal: 'Look for the request id in the log of the service. Report it if the log does not explain it.',
-  unavailable: 'Try again after `Retry-After`. If it lasts, look whether the service runs: `fleetgate status`.',
+  unavailable: 'Try again after `Retry-After`. If it lasts, look whether the service runs: `npx fleetgate status`.',
   outcome_unknown:
     'Ask again with the same `Idempotency-Key` (EST: the same request): the change has one effect, however often it is asked for.',
 
@@ -32,17 +32,17 @@ export const advice: Record<ProblemCode, string> = {
   lint_failed: 'Nothing was signed. Look at the log for the rule and the profile, and correct the profile.',
   key_unavailable: 'Look at the log of enroll: the key file is gone, unreadable or encrypted with another passphrase.',
 
-  device_unknown: 'List the devices there are: `fleetgate device ls`.',
-  device_exists: 'See it with `fleetgate device show ID`; choose another id, or make a token for this one.',
+  device_unknown: 'List the devices there are: `npx fleetgate device ls`.',
+  device_exists: 'See it with `npx fleetgate device show ID`; choose another id, or make a token for this one.',
   device_revoked: 'A revoked device does not come back under its id. Enroll the hardware as a new device.',
   profile_unknown: 'Name a profile of the configuration (`profiles`), by default `sensor`, `camera` or `service`.',
   token_invalid:
-    'Check device id (the user name) and token (the password). Make a new one: `fleetgate token create --device ID`.',
-  token_expired: 'Make a new one: `fleetgate token create --device ID`.',
+    'Check device id (the user name) and token (the password). Make a new one: `npx fleetgate token create --device ID`.',
+  token_expired: 'Make a new one: `npx fleetgate token create --device ID`.',
   token_spent:
     'A token enrolls one key. The same request may fetch its answer again; for another key make a new token. If you did not enroll the device, somebody else did: revoke it.',
   token_void: 'The device was revoked, and its unused tokens with it.',
-  certificate_unknown: 'List the certificates there are: `fleetgate cert ls`.',
+  certificate_unknown: 'List the certificates there are: `npx fleetgate cert ls`.',
 
   certificate_missing: 'Give the client its certificate and key (mosquitto: `--cert`, `--key`).',
   certificate_self_signed: 'Enroll the device; a certificate that it made itself is worth nothing here.',
@@ -52,7 +52,7 @@ export const advice: Record<ProblemCode, string> = {
   certificate_not_yet_valid: 'Check the clocks of gateway and device.',
   certificate_wrong_usage:
     'A server certificate was used as a client certificate. Use the one that was enrolled for the device.',
-  certificate_revoked: 'The device was revoked; see when and why with `fleetgate device show ID`.',
+  certificate_revoked: 'The device was revoked; see when and why with `npx fleetgate device show ID`.',
   certificate_unregistered:
     'The CA signed it, the registry does not know it: another data folder, or a restored backup that is too old. Enroll the device again.',
 
@@ -66,9 +66,9 @@ export const advice: Record<ProblemCode, string> = {
   handshake_failed:
     'The peer does not speak TLS 1.2 or 1.3, or went away. Check that it was pointed at the right port.',
   publish_denied:
-    'Compare the topic in the log with `fleetgate policy show`. MQTT 3.1.1 has no refusal of a publish: it is acknowledged to the device, and dropped.',
+    'Compare the topic in the log with `npx fleetgate policy show`. MQTT 3.1.1 has no refusal of a publish: it is acknowledged to the device, and dropped.',
   subscribe_denied:
-    'Compare with `fleetgate policy show`. A filter is granted when an allowed one covers it, so ask for the topics that the device may have, not for `#`.',
+    'Compare with `npx fleetgate policy show`. A filter is granted when an allowed one covers it, so ask for the topics that the device may have, not for `#`.',
   will_denied: 'The topic of the will is one that the device may not publish to, or is not a topic name.',
   delivery_denied:
     'A subscription matched, the policy in force no longer allows the topic. Nothing to do for the device.',
@@ -80,10 +80,12 @@ export const advice: Record<ProblemCode, string> = {
   snapshot_stale:
     'The broker has not reached enroll since it started, so it does not know who is revoked. Start enroll, or look at the connection to `broker.feed`; devices get in by themselves then.',
 
+  interrupted: 'Nothing is left behind; start the command again.',
+
   config_invalid:
     'The sentence names file, line and key, or the variable. All keys are in [configuration.md](configuration.md).',
   policy_invalid:
-    'The sentence names file, line and statement. Try it with `fleetgate policy check FILE` before you apply it.',
+    'The sentence names file, line and statement. Try it with `npx fleetgate policy check FILE` before you apply it.',
   port_in_use: 'Stop what uses the port, choose another address, or start with `--ports auto`.',
   data_in_use: 'Another gateway runs on this data folder. Stop it, or give this one another folder with `--data`.',
   data_damaged:

@@ -145,8 +145,9 @@ ${fields(z.toJSONSchema(view, { io: 'output', target: 'draft-2020-12', unreprese
 
 Every command takes \`-o json\` and prints one JSON document on standard output, indented by two; \`audit tail\` prints one object a line. The admin
 API answers with the same shapes. Fields are added, never renamed or given another meaning; one that does not apply is left out. Times are
-ISO 8601 in UTC. A failure prints nothing on standard output: its code and sentence are on standard error, and the exit code is 1, 2 or 3.
-\`policy check\` gives \`{ ok, file, statements, faults }\`, \`demo\` gives \`{ ok, steps: [{ name, title, ok, detail, ms, measured }] }\`.
+ISO 8601 in UTC. A failure prints nothing on standard output: standard error has
+\`{ "error": { "code", "detail" } }\`, and the exit code is 1, 2 or 3.
+\`broker ls\` gives the list of \`status\` as \`{ "items": [ … ] }\`, \`policy check\` gives \`{ ok, file, statements, faults }\`, \`demo\` gives \`{ ok, steps: [{ name, title, ok, detail, ms, measured }] }\`.
 
 ${shapes.map(section).join('\n')}`
 }

@@ -9,10 +9,12 @@ import {
   LineReader,
   startCursor,
 } from '../contract/feed.ts'
+import type { ProblemCode } from '../contract/problems.ts'
 import { valuesOf } from '../pki/names.ts'
 import { FleetError, isFleetError } from '../runtime/errors.ts'
 import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
+import { LogLimit } from '../runtime/log-limit.ts'
 import { readCertificateEvidence } from './ra/evidence.ts'
 import { findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
@@ -101,6 +103,7 @@ export class FeedServer implements AsyncDisposable {
   readonly #anchors: string[]
   readonly #followers = new Map<string, Follower>()
   readonly #waiting = new Set<() => void>()
+  readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
   readonly #stopWake: () => void
   address!: { host: string; port: number }
 
@@ -116,7 +119,7 @@ export class FeedServer implements AsyncDisposable {
     })
     this.#server.maxConnections = 100
     this.#server.on('tlsClientError', (error, socket) => {
-      this.#log.warn({ event: 'feed.refused', reason: 'handshake_failed', err: error }, 'feed connection refused')
+      this.#refused('handshake_failed', socket.remoteAddress, error)
       socket.destroy()
     })
     this.#server.on('secureConnection', (socket) => void this.#accept(socket))
@@ -197,6 +200,11 @@ export class FeedServer implements AsyncDisposable {
     await closed
   }
 
+  #refused(reason: ProblemCode, remoteAddress: string | undefined, err?: unknown): void {
+    const told = this.#refusals.take(remoteAddress ?? 'unknown', this.#clock().getTime())
+    if (told) this.#log.warn({ event: 'feed.refused', reason, remoteAddress, err, ...told }, 'feed connection refused')
+  }
+
   /** @returns true at the next report of a broker, false when none came in time */
   #progress(timeoutMs: number): Promise<boolean> {
     return new Promise((resolve) => {
@@ -220,14 +228,7 @@ export class FeedServer implements AsyncDisposable {
       id = await this.#identify(socket)
     } catch (error) {
       clearTimeout(deadline)
-      this.#log.warn(
-        {
-          event: 'feed.refused',
-          reason: isFleetError(error) ? error.code : 'internal',
-          remoteAddress: socket.remoteAddress,
-        },
-        'feed connection refused',
-      )
+      this.#refused(isFleetError(error) ? error.code : 'internal', socket.remoteAddress)
       socket.destroy()
       return
     }

@@ -24,29 +24,39 @@ export const writeEndpoints = (dataDir: string, content: Endpoints): void =>
 
 export const removeEndpoints = (dataDir: string): void => rmSync(endpointsFile(dataDir), { force: true })
 
-/** @throws FleetError `unavailable` when no gateway runs on `dataDir` */
+/** @throws FleetError `unavailable` when no gateway runs on `dataDir`, `data_damaged` when that cannot be told */
 export function readEndpoints(dataDir: string): Endpoints {
   const file = endpointsFile(dataDir)
+  const start = commandLine(['up'], dataDir)
   let text: string
   try {
     text = readFileSync(file, 'utf8')
   } catch (cause) {
-    throw new FleetError(
-      'unavailable',
-      `No gateway runs on ${dataDir} (there is no ${file}); start it: ${startLine(dataDir)}`,
-      {
+    const { code, message } = cause as NodeJS.ErrnoException
+    if (code === 'EACCES' || code === 'EPERM')
+      throw new FleetError('data_damaged', `${file} cannot be read by this user; be the user that runs the gateway`, {
         cause,
-      },
-    )
+      })
+    if (code !== 'ENOENT' && code !== 'ENOTDIR')
+      throw new FleetError('data_damaged', `${file} cannot be read: ${message}`, { cause })
+    throw new FleetError('unavailable', `No gateway runs on ${dataDir} (there is no ${file}); start it: ${start}`, {
+      cause,
+    })
   }
   try {
     return endpoints.parse(JSON.parse(text))
   } catch (cause) {
-    throw new FleetError('data_damaged', `${file} is not what a gateway writes; restart it: ${startLine(dataDir)}`, {
-      cause,
-    })
+    throw new FleetError('data_damaged', `${file} is not what a gateway writes; restart it: ${start}`, { cause })
   }
 }
 
-export const startLine = (dataDir: string): string =>
-  dataDir === './data' ? 'npx fleetgate up' : `npx fleetgate up --data ${dataDir}`
+export const defaultDataDir = './data'
+
+/** A command to paste as it stands into a POSIX shell, about the data folder that the operator works with. */
+export function commandLine(words: string[], dataDir: string): string {
+  const data = dataDir === defaultDataDir ? [] : ['--data', dataDir]
+  return ['npx', 'fleetgate', ...words, ...data].map(shellQuoted).join(' ')
+}
+
+export const shellQuoted = (word: string): string =>
+  /^[\w./@%+=:,-]+$/.test(word) ? word : `'${word.replaceAll("'", String.raw`'\''`)}'`

@@ -6,6 +6,7 @@ import type { TLSSocket } from 'node:tls'
 import { splitAddress } from './config.ts'
 import { FleetError } from './errors.ts'
 import type { Log } from './log.ts'
+import { LogLimit } from './log-limit.ts'
 
 /** What a peer asked, read whole: the handler never touches the socket's bytes. */
 export type EdgeRequest = {
@@ -86,12 +87,13 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     idle.add(socket)
     socket.once('close', () => idle.delete(socket))
   })
-  server.on('drop', (peer) =>
-    log.warn(
-      { event: 'connection.refused', reason: 'too_many_requests', remoteAddress: peer?.remoteAddress },
-      'connection refused',
-    ),
-  )
+  const drops = new LogLimit({ burst: 20, everyMs: 10_000 })
+  server.on('drop', (peer) => {
+    const remoteAddress = peer?.remoteAddress ?? 'unknown'
+    const told = drops.take(remoteAddress, performance.now())
+    const fields = { event: 'connection.refused', reason: 'too_many_requests', remoteAddress, ...told }
+    if (told) log.warn(fields, 'connection refused')
+  })
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     const status =
       error.code === 'HPE_HEADER_OVERFLOW'

@@ -35,10 +35,13 @@ export async function runService(
     }
   })
   process.on('SIGTERM', () => stop('SIGTERM'))
-  // Under a supervisor a Ctrl-C reaches every process of the group; the supervisor alone decides the order of stopping.
-  process.on('SIGINT', () => {
-    if (!supervised) stop('SIGINT')
-  })
+  // Under a supervisor a Ctrl-C, or the end of the terminal, reaches every process of the group; the supervisor alone decides
+  // the order of stopping.
+  for (const signal of ['SIGINT', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      if (!supervised) stop(signal)
+    })
+  }
   process.on('disconnect', () => stop('supervisor gone'))
   try {
     const service = await start(log)

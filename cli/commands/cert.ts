@@ -16,7 +16,11 @@ export function addCert(program: Command, io: Io): void {
       return ask(
         io,
         options,
-        async (client) => ({ items: await client.listCertificates(query) }),
+        async (client) => {
+          // "None" would be said of a device that there is not as well.
+          if (options.device !== undefined) await client.getDevice(options.device)
+          return { items: await client.listCertificates(query) }
+        },
         ({ items }) => list(items),
       )
     })

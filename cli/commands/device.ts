@@ -1,6 +1,7 @@
 import { type Command, Option } from 'commander'
 import type { DeviceView, RevocationReceipt } from '../../contract/admin-api.ts'
 import { type RevocationReason, revocationReasons } from '../../contract/ids.ts'
+import { commandLine } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
@@ -26,7 +27,7 @@ export function addDevice(program: Command, io: Io): void {
   examples(withCommon(device.command('create')), 'device create cam-1 --profile camera --group site-berlin')
     .description('register a device, so that it can be given an enrollment token')
     .argument('<id>', 'device id', deviceId)
-    .requiredOption('--profile <name>', 'certificate profile', profileName)
+    .requiredOption('--profile <name>', 'certificate profile (required)', profileName)
     .option('--group <name>', 'group it belongs to (may be repeated)', groupNames)
     .action((id: string, options: Common & { profile: string; group?: string[] }) =>
       ask(
@@ -65,10 +66,16 @@ export function addDevice(program: Command, io: Io): void {
   )
     .description('end a device for good: its certificates, tokens and live sessions')
     .argument('<id>', 'device id', deviceId)
-    .addOption(new Option('--reason <reason>', 'RFC 5280 reason').choices(revocationReasons).makeOptionMandatory())
+    .addOption(
+      new Option('--reason <reason>', 'RFC 5280 reason (required)').choices(revocationReasons).makeOptionMandatory(),
+    )
     .option('--wait', 'return when every broker has confirmed', true)
     .option('--no-wait', 'return when the revocation is on disk')
-    .option('--timeout <time>', 'how long to wait for brokers', duration(1, maxWaitMs), 10_000)
+    .addOption(
+      new Option('--timeout <time>', 'how long to wait for brokers')
+        .argParser(duration(1, maxWaitMs))
+        .default(10_000, '10s'),
+    )
     .action(async (id: string, options: Common & { reason: RevocationReason; wait: boolean; timeout: number }) => {
       const waitMs = options.wait ? options.timeout : 0
       using client = openAdminClient(options.data)
@@ -76,9 +83,10 @@ export function addDevice(program: Command, io: Io): void {
       print(io, options, receipt, outcome)
       if (options.wait && !receipt.inForce) {
         const missing = receipt.brokers.filter(({ confirmed }) => !confirmed).map(({ broker }) => broker)
+        const again = commandLine(['device', 'revoke', id, '--reason', options.reason], options.data)
         throw new FleetError(
           'unavailable',
-          `${id} is revoked, but ${missing.join(', ') || 'a broker'} has not confirmed within ${waitMs} ms; ask again: fleetgate device revoke ${id} --reason ${options.reason}`,
+          `${id} is revoked, but ${missing.join(', ') || 'a broker'} has not confirmed within ${waitMs} ms; ask again: ${again}`,
         )
       }
     })
@@ -126,7 +134,7 @@ export function addDevice(program: Command, io: Io): void {
             ? `in force${confirmedMs === undefined ? '' : ` after ${milliseconds(confirmedMs)}`}`
             : connected
               ? 'not confirmed yet'
-              : 'not connected; it admits nobody until it has heard',
+              : 'not connected: if it still runs, it may go on admitting this device',
         ]),
       ],
       io.colour,

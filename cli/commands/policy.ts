@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 import { stringify } from 'yaml'
 import type { PolicyView } from '../../contract/admin-api.ts'
 import { type PolicyDocument, policyDocument } from '../../contract/policy-document.ts'
+import { commandLine } from '../../runtime/endpoints.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { parseYaml } from '../../runtime/yaml.ts'
 import type { Io } from '../io.ts'
@@ -19,7 +20,7 @@ export function addPolicy(program: Command, io: Io): void {
     .action((file: string | undefined, options: Common) => {
       const path = file ?? join(options.data, 'policy.yaml')
       try {
-        const statements = readPolicy(path).policies.map(({ name }) => name)
+        const statements = readPolicy(path, options.data).policies.map(({ name }) => name)
         const text = `${path} is valid: ${statements.length} statement(s)${statements.map((name) => `\n  ${visible(name)}`).join('')}\n`
         io.out(options.output === 'json' ? json({ ok: true, file: path, statements, faults: [] }) : text)
       } catch (error) {
@@ -34,7 +35,7 @@ export function addPolicy(program: Command, io: Io): void {
     .description('check a policy file and put it in force; open sessions obey at once')
     .argument('[file]', 'policy file (default: policy.yaml in the data folder)')
     .action((file: string | undefined, options: Common) => {
-      const document = readPolicy(file ?? join(options.data, 'policy.yaml'))
+      const document = readPolicy(file ?? join(options.data, 'policy.yaml'), options.data)
       return ask(
         io,
         options,
@@ -52,14 +53,14 @@ export function addPolicy(program: Command, io: Io): void {
 }
 
 /** @throws FleetError `policy_invalid`, refused: a check that says no */
-function readPolicy(path: string): PolicyDocument {
+function readPolicy(path: string, dataDir: string): PolicyDocument {
   let text: string
   try {
     text = readFileSync(path, 'utf8')
   } catch (cause) {
     throw new FleetError(
       'config_invalid',
-      `${path} cannot be read; name the policy file: fleetgate policy check FILE`,
+      `${path} cannot be read; name another file, or print the policy in force: ${commandLine(['policy', 'show'], dataDir)}`,
       { cause },
     )
   }

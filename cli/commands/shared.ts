@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import {
   type DeviceId,
@@ -8,6 +9,7 @@ import {
   nameRule,
   type ProfileName,
 } from '../../contract/ids.ts'
+import { loadConfig } from '../../runtime/config.ts'
 import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { json } from '../output.ts'
@@ -16,12 +18,33 @@ export type Format = 'table' | 'json'
 /** The options that every command has. */
 export type Common = { data: string; output: Format }
 
-export const defaultData = './data'
-
+/** `run` puts the folder that is meant into `data` before the command's action. */
 export const withCommon = (command: Command): Command =>
   command
-    .addOption(new Option('--data <dir>', 'data folder of the gateway').default(defaultData).env('FLEETGATE_DATA'))
+    .option(
+      '--data <dir>',
+      'data folder of the gateway (default: FLEETGATE_DATA, else data: of the configuration, else ./data)',
+      folderName,
+    )
+    .option('--config <file>', 'configuration file (default: fleetgate.yaml where there is one)')
     .addOption(outputOption())
+
+export const defaultConfig = './fleetgate.yaml'
+
+/** The data folder that `up` would use too. */
+export function dataDirOf({ data, config }: { data?: string; config?: string }, env: NodeJS.ProcessEnv): string {
+  if (data !== undefined) return data
+  const { FLEETGATE_DATA } = env
+  return loadConfig({
+    file: config ?? (existsSync(defaultConfig) ? defaultConfig : undefined),
+    env: FLEETGATE_DATA === undefined ? {} : { FLEETGATE_DATA },
+  }).data
+}
+
+export function folderName(text: string): string {
+  if (text === '') throw new InvalidArgumentError('Name a folder.')
+  return text
+}
 
 export const outputOption = (): Option =>
   new Option('-o, --output <format>', 'form of the answer').choices(['table', 'json']).default('table')

@@ -27,7 +27,7 @@ export function addToken(program: Command, io: Io): void {
     'token create --device cam-1 --quiet      # the token alone, for TOKEN=$(...)',
   )
     .description('make a token that lets one device enroll once; it is shown here and never again')
-    .requiredOption('--device <id>', 'device it is for', deviceId)
+    .requiredOption('--device <id>', 'device it is for (required)', deviceId)
     .option(
       '--ttl <time>',
       `how long it may be used (default: ${durationText(tokenTtlMs.default)})`,
@@ -36,7 +36,9 @@ export function addToken(program: Command, io: Io): void {
     .option('--profile <name>', 'create the device with this profile when there is none of that id', profileName)
     .option('--group <name>', 'group of a device that is created (may be repeated)', groupNames)
     .option('-q, --quiet', 'print the token alone')
-    .action(async (options: Options) => {
+    .action(async (options: Options, command: Command) => {
+      if (options.quiet === true && options.output === 'json')
+        command.error("error: option '-q, --quiet' cannot be used with '-o json'")
       const body = {
         deviceId: options.device,
         ttlMs: options.ttl ?? tokenTtlMs.default,

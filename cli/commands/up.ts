@@ -2,15 +2,13 @@ import { existsSync } from 'node:fs'
 import { relative } from 'node:path'
 import { type Command, Option } from 'commander'
 import { loadConfig } from '../../runtime/config.ts'
-import type { Endpoints } from '../../runtime/endpoints.ts'
+import { commandLine, type Endpoints, shellQuoted } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { ServiceEvent } from '../child-service.ts'
 import { aborted, type Io, settingsOf } from '../io.ts'
 import { fields, milliseconds, styled } from '../output.ts'
 import { startGateway } from '../supervisor.ts'
-import { examples } from './shared.ts'
-
-const defaultConfig = './fleetgate.yaml'
+import { defaultConfig, examples, folderName } from './shared.ts'
 
 export function addUp(program: Command, io: Io): void {
   examples(
@@ -21,7 +19,11 @@ export function addUp(program: Command, io: Io): void {
   )
     .description('run the gateway: certificate authority, EST and MQTT broker')
     .option('--config <file>', 'configuration file (default: fleetgate.yaml where there is one)')
-    .option('--data <dir>', 'data folder (default: the one of the configuration, ./data)')
+    .option(
+      '--data <dir>',
+      'data folder (default: FLEETGATE_DATA, else data: of the configuration, else ./data)',
+      folderName,
+    )
     .addOption(
       new Option('--ports <which>', 'ports to listen on').choices(['configured', 'auto']).default('configured'),
     )
@@ -67,18 +69,17 @@ function told(event: ServiceEvent, colour: boolean): string {
 
 /** The lines to paste work as they stand, in any POSIX shell, with the ports and paths of this gateway. */
 export function welcome(endpoints: Endpoints, dataDir: string, colour: boolean): string {
-  const root = quoted(shortest(endpoints.rootCertificate))
-  const data = dataDir === './data' ? '' : ` --data ${quoted(dataDir)}`
+  const root = shellQuoted(shortest(endpoints.rootCertificate))
   const { hostname, port } = new URL(endpoints.mqtts)
   const enroll = `${estBase(endpoints.est)}/simpleenroll`
   const lines = [
-    `TOKEN=$(npx fleetgate token create --device cam-1 --profile camera --quiet${data})`,
+    `TOKEN=$(${commandLine(['token', 'create', '--device', 'cam-1', '--profile', 'camera', '--quiet'], dataDir)})`,
     'openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out cam-1.key',
     'openssl req -new -key cam-1.key -subj /CN=cam-1 -outform DER | openssl base64 -A > cam-1.csr',
     `curl -sS --fail-with-body --cacert ${root} -u "cam-1:$TOKEN" -H 'Content-Type: application/pkcs10' --data-binary @cam-1.csr -o cam-1.p7 ${enroll}`,
     'openssl base64 -d -A -in cam-1.p7 | openssl pkcs7 -inform DER -print_certs -out cam-1.crt',
     `mosquitto_pub --cafile ${root} --cert cam-1.crt --key cam-1.key -h ${hostname} -p ${port} -i cam-1 -t devices/cam-1/telemetry/temp -m 21.5 -q 1`,
-    `npx fleetgate device revoke cam-1 --reason keyCompromise${data}`,
+    commandLine(['device', 'revoke', 'cam-1', '--reason', 'keyCompromise'], dataDir),
   ]
   return [
     '\n',
@@ -104,6 +105,3 @@ function shortest(path: string): string {
   const local = relative(process.cwd(), path)
   return local.length < path.length ? local : path
 }
-
-const quoted = (path: string): string =>
-  /^[\w./@%+=:,-]+$/.test(path) ? path : `'${path.replaceAll("'", String.raw`'\''`)}'`

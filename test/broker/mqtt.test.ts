@@ -117,6 +117,13 @@ test('SUBACK answers each filter for itself', async () => {
   await harness.testLog.until('subscribe.denied', { clientId: 'sensor-2', topic: 'devices/other/a' })
 })
 
+test('a connection has a hundred filters; one more is answered 0x80, one of the hundred again is granted', async () => {
+  const client = await harness.connect(await harness.device('sensor-many'))
+  const filters = Array.from({ length: 100 }, (_, n) => `devices/sensor-many/${n}`)
+  assert.deepEqual(new Set(await granted(client, filters)), new Set([1]))
+  assert.deepEqual(await granted(client, ['devices/sensor-many/100']), [128])
+})
+
 test('a filter that is none ends its sender’s connection [MQTT-4.7.1-3]', async () => {
   const socket = await harness.socket(await harness.device('service-3', { profile: 'service' }))
   socket.write(connectPacket('service-3'))

@@ -75,6 +75,17 @@ test('topics that begin with $ and shared subscriptions are closed to who may do
   }
 })
 
+test('a topic or filter of more than 1,024 characters is allowed to nobody', () => {
+  const matcher = compilePolicy(
+    parsePolicy('policies: [{ name: all, allow: { publish: ["#"], subscribe: ["#"] } }]'),
+    {},
+  )
+  for (const action of ['publish', 'subscribe'] as const) {
+    assert.equal(matcher.allows(action, 'x'.repeat(1_024)).allowed, true)
+    assert.equal(matcher.allows(action, 'x'.repeat(1_025)).allowed, false)
+  }
+})
+
 test('a wildcard in a topic name, an empty topic and a malformed filter are not allowed by anything', () => {
   const matcher = compilePolicy(
     parsePolicy('policies: [{ name: all, allow: { publish: ["#"], subscribe: ["#"] } }]'),

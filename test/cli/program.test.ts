@@ -47,6 +47,10 @@ const misused: [argv: string[], says: RegExp][] = [
   [['token', 'create', '--device', 'cam-1', '--ttl', '31d'], /Give a time from 1m to 30d/],
   [['audit', 'tail', '-n', '0'], /Give a whole number from 1 to 1000/],
   [['cert', 'show', 'xyz'], /A serial number is hex/],
+  [['status', '--data', ''], /Name a folder/],
+  [['up', '--data', ''], /Name a folder/],
+  [['token', 'create', '--device', 'cam-1', '--quiet', '-o', 'json'], /'-q, --quiet' cannot be used with '-o json'/],
+  [['help', 'device', 'make'], /unknown command 'device make'/],
   [['up', '--ports', 'some'], /Allowed choices are configured, auto/],
   [['demo', '--devices', '3'], /Give a whole number from 4 to 1000/],
   [['up', '--config', 'no-such-file.yaml'], /no-such-file.yaml cannot be read/],
@@ -72,19 +76,74 @@ test('exit code 3 when the gateway refuses, with its sentence and what to type n
   await using stub = await StubAdmin.start(() => problem(404, 'device_unknown', 'There is no device cam-9'))
   const { code, err } = await fleetgate(['device', 'show', 'cam-9', '--data', stub.dataDir])
   assert.equal(code, 3)
-  assert.equal(err, 'error: There is no device cam-9; see which there are: fleetgate device ls\n')
+  assert.equal(
+    err,
+    `error: There is no device cam-9 (device_unknown); see which there are: npx fleetgate device ls --data ${stub.dataDir}\n`,
+  )
 })
 
 test('exit code 1 when the gateway fails', async () => {
   await using stub = await StubAdmin.start(() => problem(500, 'internal', 'request 17 failed'))
   const { code, err } = await fleetgate(['device', 'show', 'cam-9', '--data', stub.dataDir])
-  assert.deepEqual([code, err], [1, 'error: request 17 failed\n'])
+  assert.deepEqual([code, err], [1, 'error: request 17 failed (internal)\n'])
 })
 
 test('what a refusal says cannot act on the terminal', async () => {
   await using stub = await StubAdmin.start(() => problem(400, 'request_malformed', 'no \u001b]0;owned\u0007'))
   const { err } = await fleetgate(['device', 'show', 'cam-9', '--data', stub.dataDir])
-  assert.equal(err, 'error: no <U+001B>]0;owned<U+0007>\n')
+  assert.equal(err, 'error: no <U+001B>]0;owned<U+0007> (request_malformed)\n')
+})
+
+test('with -o json an error is an object with its code on standard error', async () => {
+  await using stub = await StubAdmin.start(() => problem(404, 'device_unknown', 'There is no device cam-9'))
+  const { code, out, err } = await fleetgate(['device', 'show', 'cam-9', '-o', 'json', '--data', stub.dataDir])
+  assert.deepEqual([code, out], [3, ''])
+  const detail = `There is no device cam-9; see which there are: npx fleetgate device ls --data ${stub.dataDir}`
+  assert.deepEqual(JSON.parse(err), { error: { code: 'device_unknown', detail } })
+})
+
+test('of a device that exists already the hint shows that device', async () => {
+  await using stub = await StubAdmin.start(() => problem(409, 'device_exists', 'cam-1 exists'))
+  const { err } = await fleetgate(['device', 'create', 'cam-1', '--profile', 'camera', '--data', stub.dataDir])
+  assert.match(err, /^error: cam-1 exists \(device_exists\); see it: npx fleetgate device show cam-1 --data \S+\n$/)
+})
+
+test('the data folder is that of --data, else of FLEETGATE_DATA, else of the configuration file', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+  const config = join(folder, 'gateway.yaml')
+  writeFileSync(config, 'data: /nonexistent/of-file\n')
+  const asked = async (env: NodeJS.ProcessEnv, ...more: string[]): Promise<string> =>
+    (await fleetgate(['status', '--config', config, ...more], { env })).err
+  assert.match(await asked({}), /No gateway runs on \/nonexistent\/of-file /)
+  assert.match(await asked({ FLEETGATE_DATA: '/nonexistent/of-env' }), /No gateway runs on \/nonexistent\/of-env /)
+  assert.match(await asked({}, '--data', '/nonexistent/given'), /No gateway runs on \/nonexistent\/given /)
+  assert.match((await fleetgate(['status'])).err, /No gateway runs on \.\/data .*; start it: npx fleetgate up\n$/)
+  rmSync(folder, { recursive: true })
+})
+
+test('the folder of a fleetgate.yaml in the working folder is meant without being named', async (context) => {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+  const before = process.cwd()
+  process.chdir(folder)
+  context.after(() => {
+    process.chdir(before)
+    rmSync(folder, { recursive: true })
+  })
+  writeFileSync('fleetgate.yaml', 'data: ./elsewhere\n')
+  const { err } = await fleetgate(['device', 'ls'])
+  assert.match(err, /No gateway runs on \.\/elsewhere .*npx fleetgate up --data \.\/elsewhere\n$/)
+})
+
+test('help of a command of two words is its own, with what is required and readable defaults', async () => {
+  const create = await fleetgate(['help', 'device', 'create'])
+  assert.equal(create.code, 0)
+  assert.match(create.out, /Usage: fleetgate device create/)
+  assert.match(create.out, /--profile <name> .*\(required\)/)
+  const revoke = await fleetgate(['device', 'revoke', '--help'])
+  assert.match(revoke.out, /--reason <reason> .*\(required\)/)
+  assert.match(revoke.out, /default:\s+10s/)
+  assert.match((await fleetgate(['token', 'create', '--help'])).out, /--device <id> .*\(required\)/)
+  assert.match((await fleetgate(['help'])).out, /Usage: fleetgate \[options\]/)
 })
 
 test('FLEETGATE_DEBUG=1 adds where the error comes from', async () => {

@@ -6,6 +6,7 @@ import { test } from 'node:test'
 import { loadConfig } from '../../runtime/config.ts'
 import { readEndpoints } from '../../runtime/endpoints.ts'
 import { isFleetError } from '../../runtime/errors.ts'
+import { StubAdmin } from '../harness/stub-admin.ts'
 import { freePorts, StubGateway } from '../harness/stub-gateway.ts'
 
 test('the broker is started after enroll, with the address of the feed that enroll really has', async () => {
@@ -76,6 +77,24 @@ test('a configured port that is in use is told by its setting before anything is
   })
   assert.deepEqual(stubs.notes, [])
   taken.close()
+})
+
+test('a port that the gateway of the same data folder holds is told as the folder in use', async () => {
+  await using admin = await StubAdmin.start(() => ({
+    status: 200,
+    body: { version: '1', startedAt: '2026-01-01T00:00:00Z', rootFingerprint: 'ab', feedSeq: 1, brokers: [] },
+  }))
+  const [est, feed, mqtts] = (await freePorts(3)).map((port) => `127.0.0.1:${port}`)
+  const flags = {
+    'enroll.est': est,
+    'enroll.admin': new URL(admin.endpoints.admin).host,
+    'enroll.feed': feed,
+    'broker.listen': mqtts,
+  }
+  const { dataDir } = admin
+  await using stubs = new StubGateway({ ports: 'configured', config: loadConfig({ env: {}, flags }), dataDir })
+  await assert.rejects(stubs.start(), { code: 'data_in_use', message: `${dataDir} is in use by another instance` })
+  assert.deepEqual(stubs.notes, [])
 })
 
 test('an address of another machine is a fault of the configuration', async () => {
@@ -154,6 +173,17 @@ test('a child that does not end in time is killed, and the stop names it', async
   const { broker } = gateway.pids
   assert.ok((await gateway.stop()).includes('broker'))
   assert.throws(() => process.kill(broker!, 0), { code: 'ESRCH' })
+})
+
+test('a kill ends both at once and nothing is started again', async () => {
+  const kill = new AbortController()
+  await using stubs = new StubGateway({ behaviour: { STUB_BROKER: 'hang' }, kill: kill.signal })
+  const gateway = await stubs.start()
+  kill.abort()
+  assert.deepEqual(stubs.events.length, 2)
+  await gateway.stop()
+  for (const pid of Object.values(gateway.pids)) assert.throws(() => process.kill(pid!, 0), { code: 'ESRCH' })
+  assert.equal(stubs.notes.filter((note) => note.includes(' started ')).length, 2)
 })
 
 test('a child that drains with an error is named by the stop', async () => {

@@ -81,6 +81,11 @@ test('a client id is the device id, or the device id, a colon and up to 64 chara
   }
 })
 
+test('a suffix of control characters is nobody\u2019s', () => {
+  for (const text of ['\u0000', '\n', '\u202e', '\u009b'])
+    assert.equal(clientIdBelongsTo(`cam-1:a${text}`, 'cam-1' as DeviceId), false)
+})
+
 test('no client id belongs to two devices', () => {
   const devices = ['a', 'a-1', 'a.b', 'ab', 'b'] as DeviceId[]
   for (const id of devices.flatMap((device) => [device, `${device}:`, `${device}:b`, `${device}:a-1`])) {

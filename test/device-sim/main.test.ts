@@ -61,6 +61,14 @@ test('a wrong fingerprint stops it before the token is sent', async () => {
   assert.equal(existsSync(join(folder, 'cam-2.pem')), false)
 })
 
+test('a root fingerprint that is none is one sentence and exit code 2', async () => {
+  const where = ['--est', 'https://localhost:1', '--mqtts', 'mqtts://localhost:2', '--device', 'cam-4', '--token', 'x']
+  const { code, err } = await ended(start([...where, '--root-fingerprint', 'ab', '--dir', folder]))
+  assert.equal(code, 2)
+  assert.match(err, /a SHA-256 is wanted/)
+  assert.doesNotMatch(err, /\n {4}at |stack/)
+})
+
 test('a device that has no certificate yet and no token is told so with exit code 2', async () => {
   const where = [
     '--est',
@@ -68,7 +76,7 @@ test('a device that has no certificate yet and no token is told so with exit cod
     '--mqtts',
     'mqtts://localhost:2',
     '--root-fingerprint',
-    'ab',
+    'ab'.repeat(32),
     '--dir',
     folder,
   ]

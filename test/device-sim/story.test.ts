@@ -28,3 +28,14 @@ test('what does not hold is found out by its step: no token, a policy that allow
     ['foreign-topic-refused', 'stolen-camera-cut', 'stolen-camera-stays-out'],
   )
 })
+
+test('a story that is stopped ends at once, says where it was and leaves no device connected', async () => {
+  await using live = await LiveGateway.start()
+  const stop = new AbortController()
+  const options = { server: live.server, devices: 4, clock: () => new Date(), onStep: () => undefined }
+  const onEnrolled = (): void => stop.abort()
+  await assert.rejects(runStory({ ...options, onEnrolled, stop: stop.signal }), {
+    name: 'StoryStopped',
+    message: 'while: the fleet enrolls over EST and connects; 0 of 11 steps were observed',
+  })
+})

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type AdminAnswer, type AdminRequest, StubAdmin } from '../../harness/stub-admin.ts'
+import { type AdminAnswer, type AdminRequest, problem, StubAdmin } from '../../harness/stub-admin.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
 const at = '2026-01-01T00:00:00.000Z'
@@ -68,12 +68,6 @@ const cases: {
     shown: /^secret\n$/,
   },
   {
-    argv: ['cert', 'ls', '--device', 'cam-1'],
-    answer: { items: [certificate] },
-    asked: { path: '/v1/certificates', query: { deviceId: 'cam-1', limit: '1000' } },
-    shown: /0a1b +device +cam-1 +camera +issued/,
-  },
-  {
     argv: ['cert', 'show', '0A:1B'],
     answer: certificate,
     asked: { path: '/v1/certificates/0a1b' },
@@ -90,6 +84,12 @@ const cases: {
     },
     asked: { path: '/v1/status' },
     shown: /broker-1 +no +5 of 7/,
+  },
+  {
+    argv: ['broker', 'forget', 'broker-1'],
+    answer: { id: 'broker-1' },
+    asked: { method: 'DELETE', path: '/v1/brokers/broker-1' },
+    shown: /forgotten +broker-1\n/,
   },
 ]
 
@@ -112,6 +112,19 @@ test('-o json prints the answer as the contract has it', async () => {
   assert.deepEqual(JSON.parse(all.out), { items: [device] })
 })
 
+test('cert ls --device shows the certificates of a device, and says so when there is no such device', async () => {
+  await using stub = await StubAdmin.start(({ path }) => {
+    if (path === '/v1/certificates') return ok({ items: [certificate] })
+    return path.endsWith('/cam-1') ? ok(device) : problem(404, 'device_unknown', 'There is no device nope')
+  })
+  const known = await fleetgate(['cert', 'ls', '--device', 'cam-1', '--data', stub.dataDir])
+  assert.match(known.out, /0a1b +device +cam-1 +camera +issued/)
+  assert.deepEqual(stub.requests[1]!.query, { deviceId: 'cam-1', limit: '1000' })
+  const unknown = await fleetgate(['cert', 'ls', '--device', 'nope', '--data', stub.dataDir])
+  assert.deepEqual([unknown.code, unknown.out], [3, ''])
+  assert.match(unknown.err, /There is no device nope \(device_unknown\)/)
+})
+
 test('a revocation that not every broker has confirmed in time is exit code 1 and names the broker', async () => {
   const brokers = [{ broker: 'broker-1', connected: false, confirmed: false }]
   await using stub = await StubAdmin.start(() => ok({ ...receipt, inForce: false, brokers }))
@@ -119,7 +132,12 @@ test('a revocation that not every broker has confirmed in time is exit code 1 an
   const waited = await fleetgate(argv)
   assert.equal(waited.code, 1)
   assert.match(waited.out, /broker-1 +not connected; it admits nobody/)
-  assert.match(waited.err, /cam-1 is revoked, but broker-1 has not confirmed within 2000 ms/)
+  assert.ok(
+    waited.err.startsWith('error: cam-1 is revoked, but broker-1 has not confirmed within 2000 ms (unavailable); ') &&
+      waited.err.endsWith(
+        `ask again: npx fleetgate device revoke cam-1 --reason keyCompromise --data ${stub.dataDir}\n`,
+      ),
+  )
   const unwaited = await fleetgate([...argv, '--no-wait'])
   assert.deepEqual([unwaited.code, unwaited.err], [0, ''])
   assert.deepEqual(

@@ -57,7 +57,7 @@ test('up runs a gateway, keeps a second one from its data, and stops cleanly at 
 
   const second = new Up(dataDir)
   assert.deepEqual(await second.ended(), [2, null])
-  assert.match(second.err, /error: .* is in use by another instance; .*fleetgate up --data DIR\n$/)
+  assert.match(second.err, /error: .* is in use by another instance \(data_in_use\); .*--data\n$/)
   assert.ok(existsSync(endpointsFile(dataDir)))
 
   const startedAt = performance.now()
@@ -65,6 +65,21 @@ test('up runs a gateway, keeps a second one from its data, and stops cleanly at 
   assert.deepEqual(await gateway.ended(), [0, null])
   assert.ok(performance.now() - startedAt < 10_000)
   assert.match(gateway.out, /stopping \.\.\.\nstopped\n$/)
+  assert.equal(existsSync(endpointsFile(dataDir)), false)
+})
+
+test('up treats a SIGHUP as a stop, and so a reader who closes its output', async () => {
+  const dataDir = join(folder, 'hung-up')
+  const gateway = new Up(dataDir)
+  await gateway.says('Ctrl-C stops the gateway.')
+  gateway.process.kill('SIGHUP')
+  assert.deepEqual(await gateway.ended(), [0, null])
+  assert.equal(existsSync(endpointsFile(dataDir)), false)
+
+  const unread = new Up(dataDir)
+  await unread.says('enroll is ready')
+  unread.process.stdout!.destroy()
+  assert.deepEqual(await unread.ended(), [0, null])
   assert.equal(existsSync(endpointsFile(dataDir)), false)
 })
 
@@ -77,7 +92,7 @@ test('the services end with a supervisor that is killed, and the command line sa
   for (const url of [est, mqtts]) while (await listens(url)) await delay(20)
   const { code, err } = await fleetgate(['status', '--data', dataDir])
   assert.equal(code, 1)
-  assert.match(err, /refuses connections; is it running\? start it: npx fleetgate up --data/)
+  assert.match(err, /refuses connections \(unavailable\); is it running\? start it: npx fleetgate up --data/)
 })
 
 test('the lines to paste name the ports and paths of this gateway, quoted where a shell needs it', () => {
