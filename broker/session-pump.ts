@@ -126,11 +126,12 @@ export class SessionPump {
       this.#watch(noted)
       return undefined
     })
-    await Promise.all(notes)
+    const isThere = await Promise.all(notes)
     for (const [at, entry] of page.entries()) {
       if (this.#stopped) return
       this.#after = entry.seq
-      await this.#sendOne(entry, assigned[at])
+      if (isThere[at] === false) this.#used.delete(assigned[at]!)
+      else await this.#sendOne(entry, assigned[at])
     }
   }
 
