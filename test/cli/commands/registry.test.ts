@@ -131,7 +131,7 @@ test('a revocation that not every broker has confirmed in time is exit code 1 an
   const argv = ['device', 'revoke', 'cam-1', '--reason', 'keyCompromise', '--timeout', '2s', '--data', stub.dataDir]
   const waited = await fleetgate(argv)
   assert.equal(waited.code, 1)
-  assert.match(waited.out, /broker-1 +not connected; it admits nobody/)
+  assert.match(waited.out, /broker-1 +not connected: if it still runs/)
   assert.ok(
     waited.err.startsWith('error: cam-1 is revoked, but broker-1 has not confirmed within 2000 ms (unavailable); ') &&
       waited.err.endsWith(
