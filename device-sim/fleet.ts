@@ -82,10 +82,13 @@ export async function enrolledDevice(
   server: FleetServer,
   id: string,
   profile: string,
-  more: Pick<DeviceOptions, 'onCommand'> = {},
+  { over, ...more }: Pick<DeviceOptions, 'onCommand'> & { over?: AbortSignal } = {},
 ): Promise<Device> {
   const token = await server.operator.createToken(id, profile)
   const device = deviceWith(server, id, await enrollIdentity(server.est, id, token), more)
+  // One that is still on its way when all is over would try to connect for ever.
+  over?.throwIfAborted()
+  over?.addEventListener('abort', () => device.drop(), { once: true })
   await device.connect()
   return device
 }

@@ -99,12 +99,12 @@ export async function runStory(options: Options): Promise<Story> {
 
   const enrolled = await step('fleet-enrolled', 'the fleet enrolls over EST and connects', async () => {
     const startedAt = performance.now()
-    const audience = unlessOver(await enrolledDevice(server, 'dashboard', 'service'))
+    const audience = unlessOver(await enrolledDevice(server, 'dashboard', 'service', { over }))
     listener = new Listener(audience)
     expect((await audience.subscribe('devices/+/telemetry/#')) === 1, 'the dashboard may not subscribe to telemetry')
     await inParallel(namesOf(devices), 4, async ({ id, profile }) => {
       over.throwIfAborted()
-      const device = unlessOver(await enrolledDevice(server, id, profile, { onCommand: answer }))
+      const device = unlessOver(await enrolledDevice(server, id, profile, { onCommand: answer, over }))
       const [name] = valuesOf(certificateOf(device.identity!.certificatePem).subject, 'CN')
       expect(name === id, `the certificate of ${id} is for ${name}`)
       fleet.push(new Member(device))
