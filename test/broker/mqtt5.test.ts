@@ -151,16 +151,20 @@ test('no-local keeps a client’s own messages from it, retain as published keep
 test('retain handling: always, only for a new subscription, never [MQTT-3.3.1-9] to [MQTT-3.3.1-11]', async () => {
   await service.publishAsync('shared/kept', 'kept', { qos: 1, retain: true })
   const { client } = await dial(await harness.device('handling-1'))
-  const counts: number[] = []
-  for (const retainHandling of [2, 1, 0, 1] as const) {
-    await subscribe(client, [subscription('shared/kept', { qos: 0, retainHandling })])
-    counts.push((await client.ping()).length)
-  }
+  const ask = (retainHandling: 0 | 1 | 2) =>
+    subscribe(client, [subscription('shared/kept', { qos: 0, retainHandling })])
+  // What is to come is waited for; what is not to come would stand before the next answer.
+  await ask(2)
+  await ask(1)
+  assert.equal((await client.ping()).length, 0)
+  await ask(0)
+  assert.equal(String((await message(client)).payload), 'kept')
+  await ask(1)
+  assert.equal((await client.ping()).length, 0)
   client.send({ type: 'unsubscribe', packetId: 9, filters: ['shared/kept'] })
   await client.expect('unsuback')
   await subscribe(client, [subscription('shared/kept', { qos: 0, retainHandling: 1 })])
   assert.equal(String((await message(client)).payload), 'kept')
-  assert.deepEqual(counts, [0, 0, counts[2], 0])
   await service.publishAsync('shared/kept', '', { qos: 1, retain: true })
 })
 

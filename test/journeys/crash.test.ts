@@ -72,13 +72,13 @@ suite('kill -9 at any moment', () => {
         if (outcome) revoked.add(id)
       }
     })()
-    for (let round = 0; round < 3; round++) {
+    // At least three crashes, and as many more as it takes to have something to look at on a busy machine.
+    for (let round = 0; round < 3 || issued.size < 4 || revoked.size < 2; round++) {
       await delay(250 + Math.random() * 250)
-      await live.crash('enroll')
+      if (round < 10) await live.crash('enroll')
     }
     running = false
     await enrolling
-    assert.ok(issued.size >= 4 && revoked.size >= 2, `${issued.size} issued, ${revoked.size} revoked`)
     // A revocation whose answer was lost may be committed; it is in force when the broker has the feed's head.
     await whenItAnswers(caughtUp)
     for (const [id, identity] of issued) {
