@@ -46,7 +46,7 @@ export class CertificateAuthority {
    */
   async issue(approval: Approval, request: CertificateRequest, context: IssueContext): Promise<Buffer> {
     if (isBeingRevoked(approval.device.doc.id)) {
-      throw new FleetError('unavailable', 'the device is being revoked at this moment')
+      throw new FleetError('device_revoked', 'the device is being revoked at this moment')
     }
     const reserved = await this.#reserve(approval, request, context)
     const { device, profile } = approval
