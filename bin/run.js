@@ -48,6 +48,8 @@ function named(folder, name, ending) {
   return fail(`which one? npm run ${script} -- ${known.map((entry) => entry.slice(0, -ending.length)).join(' | ')}`)
 }
 
+// The tests are many short processes that read the same sources: compiled once, they start in less time.
+process.env.NODE_COMPILE_CACHE ??= join(root, 'node_modules', '.cache', 'compile')
 const [script, ...args] = process.argv.slice(2)
 if (script === undefined || !Object.hasOwn(scripts, script))
   fail(`usage: node bin/run.js ${Object.keys(scripts).join(' | ')}`)

@@ -265,7 +265,11 @@ export function registrySuite(engine: string, createPlace: () => Promise<Place>)
       const receipts = await Promise.all(
         Array.from({ length: total }, (_, n) => registry.commit(creation(device(`d-${n}`)))),
       )
-      await read() // a wake that came while reading is a lost hint
+      // A wake that came while reading is a lost hint.
+      while (seen.length < total) {
+        await read()
+        await new Promise((next) => setImmediate(next))
+      }
       await complete
       stop()
       assert.deepEqual(
