@@ -240,11 +240,15 @@ export class MqttSession implements LinkEvents, Receiver {
   async #publishInTurn(packet: Publish, message: Message, mayBeKnown: boolean): Promise<void> {
     const { store, router } = this.#context
     const { clientId } = this.#connection
+    // A client that said goodbye meanwhile is served to the end; one that was cut off is not (trap T14).
+    if (this.#connection.cut) return
     if (mayBeKnown && (await store.incoming(clientId!, this.#epoch!, packet.packetId, 'has'))) {
       this.#acknowledge(packet, reason.success) // [MQTT-4.3.3-10]
       return
     }
+    if (this.#connection.cut) return
     if (packet.retain) await router.retain(message)
+    if (this.#connection.cut) return
     this.#answer(packet, router.route(message, this.#incomingOf(packet)))
   }
 

@@ -1,4 +1,4 @@
-import type { Queued, SessionStore } from './backends/session-store.ts'
+import type { Message, Queued, SessionStore } from './backends/session-store.ts'
 import type { Link } from './wire/link.ts'
 import { reason } from './wire/reason.ts'
 
@@ -166,4 +166,4 @@ export class SessionPump {
 type LinkMessage = Parameters<Link['deliver']>[0]
 
 /** A stored message is a link's message; only the type of its properties is wider. */
-export const linkMessage = (message: unknown): LinkMessage => message as LinkMessage
+export const linkMessage = (message: Message): LinkMessage => message as LinkMessage
