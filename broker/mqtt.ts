@@ -120,9 +120,8 @@ export class MqttService implements AsyncDisposable {
 
   /** Serves MQTT on a connection; it has `connectTimeoutMs` to get a CONNECT accepted. */
   serve(connection: Connection): void {
-    const { socket } = connection
     const events = new MqttSession(connection, this.#context)
-    connection.link = new Link({ socket, limits: this.#limits, events, clock: this.#context.clock })
+    connection.link = new Link({ socket: connection.stream, limits: this.#limits, events, clock: this.#context.clock })
   }
 
   /** Drops what is kept for a device that will not come back. */

@@ -1,6 +1,7 @@
 import { mkdirSync } from 'node:fs'
+import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
-import type { Configuration } from '../contract/configuration.ts'
+import { type Configuration, listenersOf } from '../contract/configuration.ts'
 import { joinAddress } from '../runtime/config.ts'
 import { reachableHost } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
@@ -13,9 +14,11 @@ import { Connection, Sessions } from './sessions.ts'
 import { BrokerStore } from './store.ts'
 import { FeedClient } from './trust/feed-client.ts'
 import { Snapshot, type SnapshotChange } from './trust/snapshot.ts'
+import { WebSocketEdge } from './websocket.ts'
 
 export type BrokerService = AsyncDisposable & {
-  endpoints: { mqtts: string }
+  /** URL of each listener by its name. */
+  endpoints: { mqtts: string; [listener: string]: string }
   feed: Pick<FeedClient, 'everLive' | 'connected' | 'untilLive' | 'sync'>
   sessions: Pick<Sessions, 'size' | 'findLive' | 'ofDevice'>
 }
@@ -75,25 +78,43 @@ export async function createBrokerService(options: {
     snapshot.anchors.length > 0 ? snapshot.anchors : credential.authorities
 
   const mqtt = await MqttService.start({ config, gate, sessions, area: store.sessions, clock, log })
-  const listener = await Listener.open({
-    listen: config.listen,
-    credential,
-    anchors: anchorsInForce(),
-    handshakeTimeoutMs: config.handshakeTimeoutMs,
-    maxConnections: config.maxConnections,
-    onPeer: (socket, evidence) => welcome(socket, evidence),
-    onRefused: (reason, message, remoteAddress) => gate.logRefusal({ reason, message }, { remoteAddress }),
-  }).catch(async (error: unknown) => {
+  const webSockets = new WebSocketEdge({
+    upgradeTimeoutMs: config.handshakeTimeoutMs,
+    maxMessageBytes: config.maxPacketBytes + config.maxConnectBytes,
+    maxBufferedBytes: config.maxBufferedBytes,
+  })
+  const streamOf = { mqtts: (socket: TLSSocket) => socket, wss: (socket: TLSSocket) => webSockets.open(socket) }
+  const listeners: Listener[] = []
+  const endpoints: Record<string, string> = {}
+  try {
+    for (const { name, transport, listen } of listenersOf(config)) {
+      const listener = await Listener.open({
+        listen,
+        credential,
+        anchors: anchorsInForce(),
+        handshakeTimeoutMs: config.handshakeTimeoutMs,
+        maxConnections: config.maxConnections,
+        onPeer: (socket, evidence) => welcome(socket, evidence, streamOf[transport]),
+        onRefused: (reason, message, remoteAddress) => gate.logRefusal({ reason, message }, { remoteAddress }),
+      })
+      listeners.push(listener)
+      const { host, port } = listener.address
+      endpoints[name] = `${transport}://${joinAddress(reachableHost(host), port)}${transport === 'wss' ? '/mqtt' : ''}`
+    }
+  } catch (error) {
+    await Promise.all(listeners.map((listener) => listener.stop()))
     await mqtt[Symbol.asyncDispose]()
     throw error
-  })
+  }
 
   const renewal = setInterval(() => {
     if (credentialStamp(credentialDir) === credential.stamp) return
     try {
       credential = readCredential(credentialDir, passphraseFile)
-      listener.renew(credential)
-      if (snapshot.anchors.length === 0) listener.trust(anchorsInForce())
+      for (const listener of listeners) {
+        listener.renew(credential)
+        if (snapshot.anchors.length === 0) listener.trust(anchorsInForce())
+      }
       log.info({ event: 'credential.renewed' }, 'new service certificate in use')
     } catch (err) {
       log.error({ event: 'credential.notRenewed', err }, 'new service certificate cannot be used')
@@ -101,7 +122,7 @@ export async function createBrokerService(options: {
   }, credentialPollMs)
   renewal.unref()
 
-  function welcome(socket: TLSSocket, evidence: PeerEvidence): void {
+  function welcome(socket: TLSSocket, evidence: PeerEvidence, streamOf: (socket: TLSSocket) => Duplex): void {
     const admission = admitHandshake(evidence)
     const remoteAddress = socket.remoteAddress ?? 'unknown'
     if (!admission.admitted) {
@@ -121,7 +142,7 @@ export async function createBrokerService(options: {
       )
       return
     }
-    const connection = new Connection(socket, evidence, certificate)
+    const connection = new Connection({ socket, stream: streamOf(socket), evidence, certificate })
     sessions.add(connection, deviceId)
     mqtt.serve(connection)
   }
@@ -132,20 +153,19 @@ export async function createBrokerService(options: {
       if (gate.isRevoked(id)) mqtt.forget(id)
     }
     if (change.replaced) void mqtt.forgetRevoked()
-    if (change.anchors) listener.trust(anchorsInForce())
+    if (change.anchors) for (const listener of listeners) listener.trust(anchorsInForce())
   }
 
-  stack.use(listener)
+  for (const listener of listeners) stack.use(listener)
   stack.use(mqtt)
   stack.defer(() => {
     clearInterval(renewal)
-    void listener.stop()
+    for (const listener of listeners) void listener.stop()
   })
   feed.start()
   const owned = stack.move()
-  const { host, port } = listener.address
   return {
-    endpoints: { mqtts: `mqtts://${joinAddress(reachableHost(host), port)}` },
+    endpoints: endpoints as BrokerService['endpoints'],
     feed,
     sessions,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

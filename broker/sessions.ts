@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import type { ProblemCode } from '../contract/problems.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
@@ -28,6 +29,8 @@ export type Receiver = {
 /** One TLS connection, from the end of its handshake to its end. */
 export class Connection {
   readonly socket: TLSSocket
+  /** MQTT bytes: the socket itself, or what is inside its WebSocket. */
+  readonly stream: Duplex
   readonly evidence: PeerEvidence
   readonly certificate: CertificateFacts
   readonly remoteAddress: string
@@ -50,8 +53,10 @@ export class Connection {
   /** Ends all of it, the MQTT core's part and the will included; set by whoever serves MQTT on it. */
   finished: Promise<void> = Promise.resolve()
 
-  constructor(socket: TLSSocket, evidence: PeerEvidence, certificate: CertificateFacts) {
+  constructor(input: { socket: TLSSocket; stream: Duplex; evidence: PeerEvidence; certificate: CertificateFacts }) {
+    const { socket, stream, evidence, certificate } = input
     this.socket = socket
+    this.stream = stream
     this.evidence = evidence
     this.certificate = certificate
     this.remoteAddress = socket.remoteAddress ?? 'unknown'

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Configuration } from '../contract/configuration.ts'
+import { type Configuration, listenersOf } from '../contract/configuration.ts'
 import { joinAddress, splitAddress } from '../runtime/config.ts'
 import { type Endpoints, removeEndpoints, writeEndpoints } from '../runtime/endpoints.ts'
 import { FleetError, isFleetError } from '../runtime/errors.ts'
@@ -14,7 +14,7 @@ export type GatewayOptions = {
   /** The file that `config` was read from; the children read it again. */
   configFile: string | undefined
   dataDir: string
-  /** `auto` takes free ports for every listener, whatever the configuration says. */
+  /** `auto` takes free ports whatever the configuration says, but for what stands in `broker.listeners`. */
   ports: 'configured' | 'auto'
   /** What the children inherit; settings of the supervisor's own go over it. */
   env: NodeJS.ProcessEnv
@@ -76,7 +76,12 @@ export async function startGateway(options: GatewayOptions, signal?: AbortSignal
       'enroll.est': est,
       'enroll.admin': admin,
       'enroll.feed': feed,
-      'broker.listen': config.broker.listen,
+      ...Object.fromEntries(
+        listenersOf(config.broker).map(({ name, listen }) => [
+          name === 'mqtts' ? 'broker.listen' : `broker.listeners ${name}`,
+          listen,
+        ]),
+      ),
     }
     await checkPorts(listeners).catch(async (error: unknown) => {
       // The gateway of this very folder holds them: no other port would help.
@@ -137,13 +142,15 @@ export async function startGateway(options: GatewayOptions, signal?: AbortSignal
       feed: portOf(feed),
     }
     signal?.throwIfAborted()
-    const mqtts = told(await broker.start(), 'broker', 'mqtts')
+    const ofBroker = await broker.start()
+    const mqtts = told(ofBroker, 'broker', 'mqtts')
     ports = { ...ports, mqtts: portOf(mqtts) }
     signal?.throwIfAborted()
     const passphraseFile = config.keys.passphraseFile
     const endpoints: Endpoints = {
       est: told(ofEnroll, 'enroll', 'est'),
       mqtts,
+      listeners: ofBroker,
       admin: told(ofEnroll, 'enroll', 'admin'),
       rootFingerprint: told(ofEnroll, 'enroll', 'rootFingerprint'),
       rootCertificate: resolve(told(ofEnroll, 'enroll', 'rootCertificate')),

@@ -17,6 +17,30 @@ const profile = z.strictObject({
   organization: z.string().min(1).max(64).optional().describe('O of the subject'),
 })
 
+const listener = z.strictObject({
+  name: z
+    .string()
+    .regex(/^[a-z][a-z0-9-]{0,31}$/)
+    .describe('Unique; in logs and endpoints. `mqtts` is the listener at broker.listen'),
+  transport: z
+    .enum(['mqtts', 'wss'])
+    .default('mqtts')
+    .describe('MQTT over TLS, or over WebSocket over TLS at the path /mqtt'),
+  listen: address.optional().describe('host:port; for the listener mqtts it is broker.listen'),
+})
+export type ListenerConfiguration = z.output<typeof listener>
+
+const listeners = z.array(listener).superRefine((rows, context) => {
+  const fault = (at: number, key: string, message: string): void =>
+    context.addIssue({ code: 'custom', path: [at, key], message })
+  for (const [at, { name, transport, listen }] of rows.entries()) {
+    if (rows.findIndex((row) => row.name === name) < at) fault(at, 'name', `${name} stands twice`)
+    if (name !== 'mqtts' && listen === undefined) fault(at, 'listen', 'host:port is wanted, for example 0.0.0.0:8884')
+    if (name === 'mqtts' && listen !== undefined) fault(at, 'listen', 'the listener mqtts is at broker.listen')
+    if (name === 'mqtts' && transport !== 'mqtts') fault(at, 'transport', 'the listener mqtts speaks MQTT over TLS')
+  }
+})
+
 export const configuration = z.strictObject({
   data: z.string().default('./data').describe('Folder for keys, registry and state; --data overrides it'),
   names: z
@@ -105,9 +129,22 @@ export const configuration = z.strictObject({
         .default(8_388_608)
         .describe('Kept for one device: half for messages that wait for it, half for those it has retained'),
       maxRetainedPerDevice: z.int().min(1).default(1_000).describe('Retained messages owned by one device'),
+      listeners: listeners
+        .default([])
+        .describe('Listeners beside the one at broker.listen; an entry named mqtts says more about that one'),
     })
     .prefault({}),
 })
 
 export type Configuration = z.output<typeof configuration>
+
+/** Every listener of a broker with its address, first the one at `broker.listen`. */
+export function listenersOf({
+  listen,
+  listeners,
+}: Configuration['broker']): (ListenerConfiguration & { listen: string })[] {
+  const first = listeners.find(({ name }) => name === 'mqtts') ?? listener.parse({ name: 'mqtts' })
+  const others = listeners.filter((row) => row !== first)
+  return [first, ...others].map((row) => ({ ...row, listen: row.listen ?? listen }))
+}
 export type ProfileConfiguration = z.output<typeof profile>

@@ -100,12 +100,13 @@ function rows(node: Node, path: string[]): string[] {
   if (node.properties) return Object.entries(node.properties).flatMap(([key, child]) => rows(child, [...path, key]))
   const open = typeof node.additionalProperties === 'object' ? node.additionalProperties : undefined
   const own = `| \`${path.join('.')}\` | ${variableOf(path)} | ${defaultOf(node)} | ${rangeOf(node)} | ${node.description ?? ''} |`
+  if (node.items?.properties) return [own, ...rows(node.items, [...path.slice(0, -1), `${path.at(-1)}[]`])]
   return [own, ...(open ? rows(open, [...path, 'NAME']) : [])]
 }
 
 function variableOf(path: string[]): string {
-  // Keys that the operator chooses have no variable: capitals could not tell them apart.
-  if (path[0] === 'profiles') return 'file only'
+  // Keys that the operator chooses have no variable: capitals could not tell them apart. Nor have lists of objects.
+  if (path[0] === 'profiles' || path[1]?.startsWith('listeners')) return 'file only'
   return `\`FLEETGATE_${path.map((key) => key.replaceAll(/[A-Z]/g, '_$&').toUpperCase()).join('__')}\``
 }
 

@@ -8,6 +8,7 @@ import { writeFileAtomic } from './files.ts'
 const endpoints = z.object({
   est: z.url(),
   mqtts: z.url(),
+  listeners: z.record(z.string(), z.url()).optional().describe('Of the broker, by name'),
   admin: z.url(),
   rootFingerprint: z.string().describe('SHA-256 of the root certificate, hex'),
   rootCertificate: z.string(),

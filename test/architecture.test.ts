@@ -86,6 +86,7 @@ const packages: Record<string, { in: string[]; for: string }> = {
     in: ['contract', 'runtime', 'enroll/admin', 'broker/trust/snapshot.ts', 'cli/admin-client.ts'],
     for: 'schemas at the borders',
   },
+  ws: { in: ['broker/websocket.ts'], for: 'MQTT over WebSocket' },
   fastify: { in: ['enroll/admin'], for: 'the admin API' },
   mqtt: { in: ['device-sim/device.ts'], for: 'MQTT as a device speaks it' },
   commander: { in: ['cli'], for: 'the command line' },

@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream'
+import { isFleetError } from '../../runtime/errors.ts'
 import { decode, encode } from './codec.ts'
 import { FrameReader } from './frames.ts'
 import { silenceMs, Watchdog } from './keep-alive.ts'
@@ -82,7 +83,7 @@ export class Link {
     this.#writer = new LinkWriter(socket, () => this.#offerRoom())
     this.#watchdog.start(limits.connectTimeoutMs)
     socket.on('data', this.#ingest)
-    socket.on('error', (error) => this.#lost(error.message))
+    socket.on('error', (error) => this.#lost(error))
     socket.on('end', () => this.#lost())
     socket.on('close', () => {
       clearTimeout(this.#linger)
@@ -415,8 +416,10 @@ export class Link {
     process.nextTick(() => this.#events.closed(end))
   }
 
-  #lost(sentence = ''): void {
-    this.#close({ code: 'connection_lost', reason: reason.unspecifiedError, sentence })
+  /** @param error of the stream; it may name a problem of its own */
+  #lost(error?: Error): void {
+    const code = isFleetError(error) ? error.code : 'connection_lost'
+    this.#close({ code, reason: reason.unspecifiedError, sentence: error?.message ?? '' })
   }
 
   #silent(): void {

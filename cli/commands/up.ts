@@ -62,8 +62,11 @@ function told(event: ServiceEvent, colour: boolean): string {
   if (event.kind === 'ended') {
     return `${styled('red', '✘', colour)} ${name} ended unexpectedly (${event.how}); starting it again in ${event.restartInMs} ms\n`
   }
-  const { est, admin, mqtts } = event.endpoints
-  const where = [est && `EST ${est}`, admin && `admin ${admin}`, mqtts && `MQTT ${mqtts}`].filter(Boolean).join('  ')
+  const { est, admin } = event.endpoints
+  const listeners = event.name === 'broker' ? Object.values(event.endpoints) : []
+  const where = [est && `EST ${est}`, admin && `admin ${admin}`, ...listeners.map((url) => `MQTT ${url}`)]
+    .filter(Boolean)
+    .join('  ')
   return `${styled('green', '✔', colour)} ${name} is ${event.again ? 'back' : 'ready'} after ${milliseconds(event.ms)}  ${where}\n`
 }
 

@@ -29,6 +29,7 @@ test('endpoints.json tells addresses and paths once both are ready and is gone a
   assert.deepEqual(Object.keys(told), [
     'est',
     'mqtts',
+    'listeners',
     'admin',
     'rootFingerprint',
     'rootCertificate',

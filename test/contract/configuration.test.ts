@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { configuration } from '../../contract/configuration.ts'
+import { configuration, listenersOf } from '../../contract/configuration.ts'
 
 const refuses = (change: object, fault: RegExp): void =>
   assert.match(
@@ -38,4 +38,30 @@ test('an unknown key and a value out of range are refused', () => {
   refuses({ profiles: { sensor: { validityDays: 4000 } } }, /<=3650/)
   refuses({ log: { level: 'loud' } }, /"debug"\|"info"/)
   refuses({ broker: { id: '../x' } }, /./)
+})
+
+const faultsOf = (broker: object): string[] =>
+  configuration.safeParse({ broker }).error?.issues.map(({ path, message }) => `${path.join('.')}: ${message}`) ?? []
+
+test('without listeners there is one, mqtts at broker.listen; others stand beside it, and an entry of its name is it', () => {
+  const addresses = (broker: object): string[] =>
+    listenersOf(configuration.parse({ broker }).broker).map((row) => `${row.name} ${row.transport} ${row.listen}`)
+  assert.deepEqual(addresses({ listen: '0.0.0.0:1' }), ['mqtts mqtts 0.0.0.0:1'])
+  const web = { name: 'web', transport: 'wss', listen: '0.0.0.0:2' }
+  assert.deepEqual(addresses({ listen: '0.0.0.0:1', listeners: [web, { name: 'mqtts' }] }), [
+    'mqtts mqtts 0.0.0.0:1',
+    'web wss 0.0.0.0:2',
+  ])
+})
+
+test('a listener needs a name of its own and an address', () => {
+  assert.deepEqual(faultsOf({ listeners: [{ name: 'web' }] }), [
+    'broker.listeners.0.listen: host:port is wanted, for example 0.0.0.0:8884',
+  ])
+  assert.deepEqual(faultsOf({ listeners: [{ name: 'mqtts', listen: '0.0.0.0:1', transport: 'wss' }] }), [
+    'broker.listeners.0.listen: the listener mqtts is at broker.listen',
+    'broker.listeners.0.transport: the listener mqtts speaks MQTT over TLS',
+  ])
+  const web = { name: 'web', listen: '0.0.0.0:2' }
+  assert.deepEqual(faultsOf({ listeners: [web, web] }), ['broker.listeners.1.name: web stands twice'])
 })

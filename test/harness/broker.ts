@@ -204,8 +204,12 @@ export class BrokerHarness implements AsyncDisposable {
   }
 
   dial(device: TestCertificate | undefined, options: IClientOptions): MqttClient {
+    return this.dialUrl(`mqtts://127.0.0.1:${this.port}`, device, options)
+  }
+
+  dialUrl(url: string, device: TestCertificate | undefined, options: IClientOptions): MqttClient {
     const { host, port, ...tls } = this.tlsOptions(device)
-    const client = connectMqtt(`mqtts://${host}:${port}`, {
+    const client = connectMqtt(url, {
       ...(tls as IClientOptions),
       protocolVersion: 4,
       reconnectPeriod: 0,
