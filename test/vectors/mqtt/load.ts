@@ -1,10 +1,10 @@
-/** Byte vectors for MQTT 3.1, 3.1.1 and 5, for the codec and for a real socket. `format` in each file says what means what. */
+/** Octets of MQTT 3.1, 3.1.1 and 5: single packets and dialogues. `format` in each file says what means what. */
 import { globSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import type { Packet, Version } from '../../../broker/wire/packet.ts'
 import type { ReasonName } from '../../../broker/wire/reason.ts'
 
-export type Answer = 'close' | 'pingresp' | { connack: number; version: 4 | 5 | 3 } | { disconnect: number }
+export type Answer = string | { connack: number; version: Version } | { disconnect: number }
 export type MqttVector = {
   name: string
   version: Version
@@ -19,9 +19,19 @@ const octets = new Set(['payload', 'password', 'correlationData', 'authenticatio
 const revive = (key: string, value: unknown): unknown =>
   typeof value === 'string' && octets.has(key) ? Buffer.from(value, 'hex') : value
 
+export type Step = { packet?: string } & (
+  | { client: string; send: string }
+  | { client: string; expect: string | string[] }
+  | { client: string; drop: true }
+  | { later: number }
+)
+export type Dialogue = { name: string; clause: string; steps: Step[] }
+
+const filesOf = (pattern: string): string[] => globSync(pattern, { cwd: import.meta.dirname }).sort()
+
 /** Vectors by file name without its ending. */
 export function mqttVectors(): Map<string, MqttVector[]> {
-  const files = globSync('*.json', { cwd: import.meta.dirname }).sort()
+  const files = filesOf('*.json').filter((file) => !file.startsWith('dialogue'))
   return new Map(
     files.map((file) => {
       const { cases } = JSON.parse(readFileSync(join(import.meta.dirname, file), 'utf8'), revive)
@@ -34,5 +44,15 @@ export function mqttVectors(): Map<string, MqttVector[]> {
         })),
       ]
     }),
+  )
+}
+
+/** Dialogues by file name without its ending. */
+export function mqttDialogues(): Map<string, Dialogue[]> {
+  return new Map(
+    filesOf('dialogue*.json').map((file) => [
+      basename(file, '.json'),
+      JSON.parse(readFileSync(join(import.meta.dirname, file), 'utf8')).cases,
+    ]),
   )
 }
