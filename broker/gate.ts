@@ -5,7 +5,7 @@ import { LogLimit } from '../runtime/log-limit.ts'
 import { type Admission, admitConnect, type ConnectFacts, type Refusal, standingOf } from './admission.ts'
 import { deviceOf } from './backends/session-store.ts'
 import { compilePolicy, type Matcher } from './policy.ts'
-import { principalOf } from './principal.ts'
+import { factsOfRecord, principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import type { FeedClient } from './trust/feed-client.ts'
 import type { Snapshot, SnapshotChange } from './trust/snapshot.ts'
@@ -106,14 +106,7 @@ export class Gate {
     if (device?.status !== 'active' || isRefused) return compilePolicy({ policies: [] }, {})
     const facts =
       certificate === undefined
-        ? {
-            'device.id': [deviceId],
-            'device.profile': [device.profile],
-            'device.group': device.groups,
-            'client.id': [clientId],
-            profile: [device.profile],
-            group: device.groups,
-          }
+        ? factsOfRecord({ deviceId, device, clientId })
         : principalOf({ certificate, deviceId, device, clientId }).facts
     return compilePolicy(snapshot.policy.document, facts)
   }

@@ -1,10 +1,5 @@
-import {
-  expandPattern,
-  type PolicyAction,
-  type PolicyDocument,
-  type PrincipalFacts,
-  statementApplies,
-} from '../contract/policy-document.ts'
+import { expandPattern, type PolicyAction, type PolicyDocument, statementApplies } from '../contract/policy-document.ts'
+import type { PrincipalFacts } from '../contract/principal-facts.ts'
 import { filterCovers, isTopicFilter, isTopicName, topicMatches } from '../contract/topics.ts'
 
 /** `statement` is the name of the one that decided; without it nothing spoke for the topic. */

@@ -1,7 +1,8 @@
 import type { DeviceId, Fingerprint, SerialNumber } from '../contract/ids.ts'
-import type { PrincipalFacts } from '../contract/policy-document.ts'
+import { factsOfClient, factsOfDevice, type PrincipalFacts } from '../contract/principal-facts.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
 import { valuesOf } from '../pki/names.ts'
+import { factsOfCertificate } from '../pki/principal-facts.ts'
 import type { DeviceState } from './store.ts'
 
 /** The authenticated identity behind a connection. */
@@ -17,10 +18,7 @@ export type Principal = {
   facts: PrincipalFacts
 }
 
-/**
- * Who a certificate is, by the registry's record of it. Names of the certificate itself reach `facts` only as values of
- * walked RDNs: printed names join and escape in ways that let different DER look alike.
- */
+/** Who is behind a connection: the registry's record, what the certificate says beside it, and what was verified. */
 export function principalOf(input: {
   certificate: CertificateFacts
   deviceId: DeviceId
@@ -28,27 +26,33 @@ export function principalOf(input: {
   clientId: string
 }): Principal {
   const { certificate, deviceId, device, clientId } = input
-  const issuers = valuesOf(certificate.issuer, 'CN')
   return {
     deviceId,
     profile: device.profile,
     groups: device.groups,
     serial: certificate.serial,
     fingerprint: certificate.fingerprint,
-    issuer: issuers[0] ?? '',
+    issuer: valuesOf(certificate.issuer, 'CN')[0] ?? '',
     notAfter: certificate.notAfter,
     facts: {
-      'device.id': [deviceId],
-      'device.profile': [device.profile],
-      'device.group': device.groups,
-      'client.id': [clientId],
-      profile: [device.profile],
-      group: device.groups,
-      'subject.CN': valuesOf(certificate.subject, 'CN'),
-      'subject.OU': valuesOf(certificate.subject, 'OU'),
-      'subject.O': valuesOf(certificate.subject, 'O'),
-      'san.uri': certificate.subjectAltName.uris,
-      issuer: issuers,
+      ...factsOfCertificate(certificate),
+      // Nobody but who holds a valid certificate of our own CA gets as far as this.
+      'issuer.label': ['fleetgate'],
+      'verify.state': ['valid'],
+      ...factsOfRecord({ deviceId, device, clientId }),
     },
   }
+}
+
+/** What is known of a client whose certificate is not. */
+export function factsOfRecord({
+  deviceId,
+  device,
+  clientId,
+}: {
+  deviceId: string
+  device: DeviceState
+  clientId: string
+}): PrincipalFacts {
+  return { ...factsOfDevice({ id: deviceId, ...device }), ...factsOfClient(clientId) }
 }

@@ -1,9 +1,16 @@
 import { Level } from 'level'
+import type { DeviceAttributes } from '../contract/device-attributes.ts'
 import type { Cursor, DeviceStatus } from '../contract/feed.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import { FleetError } from '../runtime/errors.ts'
 
-export type DeviceState = { profile: string; groups: string[]; status: DeviceStatus }
+export type DeviceState = {
+  profile: string
+  groups: string[]
+  /** Missing where the device has none, or was last heard of before there were any. */
+  attributes?: DeviceAttributes
+  status: DeviceStatus
+}
 export type CertificateState = {
   serial: string
   deviceId: string

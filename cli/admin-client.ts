@@ -6,6 +6,7 @@ import {
   type AuditPage,
   auditPage,
   type CertificateView,
+  type ChangeDevice,
   type CreateDevice,
   type CreateToken,
   certificateView,
@@ -36,7 +37,7 @@ const pageSize = 1_000
 
 type Query = Record<string, string | number | undefined>
 type Call = {
-  method: 'GET' | 'POST' | 'PUT' | 'DELETE'
+  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   path: string
   query?: Query
   body?: unknown
@@ -95,6 +96,10 @@ export class AdminClient implements Disposable {
 
   getDevice(id: string): Promise<DeviceView> {
     return this.#call(deviceView, { method: 'GET', path: `/v1/devices/${encodeURIComponent(id)}` })
+  }
+
+  changeDevice(id: string, body: ChangeDevice): Promise<DeviceView> {
+    return this.#call(deviceView, { method: 'PATCH', path: `/v1/devices/${encodeURIComponent(id)}`, body })
   }
 
   /** @param waitMs how long the gateway waits for its brokers to confirm, 0 for not at all */

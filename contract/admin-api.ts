@@ -9,6 +9,7 @@
  * | POST /v1/devices              | createDevice            | deviceView (201)           |
  * | GET  /v1/devices              | listDevices             | page of deviceView         |
  * | GET  /v1/devices/:id          |                         | deviceView                 |
+ * | PATCH /v1/devices/:id         | changeDevice            | deviceView                 |
  * | POST /v1/devices/:id/revoke   | revokeDevice            | revocationReceipt          |
  * | POST /v1/tokens               | createToken             | tokenView (201)            |
  * | GET  /v1/certificates         | listCertificates        | page of certificateView    |
@@ -20,6 +21,7 @@
  * A write may carry `Idempotency-Key` (8 to 64 letters, digits, `-`): the same key has one effect and one answer.
  */
 import { z } from 'zod'
+import { attributeChanges, deviceAttributes } from './device-attributes.ts'
 import { isDeviceId, isGroupName, isProfileName, isSerialNumber, nameRule, revocationReasons } from './ids.ts'
 import { policyDocument } from './policy-document.ts'
 
@@ -40,6 +42,10 @@ export const createDevice = z.strictObject({
   id: deviceId,
   profile: profileName,
   groups: z.array(groupName).max(16).default([]),
+  attributes: deviceAttributes.optional().describe('For policies to look at; of no other meaning'),
+})
+export const changeDevice = z.strictObject({
+  attributes: attributeChanges.describe('Sets those with a text, takes away those with null, leaves the others'),
 })
 export const listDevices = z.strictObject({
   group: groupName.optional(),
@@ -75,6 +81,7 @@ export const deviceView = z.object({
   id: z.string(),
   profile: z.string(),
   groups: z.array(z.string()),
+  attributes: z.record(z.string(), z.string()).optional(),
   status: z.enum(['active', 'revoked']),
   createdAt: z.string(),
   revokedAt: z.string().optional(),
@@ -146,6 +153,7 @@ export const statusView = z.object({
 export const pageOf = <T extends z.ZodType>(item: T) => z.object({ items: z.array(item), next: z.string().optional() })
 
 export type CreateDevice = z.input<typeof createDevice>
+export type ChangeDevice = z.input<typeof changeDevice>
 export type CreateToken = z.input<typeof createToken>
 export type DeviceView = z.output<typeof deviceView>
 export type TokenView = z.output<typeof tokenView>

@@ -4,6 +4,7 @@
  * broker -> enroll  hello (who, cursor), then `applied` after each batch it has put in force, `ping` to ask for the head
  * enroll -> broker  `reset` when the cursor is not of this feed, events in order, `live` once the head is reached, `pong`
  */
+import type { DeviceAttributes } from './device-attributes.ts'
 import type { PolicyDocument } from './policy-document.ts'
 
 export type DeviceStatus = 'active' | 'revoked'
@@ -12,7 +13,13 @@ export type DeviceStatus = 'active' | 'revoked'
 export type FeedData = {
   'trust.changed': { anchors: string[] } // PEM of every CA certificate that may stand in a device's chain
   'policy.changed': { version: number; document: PolicyDocument }
-  'device.changed': { id: string; profile: string; groups: string[]; status: DeviceStatus }
+  'device.changed': {
+    id: string
+    profile: string
+    groups: string[]
+    attributes?: DeviceAttributes
+    status: DeviceStatus
+  }
   'certificate.issued': { serial: string; fingerprint: string; deviceId: string; notAfter: string }
   'certificate.revoked': { serial: string; fingerprint: string; deviceId: string; reason: string }
 }

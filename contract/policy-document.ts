@@ -6,40 +6,20 @@
  * whose value could change the pattern's shape makes that pattern match nothing.
  */
 import { z } from 'zod'
+import {
+  factNameOf,
+  isMatchName,
+  isVariable,
+  type MatchName,
+  type PrincipalFacts,
+  unknownName,
+  unknownVariable,
+} from './principal-facts.ts'
 import { isTopicFilter } from './topics.ts'
-
-/** What `match` may look at. Values come from the registry record or the certificate's walked RDNs. */
-export const matchKeys = [
-  'device.id',
-  'group',
-  'profile',
-  'subject.CN',
-  'subject.OU',
-  'subject.O',
-  'san.uri',
-  'issuer',
-] as const
-export type MatchKey = (typeof matchKeys)[number]
-
-/** What `${...}` may name in a topic pattern. */
-export const variables = [
-  'device.id',
-  'device.group',
-  'device.profile',
-  'subject.CN',
-  'subject.OU',
-  'subject.O',
-  'client.id',
-] as const
-export type Variable = (typeof variables)[number]
-
-/** A principal's values: several where the certificate or the record has several (groups, OUs). */
-export type PrincipalFacts = { readonly [K in MatchKey | Variable]?: readonly string[] }
 
 const placeholder = /\$\{([^}]*)\}/g
 /** A pattern stands for one filter per combination of its variables' values, so their number is bounded. */
 const maxVariables = 4
-const isVariable = (name: string): name is Variable => (variables as readonly string[]).includes(name)
 
 const pattern = z
   .string()
@@ -49,7 +29,7 @@ const pattern = z
     const found = [...text.matchAll(placeholder)]
     for (const [whole, name] of found) {
       if (!isVariable(name!)) {
-        context.addIssue({ code: 'custom', message: `unknown variable ${whole}; known: ${variables.join(', ')}` })
+        context.addIssue({ code: 'custom', message: unknownVariable(whole) })
       }
     }
     if (found.length > maxVariables) {
@@ -74,16 +54,23 @@ const topics = z.strictObject({
   subscribe: z.array(pattern).optional().describe('Topic filters: they and narrower ones may be subscribed to'),
 })
 
+/** A record would pass over `__proto__`, and a condition that is passed over is one that everybody meets. */
+const match = z
+  .custom<{ [N in MatchName]?: string | string[] }>(
+    (input) => typeof input === 'object' && input !== null && !Array.isArray(input),
+    'names with the values that are wanted',
+  )
+  .superRefine((input, context) => {
+    for (const name of Object.keys(input)) {
+      if (!isMatchName(name)) context.addIssue({ code: 'custom', path: [name], message: unknownName(name) })
+    }
+  })
+  .pipe(z.record(z.string(), oneOrMore))
+
 const statement = z.strictObject({
   name: z.string().min(1).max(100).describe('Shown in logs when the statement decided'),
-  match: z
-    .strictObject(
-      Object.fromEntries(matchKeys.map((key) => [key, oneOrMore.optional()])) as Record<
-        MatchKey,
-        z.ZodOptional<typeof oneOrMore>
-      >,
-    )
-    .default({})
+  match: match
+    .prefault({})
     .describe('Whom it is for; each key must hold, `*` in a value stands for any run of characters; empty: everybody'),
   allow: topics.default({}).describe('What is allowed'),
   deny: topics.default({}).describe('What is denied, whatever another statement allows'),
@@ -129,10 +116,8 @@ policies:
 
 /** @returns whether `statement` is for a principal with these facts */
 export function statementApplies(statement: PolicyStatement, facts: PrincipalFacts): boolean {
-  return matchKeys.every((key) => {
-    const wanted = statement.match[key]
-    if (wanted === undefined) return true
-    const values = facts[key] ?? []
+  return Object.entries(statement.match).every(([key, wanted]) => {
+    const values = facts[factNameOf(key)] ?? []
     return wanted.some((glob) => values.some((value) => globMatches(glob, value)))
   })
 }

@@ -1,5 +1,6 @@
 import { X509Certificate } from 'node:crypto'
 import { z } from 'zod'
+import { deviceAttributes } from '../../contract/device-attributes.ts'
 import { type Cursor, type FeedEvent, startCursor } from '../../contract/feed.ts'
 import { isDeviceId, isFingerprint, isGroupName, isProfileName, isSerialNumber } from '../../contract/ids.ts'
 import { policyDocument } from '../../contract/policy-document.ts'
@@ -46,6 +47,7 @@ const fact = z.discriminatedUnion('type', [
       id: deviceId,
       profile: z.string().refine(isProfileName),
       groups: z.array(z.string().refine(isGroupName)),
+      attributes: deviceAttributes.optional(),
       status: z.enum(['active', 'revoked']),
     }),
   }),
@@ -213,9 +215,11 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
     case 'policy.changed':
       update.policy = data
       return
-    case 'device.changed':
-      update.devices.set(data.id, { profile: data.profile, groups: data.groups, status: data.status })
+    case 'device.changed': {
+      const { id, profile, groups, attributes, status } = data
+      update.devices.set(id, { profile, groups, status, ...(attributes === undefined ? {} : { attributes }) })
       return
+    }
     case 'certificate.issued': {
       const { serial, deviceId, notAfter } = data
       update.certificates.set(data.fingerprint, { serial, deviceId, notAfter, status: 'issued' })

@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander'
-import type { DeviceView, RevocationReceipt } from '../../contract/admin-api.ts'
+import type { ChangeDevice, DeviceView, RevocationReceipt } from '../../contract/admin-api.ts'
+import { attributePairs } from '../../contract/device-attributes.ts'
 import { type RevocationReason, revocationReasons } from '../../contract/ids.ts'
 import { commandLine } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -7,7 +8,10 @@ import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, milliseconds, table } from '../output.ts'
 import {
+  type Attributes,
   ask,
+  attribute,
+  attributeNames,
   type Common,
   deviceId,
   duration,
@@ -21,6 +25,13 @@ import {
 
 const maxWaitMs = 60_000
 
+const newDevice = (id: string, options: { profile: string; group?: string[]; attribute?: Attributes }) => ({
+  id,
+  profile: options.profile,
+  groups: options.group ?? [],
+  ...(options.attribute && { attributes: options.attribute }),
+})
+
 export function addDevice(program: Command, io: Io): void {
   const device = program.command('device').description('devices in the registry')
 
@@ -29,14 +40,25 @@ export function addDevice(program: Command, io: Io): void {
     .argument('<id>', 'device id', deviceId)
     .requiredOption('--profile <name>', 'certificate profile (required)', profileName)
     .option('--group <name>', 'group it belongs to (may be repeated)', groupNames)
-    .action((id: string, options: Common & { profile: string; group?: string[] }) =>
-      ask(
-        io,
-        options,
-        (client) => client.createDevice({ id, profile: options.profile, groups: options.group ?? [] }),
-        details,
-      ),
+    .option('--attribute <name=value>', 'noted about it, for policies to look at (may be repeated)', attribute)
+    .action((id: string, options: Common & { profile: string; group?: string[]; attribute?: Attributes }) =>
+      ask(io, options, (client) => client.createDevice(newDevice(id, options)), details),
     )
+
+  examples(withCommon(device.command('set')), 'device set cam-1 --attribute site=berlin --unset floor')
+    .description('change what is noted about a device; policies see it at once, also on open sessions')
+    .argument('<id>', 'device id', deviceId)
+    .option('--attribute <name=value>', 'set this one (may be repeated)', attribute)
+    .option('--unset <name>', 'take this one away (may be repeated)', attributeNames)
+    .action((id: string, options: Common & { attribute?: Attributes; unset?: string[] }, command: Command) => {
+      const { attribute: set, unset = [] } = options
+      if (set === undefined && unset.length === 0) command.error('error: nothing to set; give --attribute or --unset')
+      const attributes: ChangeDevice['attributes'] = {
+        ...set,
+        ...Object.fromEntries(unset.map((name) => [name, null])),
+      }
+      return ask(io, options, (client) => client.changeDevice(id, { attributes }), details)
+    })
 
   examples(withCommon(device.command('ls')), 'device ls', 'device ls --profile camera --status revoked -o json')
     .description('list devices')
@@ -111,6 +133,7 @@ export function addDevice(program: Command, io: Io): void {
         ['id', view.id],
         ['profile', view.profile],
         ['groups', view.groups.join(', ')],
+        ['attributes', attributePairs(view.attributes ?? {}).join(', ')],
         ['status', view.status],
         ['created', view.createdAt],
         ['certificate', view.currentSerial],

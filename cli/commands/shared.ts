@@ -1,6 +1,12 @@
 import { existsSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import {
+  attributeNameRule,
+  attributeValueRule,
+  isAttributeName,
+  isAttributeValue,
+} from '../../contract/device-attributes.ts'
+import {
   type DeviceId,
   type GroupName,
   isDeviceId,
@@ -82,6 +88,26 @@ export function groupName(text: string): GroupName {
 export const groupNames = (text: string, before: GroupName[] | undefined): GroupName[] => [
   ...(before ?? []),
   groupName(text),
+]
+
+export type Attributes = Record<string, string>
+
+/** `NAME=VALUE`, for an option that may be given several times. */
+export function attribute(text: string, before: Attributes | undefined): Attributes {
+  const [, name = '', value = ''] = /^([^=]*)=(.*)$/su.exec(text) ?? []
+  if (!isAttributeValue(value)) throw new InvalidArgumentError(`Give NAME=VALUE; a value is ${attributeValueRule}.`)
+  return { ...before, [attributeName(name)]: value }
+}
+
+function attributeName(text: string): string {
+  if (!isAttributeName(text)) throw new InvalidArgumentError(`The name of an attribute is ${attributeNameRule}.`)
+  return text
+}
+
+/** For an option that may be given several times. */
+export const attributeNames = (text: string, before: string[] | undefined): string[] => [
+  ...(before ?? []),
+  attributeName(text),
 ]
 
 export function profileName(text: string): ProfileName {

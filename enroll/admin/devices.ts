@@ -1,4 +1,5 @@
 import {
+  changeDevice,
   createDevice,
   type DeviceView,
   deviceId,
@@ -8,6 +9,7 @@ import {
 import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { revokeDevice } from '../ca/revocation.ts'
+import { setAttributes } from '../ra/device-attributes.ts'
 import { createDevice as create } from '../ra/enrollment-tokens.ts'
 import { type DeviceRecord, getDevice, listDevices } from '../registry/devices.ts'
 import { route } from './route.ts'
@@ -36,6 +38,13 @@ export const deviceRoutes = [
     method: 'GET',
     path: '/v1/devices/:id',
     handle: async ({ params }, { registry }) => show((await getDevice(registry, requireId(params.id))).doc),
+  }),
+  route({
+    method: 'PATCH',
+    path: '/v1/devices/:id',
+    body: changeDevice,
+    handle: async ({ params, body, asked }, { registry }) =>
+      show(await setAttributes(registry, { id: requireId(params.id), changes: body.attributes }, asked)),
   }),
   route({
     method: 'POST',

@@ -17,7 +17,7 @@ export type AdminContext = {
 
 /** One row of the table: what it takes, and what it answers. */
 export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodType> = {
-  method: 'GET' | 'POST' | 'PUT' | 'DELETE'
+  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   path: string
   status?: number
   query?: Q

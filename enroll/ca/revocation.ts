@@ -2,7 +2,7 @@ import type { FeedFact } from '../../contract/feed.ts'
 import type { DeviceId, RevocationReason } from '../../contract/ids.ts'
 import type { Asked } from '../registry/asked.ts'
 import { listCertificates, writeCertificate } from '../registry/certificates.ts'
-import { getDevice, writeDevice } from '../registry/devices.ts'
+import { deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
 import { listTokens, writeToken } from '../registry/tokens.ts'
 
@@ -77,10 +77,7 @@ async function revoke(
     ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
   ]
   const feed: FeedFact[] = [
-    {
-      type: 'device.changed',
-      data: { id, profile: device.doc.profile, groups: device.doc.groups, status: 'revoked' },
-    },
+    deviceChanged(revoked),
     ...issued.map(
       ({ doc }): FeedFact => ({
         type: 'certificate.revoked',

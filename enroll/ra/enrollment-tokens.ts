@@ -1,15 +1,21 @@
 import { randomBytes } from 'node:crypto'
 import type { TokenView } from '../../contract/admin-api.ts'
+import { attributePairs, type DeviceAttributes } from '../../contract/device-attributes.ts'
 import type { FeedFact } from '../../contract/feed.ts'
 import type { DeviceId, GroupName, ProfileName } from '../../contract/ids.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
-import { type DeviceRecord, findDevice, writeDevice } from '../registry/devices.ts'
+import { type DeviceRecord, deviceChanged, findDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, untilNoConflict, type Write } from '../registry/registry.ts'
 import { mintToken, type TokenRecord, writeToken } from '../registry/tokens.ts'
 
-export type NewDevice = { id: DeviceId; profile: ProfileName; groups: GroupName[] }
+export type NewDevice = {
+  id: DeviceId
+  profile: ProfileName
+  groups: GroupName[]
+  attributes?: DeviceAttributes | undefined
+}
 
 /**
  * Creates an enrollment token: 256 random bits of which only the SHA-256 is kept, for one device, once, until it expires.
@@ -117,8 +123,15 @@ function deviceCreation(
   input: NewDevice,
   asked: Asked,
 ): { device: DeviceRecord; write: Write; audit: AuditFact; feed: FeedFact } {
-  const { id, profile, groups } = input
-  const device: DeviceRecord = { id, profile, groups, status: 'active', createdAt: asked.now.toISOString() }
+  const { id, profile, groups, attributes } = input
+  const device: DeviceRecord = {
+    id,
+    profile,
+    groups,
+    ...(attributes === undefined ? {} : { attributes }),
+    status: 'active',
+    createdAt: asked.now.toISOString(),
+  }
   return {
     device,
     write: writeDevice(device, 0),
@@ -127,10 +140,10 @@ function deviceCreation(
       actor: asked.actor,
       subject: `device:${id}`,
       outcome: 'done',
-      details: { profile, groups },
+      details: { profile, groups, ...(attributes === undefined ? {} : { attributes: attributePairs(attributes) }) },
       remoteAddress: asked.remoteAddress,
       requestId: asked.requestId,
     },
-    feed: { type: 'device.changed', data: { id, profile, groups, status: 'active' } },
+    feed: deviceChanged(device),
   }
 }

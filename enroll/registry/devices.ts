@@ -1,4 +1,5 @@
-import type { DeviceStatus } from '../../contract/feed.ts'
+import type { DeviceAttributes } from '../../contract/device-attributes.ts'
+import type { DeviceStatus, FeedFact } from '../../contract/feed.ts'
 import type { RevocationReason } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Range, Stored } from './engine.ts'
@@ -8,6 +9,7 @@ export type DeviceRecord = {
   id: string
   profile: string
   groups: string[]
+  attributes?: DeviceAttributes
   status: DeviceStatus
   createdAt: string
   revokedAt?: string
@@ -54,3 +56,9 @@ function narrowest({ group, profile, status }: DeviceFilter): Range {
 
 /** @param expect the revision it was read at; 0: it must not exist */
 export const writeDevice = (doc: DeviceRecord, expect: number): Write => ({ kind: 'device', id: doc.id, expect, doc })
+
+/** What brokers are told of a device. */
+export const deviceChanged = ({ id, profile, groups, attributes, status }: DeviceRecord): FeedFact => ({
+  type: 'device.changed',
+  data: { id, profile, groups, ...(attributes === undefined ? {} : { attributes }), status },
+})

@@ -4,13 +4,12 @@ import { test } from 'node:test'
 import { array, assert as assertProperty, constantFrom, property, string } from 'fast-check'
 import {
   expandPattern,
-  matchKeys,
   type PolicyStatement,
-  type PrincipalFacts,
   policyDocument,
   starterPolicy,
   statementApplies,
 } from '../../contract/policy-document.ts'
+import { factNames, type PrincipalFacts } from '../../contract/principal-facts.ts'
 import { isTopicFilter, topicMatches } from '../../contract/topics.ts'
 import { parseYaml } from '../../runtime/yaml.ts'
 
@@ -24,8 +23,8 @@ test('the starter policy lets a device have its own topics and nothing of anothe
   const { policies } = parseYaml(starterPolicy, policyDocument, 'policy.yaml', 'policy_invalid')
   const own = policies.find(({ name }) => name === 'own-topics')!
   assert.deepEqual(expandPattern(own.allow.publish![0]!, { 'device.id': ['cam-1'] }), ['devices/cam-1/#'])
-  assert.equal(statementApplies(own, { profile: ['service'] }), false)
-  assert.equal(statementApplies(own, { profile: ['camera'] }), true)
+  assert.equal(statementApplies(own, { 'device.profile': ['service'] }), false)
+  assert.equal(statementApplies(own, { 'device.profile': ['camera'] }), true)
 })
 
 test('a single value may stand where a list may', () => {
@@ -33,13 +32,25 @@ test('a single value may stand where a list may', () => {
 })
 
 test('unknown keys are refused at every level', () => {
-  for (const policies of [
-    [statement({ permit: {} })],
-    [statement({ match: { name: 'x' } })],
-    [statement({ allow: { read: ['a'] } })],
-  ]) {
+  for (const policies of [[statement({ permit: {} })], [statement({ allow: { read: ['a'] } })]]) {
     assert.match(faultsOf(policies).join(), /Unrecognized key/)
   }
+})
+
+test('a match that names what is not known is refused with the names that are', () => {
+  for (const name of [
+    'name',
+    'constructor',
+    'device.attributes.',
+    'device.attributes.A',
+    'device.attributes.__proto__',
+    'subject.C',
+  ])
+    assert.match(
+      faultsOf([statement({ match: { [name]: 'x' } })]).join(),
+      /unknown name .*; known: device\.attributes\.NAME, device\.id/,
+    )
+  assert.deepEqual(matching({ 'device.attributes.constructor': 'x' }).match, { 'device.attributes.constructor': ['x'] })
 })
 
 test('a name that stands twice is refused', () => {
@@ -55,7 +66,9 @@ test('a pattern that is not a topic filter, is closed, or names an unknown varia
     ['a\u0000', /is not a topic filter/],
     ['$SYS/#', /closed to clients/],
     ['$share/g/a', /closed to clients/],
-    ['a/${device.name}', /unknown variable \$\{device\.name\}; known: device\.id/],
+    ['a/${device.name}', /unknown variable \$\{device\.name\}; known: device\.attributes\.NAME, device\.id/],
+    ['a/${device.attributes.Site}', /unknown variable/],
+    ['a/${cert.notAfter}', /unknown variable/],
     ['a/${__proto__}', /unknown variable/],
     ['a/${constructor}', /unknown variable/],
     ['a/${device.id', /without its \}|a \$\{ without its/],
@@ -70,10 +83,8 @@ test('a pattern that is not a topic filter, is closed, or names an unknown varia
 
 test('keys that mean something to JavaScript mean nothing here', () => {
   const text = '{"policies":[{"name":"x","match":{"__proto__":{"profile":["camera"]}},"allow":{}}]}'
-  const { data } = policyDocument.safeParse(JSON.parse(text))
-  // Whether it is refused or dropped, it matches nobody it should not and pollutes nothing.
+  assert.match(policyDocument.safeParse(JSON.parse(text)).error!.message, /unknown name __proto__/)
   assert.equal(({} as { profile?: unknown }).profile, undefined)
-  for (const parsed of data?.policies ?? []) assert.equal(Object.hasOwn(parsed.match, 'profile'), false)
   assert.equal(policyDocument.safeParse(JSON.parse('{"policies":[],"__proto__":1}')).success, false)
   assert.deepEqual(expandPattern('${constructor}/${toString}', {}), [])
 })
@@ -84,11 +95,12 @@ test('a statement without conditions is for everybody', () => {
 
 test('every key must hold, by any one of its values', () => {
   const both = matching({ profile: ['sensor', 'camera'], group: 'hall-1' })
-  assert.equal(statementApplies(both, { profile: ['camera'], group: ['hall-2', 'hall-1'] }), true)
-  assert.equal(statementApplies(both, { profile: ['camera'], group: ['hall-2'] }), false)
-  assert.equal(statementApplies(both, { profile: ['service'], group: ['hall-1'] }), false)
-  assert.equal(statementApplies(both, { profile: ['camera'] }), false)
-  for (const key of matchKeys) assert.equal(statementApplies(matching({ [key]: '*' }), {}), false, key)
+  assert.equal(statementApplies(both, { 'device.profile': ['camera'], 'device.group': ['hall-2', 'hall-1'] }), true)
+  assert.equal(statementApplies(both, { 'device.profile': ['camera'], 'device.group': ['hall-2'] }), false)
+  assert.equal(statementApplies(both, { 'device.profile': ['service'], 'device.group': ['hall-1'] }), false)
+  assert.equal(statementApplies(both, { 'device.profile': ['camera'] }), false)
+  for (const key of [...factNames, 'group', 'profile', 'issuer', 'device.attributes.site'])
+    assert.equal(statementApplies(matching({ [key]: '*' }), {}), false, key)
 })
 
 test('a star stands for any run of characters, every other character for itself', () => {

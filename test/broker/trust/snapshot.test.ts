@@ -21,6 +21,23 @@ const device = (id: string, status: 'active' | 'revoked'): FeedFact => ({
   data: { id, profile: 'camera', groups: [], status },
 })
 
+test('a device keeps its attributes over a restart, and may have none, as before there were any', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-snapshot-'))
+  try {
+    await using store = await BrokerStore.open(join(folder, 'store'))
+    const snapshot = await Snapshot.load(store)
+    const { type, data } = device('cam-2', 'active')
+    const noted = { type, data: { ...data, attributes: { site: 'berlin' } } } as FeedFact
+    snapshot.apply(eventsOf([device('cam-1', 'active'), noted]))
+    await snapshot.save()
+    const again = await Snapshot.load(store)
+    assert.deepEqual(again.findDevice('cam-1'), { profile: 'camera', groups: [], status: 'active' })
+    assert.deepEqual(again.findDevice('cam-2')?.attributes, { site: 'berlin' })
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+})
+
 test('a revocation is in force although the disk fails, and the stored cursor does not get ahead of its facts', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'fleetgate-snapshot-'))
   try {

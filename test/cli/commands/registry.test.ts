@@ -44,6 +44,18 @@ const cases: {
     shown: /groups +berlin, hall\n/,
   },
   {
+    argv: ['device', 'create', 'cam-1', '--profile', 'camera', '--attribute', 'site=a=b', '--attribute', 'floor=2'],
+    answer: { ...device, attributes: { site: 'a=b', floor: '2' } },
+    asked: { body: { id: 'cam-1', profile: 'camera', groups: [], attributes: { site: 'a=b', floor: '2' } } },
+    shown: /attributes +site=a=b, floor=2\n/,
+  },
+  {
+    argv: ['device', 'set', 'cam-1', '--attribute', 'site=berlin', '--unset', 'floor'],
+    answer: { ...device, attributes: { site: 'berlin' } },
+    asked: { method: 'PATCH', path: '/v1/devices/cam-1', body: { attributes: { site: 'berlin', floor: null } } },
+    shown: /attributes +site=berlin\n/,
+  },
+  {
     argv: ['device', 'ls', '--group', 'hall', '--status', 'active'],
     answer: { items: [device] },
     asked: { method: 'GET', path: '/v1/devices', query: { group: 'hall', status: 'active', limit: '1000' } },

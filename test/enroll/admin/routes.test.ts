@@ -47,6 +47,39 @@ suite('the admin API', () => {
     assert.equal(sensors.body.items.length, 3)
   })
 
+  test('attributes are set, changed and taken away, and brokers are told', async () => {
+    const device = { id: 'attr-1', profile: 'camera', attributes: { site: 'berlin', floor: '2' } }
+    const created = await fleet.admin('POST', '/devices', device)
+    assert.deepEqual([created.status, created.body.attributes], [201, { site: 'berlin', floor: '2' }])
+    const changed = await fleet.admin('PATCH', '/devices/attr-1', { attributes: { site: 'paris', floor: null } })
+    assert.deepEqual([changed.status, changed.body.attributes], [200, { site: 'paris' }])
+    assert.deepEqual((await fleet.admin('GET', '/devices/attr-1')).body.attributes, { site: 'paris' })
+    const refused = [
+      await fleet.admin('PATCH', '/devices/attr-1', { attributes: { Site: 'x' } }),
+      await fleet.admin('PATCH', '/devices/attr-1', {
+        attributes: Object.fromEntries(Array.from({ length: 32 }, (_, at) => [`a${at}`, 'x'])),
+      }),
+      await fleet.admin('PATCH', '/devices/none', { attributes: { a: 'x' } }),
+    ]
+    assert.deepEqual(
+      refused.map(({ status, body }) => [status, body.code]),
+      [
+        [400, 'request_malformed'],
+        [400, 'request_malformed'],
+        [404, 'device_unknown'],
+      ],
+    )
+    const entries = (await fleet.admin('GET', '/audit?limit=1000')).body.items
+    const entry = entries.findLast(({ action }: { action: string }) => action === 'device.changed')
+    assert.partialDeepStrictEqual(entry, {
+      subject: 'device:attr-1',
+      details: { set: ['site=paris'], unset: ['floor'] },
+    })
+    await fleet.admin('POST', '/devices/attr-1/revoke', { reason: 'superseded' })
+    const late = await fleet.admin('PATCH', '/devices/attr-1', { attributes: { a: 'x' } })
+    assert.deepEqual([late.status, late.body.code], [403, 'device_revoked'])
+  })
+
   test('the same Idempotency-Key has one effect and one answer', async () => {
     const headers = { 'Idempotency-Key': 'retry-0001' }
     const first = await fleet.admin('POST', '/devices', { id: 'once-1', profile: 'camera' }, headers)
