@@ -12,9 +12,16 @@ const address = z
 
 const hostName = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)$/
 
+const keyType = z.enum(['P-256', 'P-384', 'Ed25519', 'RSA'])
+
 const profile = z.strictObject({
   validityDays: z.int().min(1).max(3650).default(30).describe('Lifetime of a certificate of this profile'),
   organization: z.string().min(1).max(64).optional().describe('O of the subject'),
+  keyTypes: z
+    .array(keyType)
+    .min(1)
+    .default(keyType.options)
+    .describe('Keys that are certified, the preferred one first; RSA is 2048 to 4096 bits'),
 })
 
 const listener = z.strictObject({
@@ -41,7 +48,22 @@ const listeners = z.array(listener).superRefine((rows, context) => {
   }
 })
 
-export const configuration = z.strictObject({
+/** RFC 7030 3.2.2: the paths that EST has, which is why no label may have their names. */
+export const estOperations = [
+  'cacerts',
+  'simpleenroll',
+  'simplereenroll',
+  'fullcmc',
+  'serverkeygen',
+  'csrattrs',
+] as const
+export type EstOperation = (typeof estOperations)[number]
+
+const label = z.strictObject({
+  profile: z.string().optional().describe('The only profile that is enrolled here; without it each device has its own'),
+})
+
+const fields = z.strictObject({
   data: z.string().default('./data').describe('Folder for keys, registry and state; --data overrides it'),
   names: z
     .array(z.string().regex(hostName, 'a DNS name or an IP address is wanted'))
@@ -66,8 +88,14 @@ export const configuration = z.strictObject({
     .prefault({}),
   profiles: z
     .record(z.string().regex(/^[a-z][a-z0-9-]{0,31}$/), profile)
-    .default({ sensor: { validityDays: 30 }, camera: { validityDays: 30 }, service: { validityDays: 30 } })
+    .prefault({ sensor: {}, camera: {}, service: {} })
     .describe('Certificate profiles by name'),
+  labels: z
+    .record(z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/), label)
+    .default({})
+    .describe(
+      'EST labels by name: `/.well-known/est/NAME/…`. The path without a label is the label `default`, which is always there',
+    ),
   enroll: z
     .strictObject({
       est: address.default('0.0.0.0:8443').describe('EST over HTTPS (RFC 7030), for devices'),
@@ -134,6 +162,19 @@ export const configuration = z.strictObject({
         .describe('Listeners beside the one at broker.listen; an entry named mqtts says more about that one'),
     })
     .prefault({}),
+})
+
+export const configuration = fields.superRefine(({ labels, profiles }, context) => {
+  const fault = (path: string[], message: string): void => context.addIssue({ code: 'custom', path, message })
+  for (const [name, { profile: wanted }] of Object.entries(labels)) {
+    if ((estOperations as readonly string[]).includes(name)) {
+      fault(['labels', name], 'an EST operation has this name; choose another (RFC 7030 3.2.2)')
+    }
+    if (wanted !== undefined && !Object.hasOwn(profiles, wanted)) {
+      const known = Object.keys(profiles).join(', ')
+      fault(['labels', name, 'profile'], `there is no profile ${JSON.stringify(wanted)}; known: ${known}`)
+    }
+  }
 })
 
 export type Configuration = z.output<typeof configuration>

@@ -34,6 +34,7 @@ export const problems = {
   device_exists: { status: 409, title: 'The device exists already' },
   device_revoked: { status: 403, title: 'The device is revoked' },
   profile_unknown: { status: 400, title: 'There is no such certificate profile' },
+  label_mismatch: { status: 403, title: 'The device is not enrolled under this EST label' },
   token_invalid: { status: 401, title: 'The enrollment token is not valid for this device' },
   token_expired: { status: 401, title: 'The enrollment token has expired' },
   token_spent: { status: 403, title: 'The enrollment token was used for another key' },

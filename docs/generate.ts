@@ -87,6 +87,8 @@ keys: { passphraseFile: /etc/fleetgate/passphrase }
 profiles:
   sensor: { validityDays: 30 }
   camera: { validityDays: 7, organization: Example }
+labels:
+  cameras: { profile: camera }
 broker: { listen: "0.0.0.0:8883", maxPacketBytes: 65536 }
 \`\`\`
 
@@ -106,7 +108,7 @@ function rows(node: Node, path: string[]): string[] {
 
 function variableOf(path: string[]): string {
   // Keys that the operator chooses have no variable: capitals could not tell them apart. Nor have lists of objects.
-  if (path[0] === 'profiles' || path[1]?.startsWith('listeners')) return 'file only'
+  if (path[0] === 'profiles' || path[0] === 'labels' || path[1]?.startsWith('listeners')) return 'file only'
   return `\`FLEETGATE_${path.map((key) => key.replaceAll(/[A-Z]/g, '_$&').toUpperCase()).join('__')}\``
 }
 
@@ -118,7 +120,7 @@ function rangeOf({ type, enum: values, minimum, maximum, items, pattern, default
   if (values) return values.join(', ')
   if (pattern && /:\d+$/.test(String(value))) return 'host:port'
   if (type === 'object') return 'an object for each NAME'
-  if (type !== 'integer') return items ? `list of ${items.type}` : (type ?? '')
+  if (type !== 'integer') return items ? `list of ${items.enum?.join(', ') ?? items.type}` : (type ?? '')
   // zod writes the largest exact integer where no bound was given.
   const bounded = maximum !== undefined && maximum < Number.MAX_SAFE_INTEGER
   return bounded ? `${minimum} to ${maximum}` : `${minimum} or more`

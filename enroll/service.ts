@@ -2,7 +2,6 @@ import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Configuration } from '../contract/configuration.ts'
 import { policyDocument, starterPolicy } from '../contract/policy-document.ts'
-import type { CertificateProfile } from '../pki/profile.ts'
 import { joinAddress } from '../runtime/config.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { readPassphrase, readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
@@ -17,6 +16,7 @@ import { openHierarchy } from './ca/hierarchy.ts'
 import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
 import { putPolicy } from './policy.ts'
+import { Profiles } from './ra/profiles.ts'
 import { RegistrationAuthority } from './ra/registration-authority.ts'
 import { openDatabase } from './registry/database.ts'
 import { findPolicy } from './registry/policies.ts'
@@ -76,7 +76,8 @@ export async function createEnrollService(input: {
   await keep()
   await firstPolicy(registry, join(dataDir, 'policy.yaml'), clock())
 
-  const ra = new RegistrationAuthority(registry, profilesOf(config))
+  const profiles = new Profiles(config)
+  const ra = new RegistrationAuthority(registry, profiles)
   const ca = new CertificateAuthority(registry, hierarchy)
   const { anchors } = hierarchy
   const credential = (): EdgeCredential => ({
@@ -107,7 +108,7 @@ export async function createEnrollService(input: {
       requestTimeoutMs,
       handshakeTimeoutMs,
       log,
-      ...createEst({ registry, hierarchy, ra, ca, clock, log, attemptsPerMinute, renewals }),
+      ...createEst({ registry, hierarchy, profiles, ra, ca, clock, log, attemptsPerMinute, renewals }),
     }),
   )
 
@@ -165,18 +166,4 @@ async function firstPolicy(registry: Registry, path: string, now: Date): Promise
   if (!existsSync(path)) writeFileAtomic(path, starterPolicy)
   const document = parseYaml(readFileSync(path, 'utf8'), policyDocument, path, 'policy_invalid')
   await putPolicy(registry, document, { actor: 'system', remoteAddress: 'local', requestId: 'setup-policy', now })
-}
-
-function profilesOf(config: Configuration): Map<string, CertificateProfile> {
-  return new Map(
-    Object.entries(config.profiles).map(([name, { validityDays, organization }]) => [
-      name,
-      {
-        name,
-        validityMs: validityDays * 86_400_000,
-        extendedKeyUsage: ['clientAuth'],
-        ...(organization === undefined ? {} : { organization }),
-      },
-    ]),
-  )
 }

@@ -84,6 +84,7 @@ export const issuanceRoutes = [
 
 function show({
   via: _via,
+  label: _label,
   spkiHash: _spki,
   reservedAt: _reserved,
   der: _der,

@@ -17,6 +17,8 @@ import { isBeingRevoked } from './revocation.ts'
 export type Approval = {
   device: Stored<DeviceRecord>
   profile: CertificateProfile
+  /** RFC 7030 3.2.2: where it was asked for, and where alone it can be renewed */
+  label: string
   via: 'token' | 'reenroll'
   /** Spent in the same batch that records the certificate. */
   token?: Stored<TokenRecord>
@@ -89,6 +91,7 @@ export class CertificateAuthority {
             device: device.doc.id,
             via: approval.via,
             profile: profile.name,
+            label: approval.label,
             fingerprint: certificate.fingerprint,
             notAfter: record.notAfter!,
           },
@@ -126,6 +129,7 @@ export class CertificateAuthority {
       kind: 'device',
       deviceId: device.doc.id,
       profile: approval.profile.name,
+      label: approval.label,
       status: 'reserved',
       spkiHash: request.spkiHash,
       reservedAt: context.now.toISOString(),

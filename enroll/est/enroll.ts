@@ -1,28 +1,26 @@
 import { certsOnly } from '../../pki/cms.ts'
-import { parseCsr } from '../../pki/csr.ts'
+import { type CertificateRequest, parseCsr } from '../../pki/csr.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
+import type { Label } from '../ra/profiles.ts'
 import type { Decision } from '../ra/registration-authority.ts'
 import { untilNoConflict } from '../registry/registry.ts'
 import { decodeBody, encodeBody } from './encoding.ts'
 import type { EstContext } from './routes.ts'
 
 /** RFC 7030 4.2.1: the first certificate, on the strength of an enrollment token. */
-export async function simpleenroll(request: EdgeRequest, context: EstContext): Promise<EdgeAnswer> {
+export async function simpleenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
   const { registry, ra } = context
   await readTokenEvidence(registry, request) // who asks, before what they sent is looked at
   const csr = parseCsr(decodeBody(request.body))
-  return answer(
-    request,
-    context,
-    async (now) => ra.decideEnrollment(await readTokenEvidence(registry, request), csr, now),
-    csr,
+  return answer(request, context, csr, async (now) =>
+    ra.decideEnrollment(await readTokenEvidence(registry, request), { label, request: csr, now }),
   )
 }
 
 /** RFC 7030 4.2.2: renewal or rekey, on the strength of the current certificate. */
-export async function simplereenroll(request: EdgeRequest, context: EstContext): Promise<EdgeAnswer> {
+export async function simplereenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
   const { registry, ra, renewals } = context
   const { record } = await readCertificateEvidence(registry, request, context.clock())
   // Every certificate is kept by the registry, the feed and the brokers: a device must not fill them.
@@ -34,19 +32,16 @@ export async function simplereenroll(request: EdgeRequest, context: EstContext):
   }
   renewals.note(record.doc.deviceId ?? record.doc.serial, context.clock().getTime())
   const csr = parseCsr(decodeBody(request.body))
-  return answer(
-    request,
-    context,
-    async (now) => ra.decideReenrollment(await readCertificateEvidence(registry, request, now), csr),
-    csr,
+  return answer(request, context, csr, async (now) =>
+    ra.decideReenrollment(await readCertificateEvidence(registry, request, now), { label, request: csr, now }),
   )
 }
 
 async function answer(
   request: EdgeRequest,
   { ca, clock }: EstContext,
+  csr: CertificateRequest,
   decide: (now: Date) => Promise<Decision>,
-  csr: ReturnType<typeof parseCsr>,
 ): Promise<EdgeAnswer> {
   const now = clock()
   // Evidence and decision are taken afresh whenever another writer was first, so what is signed is what was decided.

@@ -8,6 +8,7 @@ import { LogLimit } from '../../runtime/log-limit.ts'
 import type { CertificateAuthority } from '../ca/certificate-authority.ts'
 import type { Hierarchy } from '../ca/hierarchy.ts'
 import { basicCredentials } from '../ra/evidence.ts'
+import { defaultLabel, type Label, type Profiles } from '../ra/profiles.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
 import type { Registry } from '../registry/registry.ts'
 import { cacerts } from './distribution.ts'
@@ -16,6 +17,7 @@ import { simpleenroll, simplereenroll } from './enroll.ts'
 export type EstContext = {
   registry: Registry
   hierarchy: Hierarchy
+  profiles: Profiles
   ra: RegistrationAuthority
   ca: CertificateAuthority
   clock: () => Date
@@ -31,7 +33,7 @@ type Operation = {
   mediaType?: string
   /** Who may ask: anybody, the holder of an enrollment token, the holder of a current certificate. */
   authentication: 'none' | 'token' | 'certificate'
-  handle(request: EdgeRequest, context: EstContext): Promise<EdgeAnswer>
+  handle(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer>
 }
 
 type Asked = Pick<EdgeRequest, 'id' | 'path' | 'remoteAddress'>
@@ -63,10 +65,10 @@ export function createEst(context: EstContext): {
   const failuresOfAll = new AttemptLimit(context.attemptsPerMinute * 20)
 
   async function handle(request: EdgeRequest): Promise<EdgeAnswer> {
-    const operation = findOperation(request)
-    if (operation.authentication === 'none') return operation.handle(request, context)
+    const { operation, label } = findOperation(request, context.profiles)
+    if (operation.authentication === 'none') return operation.handle(request, label, context)
     try {
-      return await operation.handle(request, context)
+      return await operation.handle(request, label, context)
     } catch (error) {
       // A request without any credential is how some clients begin; it is answered with the challenge and not counted.
       const counts = isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated'
@@ -142,11 +144,15 @@ function nameOf(request: EdgeRequest): string {
   return basicCredentials(request).username.slice(0, 64)
 }
 
-function findOperation(request: EdgeRequest): Operation {
+/** `/.well-known/est/OPERATION`, or `/.well-known/est/LABEL/OPERATION` (RFC 7030 3.2.2). */
+function findOperation(request: EdgeRequest, profiles: Profiles): { operation: Operation; label: Label } {
   if (!request.path.startsWith(prefix)) {
     throw new FleetError('not_found', `there is nothing here; EST is under ${prefix} (RFC 7030 3.2.2)`)
   }
-  const name = request.path.slice(prefix.length)
+  const [first = '', ...rest] = request.path.slice(prefix.length).split('/')
+  const name = rest.length === 0 ? first : rest.join('/')
+  const label = profiles.findLabel(rest.length === 0 ? defaultLabel : first)
+  if (label === undefined) throw new FleetError('not_found', 'there is no such EST label or operation')
   if (!Object.hasOwn(operations, name)) {
     throw new FleetError(
       'not_found',
@@ -166,7 +172,7 @@ function findOperation(request: EdgeRequest): Operation {
       `the content type is ${mediaType || 'missing'}; ${name} takes ${operation.mediaType}`,
     )
   }
-  return operation
+  return { operation, label }
 }
 
 async function noteRefusal(request: EdgeRequest, error: FleetError, { registry, clock }: EstContext): Promise<void> {

@@ -2,7 +2,6 @@ import type { DeviceId } from '../../contract/ids.ts'
 import type { CertificateRequest } from '../../pki/csr.ts'
 import { singleCommonName } from '../../pki/csr.ts'
 import { formatName, namesEqual } from '../../pki/names.ts'
-import type { CertificateProfile } from '../../pki/profile.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Approval } from '../ca/certificate-authority.ts'
 import { getCertificate } from '../registry/certificates.ts'
@@ -10,15 +9,19 @@ import { type DeviceRecord, findDevice } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { CertificateEvidence, TokenEvidence } from './evidence.ts'
+import { defaultLabel, type EnrollmentProfile, type Label, type Profiles } from './profiles.ts'
 
 /** `issued` gives again what was issued before: an answer that was lost on its way. */
 export type Decision = { decision: 'approved'; approval: Approval } | { decision: 'issued'; der: Buffer }
 
+/** What is asked for, and where: the label decides which profile may be had. */
+export type Asking = { label: Label; request: CertificateRequest; now: Date }
+
 export class RegistrationAuthority {
   readonly #registry: Registry
-  readonly #profiles: ReadonlyMap<string, CertificateProfile>
+  readonly #profiles: Profiles
 
-  constructor(registry: Registry, profiles: ReadonlyMap<string, CertificateProfile>) {
+  constructor(registry: Registry, profiles: Profiles) {
     this.#registry = registry
     this.#profiles = profiles
   }
@@ -27,9 +30,9 @@ export class RegistrationAuthority {
    * A first enrollment: identity comes from the token, and the request must name exactly that device.
    *
    * @throws FleetError `device_revoked`, `token_void`, `token_expired`, `token_spent`, `csr_subject_mismatch`,
-   *   `csr_challenge_unsupported`, `profile_unknown`
+   *   `csr_challenge_unsupported`, `profile_unknown`, `label_mismatch`, `csr_key_unsupported`
    */
-  async decideEnrollment(evidence: TokenEvidence, request: CertificateRequest, now: Date): Promise<Decision> {
+  async decideEnrollment(evidence: TokenEvidence, { label, request, now }: Asking): Promise<Decision> {
     const { token, deviceId } = evidence
     const device = await this.#activeDevice(deviceId)
     const { status, spkiHash, serial, expiresAt } = token.doc
@@ -39,6 +42,7 @@ export class RegistrationAuthority {
       throw new FleetError('token_spent', 'this token was used for another key', { context: { deviceId } })
     }
     requireSubject(request, deviceId)
+    const profile = this.#profileFor(label, token.doc.profile, request)
     if (status === 'spent') {
       const { doc } = await getCertificate(this.#registry, serial!)
       const expired = doc.notAfter !== undefined && new Date(doc.notAfter) <= now
@@ -58,7 +62,7 @@ export class RegistrationAuthority {
     }
     return {
       decision: 'approved',
-      approval: { device, profile: this.#profile(token.doc.profile), via: 'token', token },
+      approval: { device, profile, label: label.name, via: 'token', token },
     }
   }
 
@@ -66,9 +70,10 @@ export class RegistrationAuthority {
    * A re-enrollment, with the same key or a new one: identity comes from the current certificate, and subject and SAN of
    * the request are those of that certificate (RFC 7030 4.2.2). A request without a SAN leaves it to us.
    *
-   * @throws FleetError `device_revoked`, `certificate_wrong_usage`, `subject_changed`, `csr_challenge_unsupported`
+   * @throws FleetError `device_revoked`, `certificate_wrong_usage`, `subject_changed`, `csr_challenge_unsupported`,
+   *   `profile_unknown`, `label_mismatch`, `csr_key_unsupported`
    */
-  async decideReenrollment(evidence: CertificateEvidence, request: CertificateRequest): Promise<Decision> {
+  async decideReenrollment(evidence: CertificateEvidence, { label, request }: Asking): Promise<Decision> {
     const { certificate, record } = evidence
     if (record.doc.kind !== 'device' || record.doc.deviceId === undefined) {
       throw new FleetError('certificate_wrong_usage', 'only a device certificate can be re-enrolled', {
@@ -76,6 +81,15 @@ export class RegistrationAuthority {
       })
     }
     const device = await this.#activeDevice(record.doc.deviceId as DeviceId)
+    const before = record.doc.label ?? defaultLabel
+    if (before !== label.name) {
+      throw new FleetError(
+        'label_mismatch',
+        `the certificate was enrolled under the label ${before}; renew it there, not under ${label.name}`,
+        { context: { deviceId: device.doc.id } },
+      )
+    }
+    const profile = this.#profileFor(label, device.doc.profile, request)
     refuseChallenge(request)
     if (!namesEqual(request.subject, certificate.subject)) {
       throw new FleetError(
@@ -90,21 +104,27 @@ export class RegistrationAuthority {
         context: { deviceId: device.doc.id },
       })
     }
-    return { decision: 'approved', approval: { device, profile: this.#profile(device.doc.profile), via: 'reenroll' } }
+    return { decision: 'approved', approval: { device, profile, label: label.name, via: 'reenroll' } }
   }
 
   /** @throws FleetError `profile_unknown` */
   requireProfile(name: string): void {
-    this.#profile(name)
+    this.#profiles.getProfile(name)
   }
 
-  #profile(name: string): CertificateProfile {
-    const profile = this.#profiles.get(name)
-    if (profile) return profile
-    throw new FleetError(
-      'profile_unknown',
-      `there is no profile ${name}; known: ${[...this.#profiles.keys()].join(', ')}`,
-    )
+  #profileFor(label: Label, name: string, request: CertificateRequest): EnrollmentProfile {
+    const profile = this.#profiles.getProfile(name)
+    if (label.profile !== undefined && label.profile !== profile) {
+      throw new FleetError(
+        'label_mismatch',
+        `the device has the profile ${name}; the label ${label.name} is for ${label.profile.name}`,
+      )
+    }
+    if (!profile.keyTypes.includes(request.keyType)) {
+      const wanted = profile.keyTypes.join(', ')
+      throw new FleetError('csr_key_unsupported', `The key is ${request.keyType}; profile ${name} wants ${wanted}`)
+    }
+    return profile
   }
 
   async #activeDevice(id: DeviceId): Promise<Stored<DeviceRecord>> {

@@ -9,6 +9,8 @@ export type CertificateRecord = {
   kind: 'device' | 'server' | 'broker' | 'operator'
   deviceId?: string
   profile: string
+  /** EST label it was enrolled under; absent for what was not, and for what is older than labels. */
+  label?: string
   status: 'reserved' | 'issued' | 'revoked'
   /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex. */
   spkiHash: string

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { configuration, listenersOf } from '../../contract/configuration.ts'
+import { configuration, estOperations, listenersOf } from '../../contract/configuration.ts'
 
 const refuses = (change: object, fault: RegExp): void =>
   assert.match(
@@ -36,6 +36,8 @@ test('an unknown key and a value out of range are refused', () => {
   refuses({ enroll: { maxBodyBytes: 1e9 } }, /<=1048576/)
   refuses({ profiles: { Sensor: {} } }, /Invalid key/)
   refuses({ profiles: { sensor: { validityDays: 4000 } } }, /<=3650/)
+  refuses({ profiles: { sensor: { keyTypes: [] } } }, />=1/)
+  refuses({ profiles: { sensor: { keyTypes: ['P-521'] } } }, /"P-256"\|"P-384"/)
   refuses({ log: { level: 'loud' } }, /"debug"\|"info"/)
   refuses({ broker: { id: '../x' } }, /./)
 })
@@ -64,4 +66,13 @@ test('a listener needs a name of its own and an address', () => {
   ])
   const web = { name: 'web', listen: '0.0.0.0:2' }
   assert.deepEqual(faultsOf({ listeners: [web, web] }), ['broker.listeners.1.name: web stands twice'])
+})
+
+test('a label has a name that no EST operation has, and a profile that there is', () => {
+  const { labels } = configuration.parse({ labels: { cameras: { profile: 'camera' }, 'Plant.7': {} } })
+  assert.deepEqual(labels, { cameras: { profile: 'camera' }, 'Plant.7': {} })
+  for (const name of estOperations) refuses({ labels: { [name]: {} } }, /an EST operation has this name/)
+  for (const name of ['', 'a/b', '..', '-a', 'a b', 'a'.repeat(65)]) refuses({ labels: { [name]: {} } }, /Invalid key/)
+  refuses({ labels: { cameras: { profile: 'cam' } } }, /no profile "cam"; known: sensor, camera, service/)
+  refuses({ labels: { cameras: { profile: 'toString' } } }, /no profile "toString"/)
 })

@@ -16,8 +16,10 @@ export type Answer = { status: number; headers: Record<string, string | string[]
 export type DeviceKeys = { id: string; key: string; certificate: string; csrDer: Buffer; serial: string }
 type Ask = { method?: string; headers?: Record<string, string>; body?: string | Buffer } & Pick<
   RequestOptions,
-  'agent' | 'key' | 'cert' | 'minVersion' | 'maxVersion'
+  'agent' | 'key' | 'cert' | 'minVersion' | 'maxVersion' | 'secureOptions' | 'createConnection'
 >
+/** `label` stands before the operation (RFC 7030 3.2.2). */
+type AskEst = Ask & { label?: string }
 
 /** FLEETGATE_TEST_LOG=debug shows what the services log. */
 const logLevel = process.env.FLEETGATE_TEST_LOG ?? 'silent'
@@ -100,8 +102,8 @@ export class EnrollHarness implements AsyncDisposable {
     })
   }
 
-  est(operation: string, ask: Ask = {}): Promise<Answer> {
-    return this.ask(`${this.endpoints.est}/.well-known/est/${operation}`, ask)
+  est(operation: string, { label, ...ask }: AskEst = {}): Promise<Answer> {
+    return this.ask(`${this.endpoints.est}/.well-known/est/${label === undefined ? '' : `${label}/`}${operation}`, ask)
   }
 
   /** A request as the operator, JSON in and out; any answer. */
@@ -125,37 +127,34 @@ export class EnrollHarness implements AsyncDisposable {
     return (body as TokenView).token
   }
 
-  enroll(id: string, token: string, csrDer: Buffer, headers: Record<string, string> = {}): Promise<Answer> {
+  enroll(id: string, token: string, csrDer: Buffer, ask: AskEst = {}): Promise<Answer> {
     return this.est('simpleenroll', {
       method: 'POST',
-      headers: {
-        'Content-Type': 'application/pkcs10',
-        Authorization: `Basic ${Buffer.from(`${id}:${token}`).toString('base64')}`,
-        ...headers,
-      },
+      headers: { 'Content-Type': 'application/pkcs10', Authorization: basic(id, token) },
       body: csrDer.toString('base64'),
+      ...ask,
     })
   }
 
-  reenroll(device: Pick<DeviceKeys, 'key' | 'certificate'>, csrDer: Buffer, tls: Ask = {}): Promise<Answer> {
+  reenroll(device: Pick<DeviceKeys, 'key' | 'certificate'>, csrDer: Buffer, ask: AskEst = {}): Promise<Answer> {
     return this.est('simplereenroll', {
       method: 'POST',
       headers: { 'Content-Type': 'application/pkcs10' },
       body: csrDer.toString('base64'),
       key: device.key,
       cert: device.certificate,
-      ...tls,
+      ...ask,
     })
   }
 
   async enrolledDevice(
     id = `cam-${randomUUID().slice(0, 8)}`,
-    options: { profile?: string; groups?: string[]; keyType?: ClientKeyType } = {},
+    options: { profile?: string; groups?: string[]; keyType?: ClientKeyType; label?: string } = {},
   ): Promise<DeviceKeys> {
-    const { keyType, ...device } = options
+    const { keyType, label, ...device } = options
     const token = await this.token(id, device)
     const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: id, ...(keyType ? { keyType } : {}) })
-    const answer = await this.enroll(id, token, csrDer)
+    const answer = await this.enroll(id, token, csrDer, label === undefined ? {} : { label })
     if (answer.status !== 200) throw new Error(answer.body)
     const certificate = certificateOf(answer)
     return { id, key: privateKeyPem, certificate: certificate.pem, csrDer, serial: certificate.serial }
@@ -172,6 +171,11 @@ export class EnrollHarness implements AsyncDisposable {
     rmSync(this.dataDir, { recursive: true, force: true })
   }
 }
+
+/** HTTP Basic, the device id as user name and the token as password. */
+export const basic = (id: string, token: string): string => `Basic ${Buffer.from(`${id}:${token}`).toString('base64')}`
+
+export const codeOf = (answer: { body: string }): string => answer.body.split(':', 1)[0]!
 
 export const pemToDer = (pem: string): Buffer => Buffer.from(pem.replaceAll(/-----[^-]+-----|\s/g, ''), 'base64')
 

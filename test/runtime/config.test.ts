@@ -67,7 +67,7 @@ test('a fault in the file is told with line, column and key', () => {
   assert.ok(lines.includes(`${path}:3:3: broker.listen: host:port is wanted, for example 0.0.0.0:8883`), lines.join())
   assert.ok(
     lines.includes(
-      `${path}:5:1: Unrecognized key: "enrol"; known here: data, names, keys, log, profiles, enroll, broker`,
+      `${path}:5:1: Unrecognized key: "enrol"; known here: data, names, keys, log, profiles, labels, enroll, broker`,
     ),
     lines.join(),
   )

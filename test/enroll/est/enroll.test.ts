@@ -4,10 +4,9 @@ import { Agent } from 'node:https'
 import { after, before, suite, test } from 'node:test'
 import { parseCertificate } from '../../../pki/certificate.ts'
 import { createKeyAndCsr, createSelfSigned } from '../../../pki/x509.ts'
-import { certificateOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
+import { certificateOf, codeOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
 
 const day = 86_400_000
-const codeOf = (answer: { body: string }): string => answer.body.split(':', 1)[0]!
 
 suite('simpleenroll', () => {
   const clock = movableClock()

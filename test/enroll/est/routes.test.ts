@@ -3,9 +3,7 @@ import { after, before, suite, test } from 'node:test'
 import { parseCertificate } from '../../../pki/certificate.ts'
 import { parseCertsOnly } from '../../../pki/cms.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
-import { EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
-
-const codeOf = (answer: { body: string }): string => answer.body.split(':', 1)[0]!
+import { codeOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
 
 suite('the table of EST operations (RFC 7030 3.2.2)', () => {
   const clock = movableClock()

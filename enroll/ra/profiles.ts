@@ -1,0 +1,61 @@
+import type { Configuration } from '../../contract/configuration.ts'
+import type { CertificateProfile } from '../../pki/profile.ts'
+import type { KeyType } from '../../pki/public-key.ts'
+import { FleetError } from '../../runtime/errors.ts'
+
+/** What a device's certificate will say, and what is asked of the device for it. */
+export type EnrollmentProfile = CertificateProfile & {
+  /** the preferred one first */
+  keyTypes: readonly KeyType[]
+}
+
+/** A path of its own for devices of one kind (RFC 7030 3.2.2). */
+export type Label = {
+  name: string
+  /** the only profile that is enrolled here; without it each device has its own */
+  profile: EnrollmentProfile | undefined
+}
+
+/** The label of the path that names none, and of certificates from before there were labels. */
+export const defaultLabel = 'default'
+
+/** Profiles and labels as configured, read once at the start. */
+export class Profiles {
+  readonly #profiles: ReadonlyMap<string, EnrollmentProfile>
+  readonly #labels: ReadonlyMap<string, Label>
+
+  constructor(config: Pick<Configuration, 'profiles' | 'labels'>) {
+    const profiles = Object.entries(config.profiles).map(([name, profile]) => enrollmentProfile(name, profile))
+    this.#profiles = new Map(profiles.map((profile) => [profile.name, profile]))
+    const labels = Object.entries({ [defaultLabel]: {}, ...config.labels })
+    this.#labels = new Map(
+      labels.map(([name, { profile }]: [string, { profile?: string | undefined }]) => [
+        name,
+        { name, profile: profile === undefined ? undefined : this.getProfile(profile) },
+      ]),
+    )
+  }
+
+  /** @throws FleetError `profile_unknown` */
+  getProfile(name: string): EnrollmentProfile {
+    const profile = this.#profiles.get(name)
+    if (profile) return profile
+    const known = [...this.#profiles.keys()].join(', ')
+    throw new FleetError('profile_unknown', `there is no profile ${name}; known: ${known}`)
+  }
+
+  findLabel(name: string): Label | undefined {
+    return this.#labels.get(name)
+  }
+}
+
+function enrollmentProfile(name: string, profile: Configuration['profiles'][string]): EnrollmentProfile {
+  const { validityDays, organization, keyTypes } = profile
+  return {
+    name,
+    validityMs: validityDays * 86_400_000,
+    extendedKeyUsage: ['clientAuth'],
+    ...(organization === undefined ? {} : { organization }),
+    keyTypes,
+  }
+}
