@@ -32,6 +32,7 @@ export const oids = {
   // PKCS#9 attributes of a request (RFC 2985 5.4)
   challengePassword: '1.2.840.113549.1.9.7',
   extensionRequest: '1.2.840.113549.1.9.14',
+  certificationRequestInfoTemplate: '1.2.840.113549.1.9.16.2.61', // RFC 9908 3.4
 
   // CMS (RFC 5652)
   data: '1.2.840.113549.1.7.1',

@@ -22,6 +22,9 @@ export type EdgeRequest = {
   certificateFault: string | undefined
 }
 
+/** What is known of a request before its body, which is all there is when the body is refused. */
+export type EdgeRequestHead = Omit<EdgeRequest, 'body'>
+
 /** `headers` in the exact case to send: some EST clients compare names byte by byte. */
 export type EdgeAnswer = { status: number; headers?: Record<string, string>; body?: string }
 
@@ -38,8 +41,8 @@ type EdgeOptions = {
   handshakeTimeoutMs: number
   log: Log
   handle(request: EdgeRequest): Promise<EdgeAnswer>
-  /** Renders what `handle` threw, and what was refused before it ran. */
-  fail(error: unknown, request: Pick<EdgeRequest, 'id' | 'path' | 'remoteAddress'>): EdgeAnswer
+  /** Renders what `handle` threw, and what was refused before it ran; it does not throw. */
+  fail(error: unknown, request: EdgeRequestHead): EdgeAnswer | Promise<EdgeAnswer>
 }
 
 export type Edge = AsyncDisposable & {
@@ -141,28 +144,27 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   const path = (message.url ?? '/').split('?', 1)[0]!
   const log = options.log.child({ requestId: id })
   const started = performance.now()
-  const remoteAddress = message.socket.remoteAddress ?? 'unknown'
+  const socket = message.socket as TLSSocket
+  const head: EdgeRequestHead = {
+    id,
+    method: message.method ?? 'GET',
+    path,
+    headers: message.headers,
+    remoteAddress: socket.remoteAddress ?? 'unknown',
+    certificate: socket.getPeerX509Certificate()?.raw,
+    certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
+  }
   let result: EdgeAnswer
   try {
-    const body = await readBody(message, options.maxBodyBytes)
-    const socket = message.socket as TLSSocket
-    const certificate = socket.getPeerX509Certificate()
-    result = await options.handle({
-      id,
-      method: message.method ?? 'GET',
-      path,
-      headers: message.headers,
-      body,
-      remoteAddress,
-      certificate: certificate?.raw,
-      certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
-    })
+    result = await options.handle({ ...head, body: await readBody(message, options.maxBodyBytes) })
   } catch (error) {
     if (message.destroyed && !message.complete) return
-    result = options.fail(error, { id, path, remoteAddress })
+    result = await options.fail(error, head)
   }
   const body = result.body ?? ''
-  const headers: Record<string, string> = { ...result.headers, 'Content-Length': String(Buffer.byteLength(body)) }
+  // RFC 9110 8.6: a 204 has no Content-Length.
+  const length = result.status === 204 ? {} : { 'Content-Length': String(Buffer.byteLength(body)) }
+  const headers: Record<string, string> = { ...result.headers, ...length }
   if (!message.complete) headers.Connection = 'close'
   response.writeHead(result.status, headers)
   if (message.complete) response.end(message.method === 'HEAD' ? undefined : body)

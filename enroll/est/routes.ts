@@ -1,16 +1,17 @@
 import { createHash } from 'node:crypto'
 import { problems } from '../../contract/problems.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
-import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
+import type { EdgeAnswer, EdgeRequest, EdgeRequestHead } from '../../runtime/https.ts'
 import { AttemptLimit } from '../../runtime/limits.ts'
 import type { Log } from '../../runtime/log.ts'
 import { LogLimit } from '../../runtime/log-limit.ts'
 import type { CertificateAuthority } from '../ca/certificate-authority.ts'
 import type { Hierarchy } from '../ca/hierarchy.ts'
-import { basicCredentials } from '../ra/evidence.ts'
+import { findBasicCredentials } from '../ra/evidence.ts'
 import { defaultLabel, type Label, type Profiles } from '../ra/profiles.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
 import type { Registry } from '../registry/registry.ts'
+import { csrattrs } from './csrattrs.ts'
 import { cacerts } from './distribution.ts'
 import { simpleenroll, simplereenroll } from './enroll.ts'
 
@@ -31,33 +32,23 @@ type Operation = {
   method: 'GET' | 'POST'
   /** What the body must be (RFC 7030 4.2.1); none for GET. */
   mediaType?: string
-  /** Who may ask: anybody, the holder of an enrollment token, the holder of a current certificate. */
-  authentication: 'none' | 'token' | 'certificate'
   handle(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer>
 }
-
-type Asked = Pick<EdgeRequest, 'id' | 'path' | 'remoteAddress'>
 
 const prefix = '/.well-known/est/'
 
 /** RFC 7030 3.2.2, table of operations. */
-const operations: Record<string, Operation> = {
-  cacerts: { method: 'GET', authentication: 'none', handle: cacerts },
-  simpleenroll: { method: 'POST', mediaType: 'application/pkcs10', authentication: 'token', handle: simpleenroll },
-  simplereenroll: {
-    method: 'POST',
-    mediaType: 'application/pkcs10',
-    authentication: 'certificate',
-    handle: simplereenroll,
-  },
+const operations: Partial<Record<string, Operation>> = {
+  cacerts: { method: 'GET', handle: cacerts },
+  csrattrs: { method: 'GET', handle: csrattrs },
+  simpleenroll: { method: 'POST', mediaType: 'application/pkcs10', handle: simpleenroll },
+  simplereenroll: { method: 'POST', mediaType: 'application/pkcs10', handle: simplereenroll },
 }
-/** Operations of RFC 7030 that a server may leave out. */
-const optional = new Set(['csrattrs', 'serverkeygen', 'fullcmc'])
 
-/** The EST edge: finds the operation, checks what its row demands, and renders every refusal. */
+/** The EST edge: finds the operation, checks what its row demands, and renders and records every refusal. */
 export function createEst(context: EstContext): {
   handle(request: EdgeRequest): Promise<EdgeAnswer>
-  fail(error: unknown, request: Asked): EdgeAnswer
+  fail(error: unknown, request: EdgeRequestHead): Promise<EdgeAnswer>
 } {
   const failures = new AttemptLimit(context.attemptsPerMinute)
   const failuresOfNetwork = new AttemptLimit(context.attemptsPerMinute * 10)
@@ -66,25 +57,29 @@ export function createEst(context: EstContext): {
 
   async function handle(request: EdgeRequest): Promise<EdgeAnswer> {
     const { operation, label } = findOperation(request, context.profiles)
-    if (operation.authentication === 'none') return operation.handle(request, label, context)
-    try {
-      return await operation.handle(request, label, context)
-    } catch (error) {
-      // A request without any credential is how some clients begin; it is answered with the challenge and not counted.
-      const counts = isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated'
-      if (!counts || error.code === 'too_many_requests') throw error
-      // A good credential is never held up by its neighbours' failures: who fails too often only loses the reason, and its
-      // place in the audit log.
-      const now = context.clock().getTime()
-      const waitMs = spend(request, now)
-      if (waitMs > 0) throw tooMany(waitMs)
-      await noteRefusal(request, error, context)
-      throw error
-    }
+    return operation.handle(request, label, context)
+  }
+
+  async function fail(error: unknown, request: EdgeRequestHead): Promise<EdgeAnswer> {
+    const told = await record(error, request).catch((cause: unknown) => cause)
+    logFailure(told, request)
+    return renderFailure(told, request.id)
+  }
+
+  /** @returns what the caller is told: who fails too often loses the reason, and its place in the audit log */
+  async function record(error: unknown, request: EdgeRequestHead): Promise<unknown> {
+    // A request without any credential is how some clients begin; it is answered with the challenge and not counted.
+    const counts = isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated'
+    if (!counts || error.code === 'too_many_requests') return error
+    // A good credential is never held up by its neighbours' failures: only refusals are counted.
+    const waitMs = spend(request, context.clock().getTime())
+    if (waitMs > 0) return tooMany(waitMs)
+    await noteRefusal(request, error, context)
+    return error
   }
 
   /** Counts a refusal before anything is awaited. @returns how long the caller is to wait when it had too many, else 0 */
-  function spend(request: EdgeRequest, now: number): number {
+  function spend(request: EdgeRequestHead, now: number): number {
     const network = networkOf(request.remoteAddress)
     const caller = `${network} ${nameOf(request)}`
     const limits: [AttemptLimit, string][] = [
@@ -98,7 +93,7 @@ export function createEst(context: EstContext): {
   }
 
   const lines = new LogLimit({ burst: 20, everyMs: 10_000 })
-  function fail(error: unknown, request: Asked): EdgeAnswer {
+  function logFailure(error: unknown, request: EdgeRequestHead): void {
     if (!isFleetError(error) || problems[error.code].status >= 500) {
       const reason = isFleetError(error) ? error.code : 'internal'
       const fields = {
@@ -123,7 +118,6 @@ export function createEst(context: EstContext): {
       }
       if (told) context.log.warn({ ...fields, ...error.context, ...told }, 'enrollment refused')
     }
-    return renderFailure(error, request.id)
   }
   return { handle, fail }
 }
@@ -138,10 +132,9 @@ const networkOf = (address: string): string =>
   address.includes('.') || !address.includes(':') ? address : address.split(':').slice(0, 4).join(':')
 
 /** What a caller says it is, so that its refusals are counted apart from its neighbours' at the same address. */
-function nameOf(request: EdgeRequest): string {
+function nameOf(request: EdgeRequestHead): string {
   if (request.certificate !== undefined) return createHash('sha256').update(request.certificate).digest('hex')
-  if (request.headers.authorization === undefined) return ''
-  return basicCredentials(request).username.slice(0, 64)
+  return findBasicCredentials(request)?.username.slice(0, 64) ?? ''
 }
 
 /** `/.well-known/est/OPERATION`, or `/.well-known/est/LABEL/OPERATION` (RFC 7030 3.2.2). */
@@ -153,13 +146,8 @@ function findOperation(request: EdgeRequest, profiles: Profiles): { operation: O
   const name = rest.length === 0 ? first : rest.join('/')
   const label = profiles.findLabel(rest.length === 0 ? defaultLabel : first)
   if (label === undefined) throw new FleetError('not_found', 'there is no such EST label or operation')
-  if (!Object.hasOwn(operations, name)) {
-    throw new FleetError(
-      'not_found',
-      optional.has(name) ? `the operation ${name} is not offered` : 'there is no such EST operation',
-    )
-  }
-  const operation = operations[name]!
+  const operation = Object.hasOwn(operations, name) ? operations[name] : undefined
+  if (operation === undefined) throw new FleetError('not_found', 'there is no such EST operation')
   if (request.method !== operation.method) {
     throw new FleetError('method_not_allowed', `${name} takes ${operation.method}`, {
       context: { allow: operation.method },
@@ -175,7 +163,11 @@ function findOperation(request: EdgeRequest, profiles: Profiles): { operation: O
   return { operation, label }
 }
 
-async function noteRefusal(request: EdgeRequest, error: FleetError, { registry, clock }: EstContext): Promise<void> {
+async function noteRefusal(
+  request: EdgeRequestHead,
+  error: FleetError,
+  { registry, clock }: EstContext,
+): Promise<void> {
   const { deviceId, serial } = error.context as { deviceId?: string; serial?: string }
   await registry.commit({
     requestId: `${request.id}-refused`,

@@ -26,7 +26,12 @@ export async function readTokenEvidence(
   registry: Registry,
   request: Pick<EdgeRequest, 'headers'>,
 ): Promise<TokenEvidence> {
-  const { username, password } = basicCredentials(request)
+  const credentials = findBasicCredentials(request)
+  if (credentials === undefined) {
+    const wanted = 'enroll with HTTP Basic: the device id as username and its enrollment token as password'
+    throw new FleetError('unauthenticated', wanted)
+  }
+  const { username, password } = credentials
   const invalid = (): FleetError =>
     new FleetError('token_invalid', 'this token is not valid for this device id; ask the operator for a new one', {
       context: { deviceId: username.slice(0, 64) },
@@ -37,15 +42,15 @@ export async function readTokenEvidence(
   return { kind: 'token', deviceId: username, token }
 }
 
-/** @throws FleetError `unauthenticated` */
-export function basicCredentials(request: Pick<EdgeRequest, 'headers'>): { username: string; password: string } {
-  const wanted = 'enroll with HTTP Basic: the device id as username and its enrollment token as password'
+/** @returns undefined when there is no Basic header, or none that can be read */
+export function findBasicCredentials(
+  request: Pick<EdgeRequest, 'headers'>,
+): { username: string; password: string } | undefined {
   const found = /^basic +([A-Za-z0-9+/]+={0,2})$/i.exec(request.headers.authorization ?? '')
-  if (found === null) throw new FleetError('unauthenticated', wanted)
+  if (found === null) return undefined
   const text = Buffer.from(found[1]!, 'base64').toString('utf8')
   const colon = text.indexOf(':')
-  if (colon < 0) throw new FleetError('unauthenticated', wanted)
-  return { username: text.slice(0, colon), password: text.slice(colon + 1) }
+  return colon < 0 ? undefined : { username: text.slice(0, colon), password: text.slice(colon + 1) }
 }
 
 /**

@@ -1,7 +1,7 @@
 import type { DeviceId } from '../../contract/ids.ts'
 import type { CertificateRequest } from '../../pki/csr.ts'
 import { singleCommonName } from '../../pki/csr.ts'
-import { formatName, namesEqual } from '../../pki/names.ts'
+import { buildName, formatName, namesEqual } from '../../pki/names.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Approval } from '../ca/certificate-authority.ts'
 import { getCertificate } from '../registry/certificates.ts'
@@ -16,6 +16,9 @@ export type Decision = { decision: 'approved'; approval: Approval } | { decision
 
 /** What is asked for, and where: the label decides which profile may be had. */
 export type Asking = { label: Label; request: CertificateRequest; now: Date }
+
+/** `subject` is the DER of the Name that the request has to carry; undefined where the caller did not say who it is. */
+export type Expectations = { profile: EnrollmentProfile | undefined; subject: Buffer | undefined }
 
 export class RegistrationAuthority {
   readonly #registry: Registry
@@ -107,22 +110,44 @@ export class RegistrationAuthority {
     return { decision: 'approved', approval: { device, profile, label: label.name, via: 'reenroll' } }
   }
 
+  /**
+   * What a request under this label has to look like, as far as that can be known of who asks (RFC 7030 4.5).
+   *
+   * @throws FleetError `device_revoked`, `label_mismatch`, `profile_unknown`
+   */
+  async describe(label: Label, evidence: TokenEvidence | CertificateEvidence | undefined): Promise<Expectations> {
+    if (evidence === undefined) return { profile: label.profile, subject: undefined }
+    const { deviceId, certificate } =
+      evidence.kind === 'token'
+        ? { deviceId: evidence.deviceId, certificate: undefined }
+        : { deviceId: evidence.record.doc.deviceId as DeviceId | undefined, certificate: evidence.certificate }
+    if (deviceId === undefined) return { profile: label.profile, subject: undefined }
+    const { doc } = await this.#activeDevice(deviceId)
+    const profile = this.#profileUnder(label, doc.profile)
+    return { profile, subject: certificate?.subject.der ?? buildName({ commonName: deviceId }) }
+  }
+
   /** @throws FleetError `profile_unknown` */
   requireProfile(name: string): void {
     this.#profiles.getProfile(name)
   }
 
   #profileFor(label: Label, name: string, request: CertificateRequest): EnrollmentProfile {
+    const profile = this.#profileUnder(label, name)
+    if (!profile.keyTypes.includes(request.keyType)) {
+      const wanted = profile.keyTypes.join(', ')
+      throw new FleetError('csr_key_unsupported', `The key is ${request.keyType}; profile ${name} wants ${wanted}`)
+    }
+    return profile
+  }
+
+  #profileUnder(label: Label, name: string): EnrollmentProfile {
     const profile = this.#profiles.getProfile(name)
     if (label.profile !== undefined && label.profile !== profile) {
       throw new FleetError(
         'label_mismatch',
         `the device has the profile ${name}; the label ${label.name} is for ${label.profile.name}`,
       )
-    }
-    if (!profile.keyTypes.includes(request.keyType)) {
-      const wanted = profile.keyTypes.join(', ')
-      throw new FleetError('csr_key_unsupported', `The key is ${request.keyType}; profile ${name} wants ${wanted}`)
     }
     return profile
   }

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { after, before, suite, test } from 'node:test'
-import { createKeyAndCsr } from '../../../pki/x509.ts'
-import { certificateOf, codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
+import { buildCsrAttributes } from '../../../pki/csr-attributes.ts'
+import { buildName } from '../../../pki/names.ts'
+import { createKeyAndCsr, createSelfSigned } from '../../../pki/x509.ts'
+import { basic, certificateOf, codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
 
 suite('labels and profiles (RFC 7030 3.2.2)', () => {
   let fleet: EnrollHarness
@@ -72,3 +74,55 @@ suite('labels and profiles (RFC 7030 3.2.2)', () => {
     assert.match(refused.body, /P-384; profile sensor wants Ed25519, P-256/)
   })
 })
+
+suite('csrattrs (RFC 7030 4.5, RFC 9908)', () => {
+  let fleet: EnrollHarness
+  before(async () => {
+    fleet = await EnrollHarness.start({
+      config: testConfiguration({
+        profiles: { camera: {}, sensor: { keyTypes: ['Ed25519'] } },
+        labels: { sensors: { profile: 'sensor' } },
+      }),
+    })
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+
+  const wanted = (keyType: 'P-256' | 'Ed25519', subject?: Buffer): string =>
+    buildCsrAttributes({ keyType, extendedKeyUsage: ['clientAuth'], subject }).toString('base64')
+
+  test('a stranger is told what the label is for, and nothing where each device has its own profile', async () => {
+    const told = await fleet.est('csrattrs', { label: 'sensors' })
+    assert.deepEqual([told.status, told.headers['content-type']], [200, 'application/csrattrs'])
+    assert.equal(told.body, `${wanted('Ed25519')}\n`)
+    const silent = await fleet.est('csrattrs')
+    assert.deepEqual([silent.status, silent.body, silent.headers['content-length']], [204, '', undefined])
+  })
+
+  test('the holder of a token is told its CN, and a device its current subject', async () => {
+    const token = await fleet.token('cam-1', { groups: ['roof'] })
+    const first = await fleet.est('csrattrs', { headers: { Authorization: basic('cam-1', token) } })
+    assert.equal(first.body.trim(), wanted('P-256', buildName({ commonName: 'cam-1' })))
+    const { key, certificate } = await fleet.enrolledDevice('cam-2', { groups: ['roof'] })
+    const again = await fleet.est('csrattrs', { key, cert: certificate })
+    const subject = buildName({ commonName: 'cam-2', organizationalUnits: ['roof'] })
+    assert.equal(again.body.trim(), wanted('P-256', subject))
+  })
+
+  test('a wrong token is refused; a certificate that does not count is as good as none', async () => {
+    const wrong = await fleet.est('csrattrs', { headers: { Authorization: basic('cam-1', 'x') } })
+    assert.deepEqual([wrong.status, codeOf(wrong)], [401, 'token_invalid'])
+    const token = await fleet.token('cam-3')
+    const headers = { Authorization: basic('cam-3', token) }
+    const elsewhere = await fleet.est('csrattrs', { label: 'sensors', headers })
+    assert.deepEqual([elsewhere.status, codeOf(elsewhere)], [403, 'label_mismatch'])
+    for (const { key, cert } of [fleet.operator, await strangerCredential()]) {
+      assert.equal((await fleet.est('csrattrs', { key, cert })).status, 204)
+    }
+  })
+})
+
+async function strangerCredential(): Promise<{ key: string; cert: string }> {
+  const dates = { notBefore: new Date(Date.now() - 1000), notAfter: new Date(Date.now() + 60_000) }
+  const { privateKeyPem, certificatePem } = await createSelfSigned({ commonName: 'cam-1', ...dates })
+  return { key: privateKeyPem, cert: certificatePem }
+}

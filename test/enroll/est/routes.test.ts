@@ -42,17 +42,36 @@ suite('the table of EST operations (RFC 7030 3.2.2)', () => {
     assert.ok(Object.keys(headers).length <= 15 && block.length <= 1000)
   })
 
-  test('another method is 405 with Allow, another path 404, an operation that is left out says so', async () => {
+  test('another method is 405 with Allow, another path 404', async () => {
     const posted = await fleet.est('cacerts', { method: 'POST' })
     assert.deepEqual([posted.status, posted.headers.allow, codeOf(posted)], [405, 'GET', 'method_not_allowed'])
     for (const path of ['nothing', '__proto__', 'constructor', '', 'cacerts/x']) {
+      clock.advance(60_001)
       const missing = await fleet.est(path)
       assert.deepEqual([missing.status, codeOf(missing)], [404, 'not_found'], path)
     }
-    const left = await fleet.est('fullcmc', { method: 'POST' })
-    assert.match(left.body, /fullcmc is not offered/)
     const outside = await fleet.ask(`${fleet.endpoints.est}/`)
     assert.deepEqual([outside.status, codeOf(outside)], [404, 'not_found'])
+  })
+
+  test('a refusal before any credential is looked at is in the audit log too, and counted', async () => {
+    clock.advance(60_001)
+    const asked: [string, string, string][] = [
+      ['GET', 'simpleenroll', 'method_not_allowed'],
+      ['POST', 'simpleenroll', 'media_type_unsupported'],
+      ['GET', 'nothing', 'not_found'],
+    ]
+    for (const [method, path, code] of asked) {
+      const answer = await fleet.est(path, { method, headers: { Authorization: 'Bearer x' } })
+      assert.equal(codeOf(answer), code)
+      const { body } = await fleet.admin('GET', '/audit?limit=1')
+      const [entry] = body.items
+      assert.deepEqual([entry.outcome, entry.reason, entry.subject], ['refused', code, `/.well-known/est/${path}`])
+      assert.ok(answer.body.includes(entry.requestId))
+    }
+    for (let i = 0; i < 2; i++) await fleet.est('nothing')
+    assert.equal((await fleet.est('nothing')).status, 429)
+    clock.advance(60_001)
   })
 
   test('refusals are in the audit log, and too many of one caller are answered 429 with Retry-After', async () => {

@@ -1,0 +1,48 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { fromBER } from 'asn1js'
+import { buildCsrAttributes } from '../../pki/csr-attributes.ts'
+import { buildName } from '../../pki/names.ts'
+
+const hex = (text: string): Buffer => Buffer.from(text.replaceAll(/\s/g, ''), 'hex')
+const extensionRequest = '3024 0609 2a864886f70d01090e 3117 3015 3013 0603551d25 040c 300a 0608 2b06010505070302' // EKU clientAuth
+
+test('key type and usage stand in the older form and again in the template, with the subject (RFC 9908 3.2, 3.4)', () => {
+  const der = buildCsrAttributes({
+    keyType: 'P-256',
+    extendedKeyUsage: ['clientAuth'],
+    subject: buildName({ commonName: 'cam-1' }),
+  })
+  assert.deepEqual(
+    der,
+    hex(`3081a4
+      3015 0607 2a8648ce3d0201 310a 0608 2a8648ce3d030107
+      ${extensionRequest}
+      3065 060b 2a864886f70d010910023d 3156 3054
+        0201 00
+        3010 310e 300c 0603550403 0c05 63616d2d31
+        a015 3013 0607 2a8648ce3d0201 0608 2a8648ce3d030107
+        a126 ${extensionRequest}`),
+  )
+})
+
+test('without a subject the template leaves it to the client', () => {
+  const der = buildCsrAttributes({ keyType: 'Ed25519', extendedKeyUsage: ['clientAuth'], subject: undefined })
+  assert.deepEqual(
+    der,
+    hex(`3076
+      3007 0603 2b6570 3100
+      ${extensionRequest}
+      3045 060b 2a864886f70d010910023d 3136 3034
+        0201 00
+        a007 3005 0603 2b6570
+        a126 ${extensionRequest}`),
+  )
+})
+
+test('every key type gives DER that asn1js reads to its end', () => {
+  for (const keyType of ['P-256', 'P-384', 'Ed25519', 'RSA'] as const) {
+    const der = buildCsrAttributes({ keyType, extendedKeyUsage: ['clientAuth'], subject: undefined })
+    assert.equal(fromBER(Uint8Array.from(der)).offset, der.length)
+  }
+})
