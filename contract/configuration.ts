@@ -22,6 +22,12 @@ const profile = z.strictObject({
     .min(1)
     .default(keyType.options)
     .describe('Keys that are certified, the preferred one first; RSA is 2048 to 4096 bits'),
+  channelBinding: z
+    .enum(['optional', 'required'])
+    .default('optional')
+    .describe(
+      'Whether a request must name its TLS connection in challengePassword (RFC 7030 3.5); one that does is checked',
+    ),
 })
 
 const listener = z.strictObject({

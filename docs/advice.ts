@@ -26,8 +26,12 @@ export const advice: Record<ProblemCode, string> = {
   csr_key_unsupported: 'Use P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits with exponent 65537.',
   csr_key_too_weak: 'Make a larger key; P-256 is the usual choice.',
   csr_subject_mismatch: 'Set the CN of the request to the device id, alone: `-subj /CN=cam-1`.',
-  csr_challenge_unsupported:
-    'Leave the challengePassword out; it would claim a binding to the TLS session that is not checked.',
+  channel_binding_missing:
+    'Put base64 of the channel binding into challengePassword (libest: `-z`; RFC 7030 3.5), or use a profile with `channelBinding: optional`.',
+  channel_binding_unavailable:
+    'Connect with TLS 1.3, or with a TLS 1.2 client that has Extended Master Secret (RFC 7627), or leave the challengePassword out.',
+  channel_binding_mismatch:
+    'challengePassword is for the channel binding alone, base64 of tls-unique (TLS 1.2) or tls-exporter (TLS 1.3), of the connection that carries the request. An enrollment code does not belong there: it is the HTTP password. If the client did bind, somebody is between it and the gateway.',
   subject_changed: 'Renew with the subject and names of the current certificate. A new name is a new device.',
   lint_failed: 'Nothing was signed. Look at the log for the rule and the profile, and correct the profile.',
   key_unavailable: 'Look at the log of enroll: the key file is gone, unreadable or encrypted with another passphrase.',

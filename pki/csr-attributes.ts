@@ -23,28 +23,38 @@ function attribute(type: string, ...values: Buffer[]): Buffer {
   return sequence(oid(type), setOf(...values))
 }
 
+export type RequestTemplate = {
+  keyType: KeyType
+  extendedKeyUsage: CertificateProfile['extendedKeyUsage']
+  /** DER of the Name; without it the subject is left to the client */
+  subject: Buffer | undefined
+}
+
 /**
  * CsrAttrs (RFC 7030 4.5.2), said twice: in the form that older clients read and as the template of RFC 9908 3.4, which can
  * also say the subject.
  *
- * @param subject DER of the Name; without it the template leaves the subject to the client
+ * @param wanted.channelBinding asks for the challengePassword (RFC 7030 3.5), for the client to fill in
  */
-export function buildCsrAttributes(wanted: {
-  keyType: KeyType
-  extendedKeyUsage: CertificateProfile['extendedKeyUsage']
-  subject: Buffer | undefined
-}): Buffer {
-  const { keyType, extendedKeyUsage, subject } = wanted
-  const purposes = sequence(...extendedKeyUsage.map((purpose) => oid(oids[purpose])))
+export function buildCsrAttributes(wanted: { template: RequestTemplate | undefined; channelBinding: boolean }): Buffer {
+  const { template, channelBinding } = wanted
+  const challenge = channelBinding ? [oid(oids.challengePassword)] : []
+  if (template === undefined) return sequence(...challenge)
+  const purposes = sequence(...template.extendedKeyUsage.map((purpose) => oid(oids[purpose])))
   // RFC 9908 3.2: one id-ExtensionReq with one Extensions, and one attribute that says the type of key.
   const extensions = attribute(oids.extensionRequest, sequence(writeExtension(oids.extendedKeyUsage, purposes)))
-  const key = keys[keyType]
-  const template = sequence(
+  const key = keys[template.keyType]
+  const info = sequence(
     integer(0),
-    ...(subject === undefined ? [] : [subject]),
+    ...(template.subject === undefined ? [] : [template.subject]),
     // The key itself is left out: a placeholder would demand one size of RSA (RFC 9908 3.4).
     element(contextConstructed(0), key.algorithm),
-    element(contextConstructed(1), extensions),
+    element(
+      contextConstructed(1),
+      // X.690 11.6: the shorter encoding stands first in a SET OF.
+      ...(channelBinding ? [attribute(oids.challengePassword)] : []),
+      extensions,
+    ),
   )
-  return sequence(key.attribute, extensions, attribute(oids.certificationRequestInfoTemplate, template))
+  return sequence(...challenge, key.attribute, extensions, attribute(oids.certificationRequestInfoTemplate, info))
 }

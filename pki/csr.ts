@@ -2,7 +2,7 @@ import { createPublicKey, type KeyObject, verify } from 'node:crypto'
 import { FleetError } from '../runtime/errors.ts'
 import { contextConstructed, DerError, type DerReader, readDer, tags } from './der.ts'
 import { readExtensions } from './extensions.ts'
-import { type DistinguishedName, parseName } from './names.ts'
+import { type DistinguishedName, decodeValue, parseName } from './names.ts'
 import { oids } from './oids.ts'
 import { type KeyType, keyTypeOf, spkiHashOf } from './public-key.ts'
 
@@ -16,7 +16,8 @@ export type CertificateRequest = {
   keyType: KeyType
   /** the requested subjectAltName's GeneralNames, as they stand */
   subjectAltName: Buffer | undefined
-  hasChallengePassword: boolean
+  /** the value as text, or `#` and hex where it is no well-formed string; undefined without the attribute */
+  challengePassword: string | undefined
 }
 
 // An RSA-4096 request with a full set of extensions is under 3 kB.
@@ -57,9 +58,10 @@ function readRequest(der: Buffer): CertificateRequest {
   return { der, subject, publicKeySpki, spkiHash: spkiHashOf(publicKeySpki), keyType, ...attributes }
 }
 
-function readAttributes(list: DerReader): Pick<CertificateRequest, 'subjectAltName' | 'hasChallengePassword'> {
+function readAttributes(list: DerReader): Pick<CertificateRequest, 'subjectAltName' | 'challengePassword'> {
   const seen = new Set<string>()
   let subjectAltName: Buffer | undefined
+  let challengePassword: string | undefined
   while (!list.done) {
     const attribute = list.enter()
     const type = attribute.oid()
@@ -67,13 +69,16 @@ function readAttributes(list: DerReader): Pick<CertificateRequest, 'subjectAltNa
     attribute.end()
     if (seen.has(type)) throw new DerError(`attribute ${type} stands twice`)
     seen.add(type)
+    // RFC 2985 5.4.1, 5.4.2: both are single-valued.
     if (type === oids.extensionRequest) {
-      // RFC 2985 5.4.2: single-valued.
       subjectAltName = readExtensions(values.enter()).get(oids.subjectAltName)?.value
+      values.end()
+    } else if (type === oids.challengePassword) {
+      challengePassword = decodeValue(values.next()).value
       values.end()
     }
   }
-  return { subjectAltName, hasChallengePassword: seen.has(oids.challengePassword) }
+  return { subjectAltName, challengePassword }
 }
 
 type SignatureScheme = { keys: readonly KeyType[]; hash: string | null; parameters: 'absent' | 'null' }

@@ -1,5 +1,16 @@
 import type { DeviceId } from '../contract/ids.ts'
-import { DerError, type DerReader, element, oid, readDer, sequence, setOf, tags, utf8String } from './der.ts'
+import {
+  type DerElement,
+  DerError,
+  type DerReader,
+  element,
+  oid,
+  readDer,
+  sequence,
+  setOf,
+  tags,
+  utf8String,
+} from './der.ts'
 import { oids } from './oids.ts'
 
 /**
@@ -39,10 +50,10 @@ function readAttribute(reader: DerReader): NameAttribute {
   const type = reader.oid()
   const value = reader.next()
   reader.end()
-  return { oid: type, ...decodeValue(value.tag, value.content, value.der) }
+  return { oid: type, ...decodeValue(value) }
 }
 
-function decodeValue(tag: number, content: Buffer, der: Buffer): Omit<NameAttribute, 'oid'> {
+export function decodeValue({ tag, content, der }: DerElement): Omit<NameAttribute, 'oid'> {
   if (tag === tags.utf8String) {
     try {
       return { value: utf8.decode(content), encoding: 'utf8' }

@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer } from 'node:https'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
+import { channelBindingOf } from './channel-binding.ts'
 import { splitAddress } from './config.ts'
 import { FleetError } from './errors.ts'
 import type { Log } from './log.ts'
@@ -20,6 +21,8 @@ export type EdgeRequest = {
   /** DER of the client certificate, and OpenSSL's word on its chain (undefined: it is fine). */
   certificate: Buffer | undefined
   certificateFault: string | undefined
+  /** What names this TLS connection and no other; undefined where nothing does so safely. */
+  channelBinding(): Buffer | undefined
 }
 
 /** What is known of a request before its body, which is all there is when the body is refused. */
@@ -153,6 +156,7 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
     remoteAddress: socket.remoteAddress ?? 'unknown',
     certificate: socket.getPeerX509Certificate()?.raw,
     certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
+    channelBinding: () => channelBindingOf(socket),
   }
   let result: EdgeAnswer
   try {

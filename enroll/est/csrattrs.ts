@@ -13,11 +13,11 @@ import type { EstContext } from './routes.ts'
 
 /** RFC 7030 4.5: what a request has to contain. Nobody has to say who it is; who does is told its own subject too. */
 export async function csrattrs(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
-  const { profile, subject } = await context.ra.describe(label, await findEvidence(request, context))
+  const { profile, subject, channelBinding } = await context.ra.describe(label, await findEvidence(request, context))
   // RFC 7030 4.5.2: 204 where there is nothing to say.
-  if (profile === undefined) return { status: 204 }
-  const { keyTypes, extendedKeyUsage } = profile
-  const der = buildCsrAttributes({ keyType: keyTypes[0]!, extendedKeyUsage, subject })
+  if (profile === undefined && !channelBinding) return { status: 204 }
+  const template = profile && { keyType: profile.keyTypes[0]!, extendedKeyUsage: profile.extendedKeyUsage, subject }
+  const der = buildCsrAttributes({ template, channelBinding })
   return {
     status: 200,
     headers: { 'Content-Type': 'application/csrattrs', 'Content-Transfer-Encoding': 'base64' },

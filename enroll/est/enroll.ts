@@ -4,7 +4,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
-import type { Decision } from '../ra/registration-authority.ts'
+import type { Asking, Decision } from '../ra/registration-authority.ts'
 import { untilNoConflict } from '../registry/registry.ts'
 import { decodeBody, encodeBody } from './encoding.ts'
 import type { EstContext } from './routes.ts'
@@ -15,7 +15,7 @@ export async function simpleenroll(request: EdgeRequest, label: Label, context: 
   await readTokenEvidence(registry, request) // who asks, before what they sent is looked at
   const csr = parseCsr(decodeBody(request.body))
   return answer(request, context, csr, async (now) =>
-    ra.decideEnrollment(await readTokenEvidence(registry, request), { label, request: csr, now }),
+    ra.decideEnrollment(await readTokenEvidence(registry, request), asking(request, label, csr, now)),
   )
 }
 
@@ -33,9 +33,16 @@ export async function simplereenroll(request: EdgeRequest, label: Label, context
   renewals.note(record.doc.deviceId ?? record.doc.serial, context.clock().getTime())
   const csr = parseCsr(decodeBody(request.body))
   return answer(request, context, csr, async (now) =>
-    ra.decideReenrollment(await readCertificateEvidence(registry, request, now), { label, request: csr, now }),
+    ra.decideReenrollment(await readCertificateEvidence(registry, request, now), asking(request, label, csr, now)),
   )
 }
+
+const asking = (request: EdgeRequest, label: Label, csr: CertificateRequest, now: Date): Asking => ({
+  label,
+  request: csr,
+  now,
+  channelBinding: request.channelBinding,
+})
 
 async function answer(
   request: EdgeRequest,

@@ -7,6 +7,8 @@ import { FleetError } from '../../runtime/errors.ts'
 export type EnrollmentProfile = CertificateProfile & {
   /** the preferred one first */
   keyTypes: readonly KeyType[]
+  /** whether a request has to name the TLS connection it comes over (RFC 7030 3.5); what it names is checked always */
+  channelBinding: 'optional' | 'required'
 }
 
 /** A path of its own for devices of one kind (RFC 7030 3.2.2). */
@@ -44,18 +46,25 @@ export class Profiles {
     throw new FleetError('profile_unknown', `there is no profile ${name}; known: ${known}`)
   }
 
+  /** Whether a request under this label may need a channel binding, whoever asks. */
+  mayNeedChannelBinding({ profile }: Label): boolean {
+    const possible = profile === undefined ? [...this.#profiles.values()] : [profile]
+    return possible.some(({ channelBinding }) => channelBinding === 'required')
+  }
+
   findLabel(name: string): Label | undefined {
     return this.#labels.get(name)
   }
 }
 
 function enrollmentProfile(name: string, profile: Configuration['profiles'][string]): EnrollmentProfile {
-  const { validityDays, organization, keyTypes } = profile
+  const { validityDays, organization, keyTypes, channelBinding } = profile
   return {
     name,
     validityMs: validityDays * 86_400_000,
     extendedKeyUsage: ['clientAuth'],
     ...(organization === undefined ? {} : { organization }),
     keyTypes,
+    channelBinding,
   }
 }

@@ -3,6 +3,7 @@ import type { CertificateRequest } from '../../pki/csr.ts'
 import { singleCommonName } from '../../pki/csr.ts'
 import { buildName, formatName, namesEqual } from '../../pki/names.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import type { EdgeRequest } from '../../runtime/https.ts'
 import type { Approval } from '../ca/certificate-authority.ts'
 import { getCertificate } from '../registry/certificates.ts'
 import { type DeviceRecord, findDevice } from '../registry/devices.ts'
@@ -15,10 +16,14 @@ import { defaultLabel, type EnrollmentProfile, type Label, type Profiles } from 
 export type Decision = { decision: 'approved'; approval: Approval } | { decision: 'issued'; der: Buffer }
 
 /** What is asked for, and where: the label decides which profile may be had. */
-export type Asking = { label: Label; request: CertificateRequest; now: Date }
+export type Asking = Pick<EdgeRequest, 'channelBinding'> & { label: Label; request: CertificateRequest; now: Date }
 
-/** `subject` is the DER of the Name that the request has to carry; undefined where the caller did not say who it is. */
-export type Expectations = { profile: EnrollmentProfile | undefined; subject: Buffer | undefined }
+export type Expectations = {
+  profile: EnrollmentProfile | undefined
+  /** DER of the Name that the request has to carry; undefined where the caller did not say who it is */
+  subject: Buffer | undefined
+  channelBinding: boolean
+}
 
 export class RegistrationAuthority {
   readonly #registry: Registry
@@ -33,9 +38,10 @@ export class RegistrationAuthority {
    * A first enrollment: identity comes from the token, and the request must name exactly that device.
    *
    * @throws FleetError `device_revoked`, `token_void`, `token_expired`, `token_spent`, `csr_subject_mismatch`,
-   *   `csr_challenge_unsupported`, `profile_unknown`, `label_mismatch`, `csr_key_unsupported`
+   *   `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
-  async decideEnrollment(evidence: TokenEvidence, { label, request, now }: Asking): Promise<Decision> {
+  async decideEnrollment(evidence: TokenEvidence, asking: Asking): Promise<Decision> {
+    const { label, request, now } = asking
     const { token, deviceId } = evidence
     const device = await this.#activeDevice(deviceId)
     const { status, spkiHash, serial, expiresAt } = token.doc
@@ -45,7 +51,7 @@ export class RegistrationAuthority {
       throw new FleetError('token_spent', 'this token was used for another key', { context: { deviceId } })
     }
     requireSubject(request, deviceId)
-    const profile = this.#profileFor(label, token.doc.profile, request)
+    const profile = this.#profileFor(asking, token.doc.profile)
     if (status === 'spent') {
       const { doc } = await getCertificate(this.#registry, serial!)
       const expired = doc.notAfter !== undefined && new Date(doc.notAfter) <= now
@@ -73,10 +79,11 @@ export class RegistrationAuthority {
    * A re-enrollment, with the same key or a new one: identity comes from the current certificate, and subject and SAN of
    * the request are those of that certificate (RFC 7030 4.2.2). A request without a SAN leaves it to us.
    *
-   * @throws FleetError `device_revoked`, `certificate_wrong_usage`, `subject_changed`, `csr_challenge_unsupported`,
-   *   `profile_unknown`, `label_mismatch`, `csr_key_unsupported`
+   * @throws FleetError `device_revoked`, `certificate_wrong_usage`, `subject_changed`, `profile_unknown`,
+   *   `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
-  async decideReenrollment(evidence: CertificateEvidence, { label, request }: Asking): Promise<Decision> {
+  async decideReenrollment(evidence: CertificateEvidence, asking: Asking): Promise<Decision> {
+    const { label, request } = asking
     const { certificate, record } = evidence
     if (record.doc.kind !== 'device' || record.doc.deviceId === undefined) {
       throw new FleetError('certificate_wrong_usage', 'only a device certificate can be re-enrolled', {
@@ -92,8 +99,7 @@ export class RegistrationAuthority {
         { context: { deviceId: device.doc.id } },
       )
     }
-    const profile = this.#profileFor(label, device.doc.profile, request)
-    refuseChallenge(request)
+    const profile = this.#profileFor(asking, device.doc.profile)
     if (!namesEqual(request.subject, certificate.subject)) {
       throw new FleetError(
         'subject_changed',
@@ -116,15 +122,24 @@ export class RegistrationAuthority {
    * @throws FleetError `device_revoked`, `label_mismatch`, `profile_unknown`
    */
   async describe(label: Label, evidence: TokenEvidence | CertificateEvidence | undefined): Promise<Expectations> {
-    if (evidence === undefined) return { profile: label.profile, subject: undefined }
+    const stranger = {
+      profile: label.profile,
+      subject: undefined,
+      channelBinding: this.#profiles.mayNeedChannelBinding(label),
+    }
+    if (evidence === undefined) return stranger
     const { deviceId, certificate } =
       evidence.kind === 'token'
         ? { deviceId: evidence.deviceId, certificate: undefined }
         : { deviceId: evidence.record.doc.deviceId as DeviceId | undefined, certificate: evidence.certificate }
-    if (deviceId === undefined) return { profile: label.profile, subject: undefined }
+    if (deviceId === undefined) return stranger
     const { doc } = await this.#activeDevice(deviceId)
     const profile = this.#profileUnder(label, doc.profile)
-    return { profile, subject: certificate?.subject.der ?? buildName({ commonName: deviceId }) }
+    return {
+      profile,
+      subject: certificate?.subject.der ?? buildName({ commonName: deviceId }),
+      channelBinding: profile.channelBinding === 'required',
+    }
   }
 
   /** @throws FleetError `profile_unknown` */
@@ -132,12 +147,14 @@ export class RegistrationAuthority {
     this.#profiles.getProfile(name)
   }
 
-  #profileFor(label: Label, name: string, request: CertificateRequest): EnrollmentProfile {
+  /** The profile, when the request is as it asks. */
+  #profileFor({ label, request, channelBinding }: Asking, name: string): EnrollmentProfile {
     const profile = this.#profileUnder(label, name)
     if (!profile.keyTypes.includes(request.keyType)) {
       const wanted = profile.keyTypes.join(', ')
       throw new FleetError('csr_key_unsupported', `The key is ${request.keyType}; profile ${name} wants ${wanted}`)
     }
+    checkChannelBinding(profile, request.challengePassword, channelBinding)
     return profile
   }
 
@@ -171,7 +188,6 @@ export class RegistrationAuthority {
 }
 
 function requireSubject(request: CertificateRequest, deviceId: DeviceId): void {
-  refuseChallenge(request)
   const name = singleCommonName(request)
   if (name !== deviceId) {
     throw new FleetError(
@@ -184,12 +200,31 @@ function requireSubject(request: CertificateRequest, deviceId: DeviceId): void {
   }
 }
 
-// RFC 7030 3.5: a channel binding that is supplied MUST be verified; one that cannot be is not passed over in silence.
-function refuseChallenge(request: CertificateRequest): void {
-  if (request.hasChallengePassword) {
+// RFC 7030 3.5: what a client supplies is verified whether or not it is asked for, so a request that somebody took from
+// another connection is not signed for.
+function checkChannelBinding(
+  profile: EnrollmentProfile,
+  claimed: string | undefined,
+  channelBinding: Asking['channelBinding'],
+): void {
+  if (claimed === undefined) {
+    if (profile.channelBinding === 'optional') return
     throw new FleetError(
-      'csr_challenge_unsupported',
-      'the request carries a challengePassword, which is not verified here; leave it out',
+      'channel_binding_missing',
+      `profile ${profile.name} wants the channel binding in challengePassword: base64 of tls-unique (TLS 1.2) or tls-exporter (TLS 1.3)`,
+    )
+  }
+  const actual = channelBinding()
+  if (actual === undefined) {
+    throw new FleetError(
+      'channel_binding_unavailable',
+      'the request carries a challengePassword, and this connection has no channel binding to hold it against: use TLS 1.3, or TLS 1.2 with Extended Master Secret',
+    )
+  }
+  if (claimed !== actual.toString('base64')) {
+    throw new FleetError(
+      'channel_binding_mismatch',
+      'the challengePassword is not the channel binding of this connection (base64 of tls-unique or tls-exporter); bind to it, or leave it out',
     )
   }
 }

@@ -137,8 +137,8 @@ const noName = (note: string, subject: Buffer): Vector => ({
 })
 
 /** A request as EST clients make it that bind it to their TLS session (RFC 7030 3.5). */
-export const csrWithChallenge = (commonName: string): Buffer =>
-  request({ subject: sequence(rdn(cn(commonName))), attributes: attributes(challenge('secret')) })
+export const csrWithChallenge = (commonName: string, text: string): Buffer =>
+  request({ subject: sequence(rdn(cn(commonName))), attributes: attributes(challenge(text)) })
 
 const otherSigner = (info: Buffer): Buffer => sign('sha256', info, key('secp256k1').privateKey)
 

@@ -89,7 +89,9 @@ export class EnrollHarness implements AsyncDisposable {
   /** One HTTPS request to any listener, verified against the root. */
   ask(url: string, { method = 'GET', headers, body, ...tls }: Ask = {}): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      const request = httpsRequest(url, { method, headers, ca: this.root, agent: false, ...tls }, (response) => {
+      // An agent would make its own connection instead of the given one.
+      const agent = tls.createConnection === undefined ? false : undefined
+      const request = httpsRequest(url, { method, headers, ca: this.root, agent, ...tls }, (response) => {
         let text = ''
         response.setEncoding('utf8')
         response.on('data', (chunk: string) => {

@@ -9,9 +9,8 @@ const extensionRequest = '3024 0609 2a864886f70d01090e 3117 3015 3013 0603551d25
 
 test('key type and usage stand in the older form and again in the template, with the subject (RFC 9908 3.2, 3.4)', () => {
   const der = buildCsrAttributes({
-    keyType: 'P-256',
-    extendedKeyUsage: ['clientAuth'],
-    subject: buildName({ commonName: 'cam-1' }),
+    template: { keyType: 'P-256', extendedKeyUsage: ['clientAuth'], subject: buildName({ commonName: 'cam-1' }) },
+    channelBinding: false,
   })
   assert.deepEqual(
     der,
@@ -27,7 +26,10 @@ test('key type and usage stand in the older form and again in the template, with
 })
 
 test('without a subject the template leaves it to the client', () => {
-  const der = buildCsrAttributes({ keyType: 'Ed25519', extendedKeyUsage: ['clientAuth'], subject: undefined })
+  const der = buildCsrAttributes({
+    template: { keyType: 'Ed25519', extendedKeyUsage: ['clientAuth'], subject: undefined },
+    channelBinding: false,
+  })
   assert.deepEqual(
     der,
     hex(`3076
@@ -40,9 +42,27 @@ test('without a subject the template leaves it to the client', () => {
   )
 })
 
+test('a channel binding that is required is asked for by challengePassword, in both forms (RFC 7030 3.5)', () => {
+  const template = { keyType: 'Ed25519' as const, extendedKeyUsage: ['clientAuth' as const], subject: undefined }
+  const challenge = '0609 2a864886f70d010907'
+  assert.deepEqual(
+    buildCsrAttributes({ template, channelBinding: true }),
+    hex(`308190
+      ${challenge}
+      3007 0603 2b6570 3100
+      ${extensionRequest}
+      3054 060b 2a864886f70d010910023d 3145 3043
+        0201 00
+        a007 3005 0603 2b6570
+        a135 300d ${challenge} 3100 ${extensionRequest}`),
+  )
+  assert.deepEqual(buildCsrAttributes({ template: undefined, channelBinding: true }), hex(`300b ${challenge}`))
+})
+
 test('every key type gives DER that asn1js reads to its end', () => {
   for (const keyType of ['P-256', 'P-384', 'Ed25519', 'RSA'] as const) {
-    const der = buildCsrAttributes({ keyType, extendedKeyUsage: ['clientAuth'], subject: undefined })
+    const template = { keyType, extendedKeyUsage: ['clientAuth' as const], subject: undefined }
+    const der = buildCsrAttributes({ template, channelBinding: true })
     assert.equal(fromBER(Uint8Array.from(der)).offset, der.length)
   }
 })

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
 import { Agent } from 'node:https'
 import { after, before, suite, test } from 'node:test'
 import { parseCertificate } from '../../../pki/certificate.ts'
@@ -202,14 +201,6 @@ suite('simpleenroll', () => {
       assert.equal(answer.body.trim().includes('\n'), body.trim().includes('\n'))
       assert.ok(answer.body.endsWith('\n'))
     }
-  })
-
-  test('a request with a challengePassword is refused rather than its channel binding passed over (RFC 7030 3.5)', async () => {
-    // Made by openssl with a challengePassword attribute beside an extension request, for CN=cam-1.
-    const vector = new URL('../../vectors/csr/accepted-attributes.json', import.meta.url)
-    const { der } = JSON.parse(readFileSync(vector, 'utf8')) as { der: string }
-    const answer = await fleet.enroll('cam-1', await fleet.token('cam-1'), Buffer.from(der, 'base64'))
-    assert.deepEqual([answer.status, codeOf(answer)], [400, 'csr_challenge_unsupported'])
   })
 })
 
