@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { after, before, suite, test } from 'node:test'
 import { createSecureContext, type SecureContext } from 'node:tls'
 import { encode } from '../../broker/wire/codec.ts'
-import { BrokerHarness, parsePolicy, type TestDevice } from '../harness/broker.ts'
+import type { Version } from '../../broker/wire/packet.ts'
+import { BrokerHarness, eventually, parsePolicy, type TestDevice } from '../harness/broker.ts'
 import { OctetClient } from '../harness/octets.ts'
 import { connectPacket } from '../harness/raw-mqtt.ts'
 import { type Answer, type Dialogue, type MqttVector, mqttDialogues, mqttVectors } from '../vectors/mqtt/load.ts'
@@ -16,7 +17,8 @@ let harness: BrokerHarness
 let skewMs = 0
 
 before(async () => {
-  harness = await BrokerHarness.start({ policy, clock: () => new Date(Date.now() + skewMs) })
+  const broker = { maxConnectionsPerDevice: 100 }
+  harness = await BrokerHarness.start({ policy, broker, clock: () => new Date(Date.now() + skewMs) })
 })
 after(() => harness[Symbol.asyncDispose]())
 
@@ -40,39 +42,63 @@ async function dial(id: string): Promise<OctetClient> {
 }
 
 /** The device whose certificate lets a CONNECT have its client id, or one that it does not belong to. */
-function deviceOf({ packet, state }: MqttVector): string {
-  if (state === 'connected') return 'lanes'
+function deviceOf({ packet }: MqttVector): string {
   return packet?.type === 'connect' && /^[a-z0-9-]+$/.test(packet.clientId) ? packet.clientId : 'sensor-1'
 }
 
-/** As patterns for `OctetClient.next`. */
-function patternsOf(answer: Answer): string[] {
+/** As patterns for `OctetClient.next`, and whether the connection stays. */
+function expectedOf(answer: Answer): { patterns: string[]; stays: boolean } {
   const code = (number: number): string => number.toString(16).padStart(2, '0')
   if (typeof answer === 'string') {
-    if (answer === 'close') return ['end']
-    return answer === 'nothing' ? ['d000'] : [answer.replaceAll(' ', ''), 'd000']
+    const patterns = answer === 'close' || answer === 'nothing' ? [] : [answer.replaceAll(' ', '')]
+    return { patterns, stays: answer !== 'close' }
   }
-  if ('disconnect' in answer) return [`e0..${code(answer.disconnect)}.*`, 'end']
+  if ('disconnect' in answer) return { patterns: [`e0..${code(answer.disconnect)}.*`], stays: false }
   const { connack, version } = answer
   const flags = connack === 0 ? '0.' : '00'
-  return [`20..${flags}${code(connack)}${version === 5 ? '.+' : ''}`, connack === 0 ? 'd000' : 'end']
+  return { patterns: [`20..${flags}${code(connack)}${version === 5 ? '.+' : ''}`], stays: connack === 0 }
 }
 
-async function play(vector: MqttVector, lane: number): Promise<void> {
-  const client = await dial(deviceOf(vector))
-  try {
-    const { version, state, bytes } = vector
-    if (state === 'connected') {
-      client.send(encode(connectPacket(version, { clientId: `lanes:${lane}` }), version).toString('hex'))
-      assert.match(await client.next(), /^20..0000/)
+/** Plays one vector after the other. */
+class Lane {
+  readonly #clientId: string
+  /** Connected, and nothing was left behind by what came before: as good as a new one. */
+  #open: { client: OctetClient; version: Version } | undefined
+
+  constructor(at: number) {
+    this.#clientId = `lanes:${at}`
+  }
+
+  async play(vector: MqttVector): Promise<void> {
+    const { version, state, bytes, packet } = vector
+    const { patterns, stays } = expectedOf(vector.answer!)
+    const client = state === 'fresh' ? await dial(deviceOf(vector)) : await this.#connected(version)
+    let isOpen = false
+    try {
+      client.send(bytes.toString('hex'))
+      for (const pattern of patterns) assert.match(await client.next(), new RegExp(`^${pattern}$`))
+      if (stays) client.send('c000')
+      assert.equal(await client.next(), stays ? 'd000' : 'end')
+      isOpen = stays && state === 'connected' && packet?.type !== 'publish'
+    } finally {
+      if (isOpen) this.#open = { client, version }
+      else client.drop()
     }
-    client.send(bytes.toString('hex'))
-    for (const pattern of patternsOf(vector.answer!)) {
-      if (pattern === 'd000') client.send('c000')
-      assert.match(await client.next(), new RegExp(`^${pattern}$`))
-    }
-  } finally {
-    client.drop()
+  }
+
+  async #connected(version: Version): Promise<OctetClient> {
+    const open = this.#open
+    this.#open = undefined
+    if (open?.version === version) return open.client
+    open?.client.drop()
+    const client = await dial('lanes')
+    client.send(encode(connectPacket(version, { clientId: this.#clientId }), version).toString('hex'))
+    assert.match(await client.next(), /^20..0000/)
+    return client
+  }
+
+  end(): void {
+    this.#open?.client.drop()
   }
 }
 
@@ -83,19 +109,20 @@ for (const file of new Set(['subscribe', 'unsubscribe', ...all.keys()])) {
   if (vectors.length === 0) continue
   test(`the ${vectors.length} vectors of ${file} are answered at a mutual-TLS socket as they say`, async () => {
     const broken: string[] = []
-    const playAll = async (some: Iterable<MqttVector>, lane: number): Promise<void> => {
+    const playAll = async (some: Iterable<MqttVector>, at: number): Promise<void> => {
+      const lane = new Lane(at)
       for (const vector of some) {
-        await play(vector, lane).catch((error: Error) =>
-          broken.push(`${vector.name} [${vector.clause}]: ${error.message}`),
-        )
+        const { name, clause } = vector
+        await lane.play(vector).catch((error: Error) => broken.push(`${name} [${clause}]: ${error.message}`))
       }
+      lane.end()
     }
     // A client id is for one connection at a time.
     const { inTurn = [], others = [] } = Object.groupBy(vectors, ({ packet }) =>
       packet?.type === 'connect' ? 'inTurn' : 'others',
     )
     const shared = others.values()
-    await Promise.all([playAll(inTurn, 0), ...Array.from({ length: lanes }, (_, lane) => playAll(shared, lane))])
+    await Promise.all([playAll(inTurn, 0), ...Array.from({ length: lanes }, (_, at) => playAll(shared, at))])
     assert.deepEqual(broken, [])
   })
 }
@@ -108,7 +135,7 @@ class Conversation {
   async follow({ steps }: Dialogue): Promise<void> {
     for (const [at, step] of steps.entries()) {
       try {
-        if ('later' in step) skewMs += step.later * 1_000
+        if ('later' in step) await this.#wait(step.later)
         else if ('send' in step) (await this.#clientOf(step.client)).send(this.#filled(step.send))
         else if ('drop' in step) this.#endOf(step.client)
         else await this.#expect(step.client, [step.expect].flat())
@@ -120,6 +147,14 @@ class Conversation {
 
   end(): void {
     for (const client of this.#clients.values()) client.drop()
+  }
+
+  /** What begins with the end of a connection begins before the clock goes on. */
+  async #wait(seconds: number): Promise<void> {
+    const { lines } = harness.testLog
+    const countOf = (wanted: string): number => lines.filter(({ event }) => event === wanted).length
+    await eventually(() => countOf('session.opened') - countOf('session.closed') === this.#clients.size)
+    skewMs += seconds * 1_000
   }
 
   async #clientOf(name: string): Promise<OctetClient> {
@@ -154,15 +189,18 @@ class Conversation {
   }
 }
 
-for (const [file, dialogues] of mqttDialogues()) {
-  for (const dialogue of dialogues) {
-    test(`${file}: ${dialogue.name} [${dialogue.clause}]`, async () => {
-      const conversation = new Conversation()
-      try {
-        await conversation.follow(dialogue)
-      } finally {
-        conversation.end()
-      }
-    })
-  }
+const dialogues = [...mqttDialogues()].flatMap(([file, cases]) => cases.map((dialogue) => ({ file, ...dialogue })))
+for (const alone of [false, true]) {
+  suite(alone ? 'dialogues, one after the other' : 'dialogues', { concurrency: alone ? 1 : lanes }, () => {
+    for (const dialogue of dialogues.filter((one) => (one.alone ?? false) === alone)) {
+      test(`${dialogue.file}: ${dialogue.name} [${dialogue.clause}]`, async () => {
+        const conversation = new Conversation()
+        try {
+          await conversation.follow(dialogue)
+        } finally {
+          conversation.end()
+        }
+      })
+    }
+  })
 }

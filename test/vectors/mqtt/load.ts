@@ -25,7 +25,7 @@ export type Step = { packet?: string } & (
   | { client: string; drop: true }
   | { later: number }
 )
-export type Dialogue = { name: string; clause: string; steps: Step[] }
+export type Dialogue = { name: string; clause: string; alone?: true; steps: Step[] }
 
 const filesOf = (pattern: string): string[] => globSync(pattern, { cwd: import.meta.dirname }).sort()
 
