@@ -48,6 +48,8 @@ class Port extends Duplex {
 /** One listener's place on the bus. */
 export class BusClient {
   readonly #client: Core
+  /** As of the last call, whatever aedes is still busy with. */
+  readonly #wanted = new Set<string>()
   #removing: Promise<void> | undefined
 
   constructor(client: Core) {
@@ -60,16 +62,20 @@ export class BusClient {
    * @param filters without groups of shared subscriptions
    */
   async subscribe(filters: readonly string[]): Promise<void> {
+    for (const filter of filters) this.#wanted.add(filter)
     // aedes would take a filter that it is about to remove for one that it has.
     while (this.#removing !== undefined) await this.#removing
-    if (filters.length === 0 || this.#client.closed) return
-    const subscriptions = filters.map((topic) => ({ topic, qos: 0 as const }))
+    const subscriptions = filters
+      .filter((filter) => this.#wanted.has(filter))
+      .map((topic) => ({ topic, qos: 0 as const }))
+    if (subscriptions.length === 0 || this.#client.closed) return
     await new Promise<void>((resolve, reject) => {
       this.#client.subscribe(subscriptions, (error) => (error ? reject(error) : resolve()))
     })
   }
 
   unsubscribe(filters: readonly string[]): void {
+    for (const filter of filters) this.#wanted.delete(filter)
     if (filters.length === 0 || this.#client.closed) return
     const before = this.#removing ?? Promise.resolve()
     const removing = before.then(

@@ -33,6 +33,26 @@ async function listen(clientId: string, wants: (carried: Carried) => boolean = (
   return { client, taken, until, isLost: () => isLost }
 }
 
+test('a filter that was unsubscribed from is off the bus, however soon that came', async () => {
+  const asked: number[] = []
+  const { client } = await listen('hasty', ({ id }) => {
+    asked.push(id)
+    return false
+  })
+  // Behind another removal, and without one.
+  for (const filter of ['h/+', 'h/#', '+/a']) {
+    void client.subscribe([filter])
+    client.unsubscribe([filter])
+  }
+  await client.subscribe(['h/a'])
+  client.unsubscribe(['h/a'])
+  await client.subscribe(['other'])
+  bus.publish('h/a', { id: 1 })
+  bus.publish('other', { id: 2 })
+  while (asked.length === 0) await new Promise((resolve) => setImmediate(resolve))
+  assert.deepEqual(asked, [2])
+})
+
 test('what is published reaches a listener once, as the object it was, whatever number of filters match', async () => {
   const { client, taken, until } = await listen('one')
   await client.subscribe(['a/+', 'a/#', 'a/b'])
