@@ -95,8 +95,8 @@ export class Gate {
   }
 
   /**
-   * The policy for a client that may be gone, as for its will. Without its certificate, which a restart forgets, statements
-   * that ask for a name in it do not apply; a device without standing may do nothing.
+   * The policy for a client that may be gone, as for its will. Without its certificate statements that ask for a name in it
+   * do not apply; a device without standing may do nothing.
    */
   matcherOfClient(clientId: string, certificate: CertificateFacts | undefined): Matcher {
     const { snapshot } = this.#options
@@ -109,6 +109,11 @@ export class Gate {
         ? factsOfRecord({ deviceId, device, clientId })
         : principalOf({ certificate, deviceId, device, clientId }).facts
     return compilePolicy(snapshot.policy.document, facts)
+  }
+
+  /** Whether it is known who is revoked; before that nobody is let in, and no will is published. */
+  get isLive(): boolean {
+    return this.#options.feed.everLive
   }
 
   isRevoked(deviceId: string): boolean {

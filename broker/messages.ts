@@ -1,11 +1,16 @@
 /** Messages of the wire as the store and the router have them. */
-import type { Message } from './backends/session-store.ts'
+import type { Message, Will as StoredWill } from './backends/session-store.ts'
 import type { Publish, Will } from './wire/packet.ts'
+import type { Properties } from './wire/properties.ts'
 
 const forGood = 0xffff_ffff
 
+type Published = Pick<Publish, 'topic' | 'payload' | 'qos' | 'retain'> & {
+  readonly properties?: Readonly<Properties> | undefined
+}
+
 /** The message expiry interval becomes a point in time; it begins when the server has the message [MQTT-3.3.2-5]. */
-export function messageOf(packet: Publish | Will, from: string, now: number): Message {
+export function messageOf(packet: Published, from: string, now: number): Message {
   const { topic, payload, qos, retain, properties } = packet
   const { messageExpiryInterval, willDelayInterval: _, ...kept } = properties ?? {}
   return {
@@ -20,17 +25,24 @@ export function messageOf(packet: Publish | Will, from: string, now: number): Me
   }
 }
 
-/** A will is kept with its interval, which begins when it is published. */
-export function storedWill(will: Will, from: string, now: number): { message: Message; delayMs: number } {
+/**
+ * A will is kept with its interval, which begins when it is published.
+ *
+ * @param certificate DER
+ */
+export function storedWill(will: Will, from: string, certificate: Buffer, now: number): StoredWill {
   const { messageExpiryInterval, willDelayInterval = 0, ...kept } = will.properties ?? {}
   const interval = messageExpiryInterval === undefined ? {} : { messageExpiryInterval }
   const message = messageOf({ ...will, properties: kept }, from, now)
-  return { message: { ...message, properties: { ...kept, ...interval } }, delayMs: willDelayInterval * 1_000 }
+  return {
+    message: { ...message, properties: { ...kept, ...interval } },
+    delayMs: willDelayInterval * 1_000,
+    certificate,
+  }
 }
 
 /** The message that a stored will is when it becomes due. */
-export const dueWill = (message: Message, now: number): Message =>
-  messageOf(message as unknown as Will, message.from, now)
+export const dueWill = (message: Message, now: number): Message => messageOf(message, message.from, now)
 
 /** Milliseconds of a session expiry interval; 0xffffffff seconds are for good (MQTT 5, 3.1.2.11.2). */
 export const expiryMs = (seconds: number, atMostMs: number): number =>

@@ -4,7 +4,7 @@ import type { Message } from './backends/session-store.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
 import { type MqttContext, shown, warnDenied, who } from './mqtt-context.ts'
 import { reasonOf } from './refusals.ts'
-import { linkMessage, SessionPump } from './session-pump.ts'
+import { SessionPump } from './session-pump.ts'
 import { SessionSubscriptions } from './session-subscriptions.ts'
 import type { Connection, EndReason, Receiver } from './sessions.ts'
 import type { BusClient } from './wire/aedes-port.ts'
@@ -13,8 +13,9 @@ import type { Connect, Publish, Subscribe, Unsubscribe } from './wire/packet.ts'
 import { reason } from './wire/reason.ts'
 import type { Delivery } from './wire/route-index.ts'
 
-/** Publishes of one connection that wait for the store before they can be routed. */
+/** Publishes of one connection that wait for the store before they can be routed: of QoS 0 no more than these are kept. */
 const maxSlow = 1_000
+const maxSlowBytes = 1_048_576
 
 /** Serves MQTT on one connection: each packet is one call into a neighbour. */
 export class MqttSession implements LinkEvents, Receiver {
@@ -33,6 +34,7 @@ export class MqttSession implements LinkEvents, Receiver {
   #subscriptions: SessionSubscriptions | undefined
   #goodbye: Goodbye | undefined
   #slow = 0
+  #slowBytes = 0
   #chain: Promise<void> = Promise.resolve()
 
   constructor(connection: Connection, context: MqttContext) {
@@ -73,8 +75,11 @@ export class MqttSession implements LinkEvents, Receiver {
       this.#answer(packet, router.route(message, this.#incomingOf(packet)))
       return
     }
-    if (packet.qos === 0 && this.#slow >= maxSlow) return // at most once
+    const bytes = packet.payload.length
+    const isFull = this.#slow >= maxSlow || this.#slowBytes + bytes > maxSlowBytes
+    if (packet.qos === 0 && this.#slow > 0 && isFull) return // at most once
     this.#slow++
+    this.#slowBytes += bytes
     this.#chain = this.#chain.then(async () => {
       try {
         await this.#publishInTurn(packet, message, mayBeKnown)
@@ -82,6 +87,7 @@ export class MqttSession implements LinkEvents, Receiver {
         this.#failed(error)
       } finally {
         this.#slow--
+        this.#slowBytes -= bytes
       }
     })
   }
@@ -131,8 +137,7 @@ export class MqttSession implements LinkEvents, Receiver {
   /** Before the broker stops, while those who shall get it are still connected. */
   async publishWill(): Promise<void> {
     if (!this.#isLive || !this.#hasPromptWill || this.#epoch === undefined) return
-    const { clientId, certificate } = this.#connection
-    await this.#context.wills.publishNow(clientId!, this.#epoch, certificate)
+    await this.#context.wills.publishNow(this.#connection.clientId!, this.#epoch)
   }
 
   /** Resolves when what waits for the client has gone out. */
@@ -177,7 +182,8 @@ export class MqttSession implements LinkEvents, Receiver {
     if (!claim.present) index.removeClient(clientId)
     wills.look()
     if (packet.will !== undefined) {
-      await store.putWill(clientId, claim.epoch, storedWill(packet.will, clientId, clock().getTime()))
+      const { der } = connection.certificate
+      await store.putWill(clientId, claim.epoch, storedWill(packet.will, clientId, der, clock().getTime()))
       this.#hasWill = true
       this.#hasPromptWill = (packet.will.properties?.willDelayInterval ?? 0) === 0
     }
@@ -234,7 +240,7 @@ export class MqttSession implements LinkEvents, Receiver {
   deliver(message: Message, { retainAsPublished, identifiers }: Delivery): void {
     if (!this.#isLive) return
     const retain = message.retain && retainAsPublished
-    this.#connection.link.deliver(linkMessage(message), { qos: 0, retain, identifiers })
+    this.#connection.link.deliver(message, { qos: 0, retain, identifiers })
   }
 
   async #publishInTurn(packet: Publish, message: Message, mayBeKnown: boolean): Promise<void> {
@@ -318,10 +324,7 @@ export class MqttSession implements LinkEvents, Receiver {
     await this.#opening
     this.#pump?.stop()
     await this.#bus?.close()
-    await this.#leave(wasLive).catch((err) => {
-      // A revocation has dropped the session already.
-      if (!isFleetError(err, 'session_taken_over')) log.error({ event: 'broker.failed', err }, 'session not released')
-    })
+    await this.#leave(wasLive)
     sessions.release(connection)
     if (!wasLive) return
     const { packetsIn, bytesIn, bytesOut } = connection.link.counters
@@ -340,19 +343,20 @@ export class MqttSession implements LinkEvents, Receiver {
   }
 
   async #leave(wasLive: boolean): Promise<void> {
-    const { store, index, config, wills, clock } = this.#context
-    const { clientId, cut, certificate } = this.#connection
+    const { index, config, wills, clock } = this.#context
+    const { clientId, cut } = this.#connection
     const epoch = this.#epoch
     if (epoch === undefined || clientId === undefined) return
     const { sessionExpiry, willDue = true } = this.#goodbye ?? {}
     const keepMs = sessionExpiry === undefined ? this.#expiryMs : expiryMs(sessionExpiry, config.sessionExpiryMs)
     const isWillDue = this.#hasWill && wasLive && willDue && !cut
-    if (this.#hasWill && !isWillDue) await store.takeWill(clientId, epoch)
-    if (isWillDue) wills.leftBy(clientId, epoch, certificate)
-    if (keepMs === 0) {
-      index.removeClient(clientId)
-      await store.release(clientId, epoch, 'forget')
-    } else await store.release(clientId, epoch, clock().getTime() + keepMs)
+    if (keepMs === 0) index.removeClient(clientId)
+    await wills.leave({
+      clientId,
+      epoch,
+      dropsWill: this.#hasWill && !isWillDue,
+      keepUntil: keepMs === 0 ? 'forget' : clock().getTime() + keepMs,
+    })
     if (isWillDue) await wills.publishDue()
   }
 }

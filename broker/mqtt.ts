@@ -68,10 +68,7 @@ export class MqttService implements AsyncDisposable {
     const store = stack.use(await LevelSessions.open({ area, clock, quotaOf: () => quota }))
     const index = new RouteIndex({ seed: randomInt(2 ** 32) })
     await restore(store, index, gate)
-    const retained = await RetainedMessages.open(store, {
-      limits: { messages: quota.retained, bytes: quota.retainedBytes },
-      now,
-    })
+    const retained = await RetainedMessages.open(store, now)
     const bus = stack.use(
       await Bus.start<Carried>(config.id, (err) => log.error({ event: 'broker.failed', err }, 'MQTT core failed')),
     )
@@ -99,7 +96,7 @@ export class MqttService implements AsyncDisposable {
       const fields = { event: 'publish.denied', reason: 'will_denied', deviceId, clientId, topic: shown(topic) }
       warn(`will ${clientId}`, fields)
     }
-    const wills = stack.use(new Wills({ store, router, index, gate, sessions, clock, log, onDenied }))
+    const wills = stack.use(new Wills({ store, router, retained, index, gate, sessions, clock, log, onDenied }))
     const context = {
       config,
       gate,
@@ -126,13 +123,7 @@ export class MqttService implements AsyncDisposable {
 
   /** Drops what is kept for a device that will not come back. */
   forget(deviceId: string): void {
-    const { store, index, log } = this.#context
-    store.dropDevice(deviceId).then(
-      (clientIds) => {
-        for (const clientId of clientIds) index.removeClient(clientId)
-      },
-      (err) => log.error({ event: 'broker.failed', err }, 'sessions of a revoked device could not be dropped'),
-    )
+    void this.#context.wills.forget(deviceId)
   }
 
   /** Drops what is kept for devices that were revoked while nobody said so. */

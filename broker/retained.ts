@@ -1,12 +1,9 @@
-/** Retained messages: which there are, what they may take, and who is sent them for a new subscription (MQTT 5, 3.3.1.3). */
+/** Retained messages: which there are, and who is sent them for a new subscription (MQTT 5, 3.3.1.3). */
 import { setImmediate } from 'node:timers/promises'
 import { isFleetError } from '../runtime/errors.ts'
-import { deviceOf, type Message, type QoS, type SessionStore } from './backends/session-store.ts'
+import type { Message, QoS, SessionStore } from './backends/session-store.ts'
 import { parseFilter } from './wire/packet.ts'
 import type { Subscription } from './wire/route-index.ts'
-
-/** What all clients of one device may have retained. `bytes` count topics, payloads and properties. */
-export type RetainedLimits = { readonly messages: number; readonly bytes: number }
 
 /** Always goes out with the RETAIN flag (MQTT 5, 3.8.3.1). */
 export type RetainedDelivery = {
@@ -22,23 +19,21 @@ export type RetainedDelivery = {
 export type RetainedReceiver = {
   /** The policy of this client. */
   mayReceive(topic: string): boolean
-  /** Asked before each message, and waited for. @returns false when nothing more is wanted: unsubscribed, or gone */
+  /** Asked before each send, and waited for. @returns false when nothing more is wanted: unsubscribed, or gone */
   room(): boolean | Promise<boolean>
-  send(delivery: RetainedDelivery): void | Promise<void>
+  /** One message of QoS 0, or a page of QoS 1 and 2, which the store takes in one write. Never none. */
+  send(deliveries: readonly RetainedDelivery[]): void | Promise<void>
 }
 
 type Store = Pick<SessionStore, 'retain' | 'retained'>
 type Entry = {
   readonly topic: string
-  /** Device id. */
-  readonly owner: string
-  readonly bytes: number
   /** Milliseconds; Infinity for good */
   readonly expiresAt: number
   /** Grows with each message that is retained. */
   readonly serial: number
 }
-type Owner = { readonly entries: Set<Entry>; bytes: number }
+type Found = { readonly entry: Entry; readonly message: Message }
 type Node = {
   entry: Entry | undefined
   readonly level: string
@@ -50,34 +45,31 @@ const pageSize = 64
 const stepsPerTurn = 1_000
 
 /**
- * Knows every retained topic, by level, and leaves the messages to the store. It is the store's only writer of them.
+ * Knows every retained topic, by level, and leaves the messages to the store, which also says what a device may have. It is
+ * the store's only writer of them.
  */
 export class RetainedMessages {
   readonly #store: Store
-  readonly #limits: RetainedLimits
   readonly #now: () => number
   readonly #root = createNode('', undefined)
-  readonly #owners = new Map<string, Owner>()
   #serial = 0
   #messages = 0
-  #bytes = 0
   #nodes = 0
 
-  private constructor(store: Store, options: { limits: RetainedLimits; now: () => number }) {
+  private constructor(store: Store, now: () => number) {
     this.#store = store
-    this.#limits = options.limits
-    this.#now = options.now
+    this.#now = now
   }
 
-  /** @param options.now milliseconds of the epoch */
-  static async open(store: Store, options: { limits: RetainedLimits; now: () => number }): Promise<RetainedMessages> {
-    const retained = new RetainedMessages(store, options)
+  /** @param now milliseconds of the epoch */
+  static async open(store: Store, now: () => number): Promise<RetainedMessages> {
+    const retained = new RetainedMessages(store, now)
     for await (const message of store.retained(['#'])) retained.#place(retained.#entryOf(message))
     return retained
   }
 
-  get counts(): { messages: number; owners: number; bytes: number; nodes: number } {
-    return { messages: this.#messages, owners: this.#owners.size, bytes: this.#bytes, nodes: this.#nodes }
+  get counts(): { messages: number; nodes: number } {
+    return { messages: this.#messages, nodes: this.#nodes }
   }
 
   /**
@@ -93,15 +85,17 @@ export class RetainedMessages {
       if (before !== undefined) await this.#drop(before)
       return 'stored'
     }
-    const entry = this.#entryOf(message)
-    // Not waited for here: the store takes effect in the order of the calls, and so do we.
-    const dropped = this.#hasRoom(entry, before) ? [] : this.#dropExpired(entry.owner, before)
-    if (!this.#hasRoom(entry, before)) {
-      await Promise.all(dropped)
-      return 'full'
+    return this.#put(this.#entryOf(message), before, message)
+  }
+
+  /** The store has removed what these topics had, since it expired. */
+  swept(topics: readonly string[]): void {
+    const now = this.#now()
+    for (const topic of topics) {
+      const entry = this.#find(topic)
+      // Another one may have been retained meanwhile.
+      if (entry !== undefined && entry.expiresAt <= now) this.#unplaceIfCurrent(entry)
     }
-    const [answer] = await Promise.all([this.#put(entry, before, message), ...dropped])
-    return answer
   }
 
   /**
@@ -118,38 +112,43 @@ export class RetainedMessages {
     if (parts === undefined || parts.group !== undefined) return 0 // 4.8.2: none for shared subscriptions
     let sent = 0
     for await (const page of this.#pages(parts.filter, receiver)) {
-      const missing = new Set(page)
-      for await (const message of this.#store.retained(page.map(({ topic }) => topic))) {
-        const entry = page.find(({ topic }) => topic === message.topic)
-        if (entry === undefined) continue
-        missing.delete(entry)
-        // [MQTT-3.8.3-3] knows no exception for retained messages, though some servers make one.
-        if (subscription.noLocal && message.from === subscription.clientId) continue
+      const found = await this.#read(page)
+      // [MQTT-3.8.3-3] knows no exception for retained messages, though some servers make one.
+      const wanted = found.filter(({ message }) => !(subscription.noLocal && message.from === subscription.clientId))
+      for (const group of groupsOf(wanted, subscription)) {
         if (!(await receiver.room())) return sent
-        // While there was no room it may have been replaced (then the new one has been routed), removed or forbidden.
-        if (this.#find(message.topic) !== entry || !receiver.mayReceive(message.topic)) continue
-        const leftMs = (message.expiresAt ?? Number.POSITIVE_INFINITY) - this.#now()
-        if (leftMs <= 0) {
-          await this.#drop(entry)
-          continue
-        }
-        await receiver.send(deliveryOf(message, subscription, leftMs))
-        sent++
+        const deliveries = this.#current(group, subscription, receiver)
+        if (deliveries.length === 0) continue
+        await receiver.send(deliveries)
+        sent += deliveries.length
       }
-      // What the store does not have any more (it sweeps on its own) is not to be counted either.
-      for (const entry of missing) this.#unplaceIfCurrent(entry)
     }
     return sent
   }
 
-  /** @returns how many messages of the device's clients were removed */
-  async purgeOwner(deviceId: string): Promise<number> {
-    const entries = [...(this.#owners.get(deviceId)?.entries ?? [])]
-    await Promise.all(entries.map((entry) => this.#drop(entry)))
-    return entries.length
+  async #read(page: readonly Entry[]): Promise<Found[]> {
+    const entries = new Map(page.map((entry) => [entry.topic, entry]))
+    const found: Found[] = []
+    for await (const message of this.#store.retained([...entries.keys()])) {
+      found.push({ entry: entries.get(message.topic)!, message })
+      entries.delete(message.topic)
+    }
+    // What the store does not have any more is not to be counted either.
+    for (const entry of entries.values()) this.#unplaceIfCurrent(entry)
+    return found
   }
 
-  /** What matches and was there at the time of the call, a page at a time. Expired messages are removed on the way. */
+  /** While there was no room some may have expired, been replaced (and the new one routed), removed or forbidden. */
+  #current(group: readonly Found[], subscription: Subscription, receiver: RetainedReceiver): RetainedDelivery[] {
+    const now = this.#now()
+    return group.flatMap(({ entry, message }) => {
+      const { topic, expiresAt = Number.POSITIVE_INFINITY } = message
+      if (expiresAt <= now || this.#find(topic) !== entry || !receiver.mayReceive(topic)) return []
+      return [deliveryOf(message, subscription, expiresAt - now)]
+    })
+  }
+
+  /** What matches and was there at the time of the call, a page at a time. */
   async *#pages(filter: string, receiver: RetainedReceiver): AsyncGenerator<Entry[]> {
     const upTo = this.#serial
     let page: Entry[] = []
@@ -157,8 +156,7 @@ export class RetainedMessages {
     for (const entry of walk(this.#root, filter.split('/'), 0)) {
       if (++steps % stepsPerTurn === 0) await setImmediate() // others have their turn
       if (entry === undefined || entry.serial > upTo) continue
-      if (entry.expiresAt <= this.#now()) await this.#drop(entry)
-      else if (receiver.mayReceive(entry.topic)) page.push(entry)
+      if (entry.expiresAt > this.#now() && receiver.mayReceive(entry.topic)) page.push(entry)
       if (page.length < pageSize) continue
       yield page
       page = []
@@ -168,23 +166,7 @@ export class RetainedMessages {
 
   #entryOf(message: Message): Entry {
     const { topic, expiresAt = Number.POSITIVE_INFINITY } = message
-    return { topic, owner: deviceOf(message.from), bytes: bytesOf(message), expiresAt, serial: ++this.#serial }
-  }
-
-  #hasRoom({ owner, bytes }: Entry, before: Entry | undefined): boolean {
-    const has = this.#owners.get(owner)
-    const replaced = before?.owner === owner ? before : undefined
-    const messages = (has?.entries.size ?? 0) + (replaced === undefined ? 1 : 0)
-    const total = (has?.bytes ?? 0) - (replaced?.bytes ?? 0) + bytes
-    return messages <= this.#limits.messages && total <= this.#limits.bytes
-  }
-
-  #dropExpired(owner: string, except: Entry | undefined): Promise<void>[] {
-    const now = this.#now()
-    const expired = [...(this.#owners.get(owner)?.entries ?? [])].filter(
-      (entry) => entry.expiresAt <= now && entry !== except,
-    )
-    return expired.map((entry) => this.#drop(entry))
+    return { topic, expiresAt, serial: ++this.#serial }
   }
 
   async #put(entry: Entry, before: Entry | undefined, message: Message): Promise<'stored' | 'full'> {
@@ -235,14 +217,8 @@ export class RetainedMessages {
       }
       node = child
     }
-    if (node.entry !== undefined) this.#uncount(node.entry)
+    if (node.entry === undefined) this.#messages++
     node.entry = entry
-    this.#messages++
-    this.#bytes += entry.bytes
-    const owner = this.#owners.get(entry.owner) ?? { entries: new Set(), bytes: 0 }
-    owner.entries.add(entry)
-    owner.bytes += entry.bytes
-    this.#owners.set(entry.owner, owner)
   }
 
   /** @returns false when the topic has another message by now, or none */
@@ -251,22 +227,21 @@ export class RetainedMessages {
     for (const level of entry.topic.split('/')) node = node?.children.get(level)
     if (node?.entry !== entry) return false
     node.entry = undefined
-    this.#uncount(entry)
+    this.#messages--
     for (let at = node; at.parent !== undefined && at.entry === undefined && at.children.size === 0; at = at.parent) {
       at.parent.children.delete(at.level)
       this.#nodes--
     }
     return true
   }
+}
 
-  #uncount(entry: Entry): void {
-    const owner = this.#owners.get(entry.owner)!
-    this.#messages--
-    this.#bytes -= entry.bytes
-    owner.entries.delete(entry)
-    owner.bytes -= entry.bytes
-    if (owner.entries.size === 0) this.#owners.delete(entry.owner)
-  }
+/** Those of QoS 0 one by one, since each may have to wait for a slow reader; the others together. */
+function* groupsOf(found: readonly Found[], subscription: Subscription): Generator<readonly Found[]> {
+  const isStored = ({ message }: Found): boolean => qosOf(message, subscription) > 0
+  const stored = found.filter(isStored)
+  if (stored.length > 0) yield stored
+  for (const one of found) if (!isStored(one)) yield [one]
 }
 
 function createNode(level: string, parent: Node | undefined): Node {
@@ -309,20 +284,12 @@ function* wildChildren(node: Node): Generator<Node> {
   }
 }
 
-function deliveryOf(message: Message, { granted, identifier }: Subscription, leftMs: number): RetainedDelivery {
-  const qos = Math.min(message.qos, granted) as QoS // [MQTT-3.8.4-8]
+const qosOf = (message: Message, { granted }: Subscription): QoS => Math.min(message.qos, granted) as QoS // [MQTT-3.8.4-8]
+
+function deliveryOf(message: Message, subscription: Subscription, leftMs: number): RetainedDelivery {
+  const { identifier } = subscription
+  const qos = qosOf(message, subscription)
   const identifiers = identifier === undefined ? [] : [identifier]
   if (leftMs === Number.POSITIVE_INFINITY) return { message, qos, retain: true, identifiers }
   return { message, qos, retain: true, identifiers, expiryInterval: Math.ceil(leftMs / 1_000) }
-}
-
-const bytesOf = ({ topic, payload, properties }: Message): number =>
-  Buffer.byteLength(topic) + payload.length + valueBytes(properties)
-
-function valueBytes(value: unknown): number {
-  if (typeof value === 'string') return Buffer.byteLength(value)
-  if (value instanceof Uint8Array) return value.length
-  if (value === undefined) return 0
-  if (typeof value !== 'object' || value === null) return 4
-  return Object.values(value).reduce((sum: number, one) => sum + valueBytes(one), 0)
 }

@@ -69,10 +69,13 @@ export class Router {
     return deliveries.length > 0 || groups.length > 0
   }
 
-  /** One message for one session, as for a retained message. @returns false when its queue is full */
-  async enqueueOne(delivery: Omit<Delivery, 'limits'>): Promise<boolean> {
-    const answers = await this.#enqueue([{ ...delivery, limits: this.#options.limits.live }], undefined)
-    return answers[0] !== 'full'
+  /** Messages for one session that is connected, in one write. */
+  async enqueueRetained(deliveries: readonly Omit<Delivery, 'limits'>[]): Promise<void> {
+    const limits = this.#options.limits.live
+    await this.#enqueue(
+      deliveries.map((delivery) => ({ ...delivery, limits })),
+      undefined,
+    )
   }
 
   #mayHave(clientId: string, topic: string): boolean {
@@ -91,7 +94,7 @@ export class Router {
     }
   }
 
-  async #enqueue(queued: readonly Delivery[], incoming: Incoming | undefined) {
+  async #enqueue(queued: readonly Delivery[], incoming: Incoming | undefined): Promise<void> {
     const { store, sessions, onDropped } = this.#options
     const enqueued = store.enqueue(queued, incoming)
     // The store has it in its order by now; the sender's acknowledgement alone waits for the disk.
@@ -100,6 +103,5 @@ export class Router {
     for (const [at, answer] of answers.entries()) {
       if (answer === 'full') onDropped('queued', queued[at]!.clientId, queued[at]!.message.topic)
     }
-    return answers
   }
 }

@@ -1,4 +1,4 @@
-import type { Message, Queued, SessionStore } from './backends/session-store.ts'
+import type { Queued, SessionStore } from './backends/session-store.ts'
 import type { Link } from './wire/link.ts'
 import { reason } from './wire/reason.ts'
 
@@ -141,11 +141,10 @@ export class SessionPump {
       link.send({ type: 'pubrel', packetId: entry.packetId, reason: reason.success })
       return
     }
-    const { message, qos, retain, identifiers, seq } = entry
+    const { message, qos, retain, identifiers, seq, dup } = entry
     while (packetId !== undefined && !this.#stopped) {
       if (!mayReceive(message.topic)) break
-      const dup = entry.packetId !== undefined
-      const delivered = link.deliver(linkMessage(message), { qos, retain, identifiers, packetId, dup })
+      const delivered = link.deliver(message, { qos, retain, identifiers, packetId, dup })
       if (delivered === 'sent') return
       if (delivered === 'dropped') break
       await new Promise<void>((resolve) => this.#waiting.push(resolve))
@@ -162,8 +161,3 @@ export class SessionPump {
     return this.#lastId
   }
 }
-
-type LinkMessage = Parameters<Link['deliver']>[0]
-
-/** A stored message is a link's message; only the type of its properties is wider. */
-export const linkMessage = (message: Message): LinkMessage => message as LinkMessage

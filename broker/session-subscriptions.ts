@@ -2,7 +2,7 @@ import { isFleetError } from '../runtime/errors.ts'
 import type { StoredSubscription } from './backends/session-store.ts'
 import { type MqttContext, warnDenied } from './mqtt-context.ts'
 import type { RetainedDelivery } from './retained.ts'
-import { linkMessage } from './session-pump.ts'
+import { restoreRoutes } from './routes.ts'
 import type { Connection } from './sessions.ts'
 import type { BusClient } from './wire/aedes-port.ts'
 import { parseFilter, type Subscribe, type Unsubscribe } from './wire/packet.ts'
@@ -33,11 +33,12 @@ export class SessionSubscriptions {
     this.#options = options
   }
 
-  /** Those of a session that goes on are in the store and in the index. */
+  /** Those of a session that goes on are in the store; in the index too, unless a write failed half-way. */
   async restore(): Promise<void> {
-    const { filters, clientId } = this.#connection
-    for (const { filter } of this.#context.index.filtersOf(clientId!)) filters.add(filter)
-    await this.#options.bus.subscribe([...filters].filter(isPlain))
+    const { store, index } = this.#context
+    await restoreRoutes(store, index, this.#connection.clientId!)
+    this.#readFilters()
+    await this.#options.bus.subscribe([...this.#connection.filters].filter(isPlain))
   }
 
   async subscribe({ packetId, subscriptions, properties }: Subscribe): Promise<void> {
@@ -63,17 +64,16 @@ export class SessionSubscriptions {
       await changing
     } catch (error) {
       if (!isFleetError(error, 'quota_exceeded')) throw error
-      for (const filter of fresh) {
-        index.remove(clientId, filter)
-        filters.delete(filter)
-      }
+      await restoreRoutes(store, index, clientId)
+      this.#readFilters()
       this.#answer(
         packetId,
         reasons.map((code) => (code < 0x80 ? reason.quotaExceeded : code)),
       )
       return
     }
-    await this.#options.bus.subscribe(routes.map(({ filter }) => filter).filter(isPlain))
+    // Not what the client, behind this packet, has unsubscribed from: nobody would take it off the bus again.
+    await this.#options.bus.subscribe([...granted.keys()].filter((filter) => filters.has(filter) && isPlain(filter)))
     this.#answer(packetId, reasons)
     for (const route of routes) await this.#sendRetained(route, fresh.has(route.filter))
   }
@@ -95,6 +95,12 @@ export class SessionSubscriptions {
   /** The link takes messages again, or never will. */
   room(): void {
     for (const resolve of this.#waiting.splice(0)) resolve()
+  }
+
+  #readFilters(): void {
+    const { filters, clientId } = this.#connection
+    filters.clear()
+    for (const { filter } of this.#context.index.filtersOf(clientId!)) filters.add(filter)
   }
 
   get #isLive(): boolean {
@@ -124,19 +130,22 @@ export class SessionSubscriptions {
         await untilIdle()
         return this.#isLive && this.#connection.filters.has(route.filter)
       },
-      send: (delivery) => this.#sendOne(route.clientId, delivery),
+      send: (deliveries) => this.#sendAll(route.clientId, deliveries),
     })
   }
 
-  /** Above QoS 0 it is a message of the session's queue. */
-  async #sendOne(clientId: string, { message, qos, retain, identifiers }: RetainedDelivery): Promise<void> {
-    if (qos > 0) {
-      await this.#context.router.enqueueOne({ clientId, message, qos: qos as 1 | 2, retain, identifiers })
-      return
-    }
-    const delivery = { qos, retain, identifiers, mayWait: true }
-    while (this.#isLive && this.#connection.link.deliver(linkMessage(message), delivery) === 'waiting') {
-      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+  /** Above QoS 0 they are messages of the session's queue. */
+  async #sendAll(clientId: string, deliveries: readonly RetainedDelivery[]): Promise<void> {
+    const queued = deliveries.flatMap(({ message, qos, retain, identifiers }) =>
+      qos === 0 ? [] : [{ clientId, message, qos, retain, identifiers }],
+    )
+    if (queued.length > 0) await this.#context.router.enqueueRetained(queued)
+    for (const { message, qos, retain, identifiers } of deliveries) {
+      if (qos > 0) continue
+      const delivery = { qos, retain, identifiers, mayWait: true }
+      while (this.#isLive && this.#connection.link.deliver(message, delivery) === 'waiting') {
+        await new Promise<void>((resolve) => this.#waiting.push(resolve))
+      }
     }
   }
 }

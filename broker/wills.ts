@@ -1,32 +1,45 @@
-import type { CertificateFacts } from '../pki/certificate.ts'
+import { parseCertificate } from '../pki/certificate.ts'
 import { isFleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
-import type { Message, SessionStore } from './backends/session-store.ts'
+import type { SessionStore, Will } from './backends/session-store.ts'
 import type { Gate } from './gate.ts'
 import { dueWill } from './messages.ts'
+import type { RetainedMessages } from './retained.ts'
 import type { Router } from './router.ts'
+import { restoreRoutes } from './routes.ts'
 import type { Sessions } from './sessions.ts'
 import type { RouteIndex } from './wire/route-index.ts'
 
 type WillsOptions = {
   store: SessionStore
-  router: Router
+  router: Pick<Router, 'retain' | 'route'>
+  retained: Pick<RetainedMessages, 'swept'>
   index: RouteIndex
-  gate: Gate
-  sessions: Sessions
+  gate: Pick<Gate, 'isLive' | 'isRevoked' | 'matcherOfClient'>
+  sessions: Pick<Sessions, 'isHeld'>
   clock: () => Date
   log: Log
   onDenied(clientId: string, topic: string): void
 }
 
+/** How a connection ended, for its session. */
+export type Leaving = {
+  readonly clientId: string
+  readonly epoch: number
+  /** The will, if there is one, is not to be published. */
+  readonly dropsWill: boolean
+  /** Milliseconds of the epoch, Infinity for good, or not at all. */
+  readonly keepUntil: number | 'forget'
+}
+
 const everyMs = 1_000
 
-/** What is due without a connection: wills, and the end of sessions that nobody came back for. */
+/** What is due without a connection: wills, the end of sessions that nobody came back for, what the store did not take. */
 export class Wills implements Disposable {
   readonly #options: WillsOptions
   readonly #timer: NodeJS.Timeout
-  /** The certificate that a will was left under, for the policy; a restart forgets it. */
-  readonly #certificates = new Map<string, { epoch: number; certificate: CertificateFacts }>()
+  /** What the store has not taken: a session that nobody releases would be filled for ever, its will never published. */
+  readonly #owed = new Map<string, () => Promise<void>>()
   #running: Promise<void> = Promise.resolve()
   #next: Promise<void> | undefined
 
@@ -36,8 +49,22 @@ export class Wills implements Disposable {
     this.#timer.unref()
   }
 
-  leftBy(clientId: string, epoch: number, certificate: CertificateFacts): void {
-    this.#certificates.set(clientId, { epoch, certificate })
+  /** Releases the session of a connection that is over. */
+  leave({ clientId, epoch, dropsWill, keepUntil }: Leaving): Promise<void> {
+    const { store } = this.#options
+    return this.#owe(`session ${clientId}`, async () => {
+      if (dropsWill) await store.takeWill(clientId, epoch)
+      await store.release(clientId, epoch, keepUntil)
+    })
+  }
+
+  /** Drops the sessions of a device that was revoked. */
+  forget(deviceId: string): Promise<void> {
+    const { store, index, gate } = this.#options
+    return this.#owe(`device ${deviceId}`, async () => {
+      if (!gate.isRevoked(deviceId)) return // not any more
+      for (const clientId of await store.dropDevice(deviceId)) await restoreRoutes(store, index, clientId)
+    })
   }
 
   /** Sees to what is due by now, in a while. */
@@ -58,9 +85,9 @@ export class Wills implements Disposable {
   }
 
   /** The will of a connection that is about to be ended by us. */
-  async publishNow(clientId: string, epoch: number, certificate: CertificateFacts): Promise<void> {
+  async publishNow(clientId: string, epoch: number): Promise<void> {
     const will = await this.#options.store.takeWill(clientId, epoch)
-    if (will !== undefined) await this.#publish(clientId, will.message, certificate)
+    if (will !== undefined) await this.#publish(clientId, will)
   }
 
   [Symbol.dispose](): void {
@@ -68,31 +95,47 @@ export class Wills implements Disposable {
   }
 
   async #sweep(): Promise<void> {
-    const { store, index, sessions, clock } = this.#options
+    const { store, index, gate, retained, sessions, clock } = this.#options
+    for (const [what, task] of [...this.#owed]) {
+      this.#owed.delete(what)
+      await this.#owe(what, task)
+      if (this.#owed.has(what)) return // nor will it take more
+    }
     for (let isMore = true; isMore; ) {
       isMore = false
       const due = await store.deadlines(clock().getTime())
-      for (const { clientId, epoch, message } of due.wills) {
-        const left = this.#certificates.get(clientId)
-        const isOfThis = left?.epoch === epoch
-        await this.#publish(clientId, message, isOfThis ? left.certificate : undefined)
+      retained.swept(due.retained)
+      // Until then a device that was revoked while the broker was away would still be heard.
+      for (const { clientId, epoch, ...will } of gate.isLive ? due.wills : []) {
+        await this.#publish(clientId, will)
         // Only now: a crash must not lose it.
         await store.takeWill(clientId, epoch).catch(unlessGone)
-        if (isOfThis) this.#certificates.delete(clientId)
         isMore = true
       }
       for (const { clientId, epoch } of due.sessions) {
         if (sessions.isHeld(clientId)) continue // a CONNECT is on its way and finds it ended
-        index.removeClient(clientId)
         await store.release(clientId, epoch, 'forget').catch(unlessGone)
+        // It may have come back meanwhile, and be gone again.
+        await restoreRoutes(store, index, clientId)
         isMore = true
       }
     }
   }
 
-  async #publish(clientId: string, will: Message, certificate: CertificateFacts | undefined): Promise<void> {
+  /** Does it, now or as soon as the store takes it. */
+  async #owe(what: string, task: () => Promise<void>): Promise<void> {
+    try {
+      await task().catch(unlessGone)
+    } catch (err) {
+      this.#options.log.error({ event: 'broker.failed', what, err }, 'what a session asks for could not be done')
+      if (isFleetError(err, 'unavailable') || isFleetError(err, 'outcome_unknown')) this.#owed.set(what, task)
+    }
+  }
+
+  async #publish(clientId: string, will: Will): Promise<void> {
     const { gate, router, clock, onDenied } = this.#options
-    const message = dueWill(will, clock().getTime())
+    const message = dueWill(will.message, clock().getTime())
+    const certificate = will.certificate === undefined ? undefined : parseCertificate(will.certificate)
     if (!gate.matcherOfClient(clientId, certificate).allows('publish', message.topic).allowed) {
       onDenied(clientId, message.topic)
       return
@@ -102,7 +145,7 @@ export class Wills implements Disposable {
   }
 }
 
-/** Dropped meanwhile, with its device. */
+/** Dropped meanwhile, with its device, or another connection goes on with it. */
 function unlessGone(error: unknown): void {
   if (!isFleetError(error, 'session_taken_over')) throw error
 }

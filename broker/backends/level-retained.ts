@@ -15,6 +15,8 @@ export class RetainedStore {
   readonly #quotaOf: (deviceId: string) => DeviceQuota
   readonly #now: () => number
   #version = 0
+  /** Topics whose messages expired and were removed, until somebody is told. */
+  #swept: string[] = []
   #nextExpiry = Number.POSITIVE_INFINITY
 
   constructor(
@@ -66,9 +68,17 @@ export class RetainedStore {
     if (this.#nextExpiry > now) return
     this.#nextExpiry = Number.POSITIVE_INFINITY
     for (const [topic, { expiresAt }] of this.#state.retained) {
-      if (expiresAt <= now) this.change(topic, null, operations)
-      else this.#nextExpiry = Math.min(this.#nextExpiry, expiresAt)
+      if (expiresAt <= now) {
+        this.change(topic, null, operations)
+        this.#swept.push(topic)
+      } else this.#nextExpiry = Math.min(this.#nextExpiry, expiresAt)
     }
+  }
+
+  takeSwept(): string[] {
+    const swept = this.#swept
+    this.#swept = []
+    return swept
   }
 
   async *find(filters: readonly string[]): AsyncGenerator<Message> {

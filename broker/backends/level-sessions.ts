@@ -3,11 +3,13 @@ import type { Area, Operation } from '../store.ts'
 import { DiskReads } from './disk-reads.ts'
 import { GroupCommit } from './group-commit.ts'
 import { RetainedStore } from './level-retained.ts'
+import { bytesOf, changeSubscriptions } from './level-subscriptions.ts'
 import { WillStore } from './level-wills.ts'
 import { SessionQueues } from './session-queues.ts'
-import { type Entry, empty, encodeSubscription, keys } from './session-records.ts'
+import { type Entry, empty, keys } from './session-records.ts'
 import {
   createSession,
+  endConnection,
   endConnections,
   leaveDevice,
   loadState,
@@ -63,6 +65,8 @@ export class LevelSessions implements SessionStore {
   #queues!: SessionQueues
   #retained!: RetainedStore
   #wills!: WillStore
+  /** Epochs of claims that their callers were not given, by client id: nobody will release them. */
+  readonly #unclaimed = new Map<string, number>()
   #broken = false
   #recovering: Promise<void> | undefined
   #closed = false
@@ -116,7 +120,11 @@ export class LevelSessions implements SessionStore {
     }
     useAgain(session)
     operations.push(noteSession(session))
-    await this.#commits.add(operations, { sync: false })
+    // After a power cut it has to be known that what waits may have gone out.
+    await this.#commits.add(operations, { sync: session.messages > 0 }).catch((error) => {
+      this.#unclaimed.set(clientId, epoch)
+      throw error
+    })
     return {
       epoch,
       present,
@@ -160,28 +168,9 @@ export class LevelSessions implements SessionStore {
     remove: readonly string[],
   ): Promise<{ existed: Set<string> }> {
     const session = this.#requireOwned(clientId, epoch)
-    const { id, device, subscriptions } = session
-    const existed = new Set(
-      [...remove, ...add.map(({ filter }) => filter)].filter((filter) => subscriptions.has(filter)),
-    )
-    const after = new Map(subscriptions)
-    for (const filter of remove) after.delete(filter)
-    // Each filter stands for itself, whatever else it overlaps (trap T15).
-    for (const subscription of add) after.set(subscription.filter, subscription)
-    const growth = after.size - subscriptions.size
-    if (growth > 0 && device.subscriptions + growth > this.#quotaOf(device.id).subscriptions) {
-      throw new FleetError('quota_exceeded', `${device.id} has ${device.subscriptions} subscriptions`)
-    }
     const operations: Operation[] = []
-    for (const filter of remove) {
-      if (subscriptions.delete(filter)) operations.push({ type: 'del', key: keys.subscription(id, filter) })
-    }
-    for (const subscription of add) {
-      const { filter } = subscription
-      subscriptions.set(filter, subscription)
-      operations.push({ type: 'put', key: keys.subscription(id, filter), value: encodeSubscription(subscription) })
-    }
-    device.subscriptions += growth
+    const quota = this.#quotaOf(session.device.id)
+    const existed = changeSubscriptions(session, { add, remove, quota }, operations)
     await this.#commits.add(operations, { sync: true })
     return { existed }
   }
@@ -296,8 +285,9 @@ export class LevelSessions implements SessionStore {
     yield* this.#retained.find(filters)
   }
 
-  async deadlines(before: number): Promise<{ sessions: Due[]; wills: (Due & { message: Message })[] }> {
+  async deadlines(before: number): Promise<{ sessions: Due[]; wills: (Due & Will)[]; retained: string[] }> {
     const state = this.#ready()
+    this.#endUnclaimed()
     const sessions: Due[] = []
     const toSweep: Session[] = []
     for (const session of state.sessions.values()) {
@@ -310,7 +300,18 @@ export class LevelSessions implements SessionStore {
     const operations: Operation[] = []
     this.#retained.sweep(before, operations)
     void this.#commits.add(operations, { sync: false })
-    return { sessions, wills }
+    return { sessions, wills, retained: this.#retained.takeSwept() }
+  }
+
+  /** As if their connections had died with the broker. */
+  #endUnclaimed(): void {
+    const operations: Operation[] = []
+    for (const [clientId, epoch] of this.#unclaimed) {
+      const session = this.#state.sessions.get(clientId)
+      if (session?.epoch === epoch && session.owner !== undefined) endConnection(session, this.#now(), operations)
+    }
+    this.#unclaimed.clear()
+    void this.#commits.add(operations, { sync: false })
   }
 
   async dropDevice(deviceId: string): Promise<string[]> {
@@ -402,6 +403,7 @@ export class LevelSessions implements SessionStore {
     this.#state.sessions.delete(clientId)
     device.sessions.delete(clientId)
     device.subscriptions -= subscriptions.size
+    device.bytes -= bytesOf(subscriptions)
     this.#queues.abandon(session)
     leaveDevice(this.#state, device)
   }

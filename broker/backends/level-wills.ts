@@ -2,7 +2,7 @@ import type { Operation } from '../store.ts'
 import type { DiskReads } from './disk-reads.ts'
 import { decodeMessage, encodeMessage, keys, type WillNote } from './session-records.ts'
 import { endOf, noteWill, type Session, type State } from './session-state.ts'
-import { type Due, deviceOf, type Message, type Will } from './session-store.ts'
+import { type Due, deviceOf, type Will } from './session-store.ts'
 
 const dueAtMost = 1_000
 
@@ -22,29 +22,29 @@ export class WillStore {
     return this.#state.wills.get(epoch)?.clientId === clientId
   }
 
-  put(clientId: string, epoch: number, { message, delayMs }: Will, operations: Operation[]): void {
+  put(clientId: string, epoch: number, { message, delayMs, certificate }: Will, operations: Operation[]): void {
     const will: WillNote = { clientId, epoch, delayMs, dueAt: Number.POSITIVE_INFINITY }
     this.#state.wills.set(epoch, will)
     operations.push(noteWill(will), { type: 'put', key: keys.willMessage(epoch), value: encodeMessage(message) })
+    const key = keys.willCertificate(epoch)
+    operations.push(certificate === undefined ? { type: 'del', key } : { type: 'put', key, value: certificate })
   }
 
   async read(epoch: number): Promise<Will | undefined> {
     const will = this.#state.wills.get(epoch)
-    if (will === undefined) return undefined
-    const [message] = await this.#messagesOf([will])
-    return message === undefined ? undefined : { message, delayMs: will.delayMs }
+    return will === undefined ? undefined : (await this.#readAll([will]))[0]
   }
 
-  async due(before: number): Promise<(Due & { message: Message })[]> {
+  async due(before: number): Promise<(Due & Will)[]> {
     const due: WillNote[] = []
     for (const will of this.#state.wills.values()) {
       if (will.dueAt <= before) due.push(will)
       if (due.length === dueAtMost) break
     }
-    const messages = await this.#messagesOf(due)
+    const wills = await this.#readAll(due)
     return due.flatMap(({ clientId, epoch }, at) => {
-      const message = messages[at]
-      return message === undefined ? [] : [{ clientId, epoch, message }]
+      const will = wills[at]
+      return will === undefined ? [] : [{ clientId, epoch, ...will }]
     })
   }
 
@@ -71,7 +71,9 @@ export class WillStore {
 
   drop(epoch: number, operations: Operation[]): void {
     if (!this.#state.wills.delete(epoch)) return
-    operations.push({ type: 'del', key: keys.will(epoch) }, { type: 'del', key: keys.willMessage(epoch) })
+    for (const key of [keys.will(epoch), keys.willMessage(epoch), keys.willCertificate(epoch)]) {
+      operations.push({ type: 'del', key })
+    }
   }
 
   dropDevice(deviceId: string, operations: Operation[]): void {
@@ -85,9 +87,17 @@ export class WillStore {
     operations.push(noteWill(will))
   }
 
-  async #messagesOf(wills: readonly WillNote[]): Promise<(Message | undefined)[]> {
+  /** In the order of the notes; undefined for one that was dropped meanwhile. */
+  async #readAll(wills: readonly WillNote[]): Promise<(Will | undefined)[]> {
     if (wills.length === 0) return []
-    const values = await this.#disk.getMany(wills.map(({ epoch }) => keys.willMessage(epoch)))
-    return values.map((value) => (value === undefined ? undefined : decodeMessage(value)))
+    const values = await this.#disk.getMany(
+      wills.flatMap(({ epoch }) => [keys.willMessage(epoch), keys.willCertificate(epoch)]),
+    )
+    return wills.map(({ delayMs }, at) => {
+      const message = values[2 * at]
+      const certificate = values[2 * at + 1]
+      if (message === undefined) return undefined
+      return { message: decodeMessage(message), delayMs, ...(certificate === undefined ? {} : { certificate }) }
+    })
   }
 }

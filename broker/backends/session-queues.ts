@@ -132,7 +132,7 @@ export class SessionQueues {
         options.requireCurrent()
         // Meanwhile some may have been acknowledged, or their message dropped for its PUBREC.
         return page.flatMap((entry) =>
-          session.window.get(entry.seq) === entry ? queued(entry, messages.get(entry.seq)) : [],
+          session.window.get(entry.seq) === entry ? queued(session, entry, messages.get(entry.seq)) : [],
         )
       }
       const end = session.windowEnd
@@ -398,10 +398,12 @@ function entryOf(delivery: Delivery, stored: { seq: number; value: Buffer }): En
   }
 }
 
-function queued(entry: Entry, message: Message | undefined): Queued[] {
+function queued(session: Session, entry: Entry, message: Message | undefined): Queued[] {
   const { seq, qos, retain, identifiers, packetId } = entry
   const place = { seq, qos, retain, identifiers }
   if (entry.released) return [{ ...place, state: 'pubrel', packetId: packetId! }]
   if (message === undefined) throw new FleetError('data_damaged', 'the broker has lost a stored message')
-  return [{ ...place, state: 'publish', message, ...(packetId === undefined ? {} : { packetId }) }]
+  if (packetId !== undefined) return [{ ...place, state: 'publish', message, packetId, dup: true }]
+  // QoS 2 goes out only once that is noted on disk.
+  return [{ ...place, state: 'publish', message, dup: qos === 1 && seq < session.unsureBelow }]
 }

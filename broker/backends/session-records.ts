@@ -10,10 +10,12 @@
  *   i <session> <id>     nothing; a QoS 2 packet id that waits for its PUBREL
  *   w <epoch>            WillNote as JSON
  *   x <epoch>            message of a will
+ *   c <epoch>            certificate of a will
  *   r <topic>            retained message
  */
 import { deserialize, serialize } from 'node:v8'
 import { FleetError } from '../../runtime/errors.ts'
+import type { Properties } from '../wire/properties.ts'
 import type { Message, QoS, StoredSubscription } from './session-store.ts'
 
 const digits = 11 // of 2^53 to the base 36
@@ -30,6 +32,7 @@ export const keys = {
   incoming: (session: number, packetId: number): string => `i${text(session)}${packetId}`,
   will: (epoch: number): string => `w${text(epoch)}`,
   willMessage: (epoch: number): string => `x${text(epoch)}`,
+  willCertificate: (epoch: number): string => `c${text(epoch)}`,
   retained: (topic: string): string => `r${topic}`,
 } as const
 
@@ -47,6 +50,8 @@ export type SessionRecord = {
   /** null for good, as JSON has no Infinity. */
   keepMs: number | null
   keepUntil: number | null
+  /** Missing for 0. */
+  unsureBelow?: number
 }
 export const encodeSession = (record: SessionRecord): Buffer => Buffer.from(JSON.stringify(record))
 export const decodeSession = (value: Buffer): SessionRecord => decodeJson(value) as SessionRecord
@@ -112,9 +117,7 @@ export function decodeMessage(bytes: Buffer): Message {
     const topic = take(take(2).readUInt16BE()).toString()
     const from = take(take(2).readUInt16BE()).toString()
     const properties =
-      flags & messageFlags.properties
-        ? (deserialize(take(take(4).readUInt32BE())) as Record<string, unknown>)
-        : undefined
+      flags & messageFlags.properties ? (deserialize(take(take(4).readUInt32BE())) as Properties) : undefined
     return {
       topic,
       payload: bytes.subarray(at),

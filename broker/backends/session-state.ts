@@ -33,6 +33,11 @@ export type Session = {
   bytes: number
   /** No message of the queue expires before. */
   nextExpiry: number
+  /**
+   * A message of QoS 1 with a lower seq may have gone out without a note: whoever was connected when the broker, or its
+   * store, went down may have got it.
+   */
+  unsureBelow: number
   /** The head of the queue, in order, kept while there is an owner: all entries up to `windowEnd`. */
   readonly window: Map<number, Entry>
   windowEnd: number
@@ -51,6 +56,7 @@ export type DeviceState = {
   readonly sessions: Set<string>
   subscriptions: number
   messages: number
+  /** Of its messages, and of the filters of its subscriptions. */
   bytes: number
   retained: number
   retainedBytes: number
@@ -99,6 +105,7 @@ export function createSession(
     messages: 0,
     bytes: 0,
     nextExpiry: Number.POSITIVE_INFINITY,
+    unsureBelow: 0,
     window: new Map(),
     windowEnd: 0,
     inflight: new Map(),
@@ -147,14 +154,15 @@ export const noteWill = (will: WillNote): Operation => ({
 })
 
 export function noteSession(session: Session): Operation {
-  const { clientId, epoch, owner, keepMs, keepUntil } = session
-  const record = {
+  const { clientId, epoch, owner, keepMs, keepUntil, unsureBelow } = session
+  const value = encodeSession({
     clientId,
     epoch,
     keepMs: Number.isFinite(keepMs) ? keepMs : null,
     keepUntil: Number.isFinite(keepUntil) ? keepUntil : null,
-  }
-  const value = encodeSession(owner === undefined ? record : { ...record, owner })
+    ...(owner === undefined ? {} : { owner }),
+    ...(unsureBelow === 0 ? {} : { unsureBelow }),
+  })
   return { type: 'put', key: keys.session(session.id), value }
 }
 
@@ -182,10 +190,11 @@ export async function loadState(area: Area): Promise<State> {
   const byId = new Map<number, Session>()
   await forEach(area, 's', (key, value) => {
     const { number: id } = splitKey(key)
-    const { clientId, epoch, owner, keepMs, keepUntil } = decodeSession(value)
+    const { clientId, epoch, owner, keepMs, keepUntil, unsureBelow = 0 } = decodeSession(value)
     const forGood = Number.POSITIVE_INFINITY
     const session = createSession(state, { id, clientId, epoch, owner, keepMs: keepMs ?? forGood })
     session.keepUntil = keepUntil ?? forGood
+    session.unsureBelow = owner === undefined ? unsureBelow : state.nextNumber
     byId.set(id, session)
   })
   await forEach(area, 'f', (key, value) => {
@@ -194,6 +203,7 @@ export async function loadState(area: Area): Promise<State> {
     if (session === undefined) return
     session.subscriptions.set(filter, decodeSubscription(filter, value))
     session.device.subscriptions++
+    session.device.bytes += Buffer.byteLength(filter)
   })
   await forEach(area, 'i', (key) => {
     const { number: id, rest: packetId } = splitKey(key)
@@ -234,10 +244,7 @@ export async function loadState(area: Area): Promise<State> {
 export function endConnections(state: State, now: number): Operation[] {
   const operations: Operation[] = []
   for (const session of state.sessions.values()) {
-    if (session.owner === undefined) continue
-    session.owner = undefined
-    session.keepUntil = now + session.keepMs
-    operations.push(noteSession(session))
+    if (session.owner !== undefined) endConnection(session, now, operations)
   }
   for (const will of state.wills.values()) {
     if (will.dueAt !== Number.POSITIVE_INFINITY) continue
@@ -245,6 +252,13 @@ export function endConnections(state: State, now: number): Operation[] {
     operations.push(noteWill(will))
   }
   return operations
+}
+
+/** Nobody said goodbye: the session is kept for as long as its claim said. */
+export function endConnection(session: Session, now: number, operations: Operation[]): void {
+  session.owner = undefined
+  session.keepUntil = now + session.keepMs
+  operations.push(noteSession(session))
 }
 
 export function countEntry(session: Session, entry: Entry): void {

@@ -15,6 +15,8 @@
  *   `outcome_unknown`     it was or was not changed
  */
 
+import type { Properties } from '../wire/properties.ts'
+
 export type QoS = 0 | 1 | 2
 
 /** Never mutated, and shared by all its receivers. */
@@ -24,8 +26,8 @@ export type Message = {
   /** As published; a delivery may have less. */
   readonly qos: QoS
   readonly retain: boolean
-  /** Those of an MQTT 5 PUBLISH, values of plain kinds and Buffers. */
-  readonly properties?: Readonly<Record<string, unknown>>
+  /** Those of an MQTT 5 PUBLISH; of a will also its message expiry interval, which begins when it is published. */
+  readonly properties?: Readonly<Properties>
   /** Milliseconds of the epoch. Not delivered from then on, unless its delivery had begun [MQTT-3.3.2-5]. */
   readonly expiresAt?: number
   /** Client id of the publisher; its device is the message's owner where it is retained. */
@@ -69,14 +71,21 @@ export type Queued = {
   | {
       readonly state: 'publish'
       readonly message: Message
-      /** Present when it went out before: it goes out again with this id and DUP [MQTT-3.3.1-1] [MQTT-4.4.0-1]. */
+      /** Present when it was noted to go out: it goes out again with this id [MQTT-4.4.0-1]. */
       readonly packetId?: number
+      /** It went out before, or may have where a crash took the note of that [MQTT-3.3.1-1]. */
+      readonly dup: boolean
     }
   /** The receiver has it [MQTT-4.3.3-8]: PUBREL goes out. */
   | { readonly state: 'pubrel'; readonly packetId: number }
 )
 
-export type Will = { readonly message: Message; readonly delayMs: number }
+export type Will = {
+  readonly message: Message
+  readonly delayMs: number
+  /** DER of what its connection proved itself with: the policy may ask for names in it when the will is published. */
+  readonly certificate?: Buffer
+}
 /** A session or a will by the epoch that it was left with. */
 export type Due = { readonly clientId: string; readonly epoch: number }
 
@@ -97,6 +106,7 @@ export type DeviceQuota = {
   readonly subscriptions: number
   /** Waiting for its sessions. */
   readonly messages: number
+  /** Of those, and of the filters of its subscriptions. */
   readonly bytes: number
   /** Published by it and retained. */
   readonly retained: number
@@ -182,9 +192,10 @@ export interface SessionStore extends AsyncDisposable {
 
   /**
    * Sessions to be forgotten (by `release`) and wills to be published (then `takeWill`), at most some of them: ask again
-   * until there are none. Also frees what messages that expired by then take.
+   * until there are none. Also frees what messages that expired by then take, and names the topics of those that were
+   * retained, each once.
    */
-  deadlines(before: number): Promise<{ sessions: Due[]; wills: (Due & { message: Message })[] }>
+  deadlines(before: number): Promise<{ sessions: Due[]; wills: (Due & Will)[]; retained: string[] }>
   /**
    * Forgets all sessions of a device with their queues, and its wills, unpublished. Retained messages stay.
    * @returns client ids of the sessions

@@ -2,12 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import type { Message, QoS } from '../../broker/backends/session-store.ts'
-import {
-  type RetainedDelivery,
-  type RetainedLimits,
-  RetainedMessages,
-  type RetainedReceiver,
-} from '../../broker/retained.ts'
+import { type RetainedDelivery, RetainedMessages, type RetainedReceiver } from '../../broker/retained.ts'
 import type { Subscription } from '../../broker/wire/route-index.ts'
 import { topicMatches } from '../../contract/topics.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -51,10 +46,9 @@ class MemoryStore {
 }
 
 type Bench = { retained: RetainedMessages; store: MemoryStore; clock: { now: number } }
-async function open(limits: Partial<RetainedLimits> = {}, store = new MemoryStore()): Promise<Bench> {
+async function open(store = new MemoryStore()): Promise<Bench> {
   const clock = { now: start }
-  const all = { messages: 1_000_000, bytes: Number.MAX_SAFE_INTEGER, ...limits }
-  return { retained: await RetainedMessages.open(store, { limits: all, now: () => clock.now }), store, clock }
+  return { retained: await RetainedMessages.open(store, () => clock.now), store, clock }
 }
 
 const message = (topic: string, options: Partial<Message> = {}): Message => ({
@@ -78,6 +72,8 @@ const subscription = (filter: string, options: Partial<Subscription> = {}): Subs
 
 class Receiver implements RetainedReceiver {
   readonly got: RetainedDelivery[] = []
+  /** How many came at a time. */
+  readonly sizes: number[] = []
   allowed: (topic: string) => boolean = () => true
   free: () => boolean | Promise<boolean> = () => true
 
@@ -90,8 +86,9 @@ class Receiver implements RetainedReceiver {
   room(): boolean | Promise<boolean> {
     return this.free()
   }
-  send(delivery: RetainedDelivery): void {
-    this.got.push(delivery)
+  send(deliveries: readonly RetainedDelivery[]): void {
+    this.got.push(...deliveries)
+    this.sizes.push(deliveries.length)
   }
 }
 
@@ -102,7 +99,7 @@ async function read(retained: RetainedMessages, wanted: Subscription | string, i
   return receiver
 }
 
-const nothing = { messages: 0, owners: 0, bytes: 0, nodes: 0 }
+const nothing = { messages: 0, nodes: 0 }
 
 for (const [retainHandling, isNew, sent] of [
   [0, true, 1],
@@ -127,7 +124,7 @@ test('the QoS is the lower of what was published and what was granted [MQTT-3.8.
   for (const granted of [0, 1, 2] as QoS[]) {
     const { got } = await read(retained, subscription('q/+', { granted }))
     assert.deepEqual(
-      got.map(({ qos, retain }) => [qos, retain]),
+      got.toSorted((a, b) => a.message.qos - b.message.qos).map(({ qos, retain }) => [qos, retain]),
       [0, 1, 2].map((published) => [Math.min(published, granted), true]),
     )
   }
@@ -156,7 +153,7 @@ test('a no-local subscription is not sent what the client retained itself [MQTT-
 })
 
 test('a message that expires is sent with the seconds that are left, rounded up, and not once they are over', async () => {
-  const { retained, store, clock } = await open()
+  const { retained, clock } = await open()
   await retained.retain(message('a', { expiresAt: start + 5_000 }))
   await retained.retain(message('b'))
   clock.now = start + 1_001
@@ -168,12 +165,20 @@ test('a message that expires is sent with the seconds that are left, rounded up,
   assert.equal((await read(retained, 'a')).got[0]?.expiryInterval, 1)
   clock.now = start + 5_000
   assert.deepEqual((await read(retained, '+')).topics, ['b'])
-  assert.deepEqual([...store.messages.keys()], ['b'])
-  assert.equal(retained.counts.messages, 1)
 })
 
-test('a message that expires while there is no room is not sent, and removed', async () => {
-  const { retained, store, clock } = await open()
+test('what the store says that it has swept is not looked at any more, but for what was retained since', async () => {
+  const { retained, clock } = await open()
+  for (const topic of ['a', 'b', 'c/d']) await retained.retain(message(topic, { expiresAt: start + 5_000 }))
+  clock.now = start + 5_000
+  await retained.retain(message('b', { expiresAt: start + 6_000 }))
+  retained.swept(['a', 'b', 'c/d', 'never/there'])
+  assert.deepEqual(retained.counts, { messages: 1, nodes: 1 })
+  assert.deepEqual((await read(retained, '#')).topics, ['b'])
+})
+
+test('a message that expires while there is no room is not sent', async () => {
+  const { retained, clock } = await open()
   await retained.retain(message('a', { expiresAt: start + 5_000 }))
   const receiver = new Receiver()
   receiver.free = async () => {
@@ -181,7 +186,6 @@ test('a message that expires while there is no room is not sent, and removed', a
     return true
   }
   assert.equal(await retained.deliver(subscription('a'), true, receiver), 0)
-  assert.equal(store.messages.size, 0)
 })
 
 test('a payload of no bytes removes what is retained and is not retained itself [MQTT-3.3.1-6] [MQTT-3.3.1-7]', async () => {
@@ -197,10 +201,7 @@ test('a message takes the place of the one before it, whoever published that [MQ
   await retained.retain(message('a', { payload: Buffer.alloc(100) }))
   await retained.retain(message('a', { from: 'cam-2:app', payload: Buffer.from('new') }))
   assert.equal((await read(retained, 'a')).got[0]?.message.payload.toString(), 'new')
-  assert.deepEqual(retained.counts, { messages: 1, owners: 1, bytes: 4, nodes: 1 })
-  assert.equal(await retained.purgeOwner('cam-1'), 0)
-  assert.equal(await retained.purgeOwner('cam-2'), 1)
-  assert.deepEqual(retained.counts, nothing)
+  assert.deepEqual(retained.counts, { messages: 1, nodes: 1 })
 })
 
 test('of topics, only those that the policy lets the client receive are read and sent', async () => {
@@ -224,9 +225,19 @@ test('what the policy forbids while there is no room is not sent', async () => {
   assert.equal(await retained.deliver(subscription('a'), true, receiver), 0)
 })
 
+test('of QoS 1 and 2 a page is sent at once, for the store to take it in one write, and QoS 0 one by one', async () => {
+  const { retained } = await open()
+  for (let i = 0; i < 100; i++) await retained.retain(message(`stored/${i}`, { qos: i % 2 === 0 ? 1 : 2 }))
+  for (let i = 0; i < 3; i++) await retained.retain(message(`live/${i}`, { qos: 0 }))
+  assert.deepEqual((await read(retained, 'stored/#')).sizes, [64, 36])
+  assert.deepEqual((await read(retained, 'live/#')).sizes, [1, 1, 1])
+  assert.deepEqual((await read(retained, '#')).sizes, [64, 36, 1, 1, 1])
+  assert.equal((await read(retained, subscription('stored/#', { granted: 0 }))).sizes.length, 100)
+})
+
 test('a large set waits for room before each message, and ends where no more is wanted', async () => {
   const { retained, store } = await open()
-  for (let i = 0; i < 1_000; i++) await retained.retain(message(`a/${i}`))
+  for (let i = 0; i < 1_000; i++) await retained.retain(message(`a/${i}`, { qos: 0 }))
   store.asked.length = 0
   const receiver = new Receiver()
   let window = 0
@@ -269,55 +280,19 @@ test('a topic that is retained while others are being sent is not sent with them
   for (let i = 0; i < 200; i++) await retained.retain(message(`a/${i}`))
   const receiver = new Receiver()
   receiver.free = async () => {
-    if (receiver.got.length < 5) await retained.retain(message(`a/new-${receiver.got.length}`))
+    if (receiver.got.length < 200) await retained.retain(message(`a/new-${receiver.got.length}`))
     return true
   }
   assert.equal(await retained.deliver(subscription('a/+'), true, receiver), 200)
-})
-
-test('a device may retain so many messages and bytes, on all its client ids together, and replaces at its limit', async () => {
-  const { retained } = await open({ messages: 2, bytes: 100 })
-  const payload = Buffer.alloc(40)
-  assert.equal(await retained.retain(message('a', { payload })), 'stored')
-  assert.equal(await retained.retain(message('b', { payload, from: 'cam-1:x' })), 'stored')
-  assert.equal(await retained.retain(message('c', { payload: Buffer.alloc(1) })), 'full')
-  assert.equal(await retained.retain(message('c', { payload, from: 'cam-2' })), 'stored')
-  assert.equal(await retained.retain(message('b', { payload: Buffer.alloc(58) })), 'stored')
-  assert.equal(await retained.retain(message('b', { payload: Buffer.alloc(59) })), 'full')
-  assert.equal((await read(retained, 'b')).got[0]?.message.payload.length, 58)
-  const properties = { contentType: 'x'.repeat(50), userProperties: [['a', 'b'.repeat(50)]] }
-  assert.equal(await retained.retain(message('d', { from: 'cam-3', properties })), 'full')
-  assert.deepEqual(retained.counts, { messages: 3, owners: 2, bytes: 141, nodes: 3 })
-})
-
-test('what has expired makes room where there is none left', async () => {
-  const { retained, store, clock } = await open({ messages: 2 })
-  await retained.retain(message('a', { expiresAt: start + 1 }))
-  await retained.retain(message('b'))
-  assert.equal(await retained.retain(message('c')), 'full')
-  clock.now = start + 1
-  assert.equal(await retained.retain(message('c')), 'stored')
-  assert.deepEqual([...store.messages.keys()], ['b', 'c'])
-})
-
-test('purgeOwner removes what a device retained and nothing else', async () => {
-  const { retained, store } = await open()
-  for (const from of ['cam-1', 'cam-1:a', 'cam-10', 'cam-2']) await retained.retain(message(`t/${from}`, { from }))
-  assert.equal(await retained.purgeOwner('cam-1'), 2)
-  assert.equal(await retained.purgeOwner('cam-1'), 0)
-  assert.deepEqual([...store.messages.keys()], ['t/cam-10', 't/cam-2'])
-  assert.deepEqual((await read(retained, '#')).topics, ['t/cam-10', 't/cam-2'])
-  await Promise.all([retained.purgeOwner('cam-10'), retained.purgeOwner('cam-2')])
-  assert.deepEqual(retained.counts, nothing)
+  assert.deepEqual(receiver.sizes, [64, 64, 64, 8])
 })
 
 test('what was retained is there, and counts, after a restart', async () => {
   const { retained, store } = await open()
   for (const topic of ['a/b', 'a', 'c']) await retained.retain(message(topic))
-  const again = await open({ messages: 3 }, store)
+  const again = await open(store)
   assert.deepEqual(again.retained.counts, retained.counts)
   assert.deepEqual((await read(again.retained, 'a/#')).topics, ['a', 'a/b'])
-  assert.equal(await again.retained.retain(message('d')), 'full')
 })
 
 test('a refusal or failure of the store leaves the topic and the counts as they were', async () => {
@@ -330,7 +305,6 @@ test('a refusal or failure of the store leaves the topic and the counts as they 
   store.answer = () => Promise.reject(new Error('no disk'))
   await assert.rejects(retained.retain(message('b')), /no disk/)
   await assert.rejects(retained.retain(message('a', { payload: Buffer.alloc(0) })), /no disk/)
-  await assert.rejects(retained.purgeOwner('cam-1'), /no disk/)
   assert.deepEqual(retained.counts, counts)
   store.answer = () => 'stored'
   assert.equal((await read(retained, '#')).got[0]?.message.payload.toString(), 'old')
@@ -357,8 +331,7 @@ test('a write that fails late does not take the place of one that came after it'
   fail()
   await assert.rejects(first, /no disk/)
   assert.equal(await second, 'stored')
-  assert.equal(retained.counts.owners, 1)
-  assert.equal(await retained.purgeOwner('cam-2'), 1)
+  assert.equal(retained.counts.messages, 1)
 })
 
 test('what the store has swept on its own is not counted for ever', async () => {
@@ -394,7 +367,7 @@ test('a wildcard finds what a look at every topic finds, after any history', asy
           const wanted = kept.filter((name) => topicMatches(text, name)).toSorted()
           assert.deepEqual((await read(retained, text)).topics, wanted)
         }
-        await retained.purgeOwner('cam-1')
+        for (const name of kept) await retained.retain(message(name, { payload: Buffer.alloc(0) }))
         assert.deepEqual(retained.counts, nothing)
       },
     ),
@@ -421,7 +394,7 @@ test('a wildcard looks at what it can match and not at all that is retained (tra
     const one = message(`devices/d${i}/state`, { from: `d${i}` })
     store.messages.set(one.topic, one)
   }
-  const { retained } = await open({}, store)
+  const { retained } = await open(store)
   store.asked.length = 0
   // Every thousand places that were looked at, others have their turn.
   const direct = async (): Promise<void> => assert.equal((await read(retained, 'devices/d7/#')).got.length, 1)

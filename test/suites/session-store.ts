@@ -164,8 +164,8 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
         (await store.subscriptions('d')).map(({ filter }) => filter),
         ['a'],
       )
-      assert.deepEqual(await read(store, 'd', successor), [{ ...entry, packetId: 7 }])
-      assert.deepEqual(await store.deadlines(Number.MAX_SAFE_INTEGER), { sessions: [], wills: [] })
+      assert.deepEqual(await read(store, 'd', successor), [{ ...entry, packetId: 7, dup: true }])
+      assert.deepEqual(await store.deadlines(Number.MAX_SAFE_INTEGER), { sessions: [], wills: [], retained: [] })
     })
   }
 
@@ -243,7 +243,7 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
         ['a', '1'],
         ['a', '2'],
         ['__proto__', 'x'],
-      ],
+      ] satisfies [string, string][],
     }
     const more = { properties, expiresAt: start + 1e6, retain: true, from: 'p:é', topic: 'é/\u{1f600}' }
     for (let round = 0; round < 3; round++) {
@@ -270,7 +270,38 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
       identifiers: [],
       state: 'publish',
       message: messageOf('0-0', more),
+      dup: true, // the one who claimed it did not release it
     })
+  })
+
+  check('what may have gone out before a crash is marked so, and nothing else (MQTT-3.3.1-1)', async (place) => {
+    const marked = async (store: SessionStore, epoch: number) =>
+      (await read(store, 'd', epoch)).map(
+        (entry) => `${textOf(entry)}${entry.state === 'publish' && entry.dup ? '!' : ''}`,
+      )
+    {
+      await using store = await place.open()
+      await store.release('d', (await store.claim('d', 'b1', forGood)).epoch, Number.POSITIVE_INFINITY)
+      await enqueue(store, 'd', 'absent')
+    }
+    {
+      await using store = await place.open()
+      const { epoch } = await store.claim('d', 'b1', forGood)
+      assert.deepEqual(await marked(store, epoch), ['absent'])
+      await enqueue(store, 'd', 'one')
+      // Without a note on disk it cannot have gone out.
+      await enqueue(store, 'd', 'two', { qos: 2 })
+    }
+    {
+      await using store = await place.open()
+      await enqueue(store, 'd', 'after the crash')
+      const { epoch } = await store.claim('d', 'b1', forGood)
+      assert.deepEqual(await marked(store, epoch), ['absent!', 'one!', 'two', 'after the crash'])
+      await store.release('d', epoch, Number.POSITIVE_INFINITY)
+    }
+    await using store = await place.open()
+    const { epoch } = await store.claim('d', 'b1', forGood)
+    assert.deepEqual(await marked(store, epoch), ['absent!', 'one!', 'two', 'after the crash'])
   })
 
   check('a queue is read in pages, also while it grows and shrinks', async (place) => {
@@ -329,8 +360,9 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
     assert.deepEqual(await texts(store, 'c', epochs.c!), [])
     await store.discard('a', epochs.a!, [a!.seq])
     const [b] = await read(store, 'b', epochs.b!)
-    assert.deepEqual(a, { seq: b!.seq, qos: 1, retain: false, identifiers: [], state: 'publish', message: big })
-    assert.deepEqual(b, { ...a, qos: 2, retain: true, identifiers: [1, 268_435_455] })
+    const inQueue = { seq: b!.seq, retain: false, identifiers: [] }
+    assert.deepEqual(a, { ...inQueue, qos: 1, state: 'publish', message: big, dup: true })
+    assert.deepEqual(b, { ...a, qos: 2, retain: true, identifiers: [1, 268_435_455], dup: false })
   })
 
   check('a client that is named twice for one message gets it once (T31)', async (place) => {
@@ -390,7 +422,7 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
     assert.equal(await store.markReceived('d', epoch, 4), false)
     assert.equal(await store.markReceived('d', epoch, 5), false, 'PUBREC for QoS 1')
     assert.equal(await store.assignPacketId('d', epoch, entry!.seq + 1_000, 6), false)
-    assert.deepEqual(await read(store, 'd', epoch), [{ ...entry, packetId: 5 }])
+    assert.deepEqual(await read(store, 'd', epoch), [{ ...entry, packetId: 5, dup: true }])
     await store.ack('d', epoch, [5])
     assert.equal(await store.assignPacketId('d', epoch, entry!.seq, 5), false)
   })
@@ -655,6 +687,29 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
     },
   )
 
+  check('a will is kept with the certificate that it was left under, or without one', async (place) => {
+    const certificate = Buffer.from([0x30, 0, 0xff])
+    const epochs: number[] = []
+    {
+      await using store = await place.open()
+      for (const [id, more] of [
+        ['with', { certificate }],
+        ['without', {}],
+      ] as const) {
+        const { epoch } = await store.claim(id, 'b1', forGood)
+        await store.putWill(id, epoch, { ...will('earlier', 0), certificate: Buffer.from('earlier') })
+        await store.putWill(id, epoch, { ...will(id, 0), ...more })
+        epochs.push(epoch)
+      }
+    }
+    await using store = await place.open()
+    assert.deepEqual((await store.deadlines(start)).wills, [
+      { clientId: 'with', epoch: epochs[0], ...will('with', 0), certificate },
+      { clientId: 'without', epoch: epochs[1], ...will('without', 0) },
+    ])
+    assert.deepEqual(await store.takeWill('with', epochs[0]!), { ...will('with', 0), certificate })
+  })
+
   check('a will that was taken before the release is not published', async (place) => {
     await using store = await place.open()
     const { epoch } = await store.claim('d', 'b1', forGood)
@@ -817,7 +872,8 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
     place.now = start + 1_000
     assert.deepEqual(await retained(store, '#', 'a'), [])
     assert.equal(await store.retain('b', messageOf('y', { topic: 'b', retain: true })), 'full')
-    await store.deadlines(place.now)
+    assert.deepEqual((await store.deadlines(place.now)).retained, ['a'])
+    assert.deepEqual((await store.deadlines(place.now)).retained, [])
     assert.equal(await store.retain('b', messageOf('y', { topic: 'b', retain: true })), 'stored')
   })
 
@@ -870,6 +926,29 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
     await store.release('d:a', a.epoch, 'forget')
     assert.deepEqual(await enqueue(store, 'd:b', 'x'.repeat(1_000)), ['queued'])
     await store.changeSubscriptions('d:b', b.epoch, [subscription('c')], [])
+  })
+
+  check('filters count among the octets of a device, over restarts, and are given back', async (place) => {
+    place.quota = { ...roomy, bytes: 1_000 }
+    const long = (first: string): string => `${first}/`.padEnd(500, 'é').slice(0, 251)
+    {
+      await using store = await place.open()
+      const { epoch } = await store.claim('d', 'b1', forGood)
+      await store.changeSubscriptions('d', epoch, [subscription(long('a'))], [])
+      await store.changeSubscriptions('d', epoch, [subscription(long('a'), { qos: 2 })], [])
+      assert.deepEqual(await enqueue(store, 'd', 'x'.repeat(501)), ['full'])
+    }
+    await using store = await place.open()
+    const { epoch } = await store.claim('d', 'b1', forGood)
+    await assert.rejects(store.changeSubscriptions('d', epoch, [subscription(long('b')), subscription('c')], []), full)
+    assert.deepEqual(await store.subscriptions('d'), [subscription(long('a'), { qos: 2 })], 'nothing of it')
+    await store.changeSubscriptions('d', epoch, [subscription(long('b'))], [long('a')])
+    await store.changeSubscriptions('d', epoch, [], [long('b')])
+    assert.deepEqual(await enqueue(store, 'd', 'x'.repeat(900)), ['queued'])
+    await assert.rejects(store.changeSubscriptions('d', epoch, [subscription(long('b'))], []), full)
+    await store.release('d', epoch, 'forget')
+    await store.claim('d:2', 'b1', forGood)
+    assert.deepEqual(await enqueue(store, 'd:2', 'x'.repeat(900)), ['queued'])
   })
 
   check('a full queue is freed of what has expired by a sweep', async (place) => {

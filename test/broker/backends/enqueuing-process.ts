@@ -8,8 +8,16 @@ const [folder, round] = process.argv.slice(2)
 const broker = await BrokerStore.open(folder!)
 const store = await LevelSessions.open({ area: broker.sessions, clock: () => new Date(), quotaOf: () => roomy })
 const forGood = { keepMs: Number.POSITIVE_INFINITY }
-const say = (line: string): void => {
-  writeSync(1, `${line}\n`)
+/** At once, so that what was said was confirmed before the kill; a parent that is behind is waited for. */
+function say(line: string): void {
+  for (;;) {
+    try {
+      writeSync(1, `${line}\n`)
+      return
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error
+    }
+  }
 }
 
 /** To a session of its own and to one that all share: `sender n`, n growing. */
