@@ -19,6 +19,8 @@ type GateOptions = {
   feed: Pick<FeedClient, 'everLive' | 'sync'>
   maxConnectionsPerDevice: number
   clock: () => Date
+  /** What follows the device id in a client id of our own; never the same twice. */
+  newSuffix: () => string
   log: Log
 }
 
@@ -48,7 +50,7 @@ export class Gate {
     connection: Connection,
     connect: ConnectFacts,
   ): Promise<(Admission & { endTurn?: () => void }) | undefined> {
-    const { sessions, snapshot, feed } = this.#options
+    const { sessions, snapshot, feed, newSuffix } = this.#options
     connection.state = 'connecting'
     let admission = this.#decide(connection, connect)
     // A device may connect before the event of its own enrollment has come round. Where enroll cannot be asked, that is what
@@ -58,10 +60,12 @@ export class Gate {
     }
     if (hasEnded(connection)) return undefined
     if (!admission.admitted) return admission
-    const clientId = connect.clientId || admission.principal.deviceId
+    // [MQTT-3.2.2-16], [MQTT-3.1.3-6] of 3.1.1: an id that no session has. Under the device's own a tool that connects for a
+    // moment would end the device's connection.
+    const clientId = connect.clientId || `${admission.principal.deviceId}:${newSuffix()}`
     const endTurn = await sessions.takeTurn(clientId)
     // What was true before the wait need not be now.
-    admission = hasEnded(connection) ? admission : this.#decide(connection, connect)
+    admission = hasEnded(connection) ? admission : this.#decide(connection, { ...connect, clientId })
     if (!admission.admitted || hasEnded(connection)) {
       endTurn()
       return hasEnded(connection) ? undefined : admission

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
@@ -71,6 +72,7 @@ export async function createBrokerService(options: {
     sessions,
     feed,
     clock,
+    newSuffix: randomUUID,
     log,
     maxConnectionsPerDevice: config.maxConnectionsPerDevice,
   })

@@ -163,7 +163,7 @@ test('the device id, or it with a suffix, is a client id', async () => {
   assert.equal(await harness.refusal(device, { clientId: 'named-3:console' }), 0)
 })
 
-test('an empty client id is given the device id, and refused with CONNACK 2 where a session is to be kept', async () => {
+test('an empty client id is given the device id and a suffix, and refused with CONNACK 2 where a session is to be kept', async () => {
   const device = await harness.device('nameless-1')
   const kept = await harness.socket(device)
   kept.write(connectPacket('', { flags: 0 }))
@@ -171,7 +171,8 @@ test('an empty client id is given the device id, and refused with CONNACK 2 wher
   const socket = await harness.socket(device)
   socket.write(connectPacket(''))
   assert.deepEqual((await once(socket, 'data'))[0], Buffer.from([0x20, 2, 0, 0]))
-  await harness.testLog.until('session.opened', { clientId: 'nameless-1' })
+  const { clientId } = await harness.testLog.until('session.opened', { deviceId: 'nameless-1' })
+  assert.match(String(clientId), /^nameless-1:[\da-f-]{36}$/)
 })
 
 test('the connection after the last that a device may have hears CONNACK 3', async () => {
