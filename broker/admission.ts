@@ -139,7 +139,7 @@ export function admitConnect(input: {
 
   const deviceId = beliefs.findCertificate(certificate.fingerprint)!.deviceId as DeviceId
   if (connect.clientId === '' && !connect.clean) {
-    return refuse('client_id_mismatch', 'a session that is to be kept needs a client id') // [MQTT-3.1.3-8]
+    return refuse('client_id_mismatch', 'a session that is to be kept needs a client id') // [MQTT-3.1.3-8] of 3.1.1
   }
   const clientId = connect.clientId || deviceId
   if (!clientIdBelongsTo(clientId, deviceId)) {

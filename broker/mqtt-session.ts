@@ -53,7 +53,7 @@ export class MqttSession implements LinkEvents, Receiver {
     return this.#connection.state === 'closed' || this.#connection.cut
   }
 
-  /** [MQTT-3.1.4-1]: nothing else is read until this is answered. */
+  /** Nothing else is read until this is answered, and nothing at all behind a refusal [MQTT-3.1.4-6]. */
   connect(packet: Connect): void {
     this.#opening = this.#open(packet).catch((error) => this.#failed(error))
   }
@@ -65,7 +65,7 @@ export class MqttSession implements LinkEvents, Receiver {
     const verdict = gate.matcherOf(connection).allows('publish', packet.topic)
     if (!verdict.allowed) {
       warnDenied(this.#context, connection, 'publish', packet.topic, verdict.statement)
-      // Before version 5 there is no refusal: it is acknowledged, or the client would repeat it for ever [MQTT-3.3.5-2].
+      // Before version 5 there is no refusal: acknowledged, or the client would repeat it for ever ([MQTT-3.3.5-2] of 3.1.1).
       this.#acknowledge(packet, reason.notAuthorized)
       return
     }

@@ -77,7 +77,7 @@ export class SessionPump {
     this.wake()
   }
 
-  /** PUBREC: PUBREL goes out once it is stored that the message must not [MQTT-4.3.3-8]. */
+  /** PUBREC: PUBREL goes out [MQTT-4.3.3-4] once it is stored that the message must not [MQTT-4.3.3-6]. */
   received(packetId: number): void {
     const { store, link, clientId, epoch } = this.#options
     this.#watch(

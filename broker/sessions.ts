@@ -153,7 +153,7 @@ export class Sessions {
 
   /**
    * Waits until `clientId` is free: CONNECTs of one id take turns, and the connection that holds it is closed and wholly
-   * gone, its will published, before the next goes on [MQTT-3.1.4-2]. The core mixes them up otherwise (traps T6, T7).
+   * gone, its will published, before the next goes on [MQTT-3.1.4-3]. The core mixes them up otherwise (traps T6, T7).
    *
    * @returns ends the turn; call it when the CONNECT has been answered or the connection is gone
    */

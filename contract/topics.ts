@@ -25,8 +25,8 @@ export function isTopicFilter(text: string): boolean {
   return (
     levels.length <= maxTopicLevels &&
     levels.every((level, at) => {
-      if (level.includes('#')) return level === '#' && at === levels.length - 1 // [MQTT-4.7.1-2]
-      if (level.includes('+')) return level === '+' // [MQTT-4.7.1-3]
+      if (level.includes('#')) return level === '#' && at === levels.length - 1 // [MQTT-4.7.1-1]
+      if (level.includes('+')) return level === '+' // [MQTT-4.7.1-2]
       return true
     })
   )

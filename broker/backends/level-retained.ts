@@ -98,7 +98,7 @@ export class RetainedStore {
 
   /** In pages, so that a reader that takes its time keeps nothing open. */
   async *#matching(filter: string): AsyncGenerator<Message> {
-    // What stands before the first wildcard; `a/#` matches `a` too [MQTT-4.7.1-2].
+    // What stands before the first wildcard; `a/#` matches `a` too (4.7.1.2).
     const prefix = keys.retained(filter.slice(0, filter.search(/[+#]/)).replace(/\/$/, ''))
     for (let after = ''; ; ) {
       const version = this.#version

@@ -52,7 +52,7 @@ export type Delivery = {
   readonly message: Message
   /** QoS 0 is never stored. */
   readonly qos: 1 | 2
-  /** The RETAIN flag that it goes out with; false when missing [MQTT-3.3.1-9]. */
+  /** The RETAIN flag that it goes out with; false when missing [MQTT-3.3.1-12]. */
   readonly retain?: boolean
   /** Subscription identifiers of all subscriptions that matched. */
   readonly identifiers: readonly number[]
@@ -76,7 +76,7 @@ export type Queued = {
       /** It went out before, or may have where a crash took the note of that [MQTT-3.3.1-1]. */
       readonly dup: boolean
     }
-  /** The receiver has it [MQTT-4.3.3-8]: PUBREL goes out. */
+  /** The receiver has it: PUBREL goes out, the message never again [MQTT-4.3.3-6]. */
   | { readonly state: 'pubrel'; readonly packetId: number }
 )
 

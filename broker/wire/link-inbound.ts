@@ -54,7 +54,7 @@ export class InboundWindow {
   /**
    * @returns whether the message is a new one; a QoS 2 packet identifier under way is not [MQTT-4.3.3-10], whatever its DUP
    *   flag says. QoS 1 is at least once, and clients that reuse an identifier too early would lose messages.
-   * @throws Malformed `receiveMaximumExceeded` [MQTT-3.3.4-8]
+   * @throws Malformed `receiveMaximumExceeded` [MQTT-3.3.4-7]
    */
   published({ qos, packetId }: Publish): boolean {
     if (qos === 2 && this.#qos2.has(packetId)) return false

@@ -306,7 +306,8 @@ export class Link {
         this.#left(packet)
         break
       default:
-        // [MQTT-4.12.0-6]: a CONNECT with an authentication method was refused, so that nobody may send AUTH.
+        // [MQTT-4.12.0-7]: a CONNECT with an authentication method was refused, so nobody may send AUTH, and 3.15 calls it a
+        // protocol error. A DISCONNECT could not say 0x8C: its table 3-10 does not have it.
         throw protocolError(`${packet.type} without an authentication method`)
     }
   }
@@ -337,7 +338,7 @@ export class Link {
       throw new Malformed(reason.retainNotSupported, 'messages are not retained for this client') // [MQTT-3.2.2-14]
     if (packet.qos === 0 || this.#inbound.published(packet)) this.#events.publish(packet)
     else if (this.#inbound.wasReceived(packet.packetId))
-      this.#write({ type: 'pubrec', packetId: packet.packetId, reason: reason.success }) // [MQTT-4.3.3-9]
+      this.#write({ type: 'pubrec', packetId: packet.packetId, reason: reason.success }) // [MQTT-4.3.3-10]
   }
 
   #acknowledged(packet: Ack): void {

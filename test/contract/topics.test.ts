@@ -22,7 +22,7 @@ test('a topic name has no wildcard, no U+0000 and at most 100 levels', () => {
   }
 })
 
-test('a wildcard of a topic filter fills its level, and # is the last [MQTT-4.7.1-2] [MQTT-4.7.1-3]', () => {
+test('a wildcard of a topic filter fills its level, and # is the last [MQTT-4.7.1-1] [MQTT-4.7.1-2]', () => {
   for (const filter of ['#', '+', '+/+', 'a/#', '/#', '+/a/#', '//', 'a/+/b', '$SYS/#'])
     assert.ok(isTopicFilter(filter), filter)
   for (const filter of [
