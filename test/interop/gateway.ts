@@ -3,18 +3,22 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { delimiter, dirname, join } from 'node:path'
+import { delimiter, dirname, join, resolve } from 'node:path'
 
 export const root = dirname(dirname(import.meta.dirname))
 const bin = join(root, 'bin', 'fleetgate.js')
 
-/** Reads `{ skip }` for node:test: a reason when a program is missing, unless INTEROP=required says that it must be there. */
+/** @returns the reason for node:test. @throws Error where INTEROP=required says that nothing may be skipped */
+export function reasonToSkip(reason: string): string {
+  if (process.env.INTEROP === 'required') throw new Error(`INTEROP=required: ${reason}`)
+  return reason
+}
+
+/** `{ skip }` for node:test, by programs of the PATH and files. */
 export function needs(...programs: string[]): { skip: string | false } {
   const folders = (process.env.PATH ?? '').split(delimiter)
-  const missing = programs.filter((program) => !folders.some((folder) => existsSync(join(folder, program))))
-  if (missing.length === 0) return { skip: false }
-  if (process.env.INTEROP === 'required') throw new Error(`${missing.join(', ')} must be installed`)
-  return { skip: `${missing.join(', ')} not installed` }
+  const missing = programs.filter((program) => !folders.some((folder) => existsSync(resolve(folder, program))))
+  return { skip: missing.length > 0 && reasonToSkip(`${missing.join(', ')} not installed`) }
 }
 
 export type Outcome = { code: number | null; out: string; err: string }
@@ -25,7 +29,7 @@ export class Gateway implements AsyncDisposable {
   readonly endpoints: Record<
     'est' | 'mqtts' | 'rootCertificate' | 'operatorCertificate' | 'operatorKey' | 'rootFingerprint',
     string
-  >
+  > & { listeners: Record<string, string> }
 
   private constructor(folder: string, child: ChildProcess) {
     this.folder = folder
@@ -34,8 +38,9 @@ export class Gateway implements AsyncDisposable {
   }
 
   /** Runs `fleetgate up` in a folder of its own, `./data` as data folder. */
-  static async start(ports: 'auto' | 'configured' = 'auto'): Promise<Gateway> {
+  static async start(ports: 'auto' | 'configured' = 'auto', yaml = ''): Promise<Gateway> {
     const folder = mkdtempSync(join(tmpdir(), 'fleetgate-interop-'))
+    if (yaml !== '') writeFileSync(join(folder, 'fleetgate.yaml'), yaml)
     const child = spawn(process.execPath, [bin, 'up', '--ports', ports], {
       cwd: folder,
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -58,11 +63,6 @@ export class Gateway implements AsyncDisposable {
 
   get estUrl(): string {
     return `${this.endpoints.est}/.well-known/est`
-  }
-
-  get mqtt(): string[] {
-    const { hostname, port } = new URL(this.endpoints.mqtts)
-    return ['--cafile', this.endpoints.rootCertificate, '-h', hostname, '-p', port]
   }
 
   path(name: string): string {
@@ -96,36 +96,32 @@ export class Gateway implements AsyncDisposable {
 
   /** Key and request `ID.key`, `ID.csr` (base64) with openssl. */
   async makeRequest(id: string, key = id): Promise<void> {
-    if (!existsSync(this.path(`${key}.key`))) {
-      await this.mustRun(
-        'openssl',
-        'genpkey',
-        '-algorithm',
-        'EC',
-        '-pkeyopt',
-        'ec_paramgen_curve:P-256',
-        '-out',
-        `${key}.key`,
-      )
-    }
-    await this.mustRun(
-      'openssl',
-      'req',
-      '-new',
-      '-key',
-      `${key}.key`,
-      '-subj',
-      `/CN=${id}`,
-      '-outform',
-      'DER',
-      '-out',
-      `${id}.der`,
-    )
+    const keyFile = this.path(`${key}.key`)
+    if (!existsSync(keyFile)) await this.mustRun('openssl', 'genpkey', ...p256('-algorithm', 'EC'), '-out', keyFile)
+    const request = ['-new', '-key', keyFile, '-subj', `/CN=${id}`, '-outform', 'DER', '-out', `${id}.der`]
+    await this.mustRun('openssl', 'req', ...request)
     writeFileSync(this.path(`${id}.csr`), readFileSync(this.path(`${id}.der`)).toString('base64'))
+  }
+
+  /** Key and certificate `NAME.key`, `NAME.crt` that vouch for themselves. */
+  async makeSelfSigned(name: string, id: string): Promise<void> {
+    const subject = ['-nodes', '-subj', `/CN=${id}`, '-keyout', `${name}.key`, '-out', `${name}.crt`]
+    await this.mustRun('openssl', 'req', '-x509', ...p256('-newkey', 'ec'), ...subject)
   }
 
   curl(...args: string[]): Promise<Outcome> {
     return this.run('curl', '-sS', '-i', '--cacert', this.endpoints.rootCertificate, ...args)
+  }
+
+  /** A request in `file` to an EST operation. */
+  post(operation: string, file: string, ...args: string[]): Promise<Outcome> {
+    const body = ['-H', 'Content-Type: application/pkcs10', '--data-binary', `@${file}`]
+    return this.curl(...args, ...body, `${this.estUrl}/${operation}`)
+  }
+
+  /** With the certificate that `ID.crt` is, for the request in `ID.csr`. */
+  reenroll(id: string, ...args: string[]): Promise<Outcome> {
+    return this.post('simplereenroll', `${id}.csr`, '--cert', `${id}.crt`, '--key', `${id}.key`, ...args)
   }
 
   /** Body of a certs-only answer that curl wrote with its headers -> `ID.crt`. */
@@ -138,16 +134,36 @@ export class Gateway implements AsyncDisposable {
   async enroll(id: string, profile: string): Promise<void> {
     const token = await this.token(id, profile)
     await this.makeRequest(id)
-    const { out } = await this.curl(
-      '-u',
-      `${id}:${token}`,
-      '-H',
-      'Content-Type: application/pkcs10',
-      '--data-binary',
-      `@${id}.csr`,
-      `${this.estUrl}/simpleenroll`,
-    )
+    const { out } = await this.post('simpleenroll', `${id}.csr`, '-u', `${id}:${token}`)
     await this.unwrap(id, out)
+  }
+
+  /** What connects a mosquitto client: to the gateway, with the certificate `NAME.crt` or with none. */
+  #mosquitto(name: string | undefined, id: string): string[] {
+    const { hostname, port } = new URL(this.endpoints.mqtts)
+    const credential = name === undefined ? [] : ['--cert', `${name}.crt`, '--key', `${name}.key`]
+    return ['--cafile', this.endpoints.rootCertificate, '-h', hostname, '-p', port, ...credential, '-i', id]
+  }
+
+  /** `mosquitto_pub` at QoS 1, or as `args` have it. */
+  publish(id: string, topic: string, message: string, ...args: string[]): Promise<Outcome> {
+    return this.publishAs(id, id, topic, message, ...args)
+  }
+
+  publishAs(name: string | undefined, id: string, topic: string, message: string, ...args: string[]): Promise<Outcome> {
+    return this.run('mosquitto_pub', ...this.#mosquitto(name, id), '-q', '1', '-t', topic, '-m', message, ...args)
+  }
+
+  /** `mosquitto_sub` at QoS 1, or as `args` have it; not with `-d`, which is there. */
+  subscriber(id: string, filter: string, ...args: string[]): Running {
+    return this.start('mosquitto_sub', ...this.#mosquitto(id, id), '-d', '-q', '1', '-t', filter, ...args)
+  }
+
+  /** The same, once it has its subscription. */
+  async subscribe(id: string, filter: string, ...args: string[]): Promise<Running> {
+    const running = this.subscriber(id, filter, ...args)
+    await running.says(/Subscribed \(mid: 1\): /)
+    return running
   }
 
   /** A program that runs on; `says` waits for words on its output, which a pipe would make it hold back. */
@@ -171,6 +187,9 @@ export class Gateway implements AsyncDisposable {
       throw new Error(`the gateway ended with ${this.#process.exitCode ?? this.#process.signalCode}`)
   }
 }
+
+/** For openssl: a key on the curve P-256. */
+const p256 = (...algorithm: string[]): string[] => [...algorithm, '-pkeyopt', 'ec_paramgen_curve:P-256']
 
 export class Running implements AsyncDisposable {
   readonly #process: ChildProcess
@@ -204,6 +223,12 @@ export class Running implements AsyncDisposable {
   async ended(): Promise<Outcome> {
     await this.#ended
     return { code: this.#process.exitCode, out: this.#text, err: '' }
+  }
+
+  /** Without a chance to say goodbye. */
+  async kill(): Promise<void> {
+    this.#process.kill('SIGKILL')
+    await this.#ended
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { Gateway, needs, root } from './gateway.ts'
+import { Gateway, needs, reasonToSkip, root } from './gateway.ts'
 
 const readme = readFileSync(join(root, 'README.md'), 'utf8')
 const quickstart = /<!-- quickstart[^>]*-->\n```sh\n([\s\S]*?)```/.exec(readme)?.[1]
@@ -22,7 +22,7 @@ test(
     assert.ok(quickstart, 'README.md has no lines under its quickstart mark')
     // The lines name the default ports, so another gateway on this machine would be spoken to instead.
     for (const port of [8443, 8883, 9443, 9444]) {
-      if (await isTaken(port)) return t.skip(`port ${port} is in use on this machine`)
+      if (await isTaken(port)) return t.skip(reasonToSkip(`port ${port} is in use on this machine`))
     }
     await using gateway = await Gateway.start('configured')
     // What npx finds in a checkout, for a folder that is not one.
@@ -35,18 +35,7 @@ test(
     const again = await gateway.run('bash', '-c', publish)
     assert.equal(again.code, 5)
     assert.match(again.err, /Connection Refused: not authorised\./)
-    const renewal = await gateway.curl(
-      '--cert',
-      'cam-1.crt',
-      '--key',
-      'cam-1.key',
-      '-H',
-      'Content-Type: application/pkcs10',
-      '--data-binary',
-      '@cam-1.csr',
-      `${gateway.estUrl}/simplereenroll`,
-    )
-    assert.match(renewal.out, /certificate_revoked/)
+    assert.match((await gateway.reenroll('cam-1')).out, /certificate_revoked/)
   },
 )
 
