@@ -118,3 +118,35 @@ test('the names of aedes and mqtt-packet that the port relies on are there', asy
     'any other stream gets the octets of its version',
   )
 })
+
+test('aedes asks its persistence for what nobody has put there, and puts nothing there itself', async (t) => {
+  const createMemory = createRequire(import.meta.resolve('aedes'))('aedes-persistence') as () => object
+  const persistence = Object.getPrototypeOf(createMemory()) as Record<string, (...given: unknown[]) => unknown>
+  const names = Object.getOwnPropertyNames(persistence).filter(
+    (name) => !['constructor', 'broker', 'setup'].includes(name),
+  )
+  const calls = names.map((name) => ({ name, count: t.mock.method(persistence, name).mock }))
+  t.mock.timers.enable({ apis: ['setInterval'] })
+  {
+    await using own = await Bus.start<Carried>('asking', (error) => assert.fail(String(error)))
+    const taken = Promise.withResolvers<Carried>()
+    const clientId = 'asking'
+    const client = await own.attach({ clientId, wants: () => true, take: taken.resolve, lost: () => {} })
+    await client.subscribe(['a/+', '#'])
+    own.publish('a/b', { id: 1 })
+    await taken.promise
+    client.unsubscribe(['#'])
+    await client.subscribe(['a/b'])
+    t.mock.timers.tick(4 * 60_000) // when it looks for wills of brokers that died
+    await client.close()
+    const other = await own.attach({ clientId, wants: () => true, take: () => {}, lost: () => {} })
+    await other.subscribe(['x'])
+  }
+  assert.deepEqual(
+    calls
+      .filter(({ count }) => count.callCount() > 0)
+      .map(({ name }) => name)
+      .sort(),
+    ['cleanIncoming', 'cleanSubscriptions', 'createRetainedStreamCombi', 'delWill', 'outgoingStream', 'streamWill'],
+  )
+})
