@@ -37,21 +37,33 @@ export class OctetClient {
 
   /** The next packet in hex; `end` when the server has closed its side, `reset` when it is gone, `silence` after a while. */
   async next(): Promise<string> {
-    const silence = AbortSignal.timeout(patienceMs)
-    while (!silence.aborted) {
-      const length = packetLength(this.#octets)
-      if (length !== undefined && this.#octets.length >= length) {
-        const packet = this.#octets.subarray(0, length)
-        this.#octets = this.#octets.subarray(length)
-        return packet.toString('hex')
+    let isSilent = false
+    const patience = setTimeout(() => {
+      isSilent = true
+      this.#wake()
+    }, patienceMs)
+    try {
+      while (!isSilent) {
+        const came = this.#take()
+        if (came !== undefined) return came
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve
+        })
       }
-      if (this.#end !== undefined) return this.#octets.length === 0 ? this.#end : 'end inside a packet'
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-        silence.onabort = () => resolve()
-      })
+      return 'silence'
+    } finally {
+      clearTimeout(patience)
     }
-    return 'silence'
+  }
+
+  #take(): string | undefined {
+    const length = packetLength(this.#octets)
+    if (length === undefined || this.#octets.length < length) {
+      return this.#end !== undefined && this.#octets.length > 0 ? 'end inside a packet' : this.#end
+    }
+    const packet = this.#octets.subarray(0, length)
+    this.#octets = this.#octets.subarray(length)
+    return packet.toString('hex')
   }
 }
 
