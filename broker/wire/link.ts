@@ -306,8 +306,7 @@ export class Link {
         this.#left(packet)
         break
       default:
-        // [MQTT-4.12.0-7]: a CONNECT with an authentication method was refused, so nobody may send AUTH, and 3.15 calls it a
-        // protocol error. A DISCONNECT could not say 0x8C: its table 3-10 does not have it.
+        // [MQTT-4.12.0-7]: with a method CONNECT was refused. 3.15 calls it this, and table 3-10 has no 0x8C for a DISCONNECT.
         throw protocolError(`${packet.type} without an authentication method`)
     }
   }
