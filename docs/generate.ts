@@ -1,5 +1,5 @@
 /** Prints the reference pages from the code: `npm run docs`. test/docs.test.ts fails when they are out of date. */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import {
@@ -28,6 +28,29 @@ type Node = {
   pattern?: string
 }
 
+/** One numbered statement of appendix B. */
+type Statement = {
+  number: string
+  /** whom it binds; what a client alone must do has no test but of what becomes of one that does not */
+  for: 'server' | 'both' | 'client'
+  /** in our own words */
+  gist: string
+  /** `folder/file: title` of a test, `vector: name`, or `dialogue-5: name` and the like */
+  shown: string[]
+  /** why it asks nothing of this server */
+  void?: string
+  /** where we do otherwise on purpose */
+  differs?: string
+  note?: string
+}
+type Standard = { standard: string; statements: Statement[] }
+
+const readStandard = (version: string): Standard =>
+  JSON.parse(readFileSync(join(import.meta.dirname, 'mqtt-behaviour', `${version}.json`), 'utf8'))
+
+/** By version, as its title says it. */
+export const standards: Record<string, Standard> = { '3.1.1': readStandard('3.1.1'), '5.0': readStandard('5.0') }
+
 const schema = z.toJSONSchema(configuration, { io: 'input', target: 'draft-2020-12' }) as Node
 const printedBy = '<!-- Printed by `npm run docs`; do not edit. -->'
 
@@ -37,6 +60,7 @@ export const pages: Record<string, string> = {
   'configuration.schema.json': schemaFile(),
   'errors.md': errorsPage(),
   'json.md': jsonPage(),
+  'mqtt-behaviour.md': behaviourPage(),
 }
 
 function schemaFile(): string {
@@ -170,6 +194,55 @@ function fields(node: Node & { required?: string[] }, prefix: string): string[] 
     // A policy document has a page of its own in the README.
     return [`| \`${path}\` | ${type} | ${notes.join('; ')} |`, ...(name === 'document' ? [] : inner)]
   })
+}
+
+function behaviourPage(): string {
+  const doneOf = ({ for: whom, shown, void: asksNothing, differs }: Statement): string => {
+    if (differs !== undefined) return `on purpose not: ${differs}`
+    if (asksNothing !== undefined) return `does not arise: ${asksNothing}`
+    if (whom === 'client') return shown.length > 0 ? 'n/a; checked' : 'n/a'
+    return 'yes'
+  }
+  const row = (statement: Statement): string => {
+    const { number, for: whom, gist, shown, note } = statement
+    const names = shown.map((name) =>
+      name
+        .replaceAll(/\$\{.*?\}/g, '*')
+        .replaceAll('|', '\\|')
+        .replaceAll('<', '\\<'),
+    )
+    return `| ${number} | ${whom} | ${gist}${note === undefined ? '' : ` (${note})`} | ${doneOf(statement)} | ${names.join('<br>')} |`
+  }
+  const section = ({ standard, statements }: Standard): string => `## ${standard}
+
+| MQTT- | for | in our words | done | shown by |
+|---|---|---|---|---|
+${statements.map(row).join('\n')}
+`
+  return `${printedBy}
+# MQTT, statement by statement
+
+What the broker does with each numbered statement of the Standards (their appendix B), and the test that shows it. *shown by* names a test by its file
+under \`test/\` and its title, or a vector or dialogue of \`test/vectors/mqtt\`: octets in, octets or a close out, played at a real mutual-TLS socket, single packets
+at the codec too. \`*\` in a title stands for more than one: it runs for each version. What binds clients alone is *n/a* for a server, and *checked* where a
+client that breaks it is refused.
+
+## Where there is a choice, and where we differ
+- **Client ids** belong to the certificate: the device id, or it with \`:\` and a suffix. Any other is refused. An empty one is replaced by the device id with a suffix of ours.
+- **MQTT 3.1** is spoken as 3.1.1, but for what it says otherwise: protocol name \`MQIsdp\`, client ids of 1 to 23 characters, no session present flag, DUP on PUBREL, SUBSCRIBE and
+  UNSUBSCRIBE, and user name and password may be missing in spite of their flags. A subscription that is refused is answered with 0x80, which 3.1 has no word for.
+- **A topic filter that is none** ends the connection in every version (5: 0x8F). One that the policy refuses is answered in the SUBACK: 0x80, or 0x87 in version 5.
+- **A PUBLISH that the policy refuses** goes nowhere; version 5 hears 0x87, older versions get a plain acknowledgement, since they have no other and would repeat it.
+- **Shared subscriptions** (\`$share/group/filter\`) are for clients of 3.1 and 3.1.1 too. Other topics that begin with \`$\` are closed.
+- **AUTH**: devices are known by their certificate. A CONNECT with an authentication method is refused with 0x8C; any other AUTH is a protocol error, 0x82.
+- **Strings** with control characters or non-characters are refused, which the Standards leave to us. A length with idle octets is refused in version 5 alone.
+- **Bounds**: topics of 1,024 characters and 100 levels, 100 filters for a connection, and for each device queued and retained messages and their octets
+  ([configuration.md](configuration.md)). What is over them is delivered to who is there, and not kept; the log says so.
+- **Sessions** are kept for \`broker.sessionExpiryMs\` at most; version 5 hears so in CONNACK. Messages of QoS 0 are not kept for an absent session.
+- **Order** is kept among messages of QoS 1 and 2 and among those of QoS 0, not between the two.
+- **What is not acknowledged** is sent again once, when the session goes on at the next connection: 5 demands it so, 3.1.1 allows it.
+
+${Object.values(standards).map(section).join('\n')}`
 }
 
 if (import.meta.main) {

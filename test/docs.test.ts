@@ -4,9 +4,10 @@ import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { configuration } from '../contract/configuration.ts'
 import { problems } from '../contract/problems.ts'
-import { pages } from '../docs/generate.ts'
+import { pages, standards } from '../docs/generate.ts'
 import { loadConfig } from '../runtime/config.ts'
 import { parseYaml } from '../runtime/yaml.ts'
+import { mqttDialogues, mqttVectors } from './vectors/mqtt/load.ts'
 
 const root = dirname(import.meta.dirname)
 const read = (path: string): string => readFileSync(join(root, path), 'utf8')
@@ -41,6 +42,81 @@ test('examples of configuration in the documents load', () => {
   )
   assert.ok(examples.length > 0)
   for (const [file, text] of examples) parseYaml(text!, configuration, file!, 'config_invalid')
+})
+
+/** How many statements appendix B numbers in each section. */
+const numbered: Record<string, string> = {
+  '3.1.1': `1.5.3:3 2.2.2:2 2.3.1:7 3.1.0:2 3.1.2:24 3.1.3:11 3.1.4:5 3.2.0:1 3.2.2:6 3.3.1:12 3.3.2:3 3.3.4:1 3.3.5:2
+    3.6.1:1 3.8.1:1 3.8.3:4 3.8.4:6 3.9.3:2 3.10.1:1 3.10.3:2 3.10.4:6 3.12.4:1 3.14.1:1 3.14.4:3 4.1.0:2 4.3.1:1
+    4.3.2:2 4.3.3:2 4.4.0:1 4.5.0:2 4.6.0:6 4.7.1:3 4.7.2:1 4.7.3:4 4.8.0:2 6.0.0:4 7.0.0:2 7.1.1:1 7.1.2:1`,
+  '5.0': `1.5.4:3 1.5.5:1 1.5.7:1 2.1.3:1 2.2.1:6 2.2.2:1 3.1.0:2 3.1.2:30 3.1.3:12 3.1.4:6 3.2.0:2 3.2.2:22 3.3.1:13
+    3.3.2:20 3.3.4:10 3.4.2:3 3.5.2:3 3.6.1:1 3.6.2:3 3.7.2:3 3.8.1:1 3.8.3:5 3.8.4:8 3.9.2:2 3.9.3:2 3.10.1:1 3.10.3:2
+    3.10.4:6 3.11.2:2 3.11.3:2 3.12.4:1 3.14.0:1 3.14.1:1 3.14.2:4 3.14.4:3 3.15.1:1 3.15.2:3 4.1.0:2 4.2.0:1 4.3.1:1
+    4.3.2:5 4.3.3:13 4.4.0:2 4.5.0:2 4.6.0:6 4.7.0:1 4.7.1:2 4.7.2:1 4.7.3:4 4.8.2:6 4.9.0:3 4.12.0:7 4.12.1:2 4.13.1:1
+    4.13.2:1 6.0.0:4`,
+}
+
+function numbersOf(version: string): string[] {
+  const all = [...numbered[version]!.matchAll(/([\d.]+):(\d+)/g)].flatMap(([, section, count]) =>
+    Array.from({ length: Number(count) }, (_, at) => `${section}-${at + 1}`),
+  )
+  return version === '5.0' ? all.filter((number) => number !== '2.2.1-1') : all // the Standard has none
+}
+
+for (const [version, { statements }] of Object.entries(standards)) {
+  test(`every statement of MQTT ${version} stands in mqtt-behaviour.md, once and in its place`, () => {
+    const numbers = statements.map(({ number }) => number)
+    assert.deepEqual(numbers, numbersOf(version))
+    assert.equal(numbers.length, version === '5.0' ? 251 : 141)
+  })
+
+  test(`every statement of MQTT ${version} that binds a server is shown by something, or says why not`, () => {
+    const open = statements.filter((one) => one.for !== 'client' && one.shown.length === 0 && one.void === undefined)
+    assert.deepEqual(
+      open.map(({ number }) => number),
+      [],
+    )
+  })
+}
+
+test('every test, vector and dialogue that mqtt-behaviour.md names is there', () => {
+  const known = new Map<string, Set<string>>([
+    ['vector', new Set([...mqttVectors().values()].flat().map(({ name }) => name))],
+    ...[...mqttDialogues()].map(([file, some]) => [file, new Set(some.map(({ name }) => name))] as const),
+  ])
+  const titlesIn = (file: string): Set<string> => {
+    const path = [`test/${file}.test.ts`, `test/${file}.ts`].find((one) => existsSync(join(root, one)))
+    const found = path === undefined ? [] : read(path).matchAll(/\b(?:test|check)\(\s*(['"`])(.*?)(?<!\\)\1/gs)
+    return new Set([...found].map(([, , title]) => title!))
+  }
+  const missing = Object.values(standards).flatMap(({ statements }) =>
+    statements.flatMap(({ number, shown }) =>
+      shown.flatMap((name) => {
+        const [, where, title] = /^([^:]+): (.+)$/.exec(name)!
+        if (!known.has(where!)) known.set(where!, titlesIn(where!))
+        return known.get(where!)!.has(title!) ? [] : [`${number}: ${name}`]
+      }),
+    ),
+  )
+  assert.deepEqual(missing, [])
+})
+
+test('every statement that the code names by its number is one of the Standards, a vector’s one of its version', () => {
+  const numbers = Object.fromEntries(Object.keys(numbered).map((version) => [version, new Set(numbersOf(version))]))
+  const both = new Set(Object.values(numbers).flatMap((some) => [...some]))
+  const named = (text: string): string[] =>
+    [...text.matchAll(/MQTT-(\d[\d.-]*-\d+)/g)].map(([, number]) => number!.replace('3-8.3', '3.8.3')) // as 3.1.1 writes it
+  const code = globSync(['{broker,contract}/**/*.ts', 'test/broker/**/*.ts'], { cwd: root })
+  const vectors = [...mqttVectors().values()].flat()
+  assert.deepEqual(
+    [
+      ...code.flatMap((file) => named(read(file)).filter((number) => !both.has(number))),
+      ...vectors.flatMap(({ version, clause, name }) =>
+        named(clause).every((number) => numbers[version === 5 ? '5.0' : '3.1.1']!.has(number)) ? [] : [name],
+      ),
+    ],
+    [],
+  )
 })
 
 test('links between the documents lead somewhere', () => {

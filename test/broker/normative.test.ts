@@ -141,7 +141,7 @@ for (const version of versions) {
     assert.equal((await message(witness)).text, 'marker')
   })
 
-  test(`version ${version}: a will is published with RETAIN as it says, once, with its properties in their order`, async () => {
+  test(`version ${version}: a will is published as it says, with or without RETAIN, once, and none where there was none`, async () => {
     const device = await newDevice()
     const witness = await connect(await newDevice(), version)
     const topic = `will/${device.id}`
@@ -160,6 +160,8 @@ for (const version of versions) {
       assert.deepEqual([will.text, will.retain], [String(payload), retain && version === 5])
       if (version === 5) assert.deepEqual(will.properties?.userProperties, userProperties)
     }
+    // Who has no will leaves none.
+    await drop(await connect(device, version), device)
     const late = await connect(await newDevice(), version)
     await subscribe(late, [subscription(topic)])
     assert.equal((await message(late)).text, 'kept')
@@ -432,4 +434,18 @@ test('a message of a group that ends with the session of its member goes to nobo
   await eventually(() => harness.broker.sessions.ofDevice(owner.id).length === 0)
   assert.equal((await dial(owner, 5, keeping(5))).connack.sessionPresent, false)
   assert.deepEqual(await other.ping(), [])
+})
+
+test('no explanation makes a CONNACK larger than its client takes [MQTT-3.2.2-19]', async () => {
+  const device = await newDevice()
+  for (const [maximumPacketSize, explains] of [
+    [1_000, true],
+    [20, false],
+  ] as const) {
+    const client = RawClient.over(await harness.socket(device), 5)
+    client.send(connectPacket(5, { clientId: 'not-its-own', properties: { maximumPacketSize } }))
+    const { properties } = await client.expect('connack', { reason: reason.clientIdentifierNotValid })
+    assert.equal(properties?.reasonString !== undefined, explains)
+    await client.expectEnd()
+  }
 })
