@@ -1,11 +1,11 @@
 import type { X509Certificate } from 'node:crypto'
 import { clientIdBelongsTo, type DeviceId } from '../contract/ids.ts'
+import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { isTopicName } from '../contract/topics.ts'
 import { type CertificateFacts, parseCertificate } from '../pki/certificate.ts'
 import { namesEqual } from '../pki/names.ts'
 import { isFleetError } from '../runtime/errors.ts'
-import { compilePolicy, type Matcher } from './policy.ts'
 import { type Principal, principalOf } from './principal.ts'
 import type { CertificateState, DeviceState, PolicyState } from './store.ts'
 

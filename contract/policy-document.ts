@@ -1,49 +1,44 @@
 /**
- * The policy language: which certificate subjects may touch which topics.
+ * The policy language: which certificate subjects may touch which topics, and how much of it. docs/policy.md tells it whole.
  *
  * Deny by default, deny over allow. A statement applies to a principal when every key of its `match` holds (any one of the
  * values given for a key). `${...}` in a pattern is replaced by the principal's own value; a variable that is missing or
  * whose value could change the pattern's shape makes that pattern match nothing.
  */
 import { z } from 'zod'
-import {
-  factNameOf,
-  isMatchName,
-  isVariable,
-  type MatchName,
-  type PrincipalFacts,
-  unknownName,
-  unknownVariable,
-} from './principal-facts.ts'
-import { isTopicFilter } from './topics.ts'
+import { connectConditions } from './policy-conditions.ts'
+import { policyLimits } from './policy-limits.ts'
+import { placeholder } from './policy-match.ts'
+import { isMatchName, isVariable, type MatchName, unknownName, unknownVariable } from './principal-facts.ts'
+import { isTopicFilter, isTopicName } from './topics.ts'
 
-const placeholder = /\$\{([^}]*)\}/g
 /** A pattern stands for one filter per combination of its variables' values, so their number is bounded. */
 const maxVariables = 4
 
-const pattern = z
-  .string()
-  .min(1)
-  .max(1_000)
-  .superRefine((text, context) => {
-    const found = [...text.matchAll(placeholder)]
-    for (const [whole, name] of found) {
-      if (!isVariable(name!)) {
-        context.addIssue({ code: 'custom', message: unknownVariable(whole) })
+const patternOf = (isShape: (shape: string) => boolean, what: string) =>
+  z
+    .string()
+    .min(1)
+    .max(1_000)
+    .superRefine((text, context) => {
+      const found = [...text.matchAll(placeholder)]
+      for (const [whole, name] of found) {
+        if (!isVariable(name!)) context.addIssue({ code: 'custom', message: unknownVariable(whole) })
       }
-    }
-    if (found.length > maxVariables) {
-      context.addIssue({ code: 'custom', message: `${found.length} variables; a pattern has at most ${maxVariables}` })
-    }
-    // Each variable stands for text without `/ + #`, so a plain letter in its place shows the pattern's shape.
-    const shape = text.replaceAll(placeholder, 'x')
-    if (shape.includes('${')) context.addIssue({ code: 'custom', message: `${text}: a \${ without its }` })
-    else if (!isTopicFilter(shape))
-      context.addIssue({ code: 'custom', message: `${text} is not a topic filter (MQTT 4.7)` })
-    else if (shape.startsWith('$')) {
-      context.addIssue({ code: 'custom', message: `${text}: topics that begin with $ are closed to clients` })
-    }
-  })
+      if (found.length > maxVariables) {
+        const message = `${found.length} variables; a pattern has at most ${maxVariables}`
+        context.addIssue({ code: 'custom', message })
+      }
+      // Each variable stands for text without `/ + #`, so a plain letter in its place shows the pattern's shape.
+      const shape = text.replaceAll(placeholder, 'x')
+      if (shape.includes('${')) context.addIssue({ code: 'custom', message: `${text}: a \${ without its }` })
+      else if (!isShape(shape))
+        context.addIssue({ code: 'custom', message: `${text} is not a topic ${what} (MQTT 4.7)` })
+      else if (shape.startsWith('$')) {
+        context.addIssue({ code: 'custom', message: `${text}: topics that begin with $ are closed to clients` })
+      }
+    })
+const pattern = patternOf(isTopicFilter, 'filter')
 
 const oneOrMore = z
   .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
@@ -67,14 +62,45 @@ const match = z
   })
   .pipe(z.record(z.string(), oneOrMore))
 
-const statement = z.strictObject({
-  name: z.string().min(1).max(100).describe('Shown in logs when the statement decided'),
-  match: match
-    .prefault({})
-    .describe('Whom it is for; each key must hold, `*` in a value stands for any run of characters; empty: everybody'),
-  allow: topics.default({}).describe('What is allowed'),
-  deny: topics.default({}).describe('What is denied, whatever another statement allows'),
-})
+const statement = z
+  .strictObject({
+    name: z.string().min(1).max(100).describe('Shown in logs when the statement decided'),
+    match: match
+      .prefault({})
+      .describe(
+        'Whom it is for; each key must hold, `*` in a value stands for any run of characters; empty: everybody',
+      ),
+    allow: topics.default({}).describe('What is allowed'),
+    deny: topics.default({}).describe('What is denied, whatever another statement allows'),
+    maxQos: z
+      .literal([0, 1, 2])
+      .optional()
+      .describe('Highest QoS of what this statement allows to publish; another may allow more'),
+    retain: z
+      .boolean()
+      .optional()
+      .describe('false: what this statement allows to publish is allowed unretained; another may allow more'),
+    onDeny: z
+      .enum(['drop', 'disconnect'])
+      .optional()
+      .describe(
+        'What follows on a message or subscription that is not allowed; one statement that says disconnect is enough',
+      ),
+    connect: connectConditions.optional().describe('What a CONNECT has to meet; every statement that applies is asked'),
+    limits: policyLimits.optional().describe('How much; the smallest of the statements that apply counts'),
+    responseTopic: patternOf(isTopicName, 'name')
+      .optional()
+      .describe(
+        'Told to a version 5 client that asks for response information, if it may subscribe below; the first one that may counts',
+      ),
+  })
+  .superRefine(({ allow, maxQos, retain }, context) => {
+    if (allow.publish !== undefined) return
+    for (const [key, value] of Object.entries({ maxQos, retain })) {
+      const message = `${key} is about what this statement's allow.publish allows, and it has none`
+      if (value !== undefined) context.addIssue({ code: 'custom', path: [key], message })
+    }
+  })
 
 export const policyDocument = z.strictObject({
   policies: z
@@ -113,48 +139,3 @@ policies:
       publish: ["devices/+/commands/#", "groups/+/broadcast"]
       subscribe: ["devices/+/telemetry/#", "devices/+/state"]
 `
-
-/** @returns whether `statement` is for a principal with these facts */
-export function statementApplies(statement: PolicyStatement, facts: PrincipalFacts): boolean {
-  return Object.entries(statement.match).every(([key, wanted]) => {
-    const values = facts[factNameOf(key)] ?? []
-    return wanted.some((glob) => values.some((value) => globMatches(glob, value)))
-  })
-}
-
-/**
- * @returns the topic filters that `text` stands for with these facts: one for each combination of values, none when a
- *   variable is missing or has a value that is empty or holds `+ # /`, a control character or a leading `$`
- */
-export function expandPattern(text: string, facts: PrincipalFacts): string[] {
-  let results = ['']
-  let end = 0
-  for (const found of text.matchAll(placeholder)) {
-    const literal = text.slice(end, found.index)
-    end = found.index + found[0].length
-    const values = (isVariable(found[1]!) ? (facts[found[1]] ?? []) : []).filter(isSafeLevel)
-    results = results.flatMap((start) => values.map((value) => start + literal + value))
-  }
-  return results
-    .map((start) => start + text.slice(end))
-    .filter((filter) => isTopicFilter(filter) && !filter.startsWith('$'))
-}
-
-const isSafeLevel = (value: string): boolean =>
-  /^[^+#/$\u0000-\u001f\u007f-\u009f][^+#/\u0000-\u001f\u007f-\u009f]*$/u.test(value)
-
-function globMatches(glob: string, value: string): boolean {
-  const parts = glob.split('*')
-  if (parts.length === 1) return glob === value
-  const first = parts.shift()!
-  const last = parts.pop()!
-  if (!value.startsWith(first) || !value.endsWith(last) || value.length < first.length + last.length) return false
-  let at = first.length
-  const end = value.length - last.length
-  for (const part of parts) {
-    const found = value.indexOf(part, at)
-    if (found < 0 || found + part.length > end) return false
-    at = found + part.length
-  }
-  return true
-}

@@ -15,7 +15,14 @@ function wellFormed(text: string): boolean {
 
 /** @returns whether `text` may stand in a PUBLISH: not empty, no wildcard, no U+0000, at most 100 levels. */
 export function isTopicName(text: string): boolean {
-  return wellFormed(text) && !text.includes('+') && !text.includes('#') && text.split('/').length <= maxTopicLevels
+  return wellFormed(text) && !text.includes('+') && !text.includes('#') && hasFewLevels(text)
+}
+
+/** Asked for every message, so no list of levels is made. */
+function hasFewLevels(text: string): boolean {
+  let levels = 1
+  for (let at = text.indexOf('/'); at >= 0; at = text.indexOf('/', at + 1)) levels++
+  return levels <= maxTopicLevels
 }
 
 /** @returns whether `text` may stand in a SUBSCRIBE: each wildcard fills its level, `#` is last. */

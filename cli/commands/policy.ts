@@ -76,7 +76,7 @@ function readPolicy(path: string, dataDir: string): PolicyDocument {
 const withoutEmpty = ({ policies }: PolicyDocument): unknown => ({
   policies: policies.map((statement) =>
     Object.fromEntries(
-      Object.entries(statement).filter(([, value]) => typeof value === 'string' || Object.keys(value).length > 0),
+      Object.entries(statement).filter(([, value]) => typeof value !== 'object' || Object.keys(value).length > 0),
     ),
   ),
 })

@@ -2,13 +2,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { array, assert as assertProperty, constantFrom, property, string } from 'fast-check'
-import {
-  expandPattern,
-  type PolicyStatement,
-  policyDocument,
-  starterPolicy,
-  statementApplies,
-} from '../../contract/policy-document.ts'
+import { type PolicyStatement, policyDocument, starterPolicy } from '../../contract/policy-document.ts'
+import { expandPattern, matchHolds } from '../../contract/policy-match.ts'
 import { factNames, type PrincipalFacts } from '../../contract/principal-facts.ts'
 import { isTopicFilter, topicMatches } from '../../contract/topics.ts'
 import { parseYaml } from '../../runtime/yaml.ts'
@@ -19,12 +14,14 @@ const faultsOf = (policies: unknown): string[] => parse(policies).error?.issues.
 const matching = (match: object): PolicyStatement =>
   policyDocument.parse({ policies: [statement({ match })] }).policies[0]!
 
+const applies = ({ match }: PolicyStatement, facts: PrincipalFacts): boolean => matchHolds(match, facts)
+
 test('the starter policy lets a device have its own topics and nothing of another', () => {
   const { policies } = parseYaml(starterPolicy, policyDocument, 'policy.yaml', 'policy_invalid')
   const own = policies.find(({ name }) => name === 'own-topics')!
   assert.deepEqual(expandPattern(own.allow.publish![0]!, { 'device.id': ['cam-1'] }), ['devices/cam-1/#'])
-  assert.equal(statementApplies(own, { 'device.profile': ['service'] }), false)
-  assert.equal(statementApplies(own, { 'device.profile': ['camera'] }), true)
+  assert.equal(applies(own, { 'device.profile': ['service'] }), false)
+  assert.equal(applies(own, { 'device.profile': ['camera'] }), true)
 })
 
 test('a single value may stand where a list may', () => {
@@ -90,17 +87,17 @@ test('keys that mean something to JavaScript mean nothing here', () => {
 })
 
 test('a statement without conditions is for everybody', () => {
-  assert.equal(statementApplies(matching({}), {}), true)
+  assert.equal(applies(matching({}), {}), true)
 })
 
 test('every key must hold, by any one of its values', () => {
   const both = matching({ profile: ['sensor', 'camera'], group: 'hall-1' })
-  assert.equal(statementApplies(both, { 'device.profile': ['camera'], 'device.group': ['hall-2', 'hall-1'] }), true)
-  assert.equal(statementApplies(both, { 'device.profile': ['camera'], 'device.group': ['hall-2'] }), false)
-  assert.equal(statementApplies(both, { 'device.profile': ['service'], 'device.group': ['hall-1'] }), false)
-  assert.equal(statementApplies(both, { 'device.profile': ['camera'] }), false)
+  assert.equal(applies(both, { 'device.profile': ['camera'], 'device.group': ['hall-2', 'hall-1'] }), true)
+  assert.equal(applies(both, { 'device.profile': ['camera'], 'device.group': ['hall-2'] }), false)
+  assert.equal(applies(both, { 'device.profile': ['service'], 'device.group': ['hall-1'] }), false)
+  assert.equal(applies(both, { 'device.profile': ['camera'] }), false)
   for (const key of [...factNames, 'group', 'profile', 'issuer', 'device.attributes.site'])
-    assert.equal(statementApplies(matching({ [key]: '*' }), {}), false, key)
+    assert.equal(applies(matching({ [key]: '*' }), {}), false, key)
 })
 
 test('a star stands for any run of characters, every other character for itself', () => {
@@ -122,11 +119,7 @@ test('a star stands for any run of characters, every other character for itself'
     ['A', 'a', false],
   ]
   for (const [glob, value, matches] of cases) {
-    assert.equal(
-      statementApplies(matching({ 'subject.CN': glob }), { 'subject.CN': [value] }),
-      matches,
-      `${glob} ~ ${value}`,
-    )
+    assert.equal(applies(matching({ 'subject.CN': glob }), { 'subject.CN': [value] }), matches, `${glob} ~ ${value}`)
   }
 })
 
@@ -139,7 +132,7 @@ test('globs agree with a regular expression of the same meaning', () => {
       (glob, value) => {
         const expression = new RegExp(`^${glob.replaceAll('.', '\\.').replaceAll('*', '.*')}$`, 's')
         assert.equal(
-          statementApplies(matching({ issuer: glob }), { issuer: [value] }),
+          applies(matching({ issuer: glob }), { issuer: [value] }),
           expression.test(value),
           `${glob} ~ ${value}`,
         )
@@ -152,7 +145,7 @@ test('globs agree with a regular expression of the same meaning', () => {
 test('a glob of many stars does not take long', () => {
   const glob = matching({ issuer: `${'a*'.repeat(200)}b` })
   const begun = performance.now()
-  assert.equal(statementApplies(glob, { issuer: ['a'.repeat(20_000)] }), false)
+  assert.equal(applies(glob, { issuer: ['a'.repeat(20_000)] }), false)
   assert.ok(performance.now() - begun < 500)
 })
 
@@ -206,5 +199,25 @@ test('whatever a certificate says, a variable fills one level and no more', () =
       }
     }),
     { numRuns: 2_000 },
+  )
+})
+
+test('what is said beside the topics is checked, and names its place', () => {
+  const cases: [change: object, fault: RegExp][] = [
+    [{ maxQos: 3, allow: { publish: ['a'] } }, /Invalid option|Invalid input/],
+    [{ maxQos: 1 }, /maxQos is about what this statement's allow.publish allows, and it has none/],
+    [{ retain: false, allow: { subscribe: ['a'] } }, /retain is about/],
+    [{ onDeny: 'ignore' }, /Invalid option/],
+    [{ responseTopic: 'a/#' }, /is not a topic name/],
+    [{ responseTopic: '$SYS/x' }, /closed to clients/],
+    [{ limits: { messagesPerSecond: 'many' } }, /a rate is wanted/],
+    [{ connect: {} }, /times or networks are wanted/],
+  ]
+  for (const [change, fault] of cases)
+    assert.match(faultsOf([statement(change)]).join('\n'), fault, JSON.stringify(change))
+  const text = 'policies:\n  - name: a\n    limits:\n      payloadBytes: -1\n    connect: { networks: [10.0.0.1/8] }\n'
+  assert.throws(
+    () => parseYaml(text, policyDocument, 'p.yaml', 'policy_invalid'),
+    /^FleetError: p\.yaml:5:27: .*a network is wanted.*\np\.yaml:4:7: policies\.0\.limits\.payloadBytes: Too small/s,
   )
 })

@@ -1,8 +1,9 @@
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: the variables of the policy language look like those of templates
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { compilePolicy } from '../../broker/policy.ts'
 import { type PolicyDocument, policyDocument } from '../../contract/policy-document.ts'
+import { compilePolicy } from '../../contract/policy-matcher.ts'
 import type { PrincipalFacts } from '../../contract/principal-facts.ts'
 import { parsePolicy, starter } from '../harness/broker.ts'
 
@@ -199,4 +200,138 @@ test('no value of a principal, however hostile, opens a topic outside its patter
     ),
     { numRuns: 3_000 },
   )
+})
+
+const message = (topic: string, more: { qos?: number; retain?: boolean; bytes?: number } = {}) => {
+  const { qos = 0, retain = false, bytes = 0 } = more
+  return { topic, qos, retain, payload: { length: bytes } }
+}
+
+test('a statement allows what it allows up to its QoS and unretained, and another may allow more', () => {
+  const matcher = compilePolicy(
+    parsePolicy(`policies:
+      - { name: low, maxQos: 1, retain: false, allow: { publish: ["a/#"] } }
+      - { name: high, allow: { publish: ["a/b"] } }`),
+    {},
+  )
+  assert.deepEqual(matcher.allowsMessage(message('a/x', { qos: 1 })), { allowed: true, statement: 'low' })
+  assert.deepEqual(matcher.allowsMessage(message('a/x', { qos: 2 })), {
+    allowed: false,
+    statement: 'low',
+    reason: 'qos_denied',
+  })
+  assert.deepEqual(matcher.allowsMessage(message('a/x', { retain: true })), {
+    allowed: false,
+    statement: 'low',
+    reason: 'retain_denied',
+  })
+  assert.deepEqual(matcher.allowsMessage(message('a/b', { qos: 2, retain: true })), {
+    allowed: true,
+    statement: 'high',
+  })
+  assert.deepEqual(matcher.allowsMessage(message('z', { qos: 2 })), { allowed: false })
+  assert.deepEqual(matcher.allowsMessage(message('a/b', { qos: 3 })), { allowed: false })
+  assert.deepEqual([matcher.maxQos, matcher.mayRetain], [2, true])
+})
+
+test('what no topic allows is known beforehand: the highest QoS, and whether anything may be retained', () => {
+  const highest = (yaml: string): [number, boolean] => {
+    const { maxQos, mayRetain } = compilePolicy(parsePolicy(yaml), sensor)
+    return [maxQos, mayRetain]
+  }
+  assert.deepEqual(highest('policies: [{ name: a, maxQos: 1, retain: false, allow: { publish: ["a"] } }]'), [1, false])
+  const other = '{ name: b, match: { profile: camera }, allow: { publish: ["b"] } }'
+  assert.deepEqual(highest(`policies: [{ name: a, maxQos: 0, allow: { publish: ["a"] } }, ${other}]`), [0, true])
+  assert.deepEqual(highest('policies: [{ name: a, limits: { retainedMessages: 0 }, allow: { publish: ["a"] } }]'), [
+    2,
+    false,
+  ])
+  // Who may not publish at all is not told of a limit.
+  assert.deepEqual(highest('policies: []'), [2, true])
+  assert.deepEqual(highest('policies: [{ name: a, maxQos: 0, allow: { publish: ["a/${subject.OU}"] } }]'), [2, true])
+})
+
+test('a payload over the limit is refused by that name, and so is retaining for a device that may retain nothing', () => {
+  const matcher = compilePolicy(
+    parsePolicy(
+      'policies: [{ name: a, limits: { payloadBytes: 10, retainedMessages: 0 }, allow: { publish: ["a"] } }]',
+    ),
+    {},
+  )
+  assert.equal(matcher.allowsMessage(message('a', { bytes: 10 })).allowed, true)
+  assert.deepEqual(matcher.allowsMessage(message('a', { bytes: 11 })), { allowed: false, reason: 'payload_too_large' })
+  assert.equal(matcher.allowsMessage(message('b', { bytes: 11 })).reason, undefined)
+  assert.equal(matcher.allowsMessage(message('a', { retain: true })).reason, 'retain_denied')
+})
+
+test('one statement that disconnects is enough, conditions are collected, and others’ are not', () => {
+  const matcher = compilePolicy(
+    parsePolicy(`policies:
+      - { name: a, connect: { networks: ["10.0.0.0/8"] } }
+      - { name: b, onDeny: disconnect, connect: { times: [{ days: [mon] }] } }
+      - { name: c, onDeny: drop }
+      - { name: d, match: { profile: camera }, connect: { times: [{ days: [tue] }] }, limits: { connections: 1 } }`),
+    sensor,
+  )
+  assert.equal(matcher.onDeny, 'disconnect')
+  assert.deepEqual(
+    matcher.conditions.map(({ statement }) => statement),
+    ['a', 'b'],
+  )
+  assert.deepEqual(matcher.limits, {})
+})
+
+test('a response topic is the first one below which its principal may subscribe', () => {
+  const document = parsePolicy(`policies:
+    - { name: a, responseTopic: "x/\${device.id}" }
+    - { name: b, responseTopic: "y/\${device.id}/replies/", allow: { subscribe: ["y/\${device.id}/#"] } }`)
+  assert.equal(compilePolicy(document, sensor).responseTopic, 'y/s1/replies/')
+  assert.equal(compilePolicy(document, { 'device.id': ['+'] }).responseTopic, undefined)
+})
+
+test('what is denied by a name that is not known is denied, and nothing is allowed by it', () => {
+  const document = parsePolicy(`policies:
+    - { name: all, allow: { publish: ["#"] } }
+    - { name: roof, match: { subject.OU: roof, profile: sensor }, deny: { publish: ["alarms/#"] } }
+    - { name: other, match: { subject.OU: roof, profile: camera }, deny: { publish: ["x/#"] } }
+    - { name: own, deny: { publish: ["u/x-\${subject.OU}/\${device.id}"] } }
+    - { name: more, match: { subject.OU: roof }, allow: { publish: ["y"] }, limits: { payloadBytes: 1 } }`)
+  const matcher = compilePolicy(document, sensor, { isUnknown: (name) => name === 'subject.OU' })
+  const allowed = (topic: string): boolean => matcher.allows('publish', topic).allowed
+  assert.deepEqual(['alarms/1', 'x/1', 'u/x-1/s1', 'u/any/s1', 'v/x-1/s1'].map(allowed), [
+    false,
+    true,
+    false,
+    false,
+    true,
+  ])
+  assert.deepEqual(matcher.limits, {})
+  const known = compilePolicy(document, sensor)
+  assert.equal(known.allows('publish', 'alarms/1').allowed, true)
+})
+
+test('a pattern that would stand for more than a thousand filters allows nothing and denies all that it could', () => {
+  const facts = { 'subject.OU': Array.from({ length: 40 }, (_, at) => `u${at}`) }
+  const pattern = '"${subject.OU}/${subject.OU}/x"'
+  const document = parsePolicy(
+    `policies: [{ name: a, allow: { publish: [${pattern}, "#"] } }, { name: d, deny: { publish: [${pattern}] } }]`,
+  )
+  assert.equal(compilePolicy(document, facts).allows('publish', 'u1/u2/x').allowed, false)
+  assert.equal(compilePolicy(document, facts).allows('publish', 'u1/u2/y').allowed, true)
+  const alone = parsePolicy(`policies: [{ name: a, allow: { publish: [${pattern}] } }]`)
+  assert.equal(compilePolicy(alone, facts).allows('publish', 'u1/u2/x').allowed, false)
+})
+
+test('a topic that was asked about is answered from memory with the same verdict, and memory is bounded', () => {
+  const matcher = compilePolicy(
+    parsePolicy('policies: [{ name: a, allow: { publish: ["a/+"], subscribe: ["a/+"] } }]'),
+    {},
+  )
+  assert.equal(matcher.allows('publish', 'a/b'), matcher.allows('publish', 'a/b'))
+  for (let at = 0; at < 5_000; at++) {
+    assert.equal(matcher.allows('publish', `a/${at}`).allowed, true)
+    assert.equal(matcher.allows('publish', `b/${at}`).allowed, false)
+    assert.equal(matcher.allowsDelivery(`a/${at}`), true)
+    assert.equal(matcher.allowsDelivery(`b/${at}`), false)
+  }
 })

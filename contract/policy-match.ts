@@ -1,0 +1,72 @@
+/** For whom a statement is, and which topic filters its patterns stand for. */
+import { factNameOf, isVariable, type PrincipalFacts } from './principal-facts.ts'
+import { isTopicFilter } from './topics.ts'
+
+export const placeholder = /\$\{([^}]*)\}/g
+/** What a pattern may stand for at most: a certificate can hold a hundred values under one name. */
+const maxFilters = 1_000
+
+type Match = { readonly [name: string]: readonly string[] }
+
+/** @returns whether a statement with this `match` is for a principal with these facts */
+export function matchHolds(match: Match, facts: PrincipalFacts): boolean {
+  return Object.entries(match).every(([name, wanted]) => valueHolds(wanted, facts[factNameOf(name)]))
+}
+
+/** One condition of a `match`. */
+export const valueHolds = (wanted: readonly string[], values: readonly string[] = []): boolean =>
+  wanted.some((glob) => values.some((value) => globMatches(glob, value)))
+
+/**
+ * @returns the topic filters that `text` stands for with these facts: one for each combination of values, none when a
+ *   variable is missing or has a value that is empty or holds `+ # /`, a control character or a leading `$`, or when there
+ *   would be more than a thousand
+ */
+export function expandPattern(text: string, facts: PrincipalFacts): string[] {
+  return text.includes('${') ? (combinations(text, facts) ?? []) : [text]
+}
+
+/**
+ * As `expandPattern`, for what is denied: where too many filters would be needed, or values are not known, one that is wide
+ * enough for all of them.
+ */
+export function expandDenied(text: string, facts: PrincipalFacts, isUnknown: (name: string) => boolean): string[] {
+  if (!text.includes('${')) return [text]
+  const hasUnknown = [...text.matchAll(placeholder)].some(([, name]) => isUnknown(name!))
+  const filters = hasUnknown ? undefined : combinations(text, facts)
+  return filters ?? [text.replaceAll(/[^/]*\$\{[^}]*\}[^/]*/g, '+')]
+}
+
+function combinations(text: string, facts: PrincipalFacts): string[] | undefined {
+  let results = ['']
+  let end = 0
+  for (const found of text.matchAll(placeholder)) {
+    const literal = text.slice(end, found.index)
+    end = found.index + found[0].length
+    const values = (isVariable(found[1]!) ? (facts[found[1]] ?? []) : []).filter(isSafeLevel)
+    if (results.length * values.length > maxFilters) return undefined
+    results = results.flatMap((start) => values.map((value) => start + literal + value))
+  }
+  return results
+    .map((start) => start + text.slice(end))
+    .filter((filter) => isTopicFilter(filter) && !filter.startsWith('$'))
+}
+
+const isSafeLevel = (value: string): boolean =>
+  /^[^+#/$\u0000-\u001f\u007f-\u009f][^+#/\u0000-\u001f\u007f-\u009f]*$/u.test(value)
+
+function globMatches(glob: string, value: string): boolean {
+  const parts = glob.split('*')
+  if (parts.length === 1) return glob === value
+  const first = parts.shift()!
+  const last = parts.pop()!
+  if (!value.startsWith(first) || !value.endsWith(last) || value.length < first.length + last.length) return false
+  let at = first.length
+  const end = value.length - last.length
+  for (const part of parts) {
+    const found = value.indexOf(part, at)
+    if (found < 0 || found + part.length > end) return false
+    at = found + part.length
+  }
+  return true
+}
