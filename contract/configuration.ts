@@ -28,6 +28,12 @@ const profile = z.strictObject({
     .describe(
       'Whether a request must name its TLS connection in challengePassword (RFC 7030 3.5); one that does is checked',
     ),
+  serverKeygen: z
+    .enum(['off', 'encrypted', 'clear'])
+    .default('off')
+    .describe(
+      'Whether keys are generated here for devices that cannot (serverkeygen): only encrypted for a key they have, or also in clear inside TLS',
+    ),
 })
 
 const listener = z.strictObject({

@@ -32,6 +32,12 @@ export const advice: Record<ProblemCode, string> = {
     'Connect with TLS 1.3, or with a TLS 1.2 client that has Extended Master Secret (RFC 7627), or leave the challengePassword out.',
   channel_binding_mismatch:
     'challengePassword is for the channel binding alone, base64 of tls-unique (TLS 1.2) or tls-exporter (TLS 1.3), of the connection that carries the request. An enrollment code does not belong there: it is the HTTP password. If the client did bind, somebody is between it and the gateway.',
+  keygen_disabled:
+    'Make the key on the device and use `simpleenroll`; or, for devices that cannot, set `serverKeygen` in their profile.',
+  key_encryption_required:
+    'Name a key of the device in AsymmetricDecryptKeyIdentifier (RFC 7030 4.4.1.2). `serverKeygen: clear` in the profile lets TLS alone protect the key.',
+  key_encryption_unavailable:
+    'Name the key of the current certificate by its subjectKeyIdentifier; it must be EC or RSA, and enrolled since `serverKeygen` was set in the profile. The sentence says what is missing.',
   subject_changed: 'Renew with the subject and names of the current certificate. A new name is a new device.',
   lint_failed: 'Nothing was signed. Look at the log for the rule and the profile, and correct the profile.',
   key_unavailable: 'Look at the log of enroll: the key file is gone, unreadable or encrypted with another passphrase.',

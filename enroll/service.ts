@@ -2,6 +2,9 @@ import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Configuration } from '../contract/configuration.ts'
 import { policyDocument, starterPolicy } from '../contract/policy-document.ts'
+import { parseCertificate, parsePem } from '../pki/certificate.ts'
+import { openKeyFile } from '../pki/keystore.ts'
+import type { MessageSigner } from '../pki/signed-data.ts'
 import { joinAddress } from '../runtime/config.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { readPassphrase, readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
@@ -86,6 +89,12 @@ export async function createEnrollService(input: {
     cert: readFileSync(join(dataDir, 'services', 'enroll', 'tls.crt'), 'utf8'),
   })
 
+  const signer = openKeyFile(join(dataDir, 'services', 'enroll', 'tls.key'), passphrase)
+  const responder = (): MessageSigner => {
+    const [der] = parsePem(credential().cert, 'CERTIFICATE')
+    return { certificate: parseCertificate(der!), signer }
+  }
+
   const feed = opened.use(
     await FeedServer.open({ registry, clock, log, listen: config.enroll.feed, credential: credential(), anchors }),
   )
@@ -108,7 +117,7 @@ export async function createEnrollService(input: {
       requestTimeoutMs,
       handshakeTimeoutMs,
       log,
-      ...createEst({ registry, hierarchy, profiles, ra, ca, clock, log, attemptsPerMinute, renewals }),
+      ...createEst({ registry, hierarchy, profiles, ra, ca, responder, clock, log, attemptsPerMinute, renewals }),
     }),
   )
 

@@ -21,13 +21,16 @@ import type { Signer } from './keystore.ts'
 import { lintCertificate, lintFailed } from './lint.ts'
 import { type AlternativeNames, buildAlternativeNames, type DistinguishedName, parseAlternativeNames } from './names.ts'
 import { oids } from './oids.ts'
-import type { CertificateProfile } from './profile.ts'
+import { type CertificateProfile, keyUsagesOf } from './profile.ts'
 import { keyIdentifierOf, spkiHashOf } from './public-key.ts'
 import {
+  type KeyUsage,
+  keyUsageBits,
   maxCertificateBytes,
   readAuthorityKeyId,
   readBasicConstraints,
   readExtendedKeyUsage,
+  readKeyUsage,
   readSubjectKeyId,
   readTbsCertificate,
   type TbsCertificate,
@@ -48,7 +51,9 @@ export type CertificateFacts = {
   subjectAltName: AlternativeNames
   /** the extension's GeneralNames, as they stand */
   subjectAltNameDer: Buffer | undefined
-  /** `clientAuth`, `serverAuth` or a dotted OID; empty when the extension is absent, which means any use */
+  /** empty when the extension is absent, which means any use */
+  keyUsage: KeyUsage[]
+  /** `clientAuth`, `serverAuth`, `cmcRA` or a dotted OID; empty when the extension is absent, which means any use */
   extendedKeyUsage: string[]
   isCa: boolean
   /** hex */
@@ -88,6 +93,7 @@ function readFacts(der: Buffer): CertificateFacts {
     spkiHash: spkiHashOf(tbs.publicKeySpki),
     subjectAltName: alternativeNames ? parseAlternativeNames(alternativeNames) : { uris: [], dns: [], ips: [] },
     subjectAltNameDer: alternativeNames,
+    keyUsage: readKeyUsage(tbs) ?? [],
     extendedKeyUsage: (readExtendedKeyUsage(tbs) ?? []).map(purposeName),
     isCa: readBasicConstraints(tbs)?.ca === true,
     authorityKeyId: readAuthorityKeyId(tbs)?.toString('hex'),
@@ -120,8 +126,8 @@ function fingerprintOf(der: Uint8Array): Fingerprint {
   return text
 }
 
-const purposeName = (dotted: string): string =>
-  dotted === oids.clientAuth ? 'clientAuth' : dotted === oids.serverAuth ? 'serverAuth' : dotted
+const purposes = ['clientAuth', 'serverAuth', 'cmcRA'] as const
+const purposeName = (dotted: string): string => purposes.find((purpose) => oids[purpose] === dotted) ?? dotted
 
 export type PrepareInput = {
   profile: CertificateProfile
@@ -201,7 +207,7 @@ export function prepare(input: PrepareInput): Prepared {
         contextConstructed(3),
         sequence(
           ...keyIdentifiers(publicKeySpki, certificate),
-          ...usage(profile),
+          ...usage(profile, publicKeySpki),
           ...(hasAlternativeNames
             ? [writeExtension(oids.subjectAltName, buildAlternativeNames({ uris, dns, ips }))]
             : []),
@@ -236,15 +242,12 @@ function keyIdentifiers(publicKeySpki: Buffer, issuer: CertificateFacts | undefi
   ]
 }
 
-// Named bits, trailing zeros dropped (X.690 11.2.2): keyCertSign (5) and cRLSign (6); digitalSignature (0).
-const caUsage = writeExtension(oids.keyUsage, bitString(Buffer.of(0b0000_0110), 1), true)
-const leafUsage = writeExtension(oids.keyUsage, bitString(Buffer.of(0b1000_0000), 7), true)
-
-function usage({ ca, extendedKeyUsage }: CertificateProfile): Buffer[] {
+function usage(profile: CertificateProfile, publicKeySpki: Buffer): Buffer[] {
+  const { ca, extendedKeyUsage } = profile
   const constraints = ca ? sequence(boolean(true), integer(ca.pathLength)) : sequence()
   return [
     writeExtension(oids.basicConstraints, constraints, true),
-    ca ? caUsage : leafUsage,
+    writeExtension(oids.keyUsage, keyUsageBits(keyUsagesOf(profile, publicKeySpki)), true),
     ...(extendedKeyUsage.length === 0
       ? []
       : [writeExtension(oids.extendedKeyUsage, sequence(...extendedKeyUsage.map((purpose) => oid(oids[purpose]))))]),

@@ -6,9 +6,8 @@ import { type DistinguishedName, decodeValue, parseName } from './names.ts'
 import { oids } from './oids.ts'
 import { type KeyType, keyTypeOf, spkiHashOf } from './public-key.ts'
 
-/** A PKCS#10 request whose signature has been checked: whoever made it holds the private key. */
-export type CertificateRequest = {
-  der: Buffer
+/** What is asked for, and for which key. */
+export type RequestedCertificate = {
   subject: DistinguishedName
   publicKeySpki: Buffer
   /** SHA-256 of `publicKeySpki`, lower-case hex */
@@ -20,6 +19,9 @@ export type CertificateRequest = {
   challengePassword: string | undefined
 }
 
+/** A PKCS#10 request whose signature has been checked: whoever made it holds the private key. */
+export type CertificateRequest = RequestedCertificate & { der: Buffer }
+
 // An RSA-4096 request with a full set of extensions is under 3 kB.
 const maxCsrBytes = 16_384
 
@@ -29,8 +31,12 @@ const maxCsrBytes = 16_384
  * @throws FleetError `csr_malformed`, `csr_signature_invalid`, `csr_key_unsupported`, `csr_key_too_weak`
  */
 export function parseCsr(der: Uint8Array): CertificateRequest {
+  return orMalformed(() => readRequest(Buffer.from(der)))
+}
+
+function orMalformed<T>(read: () => T): T {
   try {
-    return readRequest(Buffer.from(der))
+    return read()
   } catch (cause) {
     if (!(cause instanceof DerError)) throw cause
     throw new FleetError('csr_malformed', `The certificate request is not DER as RFC 2986 asks: ${cause.message}`, {
@@ -40,45 +46,109 @@ export function parseCsr(der: Uint8Array): CertificateRequest {
 }
 
 function readRequest(der: Buffer): CertificateRequest {
+  const { info, algorithm, signature, subject, publicKeySpki, attributes } = readParts(der)
+  const keyType = keyTypeOf(publicKeySpki)
+  checkSignature(info, algorithm, signature, keyType, publicKeySpki)
+  const { subjectAltName, challengePassword } = attributes
+  return {
+    der,
+    subject,
+    publicKeySpki,
+    spkiHash: spkiHashOf(publicKeySpki),
+    keyType,
+    subjectAltName,
+    challengePassword,
+  }
+}
+
+/** A request for a key too: its own key and signature say nothing (RFC 7030 4.4.1). */
+export type KeyGenerationRequest = Pick<RequestedCertificate, 'subject' | 'subjectAltName' | 'challengePassword'> & {
+  /** of the key that the request carries, which is taken as a wish; undefined when it is none that we certify */
+  keyType: KeyType | undefined
+  /** what the new key is to be encrypted for; undefined when nothing was asked for */
+  encryption: KeyEncryption | undefined
+}
+export type KeyEncryption = {
+  /** `symmetric`: a secret that both know, by name (RFC 7030 4.4.1.1); `asymmetric`: a key of the client (4.4.1.2) */
+  kind: 'symmetric' | 'asymmetric'
+  keyId: Buffer
+  /** dotted OIDs of SMIMECapabilities in the client's order, empty without the attribute */
+  capabilities: string[]
+}
+
+/**
+ * Reads what is asked of server-side key generation (RFC 7030 4.4.1). The signature is not looked at.
+ *
+ * @throws FleetError `csr_malformed`
+ */
+export function parseKeyGenerationRequest(der: Uint8Array): KeyGenerationRequest {
+  return orMalformed(() => {
+    const { subject, publicKeySpki, attributes } = readParts(Buffer.from(der))
+    return { ...attributes, subject, keyType: findKeyType(publicKeySpki) }
+  })
+}
+
+function findKeyType(spki: Buffer): KeyType | undefined {
+  try {
+    return keyTypeOf(spki)
+  } catch (error) {
+    if (error instanceof FleetError || error instanceof DerError) return undefined
+    throw error
+  }
+}
+
+function readParts(der: Buffer) {
   const request = readDer(der, maxCsrBytes).enter()
-  const info = request.next(tags.sequence)
+  const info = request.next(tags.sequence).der
   const algorithm = request.enter()
   const signature = request.bitString()
   request.end()
 
-  const reader = readDer(info.der, maxCsrBytes).enter()
+  const reader = readDer(info, maxCsrBytes).enter()
   if (reader.smallInteger() !== 0) throw new DerError('a version other than v1')
   const subject = parseName(reader.next(tags.sequence).der)
   const publicKeySpki = reader.next(tags.sequence).der
   const attributes = readAttributes(reader.enter(contextConstructed(0)))
   reader.end()
-
-  const keyType = keyTypeOf(publicKeySpki)
-  checkSignature(info.der, algorithm, signature, keyType, publicKeySpki)
-  return { der, subject, publicKeySpki, spkiHash: spkiHashOf(publicKeySpki), keyType, ...attributes }
+  return { info, algorithm, signature, subject, publicKeySpki, attributes }
 }
 
-function readAttributes(list: DerReader): Pick<CertificateRequest, 'subjectAltName' | 'challengePassword'> {
-  const seen = new Set<string>()
-  let subjectAltName: Buffer | undefined
-  let challengePassword: string | undefined
+type RequestAttributes = Pick<KeyGenerationRequest, 'subjectAltName' | 'challengePassword' | 'encryption'>
+
+function readAttributes(list: DerReader): RequestAttributes {
+  const attributes = new Map<string, DerReader>()
   while (!list.done) {
     const attribute = list.enter()
     const type = attribute.oid()
     const values = attribute.enter(tags.set)
     attribute.end()
-    if (seen.has(type)) throw new DerError(`attribute ${type} stands twice`)
-    seen.add(type)
-    // RFC 2985 5.4.1, 5.4.2: both are single-valued.
-    if (type === oids.extensionRequest) {
-      subjectAltName = readExtensions(values.enter()).get(oids.subjectAltName)?.value
-      values.end()
-    } else if (type === oids.challengePassword) {
-      challengePassword = decodeValue(values.next()).value
-      values.end()
-    }
+    if (attributes.has(type)) throw new DerError(`attribute ${type} stands twice`)
+    attributes.set(type, values)
   }
-  return { subjectAltName, challengePassword }
+  // RFC 2985 5.4.1, 5.4.2, RFC 8551 2.5.2, RFC 7030 4.4.1: each is single-valued.
+  const read = <T>(type: string, value: (reader: DerReader) => T): T | undefined => {
+    const values = attributes.get(type)
+    if (values === undefined) return undefined
+    const found = value(values)
+    values.end()
+    return found
+  }
+  const asymmetric = read(oids.asymmetricDecryptKeyId, (value) => value.octetString())
+  const symmetric = read(oids.decryptKeyId, (value) => value.octetString())
+  const capabilities = read(oids.smimeCapabilities, (value) => readCapabilities(value.enter())) ?? []
+  const keyId = asymmetric ?? symmetric
+  return {
+    subjectAltName: read(oids.extensionRequest, (value) => readExtensions(value.enter()))?.get(oids.subjectAltName)
+      ?.value,
+    challengePassword: read(oids.challengePassword, (value) => decodeValue(value.next()).value),
+    encryption: keyId && { kind: asymmetric ? 'asymmetric' : 'symmetric', keyId, capabilities },
+  }
+}
+
+function readCapabilities(list: DerReader): string[] {
+  const capabilities: string[] = []
+  while (!list.done) capabilities.push(list.enter().oid())
+  return capabilities
 }
 
 type SignatureScheme = { keys: readonly KeyType[]; hash: string | null; parameters: 'absent' | 'null' }
@@ -137,7 +207,7 @@ const notPossessed = (why: string): FleetError =>
  * @throws FleetError `csr_malformed` unless there is exactly one CN, alone in its RDN, a non-empty UTF8String or
  *   PrintableString without control characters
  */
-export function singleCommonName(request: CertificateRequest): string {
+export function singleCommonName(request: Pick<RequestedCertificate, 'subject'>): string {
   const holders = request.subject.rdns.filter((rdn) => rdn.some(({ oid }) => oid === oids.commonName))
   const [rdn] = holders
   const [attribute] = rdn ?? []

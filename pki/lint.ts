@@ -2,11 +2,10 @@ import { FleetError, isFleetError } from '../runtime/errors.ts'
 import { DerError, oid, sequence, tags } from './der.ts'
 import { type DistinguishedName, parseAlternativeNames, valuesOf } from './names.ts'
 import { oids } from './oids.ts'
-import type { CertificateProfile } from './profile.ts'
+import { type CertificateProfile, keyUsagesOf } from './profile.ts'
 import { keyIdentifierOf, keyTypeOf } from './public-key.ts'
 import {
   type EncodedTime,
-  type KeyUsage,
   readAuthorityKeyId,
   readBasicConstraints,
   readExtendedKeyUsage,
@@ -143,8 +142,7 @@ function lintExtensions(certificate: TbsCertificate, issuer: TbsCertificate, con
 
   const constraints = readBasicConstraints(certificate)
   rule(constraints?.ca === isCa && constraints.pathLength === profile.ca?.pathLength, 'its basicConstraints are wrong')
-  // RFC 5280 4.2.1.3; every key that we certify signs, and none is used to encipher in TLS 1.2 with (EC)DHE or TLS 1.3.
-  const usage: KeyUsage[] = isCa ? ['keyCertSign', 'cRLSign'] : ['digitalSignature']
+  const usage = keyUsagesOf(profile, certificate.publicKeySpki)
   rule(readKeyUsage(certificate)?.join() === usage.join(), `its keyUsage is not ${usage.join(' and ')}`)
   const purposes = profile.extendedKeyUsage.map((purpose) => oids[purpose])
   rule(

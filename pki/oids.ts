@@ -15,6 +15,7 @@ export const oids = {
   extendedKeyUsage: '2.5.29.37',
   serverAuth: '1.3.6.1.5.5.7.3.1',
   clientAuth: '1.3.6.1.5.5.7.3.2',
+  cmcRA: '1.3.6.1.5.5.7.3.28', // RFC 6402 2.10
 
   // keys and signatures (RFC 3279, 5480, 5758, 4055, 8410)
   ecPublicKey: '1.2.840.10045.2.1',
@@ -33,8 +34,31 @@ export const oids = {
   challengePassword: '1.2.840.113549.1.9.7',
   extensionRequest: '1.2.840.113549.1.9.14',
   certificationRequestInfoTemplate: '1.2.840.113549.1.9.16.2.61', // RFC 9908 3.4
+  smimeCapabilities: '1.2.840.113549.1.9.15', // RFC 8551 2.5.2
+  decryptKeyId: '1.2.840.113549.1.9.16.2.37', // RFC 7030 4.4.1.1
+  asymmetricDecryptKeyId: '1.2.840.113549.1.9.16.2.54', // RFC 7030 4.4.1.2
 
   // CMS (RFC 5652)
   data: '1.2.840.113549.1.7.1',
   signedData: '1.2.840.113549.1.7.2',
+  envelopedData: '1.2.840.113549.1.7.3',
+  contentType: '1.2.840.113549.1.9.3',
+  messageDigest: '1.2.840.113549.1.9.4',
+  signingTime: '1.2.840.113549.1.9.5',
+  asymmetricKeyPackage: '2.16.840.1.101.2.1.2.78.5', // RFC 5958 1
+  sha256: '2.16.840.1.101.3.4.2.1',
+  sha384: '2.16.840.1.101.3.4.2.2',
+  sha512: '2.16.840.1.101.3.4.2.3',
+
+  // what keys are encrypted with (RFC 3565, 4055, 5753)
+  aes128Cbc: '2.16.840.1.101.3.4.1.2',
+  aes192Cbc: '2.16.840.1.101.3.4.1.22',
+  aes256Cbc: '2.16.840.1.101.3.4.1.42',
+  aes256Wrap: '2.16.840.1.101.3.4.1.45',
+  rsaesOaep: '1.2.840.113549.1.1.7',
+  mgf1: '1.2.840.113549.1.1.8',
+  ecdhSha1Kdf: '1.3.133.16.840.63.0.2',
+  ecdhSha256Kdf: '1.3.132.1.11.1',
+  ecdhSha384Kdf: '1.3.132.1.11.2',
+  ecdhSha512Kdf: '1.3.132.1.11.3',
 } as const

@@ -1,3 +1,6 @@
+import { keyTypeOf } from './public-key.ts'
+import type { KeyUsage } from './tbs-certificate.ts'
+
 /** What a certificate will say, whatever its request asked for. */
 export type CertificateProfile = {
   name: string
@@ -5,7 +8,9 @@ export type CertificateProfile = {
   validityMs: number
   /** O of the subject; the subject has none when this is absent */
   organization?: string
-  extendedKeyUsage: ('clientAuth' | 'serverAuth')[]
+  extendedKeyUsage: ('clientAuth' | 'serverAuth' | 'cmcRA')[]
+  /** lets others encrypt keys for this one: keyAgreement for EC, keyEncipherment for RSA (RFC 5280 4.2.1.3) */
+  receivesKeys?: boolean
   /** makes a CA certificate; `pathLength` is the number of CAs that may follow below (RFC 5280 4.2.1.9) */
   ca?: { pathLength: number }
 }
@@ -32,6 +37,13 @@ export const serverProfile: CertificateProfile = {
   extendedKeyUsage: ['serverAuth'],
 }
 
+/** The EST service, which may also speak for the CA in CMC (RFC 7030 3.6.1, RFC 6402 2.10). */
+export const registrationProfile: CertificateProfile = {
+  name: 'registration',
+  validityMs: 365 * day,
+  extendedKeyUsage: ['serverAuth', 'cmcRA'],
+}
+
 /** A service that both listens and calls its neighbour: the broker towards devices and towards enroll. */
 export const serverAndClientProfile: CertificateProfile = {
   name: 'server-and-client',
@@ -43,4 +55,13 @@ export const operatorProfile: CertificateProfile = {
   name: 'operator',
   validityMs: 365 * day,
   extendedKeyUsage: ['clientAuth'],
+}
+
+/** RFC 5280 4.2.1.3: every key that we certify signs; none enciphers in TLS 1.2 with (EC)DHE or in TLS 1.3. */
+export function keyUsagesOf({ ca, receivesKeys }: CertificateProfile, publicKeySpki: Uint8Array): KeyUsage[] {
+  if (ca) return ['keyCertSign', 'cRLSign']
+  const type = receivesKeys ? keyTypeOf(publicKeySpki) : undefined
+  const forKeys: KeyUsage[] =
+    type === 'RSA' ? ['keyEncipherment'] : type === 'P-256' || type === 'P-384' ? ['keyAgreement'] : []
+  return ['digitalSignature', ...forKeys]
 }

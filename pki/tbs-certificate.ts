@@ -1,4 +1,4 @@
-import { contextConstructed, contextPrimitive, DerError, type DerReader, readDer, tags } from './der.ts'
+import { bitString, contextConstructed, contextPrimitive, DerError, type DerReader, readDer, tags } from './der.ts'
 import { type Extension, readExtensions } from './extensions.ts'
 import { type DistinguishedName, parseName } from './names.ts'
 import { oids } from './oids.ts'
@@ -114,6 +114,15 @@ export function readKeyUsage(tbs: TbsCertificate): KeyUsage[] | undefined {
   if (reader === undefined) return undefined
   const { bytes } = reader.bits()
   return keyUsages.filter((_, bit) => ((bytes[bit >> 3] ?? 0) & (0x80 >> (bit & 7))) !== 0)
+}
+
+/** KeyUsage: named bits, trailing zeros dropped (X.690 11.2.2). */
+export function keyUsageBits(usages: readonly KeyUsage[]): Buffer {
+  const bits = usages.map((usage) => keyUsages.indexOf(usage))
+  const length = Math.max(...bits) + 1
+  const octets = Buffer.alloc(Math.ceil(length / 8))
+  for (const bit of bits) octets[bit >> 3]! |= 0x80 >> (bit & 7)
+  return bitString(octets, octets.length * 8 - length)
 }
 
 /** RFC 5280 4.2.1.12: dotted OIDs */

@@ -28,8 +28,11 @@ export type EdgeRequest = {
 /** What is known of a request before its body, which is all there is when the body is refused. */
 export type EdgeRequestHead = Omit<EdgeRequest, 'body'>
 
-/** `headers` in the exact case to send: some EST clients compare names byte by byte. */
-export type EdgeAnswer = { status: number; headers?: Record<string, string>; body?: string }
+/**
+ * `headers` in the exact case to send: some EST clients compare names byte by byte. A body of octets is overwritten once it
+ * is sent: there may be a key in it.
+ */
+export type EdgeAnswer = { status: number; headers?: Record<string, string>; body?: string | Buffer }
 
 export type EdgeCredential = { key: string; passphrase?: string | undefined; cert: string }
 
@@ -170,6 +173,7 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   const length = result.status === 204 ? {} : { 'Content-Length': String(Buffer.byteLength(body)) }
   const headers: Record<string, string> = { ...result.headers, ...length }
   if (!message.complete) headers.Connection = 'close'
+  if (Buffer.isBuffer(body)) response.once('close', () => body.fill(0))
   response.writeHead(result.status, headers)
   if (message.complete) response.end(message.method === 'HEAD' ? undefined : body)
   else refuseRest(message, response, body)
@@ -209,7 +213,7 @@ function readBody(message: IncomingMessage, maxBytes: number): Promise<Buffer> {
  * Answers a peer that is still sending. The connection is not closed at once: what arrives at a closed one is met with a
  * reset, and that throws away the answer before it is read.
  */
-function refuseRest(message: IncomingMessage, response: ServerResponse, body: string): void {
+function refuseRest(message: IncomingMessage, response: ServerResponse, body: string | Buffer): void {
   response.write(body)
   const end = (): void => {
     clearTimeout(timer)

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { DeviceId, SerialNumber } from '../../contract/ids.ts'
 import { issue, newSerialNumber, prepare } from '../../pki/certificate.ts'
-import type { CertificateRequest } from '../../pki/csr.ts'
+import type { RequestedCertificate } from '../../pki/csr.ts'
 import { buildName, deviceUri, formatName, parseName } from '../../pki/names.ts'
 import type { CertificateProfile } from '../../pki/profile.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -41,12 +41,12 @@ export class CertificateAuthority {
    * Signs what was approved and records it. The serial is reserved, and the token bound to this key, before the CA key is
    * used: a crash can leave an unused serial but never an unrecorded certificate.
    *
-   * @param request PKCS#10 whose proof of possession has been checked (RFC 7030 3.4)
+   * @param request its key is known to be the asker's: by proof of possession (RFC 7030 3.4), or because we made it for them
    * @returns DER of the leaf alone (RFC 7030 4.2.3)
    * @throws FleetError `conflict` when the device, the token or the policy changed meanwhile: ask the RA again;
    *   `lint_failed`, `key_unavailable`, `outcome_unknown`
    */
-  async issue(approval: Approval, request: CertificateRequest, context: IssueContext): Promise<Buffer> {
+  async issue(approval: Approval, request: RequestedCertificate, context: IssueContext): Promise<Buffer> {
     if (isBeingRevoked(approval.device.doc.id)) {
       throw new FleetError('device_revoked', 'the device is being revoked at this moment')
     }
@@ -117,7 +117,7 @@ export class CertificateAuthority {
 
   async #reserve(
     approval: Approval,
-    request: CertificateRequest,
+    request: RequestedCertificate,
     context: IssueContext,
   ): Promise<{ certificate: Stored<CertificateRecord>; token?: Stored<TokenRecord> }> {
     const { device, token } = approval
@@ -168,7 +168,7 @@ export class CertificateAuthority {
     return { certificate, ...(token ? { token } : {}) }
   }
 
-  #sign(serial: SerialNumber, approval: Approval, request: CertificateRequest, now: Date) {
+  #sign(serial: SerialNumber, approval: Approval, request: RequestedCertificate, now: Date) {
     const { device, profile } = approval
     const { issuing } = this.#hierarchy
     return issue(

@@ -6,7 +6,12 @@ import { join } from 'node:path'
 import { issue, newSerialNumber, parseCertificate, parsePem, prepare } from '../../pki/certificate.ts'
 import { createKeyFile, openKeyFile } from '../../pki/keystore.ts'
 import { buildName, formatName, parseName } from '../../pki/names.ts'
-import { type CertificateProfile, operatorProfile, serverAndClientProfile, serverProfile } from '../../pki/profile.ts'
+import {
+  type CertificateProfile,
+  operatorProfile,
+  registrationProfile,
+  serverAndClientProfile,
+} from '../../pki/profile.ts'
 import { writeFileAtomic } from '../../runtime/files.ts'
 import { type CertificateRecord, findCertificate, writeCertificate } from '../registry/certificates.ts'
 import type { Registry } from '../registry/registry.ts'
@@ -28,7 +33,7 @@ type Context = { registry: Registry; hierarchy: Hierarchy; passphrase: string | 
 
 /**
  * Makes and renews the certificates of the gateway's own parts: enroll's listeners, the broker, the first operator.
- * Keys are made once; a certificate is made when there is none, when its names changed, or with a third of its life left.
+ * Keys are made once; a certificate is made when there is none, when its names changed, its uses changed, or with a third of its life left.
  *
  * @returns whether any file was written
  */
@@ -48,7 +53,7 @@ export async function keepCredentials(
       stem: 'tls',
       commonName: 'enroll',
       names: [...names, enrollName],
-      profile: serverProfile,
+      profile: registrationProfile,
     },
     {
       kind: 'broker',
@@ -159,6 +164,7 @@ async function isGood(path: string, credential: Credential, context: Context, sp
     certificate.publicKeySpki.equals(spki) &&
     certificate.authorityKeyId === context.hierarchy.issuing.certificate.subjectKeyId &&
     certificate.notAfter.getTime() - context.now.getTime() > life / 3 &&
+    certificate.extendedKeyUsage.join() === credential.profile.extendedKeyUsage.join() &&
     credential.names.every((name) => has.has(name) || isIP(name) === 6) &&
     has.size === new Set(credential.names).size
   )

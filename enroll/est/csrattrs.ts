@@ -1,12 +1,7 @@
 import { buildCsrAttributes } from '../../pki/csr-attributes.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
-import {
-  type CertificateEvidence,
-  readCertificateEvidence,
-  readTokenEvidence,
-  type TokenEvidence,
-} from '../ra/evidence.ts'
+import { type Evidence, readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
 import { encodeBody } from './encoding.ts'
 import type { EstContext } from './routes.ts'
@@ -26,10 +21,7 @@ export async function csrattrs(request: EdgeRequest, label: Label, context: EstC
 }
 
 /** A wrong token is refused like everywhere. A certificate that does not count here may be meant for something else. */
-async function findEvidence(
-  request: EdgeRequest,
-  { registry, clock }: EstContext,
-): Promise<TokenEvidence | CertificateEvidence | undefined> {
+async function findEvidence(request: EdgeRequest, { registry, clock }: EstContext): Promise<Evidence | undefined> {
   if (request.headers.authorization !== undefined) return readTokenEvidence(registry, request)
   if (request.certificate === undefined) return undefined
   try {

@@ -1,6 +1,9 @@
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 
+/** libest wants it written exactly so (RFC 7030 4.2.3). */
+export const certsOnlyType = 'application/pkcs7-mime; smime-type=certs-only'
+
 /**
  * A base64 body as real clients send it: on one line or wrapped, LF or CRLF, with or without PEM armour.
  * Content-Transfer-Encoding says nothing (RFC 8951 3).
@@ -30,4 +33,22 @@ export function encodeBody(der: Uint8Array, request: Pick<EdgeRequest, 'headers'
   const wrap =
     /^libest/i.test(request.headers['user-agent'] ?? '') || request.body.toString('latin1').trim().includes('\n')
   return `${wrap ? base64.replaceAll(/.{64}(?=.)/g, '$&\n') : base64}\n`
+}
+
+const alphabet = Buffer.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/')
+
+/** Base64 in lines of 64 that never is a string: octets can be overwritten, strings stay in memory. */
+export function encodeSecret(der: Uint8Array): Buffer {
+  const digits = Math.ceil(der.length / 3) * 4
+  const out = Buffer.alloc(digits + Math.ceil(digits / 64) * 2)
+  let to = 0
+  for (let at = 0; at < der.length; at += 3) {
+    const [first, second, third] = [der[at]!, der[at + 1], der[at + 2]]
+    out[to++] = alphabet[first >> 2]!
+    out[to++] = alphabet[((first & 3) << 4) | ((second ?? 0) >> 4)]!
+    out[to++] = second === undefined ? 0x3d : alphabet[((second & 15) << 2) | ((third ?? 0) >> 6)]!
+    out[to++] = third === undefined ? 0x3d : alphabet[third & 63]!
+    if (at % 48 === 45 || at + 3 >= der.length) to += out.write('\r\n', to)
+  }
+  return out
 }

@@ -1,65 +1,61 @@
 import { certsOnly } from '../../pki/cms.ts'
-import { type CertificateRequest, parseCsr } from '../../pki/csr.ts'
+import { parseCsr, type RequestedCertificate } from '../../pki/csr.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
-import { readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
+import { type Evidence, readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
-import type { Asking, Decision } from '../ra/registration-authority.ts'
 import { untilNoConflict } from '../registry/registry.ts'
-import { decodeBody, encodeBody } from './encoding.ts'
+import { certsOnlyType, decodeBody, encodeBody } from './encoding.ts'
 import type { EstContext } from './routes.ts'
 
 /** RFC 7030 4.2.1: the first certificate, on the strength of an enrollment token. */
 export async function simpleenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
-  const { registry, ra } = context
-  await readTokenEvidence(registry, request) // who asks, before what they sent is looked at
+  const prove = () => readTokenEvidence(context.registry, request)
+  await prove() // who asks, before what they sent is looked at
   const csr = parseCsr(decodeBody(request.body))
-  return answer(request, context, csr, async (now) =>
-    ra.decideEnrollment(await readTokenEvidence(registry, request), asking(request, label, csr, now)),
-  )
+  return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
 }
 
 /** RFC 7030 4.2.2: renewal or rekey, on the strength of the current certificate. */
 export async function simplereenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
-  const { registry, ra, renewals } = context
-  const { record } = await readCertificateEvidence(registry, request, context.clock())
-  // Every certificate is kept by the registry, the feed and the brokers: a device must not fill them.
-  const waitMs = renewals.waitMs(record.doc.deviceId ?? record.doc.serial, context.clock().getTime())
-  if (waitMs > 0) {
-    throw new FleetError('too_many_requests', 'the device has renewed too often', {
-      context: { retryAfterSeconds: Math.ceil(waitMs / 1000), deviceId: record.doc.deviceId },
-    })
-  }
-  renewals.note(record.doc.deviceId ?? record.doc.serial, context.clock().getTime())
+  const prove = () => readCertificateEvidence(context.registry, request, context.clock())
+  limitRenewals(await prove(), context)
   const csr = parseCsr(decodeBody(request.body))
-  return answer(request, context, csr, async (now) =>
-    ra.decideReenrollment(await readCertificateEvidence(registry, request, now), asking(request, label, csr, now)),
-  )
+  return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
 }
 
-const asking = (request: EdgeRequest, label: Label, csr: CertificateRequest, now: Date): Asking => ({
-  label,
-  request: csr,
-  now,
-  channelBinding: request.channelBinding,
-})
+/** Every certificate is kept by the registry, the feed and the brokers: a device must not fill them. */
+export function limitRenewals(evidence: Evidence, { renewals, clock }: EstContext): void {
+  const holder = holderOf(evidence)
+  const now = clock().getTime()
+  const waitMs = renewals.waitMs(holder, now)
+  if (waitMs > 0) {
+    throw new FleetError('too_many_requests', 'the device has renewed too often', {
+      context: { retryAfterSeconds: Math.ceil(waitMs / 1000), deviceId: holder },
+    })
+  }
+  renewals.note(holder, now)
+}
 
-async function answer(
-  request: EdgeRequest,
-  { ca, clock }: EstContext,
-  csr: CertificateRequest,
-  decide: (now: Date) => Promise<Decision>,
-): Promise<EdgeAnswer> {
+const holderOf = (evidence: Evidence): string =>
+  evidence.kind === 'token' ? evidence.deviceId : (evidence.record.doc.deviceId ?? evidence.record.doc.serial)
+
+type Wanted = { request: EdgeRequest; label: Label; csr: RequestedCertificate; prove: () => Promise<Evidence> }
+
+/** @returns DER of the certificate, new or given again */
+export async function certify({ request, label, csr, prove }: Wanted, { ra, ca, clock }: EstContext): Promise<Buffer> {
   const now = clock()
+  const asking = { label, request: csr, now, channelBinding: request.channelBinding }
   // Evidence and decision are taken afresh whenever another writer was first, so what is signed is what was decided.
-  const der = await untilNoConflict(async () => {
-    const decision = await decide(now)
+  return untilNoConflict(async () => {
+    const decision = await ra.decide(await prove(), asking)
     if (decision.decision === 'issued') return decision.der
     return ca.issue(decision.approval, csr, { requestId: request.id, remoteAddress: request.remoteAddress, now })
   })
-  return {
-    status: 200,
-    headers: { 'Content-Type': 'application/pkcs7-mime; smime-type=certs-only', 'Content-Transfer-Encoding': 'base64' },
-    body: encodeBody(certsOnly([der]), request),
-  }
 }
+
+const certificateAnswer = (request: EdgeRequest, der: Buffer): EdgeAnswer => ({
+  status: 200,
+  headers: { 'Content-Type': certsOnlyType, 'Content-Transfer-Encoding': 'base64' },
+  body: encodeBody(certsOnly([der]), request),
+})

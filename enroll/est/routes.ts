@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { problems } from '../../contract/problems.ts'
+import type { MessageSigner } from '../../pki/signed-data.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest, EdgeRequestHead } from '../../runtime/https.ts'
 import { AttemptLimit } from '../../runtime/limits.ts'
@@ -14,6 +15,7 @@ import type { Registry } from '../registry/registry.ts'
 import { csrattrs } from './csrattrs.ts'
 import { cacerts } from './distribution.ts'
 import { simpleenroll, simplereenroll } from './enroll.ts'
+import { serverkeygen } from './serverkeygen.ts'
 
 export type EstContext = {
   registry: Registry
@@ -21,6 +23,8 @@ export type EstContext = {
   profiles: Profiles
   ra: RegistrationAuthority
   ca: CertificateAuthority
+  /** Signs what this service says for itself: keys it made, CMC answers. */
+  responder: () => MessageSigner
   clock: () => Date
   log: Log
   attemptsPerMinute: number
@@ -42,6 +46,7 @@ const operations: Partial<Record<string, Operation>> = {
   cacerts: { method: 'GET', handle: cacerts },
   csrattrs: { method: 'GET', handle: csrattrs },
   simpleenroll: { method: 'POST', mediaType: 'application/pkcs10', handle: simpleenroll },
+  serverkeygen: { method: 'POST', mediaType: 'application/pkcs10', handle: serverkeygen },
   simplereenroll: { method: 'POST', mediaType: 'application/pkcs10', handle: simplereenroll },
 }
 

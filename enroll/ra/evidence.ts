@@ -15,6 +15,7 @@ export type CertificateEvidence = {
   certificate: CertificateFacts
   record: Stored<CertificateRecord>
 }
+export type Evidence = TokenEvidence | CertificateEvidence
 
 /**
  * HTTP Basic (RFC 7617) with the device id as username and the enrollment token as password (RFC 7030 3.2.3).

@@ -9,6 +9,8 @@ export type EnrollmentProfile = CertificateProfile & {
   keyTypes: readonly KeyType[]
   /** whether a request has to name the TLS connection it comes over (RFC 7030 3.5); what it names is checked always */
   channelBinding: 'optional' | 'required'
+  /** whether we make keys for devices (RFC 7030 4.4), and whether they may go out with no protection but TLS */
+  serverKeygen: 'off' | 'encrypted' | 'clear'
 }
 
 /** A path of its own for devices of one kind (RFC 7030 3.2.2). */
@@ -58,7 +60,7 @@ export class Profiles {
 }
 
 function enrollmentProfile(name: string, profile: Configuration['profiles'][string]): EnrollmentProfile {
-  const { validityDays, organization, keyTypes, channelBinding } = profile
+  const { validityDays, organization, keyTypes, channelBinding, serverKeygen } = profile
   return {
     name,
     validityMs: validityDays * 86_400_000,
@@ -66,5 +68,8 @@ function enrollmentProfile(name: string, profile: Configuration['profiles'][stri
     ...(organization === undefined ? {} : { organization }),
     keyTypes,
     channelBinding,
+    serverKeygen,
+    // A key can be sent only to who may decrypt.
+    receivesKeys: serverKeygen !== 'off',
   }
 }

@@ -1,5 +1,5 @@
 import type { DeviceId } from '../../contract/ids.ts'
-import type { CertificateRequest } from '../../pki/csr.ts'
+import type { RequestedCertificate } from '../../pki/csr.ts'
 import { singleCommonName } from '../../pki/csr.ts'
 import { buildName, formatName, namesEqual } from '../../pki/names.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -9,14 +9,14 @@ import { getCertificate } from '../registry/certificates.ts'
 import { type DeviceRecord, findDevice } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
-import type { CertificateEvidence, TokenEvidence } from './evidence.ts'
+import type { CertificateEvidence, Evidence, TokenEvidence } from './evidence.ts'
 import { defaultLabel, type EnrollmentProfile, type Label, type Profiles } from './profiles.ts'
 
 /** `issued` gives again what was issued before: an answer that was lost on its way. */
 export type Decision = { decision: 'approved'; approval: Approval } | { decision: 'issued'; der: Buffer }
 
 /** What is asked for, and where: the label decides which profile may be had. */
-export type Asking = Pick<EdgeRequest, 'channelBinding'> & { label: Label; request: CertificateRequest; now: Date }
+export type Asking = Pick<EdgeRequest, 'channelBinding'> & { label: Label; request: RequestedCertificate; now: Date }
 
 export type Expectations = {
   profile: EnrollmentProfile | undefined
@@ -34,13 +34,20 @@ export class RegistrationAuthority {
     this.#profiles = profiles
   }
 
+  /** A first enrollment or another one, by what was proved. */
+  decide(evidence: Evidence, asking: Asking): Promise<Decision> {
+    return evidence.kind === 'token'
+      ? this.#decideEnrollment(evidence, asking)
+      : this.#decideReenrollment(evidence, asking)
+  }
+
   /**
    * A first enrollment: identity comes from the token, and the request must name exactly that device.
    *
    * @throws FleetError `device_revoked`, `token_void`, `token_expired`, `token_spent`, `csr_subject_mismatch`,
    *   `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
-  async decideEnrollment(evidence: TokenEvidence, asking: Asking): Promise<Decision> {
+  async #decideEnrollment(evidence: TokenEvidence, asking: Asking): Promise<Decision> {
     const { label, request, now } = asking
     const { token, deviceId } = evidence
     const device = await this.#activeDevice(deviceId)
@@ -82,7 +89,7 @@ export class RegistrationAuthority {
    * @throws FleetError `device_revoked`, `certificate_wrong_usage`, `subject_changed`, `profile_unknown`,
    *   `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
-  async decideReenrollment(evidence: CertificateEvidence, asking: Asking): Promise<Decision> {
+  async #decideReenrollment(evidence: CertificateEvidence, asking: Asking): Promise<Decision> {
     const { label, request } = asking
     const { certificate, record } = evidence
     if (record.doc.kind !== 'device' || record.doc.deviceId === undefined) {
@@ -121,7 +128,7 @@ export class RegistrationAuthority {
    *
    * @throws FleetError `device_revoked`, `label_mismatch`, `profile_unknown`
    */
-  async describe(label: Label, evidence: TokenEvidence | CertificateEvidence | undefined): Promise<Expectations> {
+  async describe(label: Label, evidence: Evidence | undefined): Promise<Expectations> {
     const stranger = {
       profile: label.profile,
       subject: undefined,
@@ -187,7 +194,7 @@ export class RegistrationAuthority {
   }
 }
 
-function requireSubject(request: CertificateRequest, deviceId: DeviceId): void {
+function requireSubject(request: RequestedCertificate, deviceId: DeviceId): void {
   const name = singleCommonName(request)
   if (name !== deviceId) {
     throw new FleetError(

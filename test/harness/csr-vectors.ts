@@ -138,7 +138,25 @@ const noName = (note: string, subject: Buffer): Vector => ({
 
 /** A request as EST clients make it that bind it to their TLS session (RFC 7030 3.5). */
 export const csrWithChallenge = (commonName: string, text: string): Buffer =>
-  request({ subject: sequence(rdn(cn(commonName))), attributes: attributes(challenge(text)) })
+  csrWithAttributes(commonName, challenge(text))
+
+export const csrWithAttributes = (commonName: string, ...list: Buffer[]): Buffer =>
+  request({ subject: sequence(rdn(cn(commonName))), attributes: attributes(...list) })
+
+/** What a request for server-side key generation names its decryption key by (RFC 7030 4.4.1). */
+export const keyEncryption = (
+  keyId: Buffer,
+  capabilities: string[] = [],
+  type: string = oids.asymmetricDecryptKeyId,
+): Buffer[] => [
+  sequence(oid(type), setOf(octetString(keyId))),
+  ...(capabilities.length === 0
+    ? []
+    : [sequence(oid(oids.smimeCapabilities), setOf(sequence(...capabilities.map((each) => sequence(oid(each))))))]),
+]
+
+/** The same request with its signature broken. */
+export const badlySigned = flipLastBit
 
 const otherSigner = (info: Buffer): Buffer => sign('sha256', info, key('secp256k1').privateKey)
 

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { request as httpsRequest } from 'node:https'
 import { connect as connectTcp, createServer as createTcpServer, type Socket } from 'node:net'
 import { test } from 'node:test'
+import { setImmediate } from 'node:timers/promises'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
 import { issue, newSerialNumber, parseCertificate, prepare } from '../../pki/certificate.ts'
 import type { Signer } from '../../pki/keystore.ts'
@@ -121,6 +122,15 @@ test('an answer keeps the case of its header names and carries a Content-Length'
   assert.match(answer, /\r\nContent-Length: 9\r\n/)
   assert.match(answer, /\r\n\r\n0 octets\n$/)
   assert.doesNotMatch(answer, /transfer-encoding/i)
+})
+
+test('a body of octets is sent as it is, and overwritten once it is sent', async () => {
+  const body = Buffer.from('a private key')
+  await using edge = await startEdge({ handle: async () => ({ status: 200, body }) })
+  const socket = await dial(edge)
+  socket.write(get)
+  assert.match(await readAll(socket), /\r\nContent-Length: 13\r\n[\s\S]*\r\n\r\na private key$/)
+  while (body.some((octet) => octet !== 0)) await setImmediate()
 })
 
 test('an answer of 10 kB is one TLS write: strongSwan reads no more than two records', async () => {
