@@ -27,6 +27,8 @@ export const problems = {
   channel_binding_missing: { status: 400, title: 'The certificate request does not name its TLS connection' },
   channel_binding_unavailable: { status: 400, title: 'The TLS connection has nothing to bind to' },
   channel_binding_mismatch: { status: 403, title: 'The certificate request names another TLS connection' },
+  cmc_malformed: { status: 400, title: 'The CMC request cannot be read' },
+  cmc_signature_invalid: { status: 400, title: 'The CMC request is not signed by who sends it' },
   keygen_disabled: { status: 403, title: 'Keys of this profile are not generated here' },
   key_encryption_required: { status: 403, title: 'The profile hands out keys only encrypted' },
   key_encryption_unavailable: { status: 400, title: 'The key cannot be encrypted as asked' },

@@ -32,6 +32,10 @@ export const advice: Record<ProblemCode, string> = {
     'Connect with TLS 1.3, or with a TLS 1.2 client that has Extended Master Secret (RFC 7627), or leave the challengePassword out.',
   channel_binding_mismatch:
     'challengePassword is for the channel binding alone, base64 of tls-unique (TLS 1.2) or tls-exporter (TLS 1.3), of the connection that carries the request. An enrollment code does not belong there: it is the HTTP password. If the client did bind, somebody is between it and the gateway.',
+  cmc_malformed:
+    'Send base64 of a DER Full PKI Request: SignedData around PKIData with one PKCS#10, and no controls but transactionId, senderNonce and dataReturn. A PKCS#10 alone goes to `simpleenroll`.',
+  cmc_signature_invalid:
+    'Sign with the certificate that the TLS connection shows; for a first enrollment with a token, with the key that is to be certified.',
   keygen_disabled:
     'Make the key on the device and use `simpleenroll`; or, for devices that cannot, set `serverKeygen` in their profile.',
   key_encryption_required:

@@ -1,10 +1,11 @@
-import { createPublicKey, type KeyObject, verify } from 'node:crypto'
+import { verify } from 'node:crypto'
 import { FleetError } from '../runtime/errors.ts'
 import { contextConstructed, DerError, type DerReader, readDer, tags } from './der.ts'
 import { readExtensions } from './extensions.ts'
 import { type DistinguishedName, decodeValue, parseName } from './names.ts'
 import { oids } from './oids.ts'
-import { type KeyType, keyTypeOf, spkiHashOf } from './public-key.ts'
+import { importPublicKey, type KeyType, keyTypeOf, spkiHashOf } from './public-key.ts'
+import { signatureSchemes } from './signature-schemes.ts'
 
 /** What is asked for, and for which key. */
 export type RequestedCertificate = {
@@ -151,20 +152,6 @@ function readCapabilities(list: DerReader): string[] {
   return capabilities
 }
 
-type SignatureScheme = { keys: readonly KeyType[]; hash: string | null; parameters: 'absent' | 'null' }
-const ecdsa = (hash: string): SignatureScheme => ({ keys: ['P-256', 'P-384'], hash, parameters: 'absent' })
-const rsa = (hash: string): SignatureScheme => ({ keys: ['RSA'], hash, parameters: 'null' })
-
-const schemes = new Map<string, SignatureScheme>([
-  [oids.ecdsaWithSha256, ecdsa('sha256')],
-  [oids.ecdsaWithSha384, ecdsa('sha384')],
-  [oids.ecdsaWithSha512, ecdsa('sha512')],
-  [oids.sha256WithRsa, rsa('sha256')],
-  [oids.sha384WithRsa, rsa('sha384')],
-  [oids.sha512WithRsa, rsa('sha512')],
-  [oids.ed25519, { keys: ['Ed25519'], hash: null, parameters: 'absent' }],
-])
-
 /** Names for signatures that are refused. */
 const otherSignatures = new Map([
   ['1.2.840.10045.4.1', 'ECDSA with SHA-1'],
@@ -175,7 +162,7 @@ const otherSignatures = new Map([
 
 function checkSignature(info: Buffer, algorithm: DerReader, signature: Buffer, keyType: KeyType, spki: Buffer): void {
   const type = algorithm.oid()
-  const scheme = schemes.get(type)
+  const scheme = signatureSchemes.get(type)
   if (scheme === undefined) {
     throw new FleetError(
       'csr_key_unsupported',
@@ -186,16 +173,8 @@ function checkSignature(info: Buffer, algorithm: DerReader, signature: Buffer, k
   if (scheme.parameters === 'null') algorithm.optional(tags.null)
   algorithm.end()
   if (!scheme.keys.includes(keyType)) throw notPossessed(`its signature algorithm is not one of a ${keyType} key`)
-  if (!verify(scheme.hash, info, importKey(spki), signature))
+  if (!verify(scheme.hash, info, importPublicKey(spki), signature))
     throw notPossessed('its signature was not made by its own key')
-}
-
-function importKey(spki: Buffer): KeyObject {
-  try {
-    return createPublicKey({ key: spki, format: 'der', type: 'spki' })
-  } catch (cause) {
-    throw new FleetError('csr_malformed', 'The public key in the certificate request is not a valid key', { cause })
-  }
 }
 
 const notPossessed = (why: string): FleetError =>

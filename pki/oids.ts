@@ -42,6 +42,8 @@ export const oids = {
   data: '1.2.840.113549.1.7.1',
   signedData: '1.2.840.113549.1.7.2',
   envelopedData: '1.2.840.113549.1.7.3',
+  pkiData: '1.3.6.1.5.5.7.12.2', // RFC 5272 3.2.1
+  pkiResponse: '1.3.6.1.5.5.7.12.3', // RFC 5272 4.2
   contentType: '1.2.840.113549.1.9.3',
   messageDigest: '1.2.840.113549.1.9.4',
   signingTime: '1.2.840.113549.1.9.5',

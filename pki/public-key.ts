@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { createHash, createPublicKey, type KeyObject } from 'node:crypto'
 import { FleetError } from '../runtime/errors.ts'
 import { DerError, type DerReader, readDer, tags } from './der.ts'
 import { oids } from './oids.ts'
@@ -98,4 +98,13 @@ export function keyIdentifierOf(spki: Uint8Array): Buffer {
   const reader = readDer(spki, maxSpkiBytes).enter()
   reader.next(tags.sequence)
   return createHash('sha256').update(reader.bitString()).digest().subarray(0, 20)
+}
+
+/** @throws FleetError `csr_malformed` when it is no key, for example a point that is not on its curve */
+export function importPublicKey(spki: Buffer): KeyObject {
+  try {
+    return createPublicKey({ key: spki, format: 'der', type: 'spki' })
+  } catch (cause) {
+    throw new FleetError('csr_malformed', 'The public key in the certificate request is not a valid key', { cause })
+  }
 }

@@ -1,8 +1,23 @@
-import { createHash } from 'node:crypto'
+import { createHash, verify } from 'node:crypto'
 import type { CertificateFacts } from './certificate.ts'
-import { contextConstructed, element, integer, octetString, oid, sequence, setOf, time } from './der.ts'
+import {
+  contextConstructed,
+  DerError,
+  type DerReader,
+  element,
+  integer,
+  octetString,
+  oid,
+  readDer,
+  sequence,
+  setOf,
+  tags,
+  time,
+} from './der.ts'
 import type { Signer } from './keystore.ts'
 import { oids } from './oids.ts'
+import { importPublicKey, keyTypeOf } from './public-key.ts'
+import { signatureSchemes } from './signature-schemes.ts'
 
 /** A certificate with the use of its key. */
 export type MessageSigner = { certificate: CertificateFacts; signer: Signer }
@@ -59,4 +74,92 @@ function retagged(der: Buffer, tag: number): Buffer {
   const copy = Buffer.from(der)
   copy[0] = tag
   return copy
+}
+
+/** One signature over one content, as it was sent: nothing of it is verified yet. */
+export type SignedMessage = {
+  content: { type: string; octets: Buffer }
+  /** DER of the SignerIdentifier: IssuerAndSerialNumber, or `[0]` with a subjectKeyIdentifier */
+  signerId: Buffer
+  digestAlgorithm: string
+  /** `der` is the SET OF; undefined where the content itself is signed */
+  signedAttributes: { der: Buffer; type: string; messageDigest: Buffer } | undefined
+  signatureAlgorithm: string
+  signature: Buffer
+}
+
+/**
+ * Reads a ContentInfo with SignedData (RFC 5652 3, 5) of one signer.
+ *
+ * @throws DerError also for no signer, more than one, or content that is not there
+ */
+export function readSignedData(der: Uint8Array, maxBytes: number): SignedMessage {
+  const info = readDer(der, maxBytes).enter()
+  if (info.oid() !== oids.signedData) throw new DerError('content other than SignedData')
+  const signedData = info.enter(contextConstructed(0)).enter()
+  signedData.smallInteger()
+  signedData.next(tags.set)
+  const encapsulated = signedData.enter()
+  const type = encapsulated.oid()
+  const octets = encapsulated.enter(contextConstructed(0)).octetString()
+  signedData.optional(contextConstructed(0))
+  signedData.optional(contextConstructed(1))
+  const signers = signedData.enter(tags.set)
+  signedData.end()
+  const signer = signers.enter()
+  signers.end()
+
+  signer.smallInteger()
+  const signerId = signer.next().der
+  const digestAlgorithm = signer.enter().oid()
+  const attributes = signer.optional(contextConstructed(0))?.der
+  const signatureAlgorithm = signer.enter().oid()
+  const signature = signer.octetString()
+  signer.optional(contextConstructed(1))
+  signer.end()
+  const signedAttributes = attributes && readSignedAttributes(retagged(attributes, tags.set))
+  return { content: { type, octets }, signerId, digestAlgorithm, signedAttributes, signatureAlgorithm, signature }
+}
+
+const digests = new Map<string, string>([
+  [oids.sha256, 'sha256'],
+  [oids.sha384, 'sha384'],
+  [oids.sha512, 'sha512'],
+])
+
+/** @returns whether this key signed this content; false also for algorithms that are not accepted */
+export function isSignedBy(message: SignedMessage, publicKeySpki: Buffer): boolean {
+  const { content, signedAttributes, signature } = message
+  const digest = digests.get(message.digestAlgorithm)
+  const keyType = keyTypeOf(publicKeySpki)
+  // RFC 3370 3.2: rsaEncryption takes its hash from the digest algorithm.
+  const isPlainRsa = message.signatureAlgorithm === oids.rsaEncryption
+  const scheme = signatureSchemes.get(message.signatureAlgorithm)
+  const fits = isPlainRsa ? keyType === 'RSA' : scheme?.keys.includes(keyType)
+  if (digest === undefined || !fits) return false
+  const hash = isPlainRsa ? digest : scheme!.hash
+  const key = importPublicKey(publicKeySpki)
+  // RFC 5652 5.3: without attributes only id-data may be signed.
+  if (signedAttributes === undefined) {
+    return content.type === oids.data && verify(hash, content.octets, key, signature)
+  }
+  const wanted = createHash(digest).update(content.octets).digest()
+  const { der, type, messageDigest } = signedAttributes
+  return type === content.type && messageDigest.equals(wanted) && verify(hash, der, key, signature)
+}
+
+/** RFC 5652 11.1, 11.2: both stand once and have one value. */
+function readSignedAttributes(der: Buffer): NonNullable<SignedMessage['signedAttributes']> {
+  const list = readDer(der, der.length).enter(tags.set)
+  const values = new Map<string, DerReader>()
+  while (!list.done) {
+    const attribute = list.enter()
+    const type = attribute.oid()
+    if (values.has(type)) throw new DerError(`signed attribute ${type} stands twice`)
+    values.set(type, attribute.enter(tags.set))
+  }
+  const type = values.get(oids.contentType)?.oid()
+  const messageDigest = values.get(oids.messageDigest)?.octetString()
+  if (type === undefined || messageDigest === undefined) throw new DerError('signed attributes without type or digest')
+  return { der, type, messageDigest }
 }

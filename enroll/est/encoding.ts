@@ -8,18 +8,19 @@ export const certsOnlyType = 'application/pkcs7-mime; smime-type=certs-only'
  * A base64 body as real clients send it: on one line or wrapped, LF or CRLF, with or without PEM armour.
  * Content-Transfer-Encoding says nothing (RFC 8951 3).
  *
- * @throws FleetError `csr_malformed` with what was seen
+ * @throws FleetError of the code with what was seen
  */
-export function decodeBody(body: Buffer): Buffer {
-  if (body.length === 0) throw new FleetError('csr_malformed', 'the body is empty; a base64 PKCS#10 request is wanted')
+export function decodeBody(body: Buffer, code: 'csr_malformed' | 'cmc_malformed' = 'csr_malformed'): Buffer {
+  const wanted = code === 'csr_malformed' ? 'a PKCS#10 request' : 'a CMC request'
+  if (body.length === 0) throw new FleetError(code, `the body is empty; base64 of ${wanted} is wanted`)
   if (body[0] === 0x30 && body.some((octet) => octet > 0x7f)) {
-    throw new FleetError('csr_malformed', 'the body is binary DER; base64 of it is wanted (RFC 8951 3)')
+    throw new FleetError(code, 'the body is binary DER; base64 of it is wanted (RFC 8951 3)')
   }
   const text = body.toString('latin1').trim()
-  const armoured = /^-----BEGIN (NEW )?CERTIFICATE REQUEST-----([^-]*)-----END \1?CERTIFICATE REQUEST-----$/.exec(text)
+  const armoured = /^-----BEGIN ([A-Z0-9 ]{1,64})-----([^-]*)-----END \1-----$/.exec(text)
   const base64 = (armoured ? armoured[2]! : text).replaceAll(/[\t\n\r ]/g, '')
   if (base64.length % 4 !== 0 || !/^[A-Za-z0-9+/]+={0,2}$/.test(base64)) {
-    throw new FleetError('csr_malformed', 'the body is not base64 of a PKCS#10 request')
+    throw new FleetError(code, `the body is not base64 of ${wanted}`)
   }
   return Buffer.from(base64, 'base64')
 }

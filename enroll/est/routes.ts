@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import type { EstOperation } from '../../contract/configuration.ts'
 import { problems } from '../../contract/problems.ts'
 import type { MessageSigner } from '../../pki/signed-data.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
@@ -15,6 +16,7 @@ import type { Registry } from '../registry/registry.ts'
 import { csrattrs } from './csrattrs.ts'
 import { cacerts } from './distribution.ts'
 import { simpleenroll, simplereenroll } from './enroll.ts'
+import { fullcmc } from './fullcmc.ts'
 import { serverkeygen } from './serverkeygen.ts'
 
 export type EstContext = {
@@ -36,16 +38,20 @@ type Operation = {
   method: 'GET' | 'POST'
   /** What the body must be (RFC 7030 4.2.1); none for GET. */
   mediaType?: string
-  handle(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer>
+  handle(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer | Refusal>
 }
+
+/** A refusal that an operation words itself; status, headers and record are those of any other. */
+export type Refusal = { refused: FleetError; contentType: string; body: string }
 
 const prefix = '/.well-known/est/'
 
 /** RFC 7030 3.2.2, table of operations. */
-const operations: Partial<Record<string, Operation>> = {
+const operations: Record<EstOperation, Operation> = {
   cacerts: { method: 'GET', handle: cacerts },
   csrattrs: { method: 'GET', handle: csrattrs },
   simpleenroll: { method: 'POST', mediaType: 'application/pkcs10', handle: simpleenroll },
+  fullcmc: { method: 'POST', mediaType: 'application/pkcs7-mime', handle: fullcmc },
   serverkeygen: { method: 'POST', mediaType: 'application/pkcs10', handle: serverkeygen },
   simplereenroll: { method: 'POST', mediaType: 'application/pkcs10', handle: simplereenroll },
 }
@@ -62,7 +68,13 @@ export function createEst(context: EstContext): {
 
   async function handle(request: EdgeRequest): Promise<EdgeAnswer> {
     const { operation, label } = findOperation(request, context.profiles)
-    return operation.handle(request, label, context)
+    const answer = await operation.handle(request, label, context)
+    if (!('refused' in answer)) return answer
+    const { refused, contentType, body } = answer
+    const plain = await fail(refused, request)
+    // Who is told to wait is told in plain text, like everywhere.
+    if (plain.status !== problems[refused.code].status) return plain
+    return { ...plain, headers: { ...plain.headers, 'Content-Type': contentType }, body }
   }
 
   async function fail(error: unknown, request: EdgeRequestHead): Promise<EdgeAnswer> {
@@ -142,6 +154,8 @@ function nameOf(request: EdgeRequestHead): string {
   return findBasicCredentials(request)?.username.slice(0, 64) ?? ''
 }
 
+const isOperation = (name: string): name is EstOperation => Object.hasOwn(operations, name)
+
 /** `/.well-known/est/OPERATION`, or `/.well-known/est/LABEL/OPERATION` (RFC 7030 3.2.2). */
 function findOperation(request: EdgeRequest, profiles: Profiles): { operation: Operation; label: Label } {
   if (!request.path.startsWith(prefix)) {
@@ -151,8 +165,8 @@ function findOperation(request: EdgeRequest, profiles: Profiles): { operation: O
   const name = rest.length === 0 ? first : rest.join('/')
   const label = profiles.findLabel(rest.length === 0 ? defaultLabel : first)
   if (label === undefined) throw new FleetError('not_found', 'there is no such EST label or operation')
-  const operation = Object.hasOwn(operations, name) ? operations[name] : undefined
-  if (operation === undefined) throw new FleetError('not_found', 'there is no such EST operation')
+  if (!isOperation(name)) throw new FleetError('not_found', 'there is no such EST operation')
+  const operation = operations[name]
   if (request.method !== operation.method) {
     throw new FleetError('method_not_allowed', `${name} takes ${operation.method}`, {
       context: { allow: operation.method },

@@ -10,7 +10,7 @@ import { spkiHashOf } from '../../pki/public-key.ts'
 import { contentInfo, signData } from '../../pki/signed-data.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
-import { type Evidence, readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
+import { type Evidence, readEvidence } from '../ra/evidence.ts'
 import type { EnrollmentProfile, Label } from '../ra/profiles.ts'
 import { findCertificate } from '../registry/certificates.ts'
 import { findDevice } from '../registry/devices.ts'
@@ -24,10 +24,7 @@ import type { EstContext } from './routes.ts'
  */
 export async function serverkeygen(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
   const { registry, ra, clock } = context
-  const prove = (): Promise<Evidence> =>
-    request.headers.authorization === undefined && request.certificate !== undefined
-      ? readCertificateEvidence(registry, request, clock())
-      : readTokenEvidence(registry, request)
+  const prove = () => readEvidence(registry, request, clock())
   const evidence = await prove()
   limitRenewals(evidence, context)
   const { keyType: wished, encryption, ...names } = parseKeyGenerationRequest(decodeBody(request.body))

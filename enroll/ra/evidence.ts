@@ -17,6 +17,17 @@ export type CertificateEvidence = {
 }
 export type Evidence = TokenEvidence | CertificateEvidence
 
+/** A token where one is given, else the certificate of the connection, for operations that take either. */
+export function readEvidence(
+  registry: Registry,
+  request: Pick<EdgeRequest, 'headers' | 'certificate' | 'certificateFault'>,
+  now: Date,
+): Promise<Evidence> {
+  return request.headers.authorization === undefined && request.certificate !== undefined
+    ? readCertificateEvidence(registry, request, now)
+    : readTokenEvidence(registry, request)
+}
+
 /**
  * HTTP Basic (RFC 7617) with the device id as username and the enrollment token as password (RFC 7030 3.2.3).
  * An unknown device and a wrong token are one answer: nobody learns which device ids exist.
