@@ -24,6 +24,11 @@ export type Hierarchy = {
   issuing: Authority
   /** PEM of each CA certificate that may stand in a chain of ours. */
   anchors: string[]
+  /**
+   * DER of what devices fetch (RFC 7030 4.1.3): the issuing CA first, then the root. OldWithNew and NewWithOld of a rollover
+   * (RFC 4210 4.4) belong behind them: some clients take the first certificate for the one that issues.
+   */
+  distributed: Buffer[]
 }
 
 /**
@@ -142,6 +147,7 @@ function read(folder: string, passphrase: string | undefined): Hierarchy {
     root: { certificate: root, pem: rootPem, fingerprint: createHash('sha256').update(root.der).digest('hex') },
     issuing: { certificate, pem, signer },
     anchors: [rootPem, pem],
+    distributed: [certificate.der, root.der],
   }
 }
 

@@ -6,10 +6,9 @@ import type { EstContext } from './routes.ts'
 
 /** RFC 7030 4.1: the root, and every certificate that a chain to it needs. */
 export async function cacerts(request: EdgeRequest, _label: Label, { hierarchy }: EstContext): Promise<EdgeAnswer> {
-  const der = certsOnly([hierarchy.issuing.certificate.der, hierarchy.root.certificate.der])
   return {
     status: 200,
     headers: { 'Content-Type': 'application/pkcs7-mime', 'Content-Transfer-Encoding': 'base64' },
-    body: encodeBody(der, request),
+    body: encodeBody(certsOnly(hierarchy.distributed), request),
   }
 }

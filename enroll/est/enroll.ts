@@ -42,20 +42,34 @@ const holderOf = (evidence: Evidence): string =>
 
 type Wanted = { request: EdgeRequest; label: Label; csr: RequestedCertificate; prove: () => Promise<Evidence> }
 
-/** @returns DER of the certificate, new or given again */
-export async function certify({ request, label, csr, prove }: Wanted, { ra, ca, clock }: EstContext): Promise<Buffer> {
+/** The certificate, new or given again; or not yet. */
+export type Certified = { der: Buffer } | { retryAfterMs: number }
+
+export async function certify({ request, label, csr, prove }: Wanted, context: EstContext): Promise<Certified> {
+  const { ra, ca, clock } = context
   const now = clock()
   const asking = { label, request: csr, now, channelBinding: request.channelBinding }
   // Evidence and decision are taken afresh whenever another writer was first, so what is signed is what was decided.
   return untilNoConflict(async () => {
     const decision = await ra.decide(await prove(), asking)
-    if (decision.decision === 'issued') return decision.der
-    return ca.issue(decision.approval, csr, { requestId: request.id, remoteAddress: request.remoteAddress, now })
+    if (decision.decision !== 'approved') return decision
+    const asked = { requestId: request.id, remoteAddress: request.remoteAddress, now }
+    return { der: await ca.issue(decision.approval, csr, asked) }
   })
 }
 
-const certificateAnswer = (request: EdgeRequest, der: Buffer): EdgeAnswer => ({
-  status: 200,
-  headers: { 'Content-Type': certsOnlyType, 'Content-Transfer-Encoding': 'base64' },
-  body: encodeBody(certsOnly([der]), request),
+function certificateAnswer(request: EdgeRequest, certified: Certified): EdgeAnswer {
+  if ('retryAfterMs' in certified) return pendingAnswer(request, certified)
+  return {
+    status: 200,
+    headers: { 'Content-Type': certsOnlyType, 'Content-Transfer-Encoding': 'base64' },
+    body: encodeBody(certsOnly([certified.der]), request),
+  }
+}
+
+/** RFC 7030 4.2.3. Retry-After is in seconds: libest does not read a date. */
+export const pendingAnswer = (request: EdgeRequest, { retryAfterMs }: { retryAfterMs: number }): EdgeAnswer => ({
+  status: 202,
+  headers: { 'Content-Type': 'text/plain; charset=utf-8', 'Retry-After': String(Math.ceil(retryAfterMs / 1000)) },
+  body: `the request waits for approval; send the same one again (request ${request.id})\n`,
 })

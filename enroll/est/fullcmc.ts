@@ -15,7 +15,7 @@ import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { type Evidence, readEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
 import { certsOnlyType, decodeBody, encodeBody } from './encoding.ts'
-import { certify, limitRenewals } from './enroll.ts'
+import { certify, limitRenewals, pendingAnswer } from './enroll.ts'
 import type { EstContext, Refusal } from './routes.ts'
 
 const responseType = 'application/pkcs7-mime; smime-type=CMC-response'
@@ -35,9 +35,10 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
     const { csr, message, ...rest } = parseCmcRequest(decodeBody(request.body, 'cmc_malformed'))
     reference = rest.reference
     requireSignature(message, evidence, csr.publicKeySpki)
-    const certificate = await certify({ request, label, csr, prove }, context)
-    const chain = [context.hierarchy.issuing.certificate.der]
-    const { kind, der } = await cmcSuccess(reference, { certificate, chain }, responder)
+    const certified = await certify({ request, label, csr, prove }, context)
+    if ('retryAfterMs' in certified) return pendingAnswer(request, certified)
+    const issued = { certificate: certified.der, chain: context.hierarchy.distributed }
+    const { kind, der } = await cmcSuccess(reference, issued, responder)
     return {
       status: 200,
       headers: {

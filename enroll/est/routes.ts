@@ -87,10 +87,10 @@ export function createEst(context: EstContext): {
   async function record(error: unknown, request: EdgeRequestHead): Promise<unknown> {
     // A request without any credential is how some clients begin; it is answered with the challenge and not counted.
     const counts = isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated'
-    if (!counts || error.code === 'too_many_requests') return error
+    if (!counts) return error
     // A good credential is never held up by its neighbours' failures: only refusals are counted.
     const waitMs = spend(request, context.clock().getTime())
-    if (waitMs > 0) return tooMany(waitMs)
+    if (waitMs > 0) return error.code === 'too_many_requests' ? error : tooMany(waitMs)
     await noteRefusal(request, error, context)
     return error
   }

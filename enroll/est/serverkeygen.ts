@@ -15,7 +15,7 @@ import type { EnrollmentProfile, Label } from '../ra/profiles.ts'
 import { findCertificate } from '../registry/certificates.ts'
 import { findDevice } from '../registry/devices.ts'
 import { certsOnlyType, decodeBody, encodeSecret } from './encoding.ts'
-import { certify, limitRenewals } from './enroll.ts'
+import { certify, limitRenewals, pendingAnswer } from './enroll.ts'
 import type { EstContext } from './routes.ts'
 
 /**
@@ -35,8 +35,9 @@ export async function serverkeygen(request: EdgeRequest, label: Label, context: 
   const { pkcs8, publicKeySpki } = await generateKey(keyType)
   try {
     const csr = { ...names, publicKeySpki, spkiHash: spkiHashOf(publicKeySpki), keyType }
-    const certificate = await certify({ request, label, csr, prove }, context)
-    return await keyAnswer(pkcs8, plan, certificate, context)
+    const certified = await certify({ request, label, csr, prove }, context)
+    if ('retryAfterMs' in certified) return pendingAnswer(request, certified)
+    return await keyAnswer(pkcs8, plan, certified.der, context)
   } finally {
     pkcs8.fill(0)
   }

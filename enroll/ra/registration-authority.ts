@@ -12,8 +12,14 @@ import type { Registry } from '../registry/registry.ts'
 import type { CertificateEvidence, Evidence, TokenEvidence } from './evidence.ts'
 import { defaultLabel, type EnrollmentProfile, type Label, type Profiles } from './profiles.ts'
 
-/** `issued` gives again what was issued before: an answer that was lost on its way. */
-export type Decision = { decision: 'approved'; approval: Approval } | { decision: 'issued'; der: Buffer }
+/**
+ * `issued` gives again what was issued before: an answer that was lost on its way. `pending` waits for somebody to approve,
+ * and the same request is to come again.
+ */
+export type Decision =
+  | { decision: 'approved'; approval: Approval }
+  | { decision: 'issued'; der: Buffer }
+  | { decision: 'pending'; retryAfterMs: number }
 
 /** What is asked for, and where: the label decides which profile may be had. */
 export type Asking = Pick<EdgeRequest, 'channelBinding'> & { label: Label; request: RequestedCertificate; now: Date }

@@ -2,7 +2,10 @@ import assert from 'node:assert/strict'
 import { Agent } from 'node:https'
 import { after, before, suite, test } from 'node:test'
 import { parseCertificate } from '../../../pki/certificate.ts'
-import { createKeyAndCsr, createSelfSigned } from '../../../pki/x509.ts'
+import { bitString, boolean, element, octetString, oid, sequence, setOf } from '../../../pki/der.ts'
+import { oids } from '../../../pki/oids.ts'
+import { createCsr, createKeyAndCsr, createSelfSigned } from '../../../pki/x509.ts'
+import { csrWithAttributes } from '../../harness/csr-vectors.ts'
 import { certificateOf, codeOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
 
 const day = 86_400_000
@@ -147,6 +150,35 @@ suite('simpleenroll', () => {
     assert.equal((await fleet.enroll('name-1', token, right.csrDer)).status, 200)
   })
 
+  test('extensions come from the profile: a request for a CA, for OCSP signing and for other names gets none of it', async () => {
+    const extension = (type: string, value: Buffer): Buffer => sequence(oid(type), octetString(value))
+    const greedy = sequence(
+      oid(oids.extensionRequest),
+      setOf(
+        sequence(
+          extension(oids.basicConstraints, sequence(boolean(true))),
+          extension(oids.keyUsage, bitString(Buffer.of(0b0000_0110), 1)),
+          extension(oids.extendedKeyUsage, sequence(oid('1.3.6.1.5.5.7.3.9'), oid(oids.serverAuth))),
+          extension(oids.subjectAltName, sequence(element(0x82, Buffer.from('gateway.example')))),
+        ),
+      ),
+    )
+    const answer = await fleet.enroll('greedy-1', await fleet.token('greedy-1'), csrWithAttributes('greedy-1', greedy))
+    const { isCa, keyUsage, extendedKeyUsage, subjectAltName } = certificateOf(answer)
+    assert.deepEqual([isCa, keyUsage, extendedKeyUsage], [false, ['digitalSignature'], ['clientAuth']])
+    assert.deepEqual(subjectAltName, { uris: ['urn:fleetgate:device:greedy-1'], dns: [], ips: [] })
+  })
+
+  test('names that are not exactly the device id are refused with what was seen and what is wanted', async () => {
+    const token = await fleet.token('id-1')
+    for (const name of ['*', 'ID-1', 'id-1 ', 'id-1#', 'id-1+', 'id-1/x', '$id-1', 'id‐1', 'id-1.example']) {
+      const { csrDer } = await createKeyAndCsr({ commonName: name })
+      const refused = await fleet.enroll('id-1', token, csrDer)
+      assert.deepEqual([refused.status, codeOf(refused)], [403, 'csr_subject_mismatch'], name)
+      assert.ok(refused.body.includes(`${JSON.stringify(name)}; this credential is for CN=id-1`), refused.body)
+    }
+  })
+
   test('garbage is answered with one plain sentence, and the token stays unspent', async () => {
     const token = await fleet.token('bad-1')
     const authorization = { Authorization: `Basic ${Buffer.from(`bad-1:${token}`).toString('base64')}` }
@@ -228,6 +260,27 @@ suite('simplereenroll', () => {
     const { csrDer } = await createKeyAndCsr({ commonName: 'sensor-43' })
     const answer = await fleet.reenroll(device, csrDer)
     assert.deepEqual([answer.status, codeOf(answer)], [403, 'subject_changed'])
+  })
+
+  test('refuses a CSR with another SAN than the client certificate, and takes the same one (RFC 7030 4.2.2)', async () => {
+    const device = await fleet.enrolledDevice('sensor-44')
+    const { subject, subjectAltNameDer } = parseCertificate(pemToDer(device.certificate))
+    const ask = async (subjectAltName: Buffer) =>
+      fleet.reenroll(device, await createCsr({ privateKeyPem: device.key, subject: subject.der, subjectAltName }))
+    const refused = await ask(sequence(element(0x86, Buffer.from('urn:fleetgate:device:sensor-45'))))
+    assert.deepEqual([refused.status, codeOf(refused)], [403, 'subject_changed'])
+    assert.equal((await ask(subjectAltNameDer!)).status, 200)
+  })
+
+  test('renewing too often is 429 with Retry-After, and in the audit log', async () => {
+    const device = await fleet.enrolledDevice('busy-1')
+    const csr = await fleet.renewalCsr(device)
+    for (let i = 0; i < 12; i++) assert.equal((await fleet.reenroll(device, csr)).status, 200)
+    const refused = await fleet.reenroll(device, csr)
+    assert.deepEqual([refused.status, codeOf(refused)], [429, 'too_many_requests'])
+    assert.ok(Number(refused.headers['retry-after']) > 3000)
+    const { body } = await fleet.admin('GET', '/audit?limit=1')
+    assert.deepEqual([body.items[0].outcome, body.items[0].reason], ['refused', 'too_many_requests'])
   })
 
   test('refuses no certificate, a self-signed one, and one of a foreign authority', async () => {

@@ -1,9 +1,13 @@
 import assert from 'node:assert/strict'
 import { after, before, suite, test } from 'node:test'
+import { createEst } from '../../../enroll/est/routes.ts'
+import { Profiles } from '../../../enroll/ra/profiles.ts'
+import { RegistrationAuthority } from '../../../enroll/ra/registration-authority.ts'
+import type { TokenRecord } from '../../../enroll/registry/tokens.ts'
 import { parseCertificate } from '../../../pki/certificate.ts'
 import { parseCertsOnly } from '../../../pki/cms.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
-import { codeOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
+import { basic, codeOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
 
 suite('the table of EST operations (RFC 7030 3.2.2)', () => {
   const clock = movableClock()
@@ -90,4 +94,41 @@ suite('the table of EST operations (RFC 7030 3.2.2)', () => {
     clock.advance(60_001)
     assert.equal((await wrong()).status, 401)
   })
+})
+
+test('a decision that waits for somebody is 202 with Retry-After in whole seconds (RFC 7030 4.2.3)', async () => {
+  const config = testConfiguration()
+  const ra = new (class extends RegistrationAuthority {
+    override decide = async () => ({ decision: 'pending' as const, retryAfterMs: 30_001 })
+  })(undefined as never, new Profiles(config))
+  const token: TokenRecord = {
+    digest: '',
+    deviceId: 'cam-1',
+    profile: 'camera',
+    createdAt: '',
+    expiresAt: '',
+    status: 'unspent',
+  }
+  const registry = { find: async () => ({ doc: token, rev: 1 }) }
+  const est = createEst({
+    registry,
+    ra,
+    profiles: new Profiles(config),
+    clock: () => new Date(),
+    attemptsPerMinute: 1,
+  } as never)
+  const { csrDer } = await createKeyAndCsr({ commonName: 'cam-1' })
+  const answer = await est.handle({
+    id: '01',
+    method: 'POST',
+    path: '/.well-known/est/simpleenroll',
+    headers: { 'content-type': 'application/pkcs10', authorization: basic('cam-1', 'x') },
+    body: Buffer.from(csrDer.toString('base64')),
+    remoteAddress: '127.0.0.1',
+    certificate: undefined,
+    certificateFault: undefined,
+    channelBinding: () => undefined,
+  })
+  assert.deepEqual([answer.status, answer.headers!['Retry-After']], [202, '31'])
+  assert.match(String(answer.body), /waits for approval.*\(request 01\)/)
 })
