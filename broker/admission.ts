@@ -1,175 +1,168 @@
-import type { X509Certificate } from 'node:crypto'
 import { clientIdBelongsTo, type DeviceId } from '../contract/ids.ts'
 import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { isTopicName } from '../contract/topics.ts'
-import { type CertificateFacts, parseCertificate } from '../pki/certificate.ts'
-import { namesEqual } from '../pki/names.ts'
-import { isFleetError } from '../runtime/errors.ts'
+import {
+  defaultHandling,
+  type HandlingTable,
+  type ListenerMode,
+  type VerificationState,
+} from '../contract/verification.ts'
+import type { CertificateFacts } from '../pki/certificate.ts'
 import { type Principal, principalOf } from './principal.ts'
-import type { CertificateState, DeviceState, PolicyState } from './store.ts'
+import { deviceIdOf, type Facts, type Fault, faultsOfDevice, type PeerEvidence, strangeness } from './verification.ts'
 
-/** What TLS left us about a peer. Nothing in it is a decision yet. */
-export type PeerEvidence = {
-  certificate: CertificateFacts | undefined
-  /** Node's word on the chain. Replayed on a resumed session, so it says nothing about today. */
-  chainAccepted: boolean
-  chainError: string | undefined
-  /** The leaf's signature was checked with the key of one of our anchors. Asked only where the chain was not accepted. */
-  issuedByUs: boolean
-}
 export type Will = { topic: string; payload: Buffer; qos: number; retain: boolean }
-export type ConnectFacts = { clientId: string; clean: boolean; will?: Will | undefined }
-export type Beliefs = {
-  policy: PolicyState
-  findDevice(id: string): DeviceState | undefined
-  findCertificate(fingerprint: string): CertificateState | undefined
+export type ConnectFacts = {
+  clientId: string
+  clean: boolean
+  will?: Will | undefined
+  username?: string | undefined
+  password?: Buffer | undefined
 }
-export type Refusal = { admitted: false; reason: ProblemCode; message: string; at: 'handshake' | 'connect' }
-export type Admission = { admitted: true; principal: Principal; matcher: Matcher } | Refusal
+/** What a listener does about faults. */
+export type ListenerRules = { name: string; mode: ListenerMode; handling: HandlingTable }
 
-/** Reads what a TLS peer presented. `issuedByUs` is the caller's check against the anchors in force. */
-export function readEvidence(
-  peer: { authorized: boolean; authorizationError: unknown; certificate: X509Certificate | undefined },
-  issuedByUs: (certificate: X509Certificate) => boolean,
-): PeerEvidence {
-  const { authorized, certificate } = peer
-  const chainError = peer.authorizationError
-    ? String((peer.authorizationError as { code?: string }).code ?? peer.authorizationError)
-    : undefined
-  let facts: CertificateFacts | undefined
-  try {
-    facts = certificate && parseCertificate(certificate.raw)
-  } catch (error) {
-    if (!isFleetError(error)) throw error
-    // A chain that OpenSSL accepts and we cannot read is not one that our CA made.
-    return { certificate: undefined, chainAccepted: false, chainError: 'unreadable certificate', issuedByUs: false }
-  }
-  return {
-    certificate: facts,
-    chainAccepted: authorized,
-    chainError,
-    issuedByUs: !authorized && certificate !== undefined && issuedByUs(certificate),
-  }
-}
+/** Whether any fault leads into the quarantine: by the table, or where a grace ends by the mode. */
+export const mayQuarantine = ({ mode, handling }: ListenerRules): boolean =>
+  mode === 'permissive' || Object.values(handling).some(({ action }) => action === 'quarantine')
 
-/**
- * At the end of the handshake: strangers go before one MQTT byte is read. One of ours that is not welcome may stay until
- * its CONNECT, so that it can be told.
- */
-export function admitHandshake(evidence: PeerEvidence): { admitted: true; certificate: CertificateFacts } | Refusal {
-  const { certificate, chainAccepted, chainError, issuedByUs } = evidence
-  const refuse = (reason: ProblemCode, message: string): Refusal => ({
-    admitted: false,
-    reason,
-    message,
-    at: 'handshake',
-  })
-  if (certificate === undefined) {
-    return chainError === 'unreadable certificate'
-      ? refuse('certificate_untrusted', 'the client certificate cannot be read')
-      : refuse('certificate_missing', 'no client certificate was presented')
-  }
-  // OpenSSL keeps the last fault it met, so a foreign certificate that has also expired reads CERT_HAS_EXPIRED: only a
-  // signature by one of our CAs makes a certificate ours.
-  if (chainAccepted || issuedByUs) return { admitted: true, certificate }
-  return namesEqual(certificate.subject, certificate.issuer)
-    ? refuse('certificate_self_signed', 'the client certificate is self-signed')
-    : refuse(
-        'certificate_untrusted',
-        `the client certificate is of an unknown authority (${chainError ?? 'no reason given'})`,
-      )
+/** What was found about a connection and what comes of it: the one record for log, events, metrics, API and audit. */
+export type Verdict = {
+  listener: string
+  state: VerificationState
+  /** Undefined for who is let in without a fault. */
+  cause: ProblemCode | undefined
+  /** For the peer and for people; empty without a cause. */
+  message: string
+  action: 'admit' | 'reject' | 'quarantine' | 'grace' | 'log-only'
+  /** What it is let in to; undefined for who is rejected. */
+  policy: 'normal' | 'quarantine' | undefined
+  certificate: CertificateFacts | undefined
+  /** Label of the CA that issued the certificate. */
+  authority: string | undefined
+  /** Of the registry; undefined where the certificate does not say. */
+  deviceId: DeviceId | undefined
+  /** When it has to be looked at again: the certificate's end, or that of a grace. */
+  until: Date | undefined
 }
+/** For log lines. */
+export const verdictFields = ({ listener, state, action }: Verdict) => ({ listener, verification: state, action })
 
-/** Whether the registry, as we know it, still stands behind a certificate. Dates and usage are not looked at. */
-export function standingOf(
-  fingerprint: string,
-  beliefs: Beliefs,
-): { reason: ProblemCode; message: string } | undefined {
-  const record = beliefs.findCertificate(fingerprint)
-  if (record === undefined)
-    return { reason: 'certificate_unregistered', message: 'the certificate is not in the registry' }
-  if (record.status !== 'issued') {
-    return {
-      reason: 'certificate_revoked',
-      message: `the certificate was revoked for ${record.reason ?? 'unspecified'}`,
-    }
-  }
-  const device = beliefs.findDevice(record.deviceId)
-  if (device === undefined)
-    return { reason: 'certificate_unregistered', message: `device ${record.deviceId} is not in the registry` }
-  if (device.status !== 'active') return { reason: 'device_revoked', message: `device ${record.deviceId} is revoked` }
-  return undefined
-}
+export type Refusal = { admitted: false; reason: ProblemCode; message: string; verdict: Verdict }
+export type Admission = { admitted: true; principal: Principal; matcher: Matcher; verdict: Verdict } | Refusal
+
+type Situation = Facts & { rules: ListenerRules }
 
 /**
- * At CONNECT, on every connection, resumed ones included: Node checks neither dates nor revocation on resumption.
+ * At the end of the handshake: strangers go before one MQTT byte is read, where the listener rejects them. One of ours that is
+ * not welcome may stay until its CONNECT, so that it can be told.
  *
- * @param live             whether the feed's head was reached since the process started
+ * @returns undefined for who may stay
+ */
+export function judgeHandshake(evidence: PeerEvidence, rules: ListenerRules): Verdict | undefined {
+  const fault = strangeness(evidence)
+  if (fault === undefined || rules.handling[fault.state].action === 'quarantine') return undefined
+  return rejection(evidence, rules, fault)
+}
+
+/** What verification says of a peer now, at its CONNECT or later: nothing of what it asks for is looked at. */
+export function judge(situation: Situation, clientId?: string): Verdict {
+  const { evidence, beliefs, rules, now } = situation
+  const { certificate } = evidence
+  const deviceId = deviceIdOf(evidence, beliefs)
+  const stranger = strangeness(evidence)
+  const faults = stranger === undefined ? faultsOfDevice(situation) : [stranger]
+  if (deviceId !== undefined && clientId !== undefined && !clientIdBelongsTo(clientId || deviceId, deviceId)) {
+    const message = `the client id must be ${deviceId}, or ${deviceId}: and a suffix of at most 64 characters`
+    faults.push({ state: 'client_id_mismatch', cause: 'client_id_mismatch', message })
+  }
+  const treated = faults.map((fault) => treat(fault, rules, now)).toSorted(bySeverity)
+  const [worst] = treated
+  const graceEnds = treated.flatMap(({ until }) => (until === undefined ? [] : [until]))
+  const isExpired = faults.some(({ state }) => state === 'expired')
+  const ends = [...graceEnds, ...(isExpired || certificate === undefined ? [] : [certificate.notAfter])]
+  const action = worst?.action ?? 'admit'
+  return {
+    listener: rules.name,
+    state: worst?.fault.state ?? 'valid',
+    cause: worst?.fault.cause,
+    message: worst?.fault.message ?? '',
+    action,
+    policy: action === 'reject' ? undefined : action === 'quarantine' ? 'quarantine' : 'normal',
+    certificate,
+    authority: evidence.issuer.kind === 'trusted' ? evidence.issuer.authority.label : undefined,
+    deviceId,
+    until: ends.length === 0 ? undefined : new Date(Math.min(...ends.map((end) => end.getTime()))),
+  }
+}
+
+/**
+ * At CONNECT, on every connection, resumed ones included: Node checks neither dates nor revocation on resumption. Who is to be
+ * quarantined is not admitted.
+ *
  * @param otherConnections of the same device, without one that this CONNECT takes over
  */
-export function admitConnect(input: {
-  evidence: PeerEvidence
-  connect: ConnectFacts
-  beliefs: Beliefs
-  live: boolean
-  now: Date
-  otherConnections: number
-  maxConnections: number
-}): Admission {
-  const { evidence, connect, beliefs, now } = input
-  const atHandshake = admitHandshake(evidence)
-  if (!atHandshake.admitted) return atHandshake
-  const { certificate } = atHandshake
+export function admitConnect(
+  input: Situation & { connect: ConnectFacts; otherConnections: number; maxConnections: number },
+): Admission {
+  const { connect, beliefs } = input
+  const verdict = judge(input, connect.clientId)
+  const { certificate, deviceId } = verdict
   const refuse = (reason: ProblemCode, message: string): Refusal => ({
     admitted: false,
     reason,
     message,
-    at: 'connect',
+    verdict: { ...verdict, cause: reason, message, action: 'reject', policy: undefined },
   })
-
-  if (!input.live) return refuse('snapshot_stale', 'the broker has not heard yet who is revoked; try again')
-  const fault = certificateFault(certificate, now)
-  if (fault !== undefined) return refuse(...fault)
-  const standing = standingOf(certificate.fingerprint, beliefs)
-  if (standing !== undefined) return refuse(standing.reason, standing.message)
-  // Every fault of the leaf itself has its own name above; what is left is a fault of the chain.
-  if (!evidence.chainAccepted)
-    return refuse('certificate_untrusted', `the certificate's chain does not hold (${evidence.chainError})`)
-
-  const deviceId = beliefs.findCertificate(certificate.fingerprint)!.deviceId as DeviceId
-  if (connect.clientId === '' && !connect.clean) {
-    return refuse('client_id_mismatch', 'a session that is to be kept needs a client id') // [MQTT-3.1.3-8] of 3.1.1
+  if (verdict.policy !== 'normal' || certificate === undefined || deviceId === undefined) {
+    return { admitted: false, reason: verdict.cause ?? 'internal', message: verdict.message, verdict }
   }
-  const clientId = connect.clientId || deviceId
-  if (!clientIdBelongsTo(clientId, deviceId)) {
-    return refuse(
-      'client_id_mismatch',
-      `the client id must be ${deviceId}, or ${deviceId}: and a suffix of at most 64 characters`,
-    )
-  }
+  if (connect.clientId === '' && !connect.clean) return refuse(...namelessSession)
   if (input.otherConnections >= input.maxConnections) {
     return refuse('too_many_connections', `${deviceId} has ${input.otherConnections} connections already`)
   }
-  const principal = principalOf({ certificate, deviceId, device: beliefs.findDevice(deviceId)!, clientId })
+  const device = beliefs.findDevice(deviceId)!
+  const principal = principalOf({ certificate, deviceId, device, clientId: connect.clientId || deviceId })
   const matcher = compilePolicy(beliefs.policy.document, principal.facts)
   if (connect.will !== undefined && !isWillAllowed(connect.will, matcher)) {
     return refuse('will_denied', `a will on ${JSON.stringify(connect.will.topic.slice(0, 200))} is not allowed`)
   }
-  return { admitted: true, principal, matcher }
+  return { admitted: true, principal, matcher, verdict }
 }
+
+/** [MQTT-3.1.3-8] */
+export const namelessSession: [ProblemCode, string] = [
+  'client_id_mismatch',
+  'a session that is to be kept needs a client id',
+]
 
 /** mqtt-packet lets a will of QoS 3, with wildcards or with an empty topic through (trap T11). */
 export const isWillAllowed = (will: Will, matcher: Matcher): boolean =>
   will.qos <= 2 && isTopicName(will.topic) && matcher.allows('publish', will.topic).allowed
 
-function certificateFault(certificate: CertificateFacts, now: Date): [ProblemCode, string] | undefined {
-  const { notBefore, notAfter, extendedKeyUsage } = certificate
-  if (now > notAfter) return ['certificate_expired', `the certificate expired at ${notAfter.toISOString()}`]
-  if (now < notBefore) return ['certificate_not_yet_valid', `the certificate is valid from ${notBefore.toISOString()}`]
-  // RFC 5280 4.2.1.12 lets an absent extension stand for any use; our profiles always name theirs.
-  if (!extendedKeyUsage.includes('clientAuth') || certificate.isCa) {
-    return ['certificate_wrong_usage', 'the certificate is not for client authentication']
-  }
-  return undefined
+type Treated = { fault: Fault; action: Exclude<Verdict['action'], 'admit'>; until?: Date }
+
+function treat(fault: Fault, { mode, handling }: ListenerRules, now: Date): Treated {
+  const wanted = handling[fault.state]
+  if (wanted.action !== 'grace') return { fault, action: wanted.action }
+  const until = new Date((fault.since?.getTime() ?? Number.NEGATIVE_INFINITY) + wanted.durationMs)
+  if (now < until) return { fault, action: 'grace', until }
+  return { fault, action: defaultHandling(mode, fault.state).action as 'reject' | 'quarantine' }
 }
+
+const severity = { reject: 2, quarantine: 1, grace: 0, 'log-only': 0 }
+const bySeverity = (a: Treated, b: Treated): number => severity[b.action] - severity[a.action]
+
+const rejection = (evidence: PeerEvidence, rules: ListenerRules, fault: Fault): Verdict => ({
+  listener: rules.name,
+  state: fault.state,
+  cause: fault.cause,
+  message: fault.message,
+  action: 'reject',
+  policy: undefined,
+  certificate: evidence.certificate,
+  authority: undefined,
+  deviceId: undefined,
+  until: undefined,
+})

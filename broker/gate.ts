@@ -3,12 +3,14 @@ import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
-import { type Admission, admitConnect, type ConnectFacts, type Refusal, standingOf } from './admission.ts'
+import { type Admission, admitConnect, type ConnectFacts, judge, type Verdict } from './admission.ts'
+import type { Authorities } from './authorities.ts'
 import { deviceOf } from './backends/session-store.ts'
 import { factsOfRecord, principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import type { FeedClient } from './trust/feed-client.ts'
 import type { Snapshot, SnapshotChange } from './trust/snapshot.ts'
+import { deviceIdOf } from './verification.ts'
 
 /** How long a certificate that we have not heard of may hold its CONNECT up while enroll is asked. */
 const syncMs = 2_000
@@ -17,6 +19,9 @@ type GateOptions = {
   snapshot: Snapshot
   sessions: Sessions
   feed: Pick<FeedClient, 'everLive' | 'sync'>
+  authorities: Pick<Authorities, 'isOwn'>
+  /** When an earlier process last followed the feed. */
+  lastLive: Date | undefined
   maxConnectionsPerDevice: number
   clock: () => Date
   /** What follows the device id in a client id of our own; never the same twice. */
@@ -24,12 +29,8 @@ type GateOptions = {
   log: Log
 }
 
-const unasked: Refusal = {
-  admitted: false,
-  reason: 'snapshot_stale',
-  message: 'the certificate is not known here, and the enrollment service cannot be asked now; try again',
-  at: 'connect',
-}
+/** What the registry, or a CA, can say of a certificate at any time. */
+const withdrawals: ReadonlySet<string> = new Set(['revoked', 'held', 'not_registered', 'pin_mismatch'])
 
 /** Brings admission, sessions and snapshot together: who comes in, and who has to go when the snapshot changes. */
 export class Gate {
@@ -50,14 +51,10 @@ export class Gate {
     connection: Connection,
     connect: ConnectFacts,
   ): Promise<(Admission & { endTurn?: () => void }) | undefined> {
-    const { sessions, snapshot, feed, newSuffix } = this.#options
+    const { sessions, snapshot, newSuffix } = this.#options
     connection.state = 'connecting'
+    await this.#catchUp(connection)
     let admission = this.#decide(connection, connect)
-    // A device may connect before the event of its own enrollment has come round. Where enroll cannot be asked, that is what
-    // the device hears: it is to try again, not to take itself for refused.
-    if (!admission.admitted && admission.reason === 'certificate_unregistered') {
-      admission = (await feed.sync(syncMs)) ? this.#decide(connection, connect) : unasked
-    }
     if (hasEnded(connection)) return undefined
     if (!admission.admitted) return admission
     // [MQTT-3.2.2-16], [MQTT-3.1.3-6] of 3.1.1: an id that no session has. Under the device's own a tool that connects for a
@@ -84,13 +81,20 @@ export class Gate {
     return { ...admission, endTurn }
   }
 
+  /** What is found of a connection whose CONNECT has come. */
+  async examine(connection: Connection, clientId: string): Promise<Verdict> {
+    await this.#catchUp(connection)
+    return this.judge(connection, clientId)
+  }
+
   /** The policy for a connection as it stands now; compiled again when the snapshot has moved on. */
   matcherOf(connection: Connection): Matcher {
     const { snapshot } = this.#options
     if (connection.matcher === undefined || connection.matcherEpoch !== snapshot.epoch) {
       const device = connection.deviceId === undefined ? undefined : snapshot.findDevice(connection.deviceId)
-      if (device === undefined || connection.clientId === undefined) return compilePolicy({ policies: [] }, {})
       const { certificate, clientId } = connection
+      if (device === undefined || clientId === undefined || certificate === undefined)
+        return compilePolicy({ policies: [] }, {})
       connection.principal = principalOf({ certificate, deviceId: connection.deviceId as DeviceId, device, clientId })
       connection.matcher = compilePolicy(snapshot.policy.document, connection.principal.facts)
       connection.matcherEpoch = snapshot.epoch
@@ -103,10 +107,14 @@ export class Gate {
    * do not apply; a device without standing may do nothing.
    */
   matcherOfClient(clientId: string, certificate: CertificateFacts | undefined): Matcher {
-    const { snapshot } = this.#options
+    const { snapshot, authorities } = this.#options
     const deviceId = deviceOf(clientId) as DeviceId
     const device = snapshot.findDevice(deviceId)
-    const isRefused = certificate !== undefined && standingOf(certificate.fingerprint, snapshot) !== undefined
+    const record = certificate && snapshot.findCertificate(certificate.fingerprint)
+    const isRefused =
+      record === undefined
+        ? certificate !== undefined && authorities.isOwn(certificate)
+        : record.status === 'revoked' || record.deviceId !== deviceId
     if (device?.status !== 'active' || isRefused) return compilePolicy({ policies: [] }, {})
     const facts =
       certificate === undefined
@@ -126,7 +134,7 @@ export class Gate {
 
   /** Ends every connection that a change leaves without standing; the others meet the new policy at their next message. */
   enforce(change: SnapshotChange): void {
-    const { sessions, snapshot } = this.#options
+    const { sessions } = this.#options
     const affected = change.replaced
       ? [...sessions]
       : [
@@ -135,22 +143,58 @@ export class Gate {
         ]
     for (const connection of affected) {
       connection.matcherEpoch = -1
-      const { fingerprint } = connection.certificate
-      const standing = standingOf(fingerprint, snapshot)
-      // One that is still to be asked about at CONNECT, where enroll is asked first, was never taken for known.
-      if (
-        standing !== undefined &&
-        (connection.deviceId !== undefined || snapshot.findCertificate(fingerprint) !== undefined)
-      ) {
-        sessions.kick(connection, standing.reason)
-      }
+      this.#review(connection)
     }
+  }
+
+  /** A revocation list has changed: looks at everybody again whom its CA has vouched for. */
+  enforceLists(labels: ReadonlySet<string>): void {
+    for (const connection of this.#options.sessions) {
+      const { issuer } = connection.evidence
+      if (issuer.kind === 'trusted' && labels.has(issuer.authority.label)) this.#review(connection)
+    }
+  }
+
+  /** Ends sessions whose time is up, as that of a certificate that has expired. To be called about once a second. */
+  sweep(): void {
+    const { sessions, clock } = this.#options
+    const now = clock()
+    // A look at each connection: 20,000 of them take a millisecond, and nothing has to be kept in order.
+    for (const connection of sessions) {
+      const until = connection.state === 'live' ? connection.verdict?.until : undefined
+      if (until === undefined || until > now) continue
+      const verdict = this.judge(connection, connection.clientId)
+      connection.verdict = verdict
+      if (verdict.policy !== 'normal') connection.close(verdict.cause ?? 'internal')
+    }
+  }
+
+  /** @param clientId undefined before it is known */
+  judge(connection: Connection, clientId?: string): Verdict {
+    return judge(this.#situation(connection), clientId)
+  }
+
+  #review(connection: Connection): void {
+    const { sessions, snapshot } = this.#options
+    const verdict = this.judge(connection, connection.clientId)
+    const { state, policy, cause = 'internal' } = verdict
+    if (connection.state === 'live' || connection.state === 'quarantined') {
+      if (policy === undefined || (connection.state === 'live' && policy !== 'normal')) {
+        connection.verdict = verdict
+        sessions.kick(connection, cause)
+      }
+      return
+    }
+    const { certificate, deviceId } = connection
+    // One that is still to be asked about at CONNECT, where enroll is asked first, was never taken for known.
+    const isKnown = deviceId !== undefined || (certificate && snapshot.findCertificate(certificate.fingerprint))
+    if (policy === undefined && withdrawals.has(state) && isKnown) sessions.kick(connection, cause)
   }
 
   /** A storm of refusals from one address is told in summary. */
   logRefusal(
-    refusal: Pick<Refusal, 'reason' | 'message'>,
-    peer: { remoteAddress: string; deviceId?: string | undefined; serial?: string; clientId?: string | undefined },
+    refusal: { reason: string; message: string },
+    peer: { remoteAddress: string; [field: string]: unknown },
   ): void {
     const { clock, log } = this.#options
     const turn = this.#refusals.take(peer.remoteAddress, clock().getTime())
@@ -168,18 +212,32 @@ export class Gate {
     )
   }
 
+  /**
+   * A device may connect before the event of its own enrollment has come round. Where enroll cannot be asked, that is what
+   * the device hears: it is to try again, not to take itself for refused.
+   */
+  async #catchUp(connection: Connection): Promise<void> {
+    if (this.judge(connection).state === 'not_registered')
+      connection.isUnasked = !(await this.#options.feed.sync(syncMs))
+  }
+
+  #situation(connection: Connection) {
+    const { snapshot, feed, lastLive, clock } = this.#options
+    const { evidence, rules, isUnasked } = connection
+    return { evidence, rules, beliefs: snapshot, live: feed.everLive, lastLive, now: clock(), isUnasked }
+  }
+
   #decide(connection: Connection, connect: ConnectFacts): Admission {
-    const { snapshot, sessions, feed, clock, maxConnectionsPerDevice } = this.#options
-    const deviceId = snapshot.findCertificate(connection.certificate.fingerprint)?.deviceId
-    return admitConnect({
-      evidence: connection.evidence,
+    const { snapshot, sessions, maxConnectionsPerDevice } = this.#options
+    const deviceId = deviceIdOf(connection.evidence, snapshot)
+    const admission = admitConnect({
+      ...this.#situation(connection),
       connect,
-      beliefs: snapshot,
-      live: feed.everLive,
-      now: clock(),
       otherConnections: deviceId === undefined ? 0 : sessions.countOthers(deviceId, connect.clientId || deviceId),
       maxConnections: maxConnectionsPerDevice,
     })
+    connection.verdict = admission.verdict
+    return admission
   }
 }
 

@@ -1,17 +1,16 @@
-import { X509Certificate } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
 import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
-import { type PeerEvidence, readEvidence } from './admission.ts'
+import type { Trust } from './authorities.ts'
+import { type PeerEvidence, readEvidence } from './verification.ts'
 
 type ListenerOptions = {
   listen: string
   credential: EdgeCredential
-  /** PEM of every CA that a device's chain may be built from. */
-  anchors: readonly string[]
+  trust: Trust
   handshakeTimeoutMs: number
   maxConnections: number
-  onPeer: (socket: TLSSocket, evidence: PeerEvidence) => void
+  onPeer: (socket: TLSSocket, evidence: PeerEvidence, remoteAddress: string) => void
   onRefused: (reason: 'handshake_failed' | 'too_many_connections', message: string, remoteAddress: string) => void
 }
 
@@ -24,15 +23,13 @@ export class Listener implements AsyncDisposable {
   readonly #handshakes = new Map<string, { socket: Socket; timer: NodeJS.Timeout }>()
   #closed: Promise<void> | undefined
   #credential: EdgeCredential
-  #anchors: readonly string[]
-  #issuers: X509Certificate[]
+  #trust: Trust
   address!: { host: string; port: number }
 
   private constructor(options: ListenerOptions) {
     this.#options = options
     this.#credential = options.credential
-    this.#anchors = options.anchors
-    this.#issuers = options.anchors.map((pem) => new X509Certificate(pem))
+    this.#trust = options.trust
     this.#server = createServer({ ...this.#contextOptions(), handshakeTimeout: options.handshakeTimeoutMs })
     this.#server.maxConnections = options.maxConnections
     this.#server.on('connection', (socket: Socket) => this.#watchHandshake(socket))
@@ -59,10 +56,9 @@ export class Listener implements AsyncDisposable {
     return listener
   }
 
-  /** New handshakes are judged by these anchors; earlier session tickets end here. */
-  trust(anchors: readonly string[]): void {
-    this.#issuers = anchors.map((pem) => new X509Certificate(pem))
-    this.#anchors = anchors
+  /** New handshakes are judged by this; earlier session tickets end here. */
+  trust(trust: Trust): void {
+    this.#trust = trust
     this.#server.setSecureContext(this.#contextOptions())
   }
 
@@ -84,7 +80,7 @@ export class Listener implements AsyncDisposable {
 
   #contextOptions() {
     return {
-      ...tlsOptions(this.#credential, [...this.#anchors]),
+      ...tlsOptions(this.#credential, [...this.#trust.anchors]),
       // Of the name alone, so that resumption does not hang on how the process was started.
       sessionIdContext: 'fleetgate-broker',
     }
@@ -119,12 +115,10 @@ export class Listener implements AsyncDisposable {
     socket.setKeepAlive(true, keepAliveMs) // for those who ask for no MQTT keep alive (trap T26)
     const { authorized, authorizationError } = socket
     const certificate = socket.getPeerX509Certificate()
-    const evidence = readEvidence({ authorized, authorizationError, certificate }, (leaf) => this.#isOurs(leaf))
-    this.#options.onPeer(socket, evidence)
-  }
-
-  #isOurs(leaf: X509Certificate): boolean {
-    return this.#issuers.some((issuer) => leaf.checkIssued(issuer) && leaf.verify(issuer.publicKey))
+    const evidence = readEvidence({ authorized, authorizationError, certificate }, (leaf) =>
+      this.#trust.findIssuer(leaf, authorized),
+    )
+    this.#options.onPeer(socket, evidence, socket.remoteAddress ?? 'unknown')
   }
 }
 

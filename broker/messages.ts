@@ -30,14 +30,14 @@ export function messageOf(packet: Published, from: string, now: number): Message
  *
  * @param certificate DER
  */
-export function storedWill(will: Will, from: string, certificate: Buffer, now: number): StoredWill {
+export function storedWill(will: Will, from: string, certificate: Buffer | undefined, now: number): StoredWill {
   const { messageExpiryInterval, willDelayInterval = 0, ...kept } = will.properties ?? {}
   const interval = messageExpiryInterval === undefined ? {} : { messageExpiryInterval }
   const message = messageOf({ ...will, properties: kept }, from, now)
   return {
     message: { ...message, properties: { ...kept, ...interval } },
     delayMs: willDelayInterval * 1_000,
-    certificate,
+    ...(certificate === undefined ? {} : { certificate }),
   }
 }
 

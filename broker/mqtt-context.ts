@@ -1,6 +1,7 @@
 /** What every MQTT connection is served with. */
 import type { Configuration } from '../contract/configuration.ts'
 import type { Log } from '../runtime/log.ts'
+import { verdictFields } from './admission.ts'
 import type { SessionStore } from './backends/session-store.ts'
 import type { Gate } from './gate.ts'
 import type { RetainedMessages } from './retained.ts'
@@ -29,11 +30,13 @@ export type MqttContext = {
 
 export const shown = (topic: string): string => topic.slice(0, 200)
 
-export const who = ({ remoteAddress, deviceId, certificate, clientId }: Connection) => ({
+export const who = ({ remoteAddress, deviceId, certificate, clientId, rules, verdict }: Connection) => ({
   remoteAddress,
+  listener: rules.name,
   deviceId,
-  serial: certificate.serial,
+  serial: certificate?.serial,
   clientId: clientId?.slice(0, 200),
+  ...(verdict === undefined ? {} : verdictFields(verdict)),
 })
 
 export function warnDenied(

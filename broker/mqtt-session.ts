@@ -182,7 +182,7 @@ export class MqttSession implements LinkEvents, Receiver {
     if (!claim.present) index.removeClient(clientId)
     wills.look()
     if (packet.will !== undefined) {
-      const { der } = connection.certificate
+      const der = connection.certificate?.der
       await store.putWill(clientId, claim.epoch, storedWill(packet.will, clientId, der, clock().getTime()))
       this.#hasWill = true
       this.#hasPromptWill = (packet.will.properties?.willDelayInterval ?? 0) === 0

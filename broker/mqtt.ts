@@ -2,11 +2,14 @@ import { randomInt } from 'node:crypto'
 import type { Configuration } from '../contract/configuration.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
+import { mayQuarantine } from './admission.ts'
 import { LevelSessions } from './backends/level-sessions.ts'
 import { type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
 import type { Gate } from './gate.ts'
 import { type MqttContext, shown } from './mqtt-context.ts'
 import { MqttSession } from './mqtt-session.ts'
+import { Quarantine } from './quarantine.ts'
+import { Reception } from './reception.ts'
 import { RetainedMessages } from './retained.ts'
 import { type Carried, Router } from './router.ts'
 import { maxFilters } from './session-subscriptions.ts'
@@ -36,12 +39,15 @@ const drainMs = 2_000
 export class MqttService implements AsyncDisposable {
   readonly #context: MqttContext
   readonly #limits: LinkLimits
+  readonly #quarantine: Quarantine
   readonly #stack: AsyncDisposableStack
 
   private constructor(context: MqttContext, stack: AsyncDisposableStack) {
     const { maxConnectBytes, maxPacketBytes, maxBufferedBytes, connectTimeoutMs } = context.config
     this.#context = context
     this.#stack = stack
+    const { gate, clock, log, config } = context
+    this.#quarantine = new Quarantine({ gate, clock, log, config })
     this.#limits = {
       maxConnectBytes,
       maxPacketBytes,
@@ -117,8 +123,12 @@ export class MqttService implements AsyncDisposable {
 
   /** Serves MQTT on a connection; it has `connectTimeoutMs` to get a CONNECT accepted. */
   serve(connection: Connection): void {
-    const events = new MqttSession(connection, this.#context)
-    connection.link = new Link({ socket: connection.stream, limits: this.#limits, events, clock: this.#context.clock })
+    const device = new MqttSession(connection, this.#context)
+    const { gate, clock } = this.#context
+    const events = mayQuarantine(connection.rules)
+      ? new Reception({ connection, gate, quarantine: this.#quarantine, device })
+      : device
+    connection.link = new Link({ socket: connection.stream, limits: this.#limits, events, clock })
   }
 
   /** Drops what is kept for a device that will not come back. */

@@ -2,6 +2,8 @@ import type { ProblemCode } from '../contract/problems.ts'
 import { reason } from './wire/reason.ts'
 
 const codes: Partial<Record<ProblemCode, number>> = {
+  password_wrong: reason.badUserNameOrPassword,
+  certificate_status_stale: reason.serverUnavailable,
   client_id_mismatch: reason.clientIdentifierNotValid,
   snapshot_stale: reason.serverUnavailable,
   unavailable: reason.serverUnavailable,

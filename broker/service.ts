@@ -1,30 +1,29 @@
 import { randomUUID } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
-import type { Duplex } from 'node:stream'
-import type { TLSSocket } from 'node:tls'
-import { type Configuration, listenersOf } from '../contract/configuration.ts'
-import { joinAddress } from '../runtime/config.ts'
-import { reachableHost } from '../runtime/https.ts'
+import type { Configuration } from '../contract/configuration.ts'
 import type { Log } from '../runtime/log.ts'
-import { admitHandshake, type PeerEvidence } from './admission.ts'
+import { Authorities } from './authorities.ts'
 import { credentialStamp, readCredential } from './credential.ts'
+import { Entrances } from './entrances.ts'
 import { Gate } from './gate.ts'
-import { Listener } from './listener.ts'
 import { MqttService } from './mqtt.ts'
-import { Connection, Sessions } from './sessions.ts'
+import { who } from './mqtt-context.ts'
+import { Sessions } from './sessions.ts'
 import { BrokerStore } from './store.ts'
 import { FeedClient } from './trust/feed-client.ts'
 import { Snapshot, type SnapshotChange } from './trust/snapshot.ts'
-import { WebSocketEdge } from './websocket.ts'
 
 export type BrokerService = AsyncDisposable & {
   /** URL of each listener by its name. */
   endpoints: { mqtts: string; [listener: string]: string }
   feed: Pick<FeedClient, 'everLive' | 'connected' | 'untilLive' | 'sync'>
-  sessions: Pick<Sessions, 'size' | 'findLive' | 'ofDevice'>
+  sessions: Pick<Sessions, 'size' | 'findLive' | 'ofDevice' | typeof Symbol.iterator>
 }
 
 const credentialPollMs = 60_000
+const sweepMs = 1_000
+const listPollMs = 5_000
+const noteMs = 60_000
 
 /**
  * Wires a broker together and starts it.
@@ -50,11 +49,7 @@ export async function createBrokerService(options: {
   const store = stack.use(await BrokerStore.open(dataDir))
   const snapshot = await Snapshot.load(store)
   const sessions = new Sessions((connection) => {
-    const { deviceId, clientId, certificate, endReason: reason, remoteAddress } = connection
-    log.warn(
-      { event: 'session.kicked', reason, deviceId, clientId, serial: certificate.serial, remoteAddress },
-      'session kicked',
-    )
+    log.warn({ event: 'session.kicked', reason: connection.endReason, ...who(connection) }, 'session kicked')
   })
   const feed = stack.use(
     new FeedClient({
@@ -67,86 +62,75 @@ export async function createBrokerService(options: {
       log,
     }),
   )
+  const anchorsInForce = (): readonly string[] =>
+    snapshot.anchors.length > 0 ? snapshot.anchors : credential.authorities
+  const authorities = new Authorities(config.trust)
+  authorities.setOwn(anchorsInForce())
   const gate = new Gate({
     snapshot,
     sessions,
     feed,
+    authorities,
+    lastLive: await store.readLastLive(),
     clock,
     newSuffix: randomUUID,
     log,
     maxConnectionsPerDevice: config.maxConnectionsPerDevice,
   })
-  const anchorsInForce = (): readonly string[] =>
-    snapshot.anchors.length > 0 ? snapshot.anchors : credential.authorities
 
   const mqtt = await MqttService.start({ config, gate, sessions, area: store.sessions, clock, log })
-  const webSockets = new WebSocketEdge({
-    upgradeTimeoutMs: config.handshakeTimeoutMs,
-    maxMessageBytes: config.maxPacketBytes + config.maxConnectBytes,
-    maxBufferedBytes: config.maxBufferedBytes,
-  })
-  const streamOf = { mqtts: (socket: TLSSocket) => socket, wss: (socket: TLSSocket) => webSockets.open(socket) }
-  const listeners: Listener[] = []
-  const endpoints: Record<string, string> = {}
-  try {
-    for (const { name, transport, listen } of listenersOf(config)) {
-      const listener = await Listener.open({
-        listen,
-        credential,
-        anchors: anchorsInForce(),
-        handshakeTimeoutMs: config.handshakeTimeoutMs,
-        maxConnections: config.maxConnections,
-        onPeer: (socket, evidence) => welcome(socket, evidence, streamOf[transport]),
-        onRefused: (reason, message, remoteAddress) => gate.logRefusal({ reason, message }, { remoteAddress }),
-      })
-      listeners.push(listener)
-      const { host, port } = listener.address
-      endpoints[name] = `${transport}://${joinAddress(reachableHost(host), port)}${transport === 'wss' ? '/mqtt' : ''}`
-    }
-  } catch (error) {
-    await Promise.all(listeners.map((listener) => listener.stop()))
+  lookAtLists()
+  const entrances = await Entrances.open({
+    config,
+    authorities,
+    credential,
+    gate,
+    sessions,
+    snapshot,
+    serve: (connection) => mqtt.serve(connection),
+  }).catch(async (error: unknown) => {
     await mqtt[Symbol.asyncDispose]()
     throw error
-  }
+  })
 
   const renewal = setInterval(() => {
     if (credentialStamp(credentialDir) === credential.stamp) return
     try {
       credential = readCredential(credentialDir, passphraseFile)
-      for (const listener of listeners) {
-        listener.renew(credential)
-        if (snapshot.anchors.length === 0) listener.trust(anchorsInForce())
-      }
+      entrances.renew(credential)
+      if (snapshot.anchors.length === 0) trustOwn()
       log.info({ event: 'credential.renewed' }, 'new service certificate in use')
     } catch (err) {
       log.error({ event: 'credential.notRenewed', err }, 'new service certificate cannot be used')
     }
   }, credentialPollMs)
   renewal.unref()
+  const sweep = setInterval(() => gate.sweep(), sweepMs)
+  sweep.unref()
+  const lists = setInterval(lookAtLists, listPollMs)
+  lists.unref()
+  const notes = setInterval(noteLive, noteMs)
+  notes.unref()
 
-  function welcome(socket: TLSSocket, evidence: PeerEvidence, streamOf: (socket: TLSSocket) => Duplex): void {
-    const admission = admitHandshake(evidence)
-    const remoteAddress = socket.remoteAddress ?? 'unknown'
-    if (!admission.admitted) {
-      socket.destroy()
-      const serial = evidence.certificate?.serial
-      gate.logRefusal(admission, { remoteAddress, ...(serial === undefined ? {} : { serial }) })
-      return
+  /** For the next process: how long ago it was known who is revoked. */
+  async function noteLive(): Promise<void> {
+    if (!feed.connected) return
+    await store.writeLastLive(clock()).catch((err) => log.error({ event: 'broker.failed', err }, 'a note was not kept'))
+  }
+
+  function trustOwn(): void {
+    authorities.setOwn(anchorsInForce())
+    entrances.trust()
+  }
+
+  function lookAtLists(): void {
+    const read = authorities.refresh()
+    for (const { label, error } of read) {
+      if (error === undefined) log.info({ event: 'revocationList.read', authority: label }, 'revocation list in force')
+      else
+        log.error({ event: 'revocationList.notRead', authority: label, err: error }, 'revocation list cannot be used')
     }
-    const { certificate } = admission
-    const deviceId = snapshot.findCertificate(certificate.fingerprint)?.deviceId
-    // Connections without a CONNECT count too, more leniently: one device must not use up every socket.
-    if (deviceId !== undefined && sessions.ofDevice(deviceId).length >= 4 * config.maxConnectionsPerDevice) {
-      socket.destroy()
-      gate.logRefusal(
-        { reason: 'too_many_connections', message: `${deviceId} opens too many connections` },
-        { remoteAddress, deviceId, serial: certificate.serial },
-      )
-      return
-    }
-    const connection = new Connection({ socket, stream: streamOf(socket), evidence, certificate })
-    sessions.add(connection, deviceId)
-    mqtt.serve(connection)
+    gate.enforceLists(new Set(read.map(({ label }) => label)))
   }
 
   function bringIntoForce(change: SnapshotChange): void {
@@ -155,19 +139,20 @@ export async function createBrokerService(options: {
       if (gate.isRevoked(id)) mqtt.forget(id)
     }
     if (change.replaced) void mqtt.forgetRevoked()
-    if (change.anchors) for (const listener of listeners) listener.trust(anchorsInForce())
+    if (change.anchors) trustOwn()
   }
 
-  for (const listener of listeners) stack.use(listener)
+  stack.use(entrances)
   stack.use(mqtt)
-  stack.defer(() => {
-    clearInterval(renewal)
-    for (const listener of listeners) void listener.stop()
+  stack.defer(async () => {
+    for (const timer of [renewal, sweep, lists, notes]) clearInterval(timer)
+    void entrances.stop()
+    await noteLive()
   })
   feed.start()
   const owned = stack.move()
   return {
-    endpoints: endpoints as BrokerService['endpoints'],
+    endpoints: entrances.endpoints as BrokerService['endpoints'],
     feed,
     sessions,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

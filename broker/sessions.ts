@@ -3,10 +3,11 @@ import type { TLSSocket } from 'node:tls'
 import type { Matcher } from '../contract/policy-matcher.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
-import type { PeerEvidence } from './admission.ts'
+import type { ListenerRules, Verdict } from './admission.ts'
 import type { Message } from './backends/session-store.ts'
 import type { Principal } from './principal.ts'
 import { reasonOf } from './refusals.ts'
+import type { PeerEvidence } from './verification.ts'
 import type { Link } from './wire/link.ts'
 import { reason } from './wire/reason.ts'
 import type { Delivery } from './wire/route-index.ts'
@@ -32,12 +33,18 @@ export class Connection {
   /** MQTT bytes: the socket itself, or what is inside its WebSocket. */
   readonly stream: Duplex
   readonly evidence: PeerEvidence
-  readonly certificate: CertificateFacts
+  /** Undefined for a stranger who is there for the quarantine. */
+  readonly certificate: CertificateFacts | undefined
   readonly remoteAddress: string
+  readonly rules: ListenerRules
   link!: Link
   /** From when it is live on. */
   receiver: Receiver | undefined
-  state: 'handshaken' | 'connecting' | 'live' | 'closed' = 'handshaken'
+  state: 'handshaken' | 'connecting' | 'live' | 'quarantined' | 'closed' = 'handshaken'
+  /** What was found about it at its CONNECT, or at the last look since; undefined before. */
+  verdict: Verdict | undefined
+  /** Enroll could not be asked about its certificate, which is not known here. */
+  isUnasked = false
   deviceId: string | undefined
   clientId: string | undefined
   principal: Principal | undefined
@@ -53,13 +60,19 @@ export class Connection {
   /** Ends all of it, the MQTT core's part and the will included; set by whoever serves MQTT on it. */
   finished: Promise<void> = Promise.resolve()
 
-  constructor(input: { socket: TLSSocket; stream: Duplex; evidence: PeerEvidence; certificate: CertificateFacts }) {
-    const { socket, stream, evidence, certificate } = input
-    this.socket = socket
-    this.stream = stream
-    this.evidence = evidence
-    this.certificate = certificate
-    this.remoteAddress = socket.remoteAddress ?? 'unknown'
+  constructor(input: {
+    socket: TLSSocket
+    stream: Duplex
+    evidence: PeerEvidence
+    remoteAddress: string
+    rules: ListenerRules
+  }) {
+    this.socket = input.socket
+    this.stream = input.stream
+    this.evidence = input.evidence
+    this.certificate = input.evidence.certificate
+    this.remoteAddress = input.remoteAddress
+    this.rules = input.rules
   }
 
   /** Lets what was sent go out, says why where the version can, and ends the connection. The will is due. */
@@ -96,7 +109,7 @@ export class Sessions {
   /** @param deviceId undefined while the certificate is not in the snapshot */
   add(connection: Connection, deviceId: string | undefined): void {
     this.#all.add(connection)
-    put(this.#byFingerprint, connection.certificate.fingerprint, connection)
+    if (connection.certificate) put(this.#byFingerprint, connection.certificate.fingerprint, connection)
     if (deviceId !== undefined) this.identify(connection, deviceId)
   }
 
@@ -109,7 +122,7 @@ export class Sessions {
   remove(connection: Connection): void {
     connection.state = 'closed'
     this.#all.delete(connection)
-    take(this.#byFingerprint, connection.certificate.fingerprint, connection)
+    if (connection.certificate) take(this.#byFingerprint, connection.certificate.fingerprint, connection)
     if (connection.deviceId !== undefined) take(this.#byDevice, connection.deviceId, connection)
   }
 

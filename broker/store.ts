@@ -57,6 +57,7 @@ export type Area = {
 type Put = { type: 'put'; key: string; value: unknown }
 const deviceKey = 'device!'
 const certificateKey = 'certificate!'
+const liveKey = 'live'
 /** Begins every key of the sessions' area, and sorts behind all keys of the snapshot. */
 const sessionsKey = '~'
 const binary = { keyEncoding: 'utf8', valueEncoding: 'buffer' } as const
@@ -107,9 +108,19 @@ export class BrokerStore implements AsyncDisposable {
   /** Another snapshot in place of the one stored. */
   async replace(state: SnapshotState): Promise<void> {
     const puts = putsOf(state)
-    const kept = new Set(puts.map(({ key }) => key))
+    const kept = new Set([liveKey, ...puts.map(({ key }) => key)])
     const old = (await this.#level.keys({ lt: sessionsKey }).all()).filter((key) => !kept.has(key))
     await this.#level.batch([...old.map((key) => ({ type: 'del' as const, key })), ...puts], { sync: true })
+  }
+
+  /** When the feed was last known to be followed. */
+  async readLastLive(): Promise<Date | undefined> {
+    const at = (await this.#level.get(liveKey)) as string | undefined
+    return at === undefined ? undefined : new Date(at)
+  }
+
+  async writeLastLive(at: Date): Promise<void> {
+    await this.#level.put(liveKey, at.toISOString())
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,14 +1,6 @@
 /** The whole configuration file: one schema, read by every process of a gateway, each taking its own part. */
 import { z } from 'zod'
-
-/** `host:port`; an IPv6 host stands in brackets; port 0 takes a free one. */
-const address = z
-  .string()
-  .regex(/^(\[[0-9A-Fa-f:.]+\]|[^:[\]\s]+):\d{1,5}$/, {
-    error: 'host:port is wanted, for example 0.0.0.0:8883',
-    abort: true,
-  })
-  .refine((text) => Number(text.slice(text.lastIndexOf(':') + 1)) <= 65_535, 'a port is a number from 0 to 65535')
+import { address, listeners, trust, unknownLabels } from './listeners.ts'
 
 const hostName = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)$/
 
@@ -34,30 +26,6 @@ const profile = z.strictObject({
     .describe(
       'Whether keys are generated here for devices that cannot (serverkeygen): only encrypted for a key they have, or also in clear inside TLS',
     ),
-})
-
-const listener = z.strictObject({
-  name: z
-    .string()
-    .regex(/^[a-z][a-z0-9-]{0,31}$/)
-    .describe('Unique; in logs and endpoints. `mqtts` is the listener at broker.listen'),
-  transport: z
-    .enum(['mqtts', 'wss'])
-    .default('mqtts')
-    .describe('MQTT over TLS, or over WebSocket over TLS at the path /mqtt'),
-  listen: address.optional().describe('host:port; for the listener mqtts it is broker.listen'),
-})
-export type ListenerConfiguration = z.output<typeof listener>
-
-const listeners = z.array(listener).superRefine((rows, context) => {
-  const fault = (at: number, key: string, message: string): void =>
-    context.addIssue({ code: 'custom', path: [at, key], message })
-  for (const [at, { name, transport, listen }] of rows.entries()) {
-    if (rows.findIndex((row) => row.name === name) < at) fault(at, 'name', `${name} stands twice`)
-    if (name !== 'mqtts' && listen === undefined) fault(at, 'listen', 'host:port is wanted, for example 0.0.0.0:8884')
-    if (name === 'mqtts' && listen !== undefined) fault(at, 'listen', 'the listener mqtts is at broker.listen')
-    if (name === 'mqtts' && transport !== 'mqtts') fault(at, 'transport', 'the listener mqtts speaks MQTT over TLS')
-  }
 })
 
 /** RFC 7030 3.2.2: the paths that EST has, which is why no label may have their names. */
@@ -156,7 +124,12 @@ const fields = z.strictObject({
         .default(1_048_576)
         .describe('Unread output a connection may hold before it is closed'),
       maxConnectionsPerDevice: z.int().min(1).default(10).describe('Live connections of one device'),
-      maxConnections: z.int().min(1).default(20_000).describe('Open connections, all devices together'),
+      maxConnections: z
+        .int()
+        .min(1)
+        .default(20_000)
+        .describe('Open connections of each listener, all devices together'),
+      maxQuarantined: z.int().min(1).default(500).describe('Open connections in quarantine, all peers together'),
       sessionExpiryMs: z
         .int()
         .min(1_000)
@@ -172,6 +145,10 @@ const fields = z.strictObject({
       listeners: listeners
         .default([])
         .describe('Listeners beside the one at broker.listen; an entry named mqtts says more about that one'),
+      trust: trust.default([]).describe('CAs beside that of this gateway whose certificates devices may have'),
+    })
+    .superRefine((broker, context) => {
+      for (const fault of unknownLabels(broker)) context.addIssue({ code: 'custom', ...fault })
     })
     .prefault({}),
 })
@@ -190,14 +167,3 @@ export const configuration = fields.superRefine(({ labels, profiles }, context) 
 })
 
 export type Configuration = z.output<typeof configuration>
-
-/** Every listener of a broker with its address, first the one at `broker.listen`. */
-export function listenersOf({
-  listen,
-  listeners,
-}: Configuration['broker']): (ListenerConfiguration & { listen: string })[] {
-  const first = listeners.find(({ name }) => name === 'mqtts') ?? listener.parse({ name: 'mqtts' })
-  const others = listeners.filter((row) => row !== first)
-  return [first, ...others].map((row) => ({ ...row, listen: row.listen ?? listen }))
-}
-export type ProfileConfiguration = z.output<typeof profile>

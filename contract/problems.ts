@@ -56,9 +56,14 @@ export const problems = {
   certificate_not_yet_valid: { status: 403, title: 'The client certificate is not valid yet' },
   certificate_wrong_usage: { status: 403, title: 'The client certificate is not for client authentication' },
   certificate_revoked: { status: 403, title: 'The client certificate is revoked' },
+  certificate_bad_signature: { status: 401, title: 'The client certificate is not signed by the CA that it names' },
+  certificate_held: { status: 403, title: 'The client certificate is on hold' },
+  certificate_pin_mismatch: { status: 403, title: 'The client certificate is not the one that the registry knows' },
+  certificate_status_stale: { status: 503, title: 'The revocation list of the CA has run out' },
   certificate_unregistered: { status: 403, title: 'The client certificate is not in the registry' },
 
   // MQTT
+  password_wrong: { status: 401, title: 'The user name or password of the device is wrong' },
   client_id_mismatch: { status: 403, title: 'The MQTT client id is not the device id' },
   protocol_violation: { status: 400, title: 'The peer broke the MQTT protocol' },
   packet_too_large: { status: 413, title: 'The MQTT packet is larger than allowed' },

@@ -69,9 +69,18 @@ export const advice: Record<ProblemCode, string> = {
   certificate_wrong_usage:
     'A server certificate was used as a client certificate. Use the one that was enrolled for the device.',
   certificate_revoked: 'The device was revoked; see when and why with `npx fleetgate device show ID`.',
+  certificate_bad_signature:
+    'Somebody uses the name of a CA that is trusted here. If it is your own CA with a new key, put its new certificate into the file of `broker.trust`.',
+  certificate_held: 'Its CA has put the certificate on hold. Ask who runs that CA, or enroll the device here.',
+  certificate_pin_mismatch:
+    'The CA is trusted with `pins: required`: the registry has to know this very certificate. Enroll the device here.',
+  certificate_status_stale:
+    'Fetch a new revocation list into the `crl` file of `broker.trust`; it is read again by itself.',
   certificate_unregistered:
     'The CA signed it, the registry does not know it: another data folder, or a restored backup that is too old. Enroll the device again.',
 
+  password_wrong:
+    'Check user name (the device id, or none) and password; set another with `fleetgate broker passwd DEVICE`.',
   client_id_mismatch:
     'Use the device id as MQTT client id, or the device id, `:` and a suffix of your own, or an empty one.',
   protocol_violation:

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { configuration, estOperations, listenersOf } from '../../contract/configuration.ts'
+import { configuration, estOperations } from '../../contract/configuration.ts'
+import { listenersOf } from '../../contract/listeners.ts'
 
 const refuses = (change: object, fault: RegExp): void =>
   assert.match(
@@ -75,4 +76,30 @@ test('a label has a name that no EST operation has, and a profile that there is'
   for (const name of ['', 'a/b', '..', '-a', 'a b', 'a'.repeat(65)]) refuses({ labels: { [name]: {} } }, /Invalid key/)
   refuses({ labels: { cameras: { profile: 'cam' } } }, /no profile "cam"; known: sensor, camera, service/)
   refuses({ labels: { cameras: { profile: 'toString' } } }, /no profile "toString"/)
+})
+
+test('a handling table names states and actions that go together, or says why not', () => {
+  const of = (handling: object): string[] => faultsOf({ listeners: [{ name: 'mqtts', handling }] })
+  assert.deepEqual(of({ expired: 'grace(7d)', none: 'quarantine', wrong_eku: 'log-only', revoked: 'reject' }), [])
+  const at = 'broker.listeners.0.handling'
+  assert.deepEqual(of({ revoked: 'log-only' }), [
+    `${at}.revoked: revoked can be rejected or quarantined, never log-only`,
+  ])
+  assert.deepEqual(of({ bad_signature: 'grace(1h)' }), [
+    `${at}.bad_signature: bad_signature can be rejected or quarantined, never grace`,
+  ])
+  assert.deepEqual(of({ none: 'log-only' }), [
+    `${at}.none: none does not say which device it is: reject or quarantine it`,
+  ])
+  assert.match(of({ expired: 'grace' })[0]!, /grace\(DURATION\) is wanted/)
+  assert.match(of({ expird: 'reject' })[0]!, /Unrecognized key: "expird"/)
+})
+
+test('the CAs that a listener names are there, with labels of their own', () => {
+  const row = { label: 'partner', file: 'partner.pem', deviceId: 'subject.CN' }
+  const trusting = { name: 'mqtts', trust: ['fleetgate', 'partner'] }
+  assert.deepEqual(faultsOf({ trust: [row], listeners: [trusting] }), [])
+  assert.deepEqual(faultsOf({ listeners: [trusting] }), ['broker.listeners.0.trust.1: no CA partner; known: fleetgate'])
+  assert.deepEqual(faultsOf({ trust: [row, row] }), ['broker.trust.1.label: partner is taken'])
+  assert.deepEqual(faultsOf({ trust: [{ ...row, label: 'fleetgate' }] }), ['broker.trust.0.label: fleetgate is taken'])
 })

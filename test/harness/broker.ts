@@ -9,8 +9,9 @@ import { Writable } from 'node:stream'
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls'
 import { connect as connectMqtt, type IClientOptions, type MqttClient } from 'mqtt'
 import { pino } from 'pino'
+import type { z } from 'zod'
 import { type BrokerService, createBrokerService } from '../../broker/service.ts'
-import { type Configuration, configuration } from '../../contract/configuration.ts'
+import { configuration } from '../../contract/configuration.ts'
 import type { FeedFact } from '../../contract/feed.ts'
 import { type PolicyDocument, policyDocument, starterPolicy } from '../../contract/policy-document.ts'
 import type { Log } from '../../runtime/log.ts'
@@ -66,7 +67,7 @@ export const starter: PolicyDocument = parseYaml(starterPolicy, policyDocument, 
 export const parsePolicy = (yaml: string): PolicyDocument => parseYaml(yaml, policyDocument, 'policy', 'policy_invalid')
 
 type Settings = {
-  broker?: Partial<Configuration['broker']>
+  broker?: z.input<typeof configuration>['broker']
   policy?: PolicyDocument
   clock?: () => Date
   live?: boolean

@@ -1,0 +1,152 @@
+import { type KeyObject, X509Certificate } from 'node:crypto'
+import { readFileSync, statSync } from 'node:fs'
+import { type AuthorityConfiguration, ownAuthority } from '../contract/listeners.ts'
+import { type CertificateFacts, parseCertificate, parsePem, toPem } from '../pki/certificate.ts'
+import type { DistinguishedName } from '../pki/names.ts'
+import { type RevocationList, readRevocationList } from '../pki/revocation-list.ts'
+import { FleetError, isFleetError } from '../runtime/errors.ts'
+import type { Authority, Issuer, ListedStatus } from './verification.ts'
+
+/** What a listener asks of the CAs that it trusts. */
+export type Trust = {
+  /** PEM of every CA that a chain may be built from. */
+  anchors: readonly string[]
+  findIssuer(leaf: X509Certificate, isChainAccepted: boolean): Issuer
+}
+type Member = { authority: Authority; certificates: X509Certificate[]; pems: readonly string[] }
+
+/** The CAs whose certificates devices may have: our own, and those that the configuration names. */
+export class Authorities {
+  readonly #own: Member = {
+    authority: { label: ownAuthority, naming: undefined, statusOf: undefined },
+    certificates: [],
+    pems: [],
+  }
+  #ownNames: ReadonlySet<string> = new Set()
+  readonly #others: (Member & { lists: RevocationLists | undefined })[]
+
+  /** @throws FleetError `config_invalid` for a file that is no list of CA certificates */
+  constructor(rows: readonly AuthorityConfiguration[]) {
+    this.#others = rows.map((row) => {
+      const certificates = readCertificates(row)
+      const lists = row.crl === undefined ? undefined : new RevocationLists(row.crl, certificates)
+      const authority = { label: row.label, naming: row, statusOf: lists?.statusOf.bind(lists) }
+      return { authority, certificates, pems: certificates.map(({ raw }) => toPem(raw)), lists }
+    })
+  }
+
+  /** The CA of this gateway, which the feed tells of. */
+  setOwn(anchors: readonly string[]): void {
+    this.#own.certificates = anchors.map((pem) => new X509Certificate(pem))
+    this.#own.pems = anchors
+    this.#ownNames = new Set(this.#own.certificates.map(({ raw }) => nameKey(parseCertificate(raw).subject)))
+  }
+
+  /** By the name of its issuer; for a certificate whose signature was checked before. */
+  isOwn(certificate: CertificateFacts): boolean {
+    return this.#ownNames.has(nameKey(certificate.issuer))
+  }
+
+  /** @param labels those of a listener; they are known */
+  trustOf(labels: readonly string[]): Trust {
+    const members = [this.#own, ...this.#others].filter(({ authority }) => labels.includes(authority.label))
+    const isOwnAlone = members.length === 1 && members[0] === this.#own
+    return {
+      anchors: members.flatMap(({ pems }) => pems),
+      findIssuer: (leaf, isChainAccepted) =>
+        // The registry lists each certificate of our own, so that a chain to us is enough.
+        isOwnAlone && isChainAccepted ? { kind: 'trusted', authority: this.#own.authority } : findIssuer(leaf, members),
+    }
+  }
+
+  /**
+   * Reads revocation lists whose files have changed; one that cannot be used leaves the one before in force.
+   *
+   * @returns the labels of what was read, with the fault of what was not
+   */
+  refresh(): { label: string; error?: FleetError }[] {
+    return this.#others.flatMap(({ authority: { label }, lists }) => {
+      try {
+        return lists?.refresh() ? [{ label }] : []
+      } catch (error) {
+        if (!isFleetError(error)) throw error
+        return [{ label, error }]
+      }
+    })
+  }
+}
+
+/**
+ * Who issued a leaf, by its direct issuer's signature: which of several CAs a chain led to is not to be had from Node, and the
+ * answer for a resumed session would be that of another day.
+ */
+function findIssuer(leaf: X509Certificate, members: readonly Member[]): Issuer {
+  let kind: 'forged' | 'unknown' = 'unknown'
+  for (const { authority, certificates } of members) {
+    for (const certificate of certificates) {
+      if (!leaf.checkIssued(certificate)) continue
+      if (leaf.verify(certificate.publicKey)) return { kind: 'trusted', authority }
+      kind = 'forged'
+    }
+  }
+  return { kind }
+}
+
+function readCertificates({ label, file }: AuthorityConfiguration): X509Certificate[] {
+  const unusable = (why: string, cause?: unknown): FleetError =>
+    new FleetError('config_invalid', `broker.trust ${label}: ${file} ${why}`, { cause })
+  let certificates: X509Certificate[]
+  try {
+    certificates = parsePem(readFileSync(file, 'utf8'), 'CERTIFICATE').map((der) => new X509Certificate(der))
+  } catch (cause) {
+    throw unusable(`cannot be read: ${(cause as Error).message}`, cause)
+  }
+  if (certificates.length === 0) throw unusable('holds no certificate in PEM')
+  const other = certificates.find(({ ca }) => !ca)
+  if (other !== undefined) throw unusable(`holds a certificate that is not of a CA: serial ${other.serialNumber}`)
+  return certificates
+}
+
+const nameKey = ({ der }: DistinguishedName): string => der.toString('hex')
+
+/** The revocation lists in one file, by issuer. */
+class RevocationLists {
+  readonly #file: string
+  readonly #keys: KeyObject[]
+  #stamp: string | undefined
+  #lists = new Map<string, RevocationList>()
+
+  constructor(file: string, authorities: readonly X509Certificate[]) {
+    this.#file = file
+    this.#keys = authorities.map(({ publicKey }) => publicKey)
+  }
+
+  /** @returns whether there was something to read. @throws FleetError `data_damaged` */
+  refresh(): boolean {
+    const stat = statSync(this.#file, { throwIfNoEntry: false })
+    const stamp = stat && `${stat.mtimeMs} ${stat.size} ${stat.ino}`
+    if (stamp === this.#stamp) return false
+    this.#stamp = stamp
+    if (stamp === undefined) throw new FleetError('data_damaged', `${this.#file} is missing`)
+    const bytes = readFileSync(this.#file)
+    const found = bytes[0] === 0x30 ? [bytes] : parsePem(bytes.toString('latin1'), 'X509 CRL')
+    if (found.length === 0) throw new FleetError('data_damaged', `${this.#file} holds no revocation list`)
+    const lists = new Map<string, RevocationList>()
+    for (const list of found.map((der) => readRevocationList(der, this.#keys))) {
+      const key = nameKey(list.issuer)
+      const before = lists.get(key)
+      if (before === undefined || before.thisUpdate < list.thisUpdate) lists.set(key, list)
+    }
+    this.#lists = lists
+    return true
+  }
+
+  statusOf(certificate: CertificateFacts, now: Date): ListedStatus {
+    const list = this.#lists.get(nameKey(certificate.issuer))
+    if (list === undefined) return { status: 'stale', since: undefined }
+    const reason = list.revoked.get(certificate.serial)
+    // Who is on an old list stays revoked.
+    if (reason !== undefined) return { status: 'revoked', reason }
+    return now > list.nextUpdate ? { status: 'stale', since: list.nextUpdate } : { status: 'good' }
+  }
+}

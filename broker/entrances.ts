@@ -1,0 +1,122 @@
+import type { Duplex } from 'node:stream'
+import type { TLSSocket } from 'node:tls'
+import type { Configuration } from '../contract/configuration.ts'
+import { listenersOf } from '../contract/listeners.ts'
+import { handlingTable } from '../contract/verification.ts'
+import { joinAddress } from '../runtime/config.ts'
+import { type EdgeCredential, reachableHost } from '../runtime/https.ts'
+import { judgeHandshake, type ListenerRules, verdictFields } from './admission.ts'
+import type { Authorities } from './authorities.ts'
+import type { Gate } from './gate.ts'
+import { Listener } from './listener.ts'
+import { Connection, type Sessions } from './sessions.ts'
+import type { Snapshot } from './trust/snapshot.ts'
+import { deviceIdOf, type PeerEvidence } from './verification.ts'
+import { WebSocketEdge } from './websocket.ts'
+
+type EntrancesOptions = {
+  config: Configuration['broker']
+  authorities: Authorities
+  credential: EdgeCredential
+  gate: Gate
+  sessions: Sessions
+  snapshot: Snapshot
+  serve: (connection: Connection) => void
+}
+type Entrance = { listener: Listener; labels: readonly string[] }
+
+/** Every listener of this broker, and what happens between its handshake and MQTT. */
+export class Entrances implements AsyncDisposable {
+  readonly #options: EntrancesOptions
+  readonly #entrances: Entrance[] = []
+  /** URL of each listener by its name. */
+  readonly endpoints: Record<string, string> = {}
+
+  private constructor(options: EntrancesOptions) {
+    this.#options = options
+  }
+
+  /** @throws FleetError `port_in_use` */
+  static async open(options: EntrancesOptions): Promise<Entrances> {
+    const { config, credential, authorities, gate } = options
+    await using stack = new AsyncDisposableStack()
+    const entrances = stack.use(new Entrances(options))
+    const { handshakeTimeoutMs, maxConnections, maxPacketBytes, maxConnectBytes, maxBufferedBytes } = config
+    const webSockets = new WebSocketEdge({
+      upgradeTimeoutMs: handshakeTimeoutMs,
+      maxMessageBytes: maxPacketBytes + maxConnectBytes,
+      maxBufferedBytes,
+    })
+    const streamOf = { mqtts: (socket: TLSSocket) => socket, wss: (socket: TLSSocket) => webSockets.open(socket) }
+    for (const row of listenersOf(config)) {
+      const { name, mode, transport, trust: labels } = row
+      const rules: ListenerRules = { name, mode, handling: handlingTable(mode, row.handling) }
+      const listener = await Listener.open({
+        listen: row.listen,
+        credential,
+        trust: authorities.trustOf(labels),
+        handshakeTimeoutMs,
+        maxConnections,
+        onPeer: (socket, evidence, remoteAddress) =>
+          entrances.#welcome({ socket, evidence, remoteAddress, rules }, streamOf[transport]),
+        onRefused: (reason, message, remoteAddress) =>
+          gate.logRefusal({ reason, message }, { remoteAddress, listener: name }),
+      })
+      entrances.#entrances.push({ listener, labels })
+      const { host, port } = listener.address
+      const path = transport === 'wss' ? '/mqtt' : ''
+      entrances.endpoints[name] = `${transport}://${joinAddress(reachableHost(host), port)}${path}`
+    }
+    stack.move()
+    return entrances
+  }
+
+  renew(credential: EdgeCredential): void {
+    for (const { listener } of this.#entrances) listener.renew(credential)
+  }
+
+  /** Takes what the authorities say now for every handshake from here on. */
+  trust(): void {
+    for (const { listener, labels } of this.#entrances) listener.trust(this.#options.authorities.trustOf(labels))
+  }
+
+  /** Takes no new connection from here on; resolves when the last one is gone. */
+  async stop(): Promise<void> {
+    await Promise.all(this.#entrances.map(({ listener }) => listener.stop()))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
+  }
+
+  #welcome(
+    peer: { socket: TLSSocket; evidence: PeerEvidence; remoteAddress: string; rules: ListenerRules },
+    streamOf: (socket: TLSSocket) => Duplex,
+  ): void {
+    const { config, gate, sessions, snapshot, serve } = this.#options
+    const { socket, evidence, remoteAddress, rules } = peer
+    const serial = evidence.certificate?.serial
+    const verdict = judgeHandshake(evidence, rules)
+    if (verdict?.cause !== undefined) {
+      socket.destroy()
+      gate.logRefusal(
+        { reason: verdict.cause, message: verdict.message },
+        { remoteAddress, serial, ...verdictFields(verdict) },
+      )
+      return
+    }
+    const deviceId = deviceIdOf(evidence, snapshot)
+    // Connections without a CONNECT count too, more leniently: one device must not use up every socket.
+    if (deviceId !== undefined && sessions.ofDevice(deviceId).length >= 4 * config.maxConnectionsPerDevice) {
+      socket.destroy()
+      gate.logRefusal(
+        { reason: 'too_many_connections', message: `${deviceId} opens too many connections` },
+        { remoteAddress, deviceId, serial, listener: rules.name },
+      )
+      return
+    }
+    const connection = new Connection({ ...peer, stream: streamOf(socket) })
+    sessions.add(connection, deviceId)
+    serve(connection)
+  }
+}

@@ -1,0 +1,221 @@
+import type { Configuration } from '../contract/configuration.ts'
+import type { ProblemCode } from '../contract/problems.ts'
+import { anyStatus, type QuarantineStatus, quarantineName, quarantineTopics } from '../contract/quarantine.ts'
+import type { VerificationState } from '../contract/verification.ts'
+import { AttemptLimit } from '../runtime/limits.ts'
+import type { Log } from '../runtime/log.ts'
+import { namelessSession } from './admission.ts'
+import type { Gate } from './gate.ts'
+import { who } from './mqtt-context.ts'
+import { reasonOf } from './refusals.ts'
+import type { Connection } from './sessions.ts'
+import type { LinkEvents } from './wire/link-events.ts'
+import type { Connect, Publish, Subscribe, Unsubscribe } from './wire/packet.ts'
+import { reason } from './wire/reason.ts'
+
+const enroll = 'enroll with a token over EST (RFC 7030), then connect with the certificate that you were given'
+const advice: Record<VerificationState, string> = {
+  valid: 'connect again',
+  none: enroll,
+  self_signed: enroll,
+  bad_signature: enroll,
+  unknown_ca: enroll,
+  revoked: 'the device was taken out of service; ask who runs it',
+  held: 'the certificate is on hold; ask who runs the device, and connect again later',
+  stale_status: 'connect again later',
+  expired: 'renew over EST, or enroll again with a new token, then connect again',
+  not_yet_valid: 'check the clock, and connect again later',
+  wrong_eku: 'connect with the certificate that was issued for the device',
+  not_registered: enroll,
+  pin_mismatch: 'connect with the certificate that the device enrolled with, or enroll again',
+  client_id_mismatch: 'connect with the device id as client id',
+}
+
+/** Enough for a question and its answer. */
+const maxPacketBytes = 4_096
+const admissionsPerMinute = 60
+const asksPerMinute = 12
+
+/** How many may be in quarantine, and how often they may come and ask. */
+export class Quarantine {
+  readonly #gate: Gate
+  readonly #clock: () => Date
+  readonly #log: Log
+  readonly #maxConnections: number
+  readonly #maxOfOne: number
+  readonly #admissions = new AttemptLimit(admissionsPerMinute)
+  readonly #asks = new AttemptLimit(asksPerMinute)
+  readonly #counts = new Map<string, number>()
+  #size = 0
+
+  constructor(options: { gate: Gate; clock: () => Date; log: Log; config: Configuration['broker'] }) {
+    this.#gate = options.gate
+    this.#clock = options.clock
+    this.#log = options.log
+    this.#maxConnections = options.config.maxQuarantined
+    this.#maxOfOne = options.config.maxConnectionsPerDevice
+  }
+
+  /** @returns why there is no room for this peer now */
+  enter(name: string, remoteAddress: string): string | undefined {
+    const now = this.#clock().getTime()
+    if (this.#admissions.waitMs(remoteAddress, now) > 0) return 'too many quarantined connections in a minute'
+    this.#admissions.note(remoteAddress, now)
+    const ofOne = this.#counts.get(name) ?? 0
+    if (this.#size >= this.#maxConnections || ofOne >= this.#maxOfOne) return 'too many connections are in quarantine'
+    this.#size++
+    this.#counts.set(name, ofOne + 1)
+    return undefined
+  }
+
+  leave(name: string): void {
+    this.#size--
+    const left = (this.#counts.get(name) ?? 0) - 1
+    if (left > 0) this.#counts.set(name, left)
+    else this.#counts.delete(name)
+  }
+
+  /** @returns false when `name` has asked too often */
+  mayAsk(name: string): boolean {
+    const now = this.#clock().getTime()
+    if (this.#asks.waitMs(name, now) > 0) return false
+    this.#asks.note(name, now)
+    return true
+  }
+
+  /** Looks again at a connection that is inside, or is to be. */
+  review(connection: Connection, clientId: string): void {
+    connection.verdict = this.#gate.judge(connection, clientId)
+  }
+
+  refused(connection: Connection, why: ProblemCode, message: string): void {
+    const { verdict } = connection
+    if (verdict) connection.verdict = { ...verdict, cause: why, message, action: 'reject', policy: undefined }
+    connection.endReason = why
+    this.#gate.logRefusal({ reason: why, message }, who(connection))
+  }
+
+  log(event: 'quarantine.entered' | 'quarantine.asked' | 'quarantine.left', connection: Connection): void {
+    this.#log.info({ event, reason: connection.verdict?.cause, ...who(connection) }, 'quarantine')
+  }
+}
+
+/**
+ * Serves a client in quarantine by itself: no session, no store, no route. Nothing that such a client sends can reach another,
+ * because none of it goes any further than this.
+ */
+export class QuarantineSession implements LinkEvents {
+  readonly #connection: Connection
+  readonly #quarantine: Quarantine
+  readonly #claimedId: string
+  readonly #name: string
+  readonly #topics: ReturnType<typeof quarantineTopics>
+  /** Filters by which its status comes, with their subscription identifiers. */
+  readonly #filters = new Map<string, number[]>()
+  #isIn = false
+
+  constructor(connection: Connection, quarantine: Quarantine, claimedId: string) {
+    this.#connection = connection
+    this.#quarantine = quarantine
+    this.#claimedId = claimedId
+    this.#name = quarantineName(connection.certificate?.fingerprint)
+    this.#topics = quarantineTopics(this.#name)
+  }
+
+  /** A will is not kept: nobody would be allowed to have it. */
+  connect({ clientId, clean, version }: Connect): void {
+    const { link, remoteAddress } = this.#connection
+    const refusal = clientId === '' && !clean && version < 5 ? namelessSession : this.#full(remoteAddress)
+    if (refusal !== undefined) {
+      this.#quarantine.refused(this.#connection, ...refusal)
+      link.refuse(reasonOf(refusal[0]), refusal[1])
+      return
+    }
+    this.#isIn = true
+    this.#connection.state = 'quarantined'
+    link.accept({
+      sessionPresent: false,
+      ...(clientId === '' ? { assignedClientId: this.#name } : {}),
+      properties: {
+        sessionExpiryInterval: 0,
+        maximumPacketSize: maxPacketBytes,
+        maximumQos: 1,
+        retainAvailable: false,
+        topicAliasMaximum: 0,
+        sharedSubscriptionAvailable: false,
+      },
+    })
+    this.#quarantine.log('quarantine.entered', this.#connection)
+  }
+
+  publish({ topic, qos, packetId }: Publish): void {
+    const isAsk = topic === this.#topics.ask
+    const mayAsk = isAsk && this.#quarantine.mayAsk(this.#name)
+    if (mayAsk) this.#asked()
+    const code = mayAsk ? reason.success : isAsk ? reason.quotaExceeded : reason.notAuthorized
+    if (qos > 0) this.#connection.link.send({ type: qos === 1 ? 'puback' : 'pubrec', packetId, reason: code })
+  }
+
+  released(packetId: number): void {
+    this.#connection.link.send({ type: 'pubcomp', packetId, reason: reason.success })
+  }
+
+  subscribe({ packetId, subscriptions, properties }: Subscribe): void {
+    const granted: string[] = []
+    const reasons = subscriptions.map(({ filter }) => {
+      if (filter !== this.#topics.status && filter !== anyStatus) return reason.notAuthorized
+      this.#filters.set(filter, properties?.subscriptionIdentifiers ?? [])
+      granted.push(filter)
+      return reason.success // QoS 0
+    })
+    this.#connection.link.send({ type: 'suback', packetId, reasons })
+    for (const filter of granted) this.#tell(this.#filters.get(filter)!)
+  }
+
+  unsubscribe({ packetId, filters }: Unsubscribe): void {
+    const reasons = filters.map((filter) =>
+      this.#filters.delete(filter) ? reason.success : reason.noSubscriptionExisted,
+    )
+    this.#connection.link.send({ type: 'unsuback', packetId, reasons })
+  }
+
+  // Nothing is sent at a QoS that is acknowledged, nothing waits for room, and there is no session to say goodbye to.
+  acknowledged(): void {}
+  received(): void {}
+  room(): void {}
+  disconnected(): void {}
+
+  closed(): void {
+    if (!this.#isIn) return
+    this.#quarantine.leave(this.#name)
+    this.#quarantine.log('quarantine.left', this.#connection)
+  }
+
+  #full(remoteAddress: string): ['too_many_connections', string] | undefined {
+    const why = this.#quarantine.enter(this.#name, remoteAddress)
+    return why === undefined ? undefined : ['too_many_connections', why]
+  }
+
+  #asked(): void {
+    this.#quarantine.review(this.#connection, this.#claimedId)
+    this.#quarantine.log('quarantine.asked', this.#connection)
+    const identifiers = [...this.#filters.values()].flat()
+    if (this.#filters.size > 0) this.#tell(identifiers)
+  }
+
+  #tell(identifiers: readonly number[]): void {
+    const { link, verdict, certificate } = this.#connection
+    if (verdict === undefined) return
+    const { state, cause, message } = verdict
+    const status: QuarantineStatus = {
+      state,
+      ...(cause === undefined ? {} : { cause }),
+      detail: message,
+      advice: advice[state],
+      ...(certificate === undefined ? {} : { fingerprint: certificate.fingerprint }),
+      ask: this.#topics.ask,
+    }
+    const payload = Buffer.from(JSON.stringify(status))
+    link.deliver({ topic: this.#topics.status, payload }, { qos: 0, retain: true, identifiers })
+  }
+}
