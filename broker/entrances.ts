@@ -55,6 +55,8 @@ export class Entrances implements AsyncDisposable {
         listen: row.listen,
         credential,
         trust: authorities.trustOf(labels),
+        names: row.names,
+        proxies: row.proxyProtocol?.from ?? [],
         handshakeTimeoutMs,
         maxConnections,
         onPeer: (socket, evidence, remoteAddress) =>

@@ -1,13 +1,18 @@
-import type { Socket } from 'node:net'
+import { createServer as createPlainServer, type Server as PlainServer, type Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
 import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
 import type { Trust } from './authorities.ts'
+import { addressList, readProxyHeader } from './proxy-protocol.ts'
 import { type PeerEvidence, readEvidence } from './verification.ts'
 
 type ListenerOptions = {
   listen: string
   credential: EdgeCredential
   trust: Trust
+  /** Server names that are answered to, in lower case; empty: any, and none. */
+  names: readonly string[]
+  /** Networks of proxies, which have to say in a PROXY header whom they connect. */
+  proxies: readonly string[]
   handshakeTimeoutMs: number
   maxConnections: number
   onPeer: (socket: TLSSocket, evidence: PeerEvidence, remoteAddress: string) => void
@@ -20,7 +25,10 @@ const keepAliveMs = 60_000
 export class Listener implements AsyncDisposable {
   readonly #options: ListenerOptions
   readonly #server: Server
-  readonly #handshakes = new Map<string, { socket: Socket; timer: NodeJS.Timeout }>()
+  /** What listens: the TLS server itself, but where a header has to be read first. */
+  readonly #acceptor: PlainServer
+  readonly #isProxy: (address: string) => boolean
+  readonly #handshakes = new Map<string, { socket: Socket; timer: NodeJS.Timeout; remoteAddress: string }>()
   #closed: Promise<void> | undefined
   #credential: EdgeCredential
   #trust: Trust
@@ -30,16 +38,22 @@ export class Listener implements AsyncDisposable {
     this.#options = options
     this.#credential = options.credential
     this.#trust = options.trust
-    this.#server = createServer({ ...this.#contextOptions(), handshakeTimeout: options.handshakeTimeoutMs })
-    this.#server.maxConnections = options.maxConnections
-    this.#server.on('connection', (socket: Socket) => this.#watchHandshake(socket))
+    this.#server = createServer({
+      ...this.#contextOptions(),
+      handshakeTimeout: options.handshakeTimeoutMs,
+      ...(options.names.length === 0 ? {} : { SNICallback: this.#chooseName }),
+    })
+    this.#isProxy = addressList(options.proxies)
+    this.#acceptor =
+      options.proxies.length === 0 ? this.#server : createPlainServer((socket) => void this.#admitPlain(socket))
+    this.#acceptor.maxConnections = options.maxConnections
+    this.#acceptor.prependListener('connection', (socket: Socket) => this.#watchHandshake(socket))
     this.#server.on('secureConnection', (socket) => this.#accept(socket))
     this.#server.on('tlsClientError', (error, socket) => {
       // Node reports a handshake that failed or timed out and leaves the socket open (trap T29).
-      this.#options.onRefused('handshake_failed', error.message.slice(0, 200), socket.remoteAddress ?? 'unknown')
-      socket.destroy()
+      this.#refuse(socket, error.message.slice(0, 200))
     })
-    this.#server.on('drop', (peer) =>
+    this.#acceptor.on('drop', (peer) =>
       this.#options.onRefused(
         'too_many_connections',
         `${options.maxConnections} connections are open`,
@@ -51,8 +65,8 @@ export class Listener implements AsyncDisposable {
   /** @throws FleetError `port_in_use` */
   static async open(options: ListenerOptions): Promise<Listener> {
     const listener = new Listener(options)
-    listener.address = await listen(listener.#server, options.listen)
-    listener.#server.on('error', (error) => options.onRefused('handshake_failed', error.message, 'unknown'))
+    listener.address = await listen(listener.#acceptor, options.listen)
+    listener.#acceptor.on('error', (error) => options.onRefused('handshake_failed', error.message, 'unknown'))
     return listener
   }
 
@@ -69,7 +83,7 @@ export class Listener implements AsyncDisposable {
 
   /** Takes no new connection from here on; resolves when the last one is gone. */
   stop(): Promise<void> {
-    this.#closed ??= new Promise((resolve) => this.#server.close(() => resolve()))
+    this.#closed ??= new Promise((resolve) => this.#acceptor.close(() => resolve()))
     for (const { socket } of this.#handshakes.values()) socket.destroy()
     return this.#closed
   }
@@ -91,10 +105,9 @@ export class Listener implements AsyncDisposable {
     const peer = peerOf(socket)
     const remoteAddress = socket.remoteAddress ?? 'unknown'
     const timer = setTimeout(() => {
-      this.#options.onRefused('handshake_failed', `no TLS within ${this.#options.handshakeTimeoutMs} ms`, remoteAddress)
-      socket.destroy()
+      this.#refuse(socket, `no TLS within ${this.#options.handshakeTimeoutMs} ms`)
     }, this.#options.handshakeTimeoutMs)
-    this.#handshakes.set(peer, { socket, timer })
+    this.#handshakes.set(peer, { socket, timer, remoteAddress })
     socket.once('close', () => {
       if (this.#handshakes.get(peer)?.socket === socket) this.#handshakeOver(peer)
     })
@@ -105,10 +118,46 @@ export class Listener implements AsyncDisposable {
     this.#handshakes.delete(peer)
   }
 
+  #refuse(socket: Socket, message: string): void {
+    const remoteAddress = this.#handshakes.get(peerOf(socket))?.remoteAddress ?? socket.remoteAddress ?? 'unknown'
+    this.#options.onRefused('handshake_failed', message, remoteAddress)
+    socket.destroy()
+  }
+
+  /** Of an unknown name nothing is shown, not even a certificate. */
+  #chooseName = (name: string, done: (error: Error | null) => void): void =>
+    done(this.#isNamed(name) ? null : new Error('the server name is not one of this listener'))
+
+  #isNamed(name: string | false | null): boolean {
+    const { names } = this.#options
+    return names.length === 0 || (typeof name === 'string' && names.includes(name.toLowerCase()))
+  }
+
+  async #admitPlain(socket: Socket): Promise<void> {
+    socket.on('error', () => socket.destroy())
+    const handshake = this.#handshakes.get(peerOf(socket))
+    if (handshake === undefined) return void socket.destroy()
+    if (this.#isProxy(handshake.remoteAddress)) {
+      try {
+        handshake.remoteAddress = await readProxyHeader(socket)
+      } catch (error) {
+        if (!socket.destroyed) this.#refuse(socket, (error as Error).message)
+        return
+      }
+    }
+    this.#server.emit('connection', socket)
+  }
+
   #accept(socket: TLSSocket): void {
+    const remoteAddress = this.#handshakes.get(peerOf(socket))?.remoteAddress ?? socket.remoteAddress ?? 'unknown'
     this.#handshakeOver(peerOf(socket))
     socket.on('error', () => socket.destroy())
     if (socket.destroyed) return
+    if (!this.#isNamed(socket.servername)) {
+      this.#options.onRefused('handshake_failed', 'the client names no server', remoteAddress)
+      socket.destroy()
+      return
+    }
     // A renegotiation could change the certificate behind our back.
     socket.disableRenegotiation()
     socket.setNoDelay(true)
@@ -118,7 +167,7 @@ export class Listener implements AsyncDisposable {
     const evidence = readEvidence({ authorized, authorizationError, certificate }, (leaf) =>
       this.#trust.findIssuer(leaf, authorized),
     )
-    this.#options.onPeer(socket, evidence, socket.remoteAddress ?? 'unknown')
+    this.#options.onPeer(socket, evidence, remoteAddress)
   }
 }
 

@@ -22,7 +22,7 @@ export type BrokerService = AsyncDisposable & {
 
 const credentialPollMs = 60_000
 const sweepMs = 1_000
-const listPollMs = 5_000
+const listPollMs = 1_000
 const noteMs = 60_000
 
 /**

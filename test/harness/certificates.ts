@@ -13,6 +13,8 @@ import {
   SubjectKeyIdentifierExtension,
   type X509Certificate,
   X509CertificateGenerator,
+  X509CrlGenerator,
+  X509CrlReason,
 } from '@peculiar/x509'
 
 const ecdsa = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
@@ -140,4 +142,30 @@ export class TestPki {
   static selfSigned(id: string): Promise<TestCertificate> {
     return make({ name: [{ CN: [id] }], usage: [clientAuth], uris: [`urn:fleetgate:device:${id}`] }, undefined)
   }
+}
+
+/** A revocation list in PEM: serials revoked for keyCompromise, and others that are on hold. */
+export async function revocationList(
+  { certificate, keys }: TestAuthority,
+  more: { serials?: string[]; held?: string[]; nextUpdate?: Date; extensions?: Extension[] } = {},
+): Promise<string> {
+  const { serials = [], held = [], nextUpdate = new Date(Date.now() + day), extensions = [] } = more
+  const entry = (reason: X509CrlReason) => (serialNumber: string) => ({
+    serialNumber,
+    reason,
+    revocationDate: new Date(),
+  })
+  const list = await X509CrlGenerator.create({
+    issuer: certificate.subjectName.toJSON(),
+    thisUpdate: new Date(Date.now() - 2 * day),
+    nextUpdate,
+    entries: [...serials.map(entry(X509CrlReason.keyCompromise)), ...held.map(entry(X509CrlReason.certificateHold))],
+    extensions,
+    signingAlgorithm: ecdsa,
+    signingKey: keys.privateKey,
+  })
+  const lines = Buffer.from(list.rawData)
+    .toString('base64')
+    .match(/.{1,64}/g)!
+  return `-----BEGIN X509 CRL-----\n${lines.join('\n')}\n-----END X509 CRL-----\n`
 }
