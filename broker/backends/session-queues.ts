@@ -282,7 +282,10 @@ export class SessionQueues {
 
   async #extendWindow(session: Session, limit: number): Promise<void> {
     await this.#alone(session, async () => {
+      const { epoch } = session
       await this.#readBehind(session, session.windowEnd, limit, (entries, last) => {
+        // The window was closed meanwhile: the next owner begins at the head of the queue, not behind this page.
+        if (session.owner === undefined || session.epoch !== epoch) return
         for (const entry of entries) session.window.set(entry.seq, entry)
         session.windowEnd = Math.max(session.windowEnd, last)
       })

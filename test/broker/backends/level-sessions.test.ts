@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -308,6 +308,36 @@ test('what is acknowledged while the queue is read from disk is not in what was 
   } finally {
     rmSync(folder, { recursive: true })
   }
+})
+
+test('a queue that was being read when its owner went is whole for the next one', async () => {
+  let gate: Promise<void> = Promise.resolve()
+  const asked = new EventEmitter()
+  const wrap = (area: Area): Area => ({
+    ...area,
+    async page(...place) {
+      const page = await area.page(...place)
+      asked.emit('page')
+      await gate
+      return page
+    },
+  })
+  await withStore({ wrap, windowEntries: 2 }, async (store) => {
+    const first = await store.claim('d', 'b1', forGood)
+    const sent = Array.from({ length: 10 }, (_, n) => `${n}`)
+    for (const text of sent) await enqueue(store, messageOf(text), 'd')
+    const [last] = (await store.readQueue('d', first.epoch, 0, 4)).slice(-1)
+    const open = Promise.withResolvers<void>()
+    gate = open.promise
+    const isRead = once(asked, 'page')
+    const late = succeeds(store.readQueue('d', first.epoch, last!.seq, 4))
+    await isRead
+    await store.release('d', first.epoch, Number.POSITIVE_INFINITY)
+    const second = await store.claim('d', 'b1', forGood)
+    open.resolve()
+    assert.equal(await late, false)
+    assert.deepEqual(await texts(store, 'd', second.epoch), sent)
+  })
 })
 
 test('many callers share one write', async () => {
