@@ -1,7 +1,7 @@
 import { parseCertificate } from '../pki/certificate.ts'
 import { isFleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
-import type { SessionStore, Will } from './backends/session-store.ts'
+import type { Due, SessionStore, Will } from './backends/session-store.ts'
 import type { Gate } from './gate.ts'
 import { dueWill } from './messages.ts'
 import type { RetainedMessages } from './retained.ts'
@@ -52,10 +52,7 @@ export class Wills implements Disposable {
   /** Releases the session of a connection that is over. */
   leave({ clientId, epoch, dropsWill, keepUntil }: Leaving): Promise<void> {
     const { store } = this.#options
-    return this.#owe(`session ${clientId}`, async () => {
-      if (dropsWill) await store.takeWill(clientId, epoch)
-      await store.release(clientId, epoch, keepUntil)
-    })
+    return this.#owe(`session ${clientId}`, () => store.release(clientId, epoch, keepUntil, { dropsWill }))
   }
 
   /** Drops the sessions of a device that was revoked. */
@@ -95,30 +92,25 @@ export class Wills implements Disposable {
   }
 
   async #sweep(): Promise<void> {
-    const { store, index, gate, retained, sessions, clock } = this.#options
+    const { store, gate, retained, sessions, clock } = this.#options
     for (const [what, task] of [...this.#owed]) {
       this.#owed.delete(what)
       await this.#owe(what, task)
       if (this.#owed.has(what)) return // nor will it take more
     }
+    // What becomes due meanwhile is for the next one, or who waits for this one would wait as long as anybody leaves.
+    const by = clock().getTime()
     for (let isMore = true; isMore; ) {
-      isMore = false
-      const due = await store.deadlines(clock().getTime())
+      const due = await store.deadlines(by)
       retained.swept(due.retained)
       // Until then a device that was revoked while the broker was away would still be heard.
-      for (const { clientId, epoch, ...will } of gate.isLive ? due.wills : []) {
-        await this.#publish(clientId, will)
-        // Only now: a crash must not lose it.
-        await store.takeWill(clientId, epoch).catch(unlessGone)
-        isMore = true
-      }
-      for (const { clientId, epoch } of due.sessions) {
-        if (sessions.isHeld(clientId)) continue // a CONNECT is on its way and finds it ended
-        await store.release(clientId, epoch, 'forget').catch(unlessGone)
-        // It may have come back meanwhile, and be gone again.
-        await restoreRoutes(store, index, clientId)
-        isMore = true
-      }
+      const wills = gate.isLive ? due.wills : []
+      // All at once: a power cut takes hundreds of devices, and none of them is let in again before its will is out.
+      await Promise.all(wills.map((will) => this.#publishStored(will)))
+      // Of one that is held a CONNECT is on its way and finds it ended.
+      const ended = due.sessions.filter(({ clientId }) => !sessions.isHeld(clientId))
+      await Promise.all(ended.map((session) => this.#endSession(session)))
+      isMore = wills.length > 0 || ended.length > 0
     }
   }
 
@@ -130,6 +122,19 @@ export class Wills implements Disposable {
       this.#options.log.error({ event: 'broker.failed', what, err }, 'what a session asks for could not be done')
       if (isFleetError(err, 'unavailable') || isFleetError(err, 'outcome_unknown')) this.#owed.set(what, task)
     }
+  }
+
+  async #publishStored({ clientId, epoch, ...will }: Due & Will): Promise<void> {
+    await this.#publish(clientId, will)
+    // Only now: a crash must not lose it.
+    await this.#options.store.takeWill(clientId, epoch).catch(unlessGone)
+  }
+
+  async #endSession({ clientId, epoch }: Due): Promise<void> {
+    const { store, index } = this.#options
+    await store.release(clientId, epoch, 'forget').catch(unlessGone)
+    // It may have come back meanwhile, and be gone again.
+    await restoreRoutes(store, index, clientId)
   }
 
   async #publish(clientId: string, will: Will): Promise<void> {

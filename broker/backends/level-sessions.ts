@@ -133,12 +133,17 @@ export class LevelSessions implements SessionStore {
     }
   }
 
-  async release(clientId: string, epoch: number, keepUntil: number | 'forget'): Promise<void> {
+  async release(
+    clientId: string,
+    epoch: number,
+    keepUntil: number | 'forget',
+    { dropsWill = false }: { dropsWill?: boolean } = {},
+  ): Promise<void> {
+    const session = keepUntil === 'forget' ? this.#findSession(clientId, epoch) : this.#requireOwned(clientId, epoch)
     const operations: Operation[] = []
-    if (keepUntil === 'forget') {
-      this.#forget(this.#findSession(clientId, epoch), operations)
-    } else {
-      const session = this.#requireOwned(clientId, epoch)
+    if (dropsWill) this.#wills.drop(epoch, operations)
+    if (keepUntil === 'forget') this.#forget(session, operations)
+    else {
       session.owner = undefined
       session.keepUntil = keepUntil
       useAgain(session)

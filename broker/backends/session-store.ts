@@ -128,8 +128,14 @@ export interface SessionStore extends AsyncDisposable {
    * With 'forget' also for a session that is released already (see `deadlines`).
    *
    * @param keepUntil milliseconds of the epoch; Infinity for good
+   * @param dropsWill its will goes with it, unpublished, in the same write
    */
-  release(clientId: string, epoch: number, keepUntil: number | 'forget'): Promise<void>
+  release(
+    clientId: string,
+    epoch: number,
+    keepUntil: number | 'forget',
+    options?: { dropsWill?: boolean },
+  ): Promise<void>
 
   /** Every session that is kept, to build an index from. */
   sessions(): AsyncIterable<{ clientId: string; subscriptions: StoredSubscription[] }>

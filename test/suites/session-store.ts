@@ -710,6 +710,17 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
     assert.deepEqual(await store.takeWill('with', epochs[0]!), { ...will('with', 0), certificate })
   })
 
+  check('a will that the release drops is not published, whether the session is kept or not', async (place) => {
+    for (const keepUntil of [Number.POSITIVE_INFINITY, 'forget'] as const) {
+      await using store = await place.open()
+      const { epoch } = await store.claim('d', 'b1', forGood)
+      await store.putWill('d', epoch, will('w', 0))
+      await store.release('d', epoch, keepUntil, { dropsWill: true })
+      assert.deepEqual(await dueWills(store, Number.MAX_SAFE_INTEGER), [])
+      assert.equal(await store.takeWill('d', epoch).catch(() => undefined), undefined)
+    }
+  })
+
   check('a will that was taken before the release is not published', async (place) => {
     await using store = await place.open()
     const { epoch } = await store.claim('d', 'b1', forGood)
