@@ -12,23 +12,13 @@ import { decode, encode } from '../../broker/wire/codec.ts'
 import { FrameReader } from '../../broker/wire/frames.ts'
 import type { Packet, Sender, Version } from '../../broker/wire/packet.ts'
 import { Malformed } from '../../broker/wire/reason.ts'
+import { randomOf } from '../harness/random.ts'
 import { type MqttVector, mqttVectors } from '../vectors/mqtt/load.ts'
 
 export type FuzzResult = { decoded: number; refused: Map<number, number>; heapGrowthBytes: number }
 
 const maxBytes = 8_192
 const interesting = [0x00, 0x01, 0x02, 0x03, 0x04, 0x7f, 0x80, 0xc0, 0xed, 0xff, 0x23, 0x2b, 0x2f]
-
-/** mulberry32: the same seed gives the same frames on every machine. */
-function randomOf(seed: number): (below: number) => number {
-  let state = seed >>> 0
-  return (below) => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) % below
-  }
-}
 
 function heapBytes(): number {
   setFlagsFromString('--expose-gc')
