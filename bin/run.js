@@ -17,6 +17,7 @@ const scripts = {
   interop: (args) => [tests(args.length > 0 ? args : ['test/interop/*.test.ts'])],
   bench: ([name, ...args]) => [[named('bench', name, '.bench.ts'), ...args]],
   fuzz: ([name, ...args]) => [[named('test/fuzz', name, '.ts'), ...args]],
+  soak: (args) => [['test/soak/main.ts', ...args]],
   check: () => [
     ['node_modules/typescript/bin/tsc', '--noEmit'],
     ['node_modules/@biomejs/biome/bin/biome', 'check'],
