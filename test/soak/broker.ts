@@ -13,6 +13,8 @@ import type { Figures } from './probe.ts'
 type LogLine = { level: number; event?: string; owner?: string; suppressed?: number; msg?: string }
 
 const errorLevel = 50
+/** How fast this machine is today is not the question: a busy one may take long to let a device in. */
+const patient = { handshakeTimeoutMs: 30_000, connectTimeoutMs: 30_000 }
 const root = join(import.meta.dirname, '..', '..')
 
 export class BrokerProcess extends EventEmitter<{ fault: [string] }> implements AsyncDisposable {
@@ -47,7 +49,8 @@ export class BrokerProcess extends EventEmitter<{ fault: [string] }> implements 
     writeFileSync(join(services, 'tls.crt'), credential.chain)
     writeFileSync(join(services, 'root.crt'), pki.root.pem)
     const config = join(folder, 'config.yaml')
-    writeFileSync(config, JSON.stringify({ broker: { listen: '127.0.0.1:0', feed: feed.address } }))
+    const broker = { listen: '127.0.0.1:0', feed: feed.address, ...patient }
+    writeFileSync(config, JSON.stringify({ broker }))
     const child = fork(join(root, 'broker', 'main.ts'), ['--config', config, '--data', folder], {
       execArgv: ['--expose-gc', '--import', join(import.meta.dirname, 'probe.ts')],
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],

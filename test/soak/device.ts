@@ -10,6 +10,8 @@ import type { Random, World } from './world.ts'
 /** Devices that only have to do with each other, and what they tell each other. */
 export type Cell = {
   readonly name: string
+  /** Of the soak: in each the devices make choices of their own. */
+  readonly phase: string
   readonly world: World
   readonly streams: Map<string, Stream>
 }
@@ -51,7 +53,7 @@ export abstract class Device {
     this.id = `${cell.name}-${name}`
     this.cell = cell
     this.world = cell.world
-    this.random = cell.world.randomFor(this.id)
+    this.random = cell.world.randomFor(`${this.id} ${cell.phase}`)
     this.#options = { version: ([3, 4, 4, 4, 5, 5, 5, 5] as const)[this.random(8)]!, ...options }
   }
 

@@ -13,8 +13,8 @@ const ruleMs = 6_000
 const calmMs = 1_000
 const stuckMs = 30_000
 
-function castOf(world: World, at: number): Device[] {
-  const cell: Cell = { name: `c${at}`, world, streams: new Map() }
+function castOf(world: World, phase: string, at: number): Device[] {
+  const cell: Cell = { name: `c${at}`, phase, world, streams: new Map() }
   const isFlooded = at % floodedEvery === 0
   const wills = new WillBook()
   const shared = new Map<Stream, SharedReceipts>()
@@ -41,9 +41,9 @@ export class Fleet {
   readonly #devices: Device[]
 
   /** @param cells of `cellSize` devices each */
-  constructor(world: World, cells: number) {
+  constructor(world: World, phase: string, cells: number) {
     this.#world = world
-    this.#devices = Array.from({ length: cells }, (_, at) => castOf(world, at)).flat()
+    this.#devices = Array.from({ length: cells }, (_, at) => castOf(world, phase, at)).flat()
   }
 
   get connected(): number {

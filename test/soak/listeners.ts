@@ -181,7 +181,7 @@ export class Worker extends Device {
   }
 }
 
-const retainedMs = 15_000
+const retainedMs = 30_000
 
 /** Asks now and then for the state of all visitors, and has to get the last that was acknowledged, or a later one. */
 export class Witness extends Device {

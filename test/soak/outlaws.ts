@@ -7,7 +7,7 @@ import { willOf } from './publishers.ts'
 import type { Stream } from './receipts.ts'
 import { Wire } from './wire.ts'
 
-const cutMs = 10_000
+const cutMs = 40_000
 
 /** Has a certificate of its own, listens and publishes, and is revoked in the middle of it. */
 class Doomed extends Listener {
@@ -116,8 +116,11 @@ const defects: Record<string, (version: number) => Buffer> = {
 
 /** Sends what is no MQTT, and what is no TLS; leaves in the middle of everything. */
 export class Vandal extends Device {
+  #next: number
+
   constructor(cell: Cell, name: string) {
     super(cell, name, { keeps: false })
+    this.#next = this.random(Object.keys(defects).length)
   }
 
   override async play(stop: AbortSignal): Promise<void> {
@@ -131,7 +134,7 @@ export class Vandal extends Device {
 
   async #defect(): Promise<void> {
     const names = Object.keys(defects)
-    const name = names[this.random(names.length)]!
+    const name = names[this.#next++ % names.length]!
     const { version } = this.client
     const wire = await this.#dial()
     const { promise: opened, resolve: open } = Promise.withResolvers<void>()

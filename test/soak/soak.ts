@@ -49,7 +49,7 @@ export class Soak {
 
   /** @returns undefined when it was stopped */
   async #play(title: string, seconds: number, stop: AbortSignal): Promise<Idle | undefined> {
-    const fleet = new Fleet(this.#world, this.#cells)
+    const fleet = new Fleet(this.#world, title, this.#cells)
     const whole = this.#playWhole(fleet, title, seconds, stop)
     // What waits for an answer that will not come ends with the process.
     const stopped = new Promise<undefined>((resolve) => {
