@@ -1,7 +1,6 @@
 import { clientIdBelongsTo, type DeviceId } from '../contract/ids.ts'
 import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
 import type { ProblemCode } from '../contract/problems.ts'
-import { isTopicName } from '../contract/topics.ts'
 import {
   defaultHandling,
   type HandlingTable,
@@ -9,6 +8,7 @@ import {
   type VerificationState,
 } from '../contract/verification.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
+import { connectFault } from './connect-policy.ts'
 import { type Principal, principalOf } from './principal.ts'
 import { deviceIdOf, type Facts, type Fault, faultsOfDevice, type PeerEvidence, strangeness } from './verification.ts'
 
@@ -104,7 +104,12 @@ export function judge(situation: Situation, clientId?: string): Verdict {
  * @param otherConnections of the same device, without one that this CONNECT takes over
  */
 export function admitConnect(
-  input: Situation & { connect: ConnectFacts; otherConnections: number; maxConnections: number },
+  input: Situation & {
+    connect: ConnectFacts
+    remoteAddress: string
+    otherConnections: number
+    maxConnections: number
+  },
 ): Admission {
   const { connect, beliefs } = input
   const verdict = judge(input, connect.clientId)
@@ -123,11 +128,11 @@ export function admitConnect(
     return refuse('too_many_connections', `${deviceId} has ${input.otherConnections} connections already`)
   }
   const device = beliefs.findDevice(deviceId)!
-  const principal = principalOf({ certificate, deviceId, device, clientId: connect.clientId || deviceId })
+  const clientId = connect.clientId || deviceId
+  const principal = principalOf({ certificate, deviceId, device, clientId, verdict })
   const matcher = compilePolicy(beliefs.policy.document, principal.facts)
-  if (connect.will !== undefined && !isWillAllowed(connect.will, matcher)) {
-    return refuse('will_denied', `a will on ${JSON.stringify(connect.will.topic.slice(0, 200))} is not allowed`)
-  }
+  const fault = connectFault(matcher, { ...input, deviceId, will: connect.will })
+  if (fault !== undefined) return refuse(fault.reason, fault.message)
   return { admitted: true, principal, matcher, verdict }
 }
 
@@ -136,10 +141,6 @@ export const namelessSession: [ProblemCode, string] = [
   'client_id_mismatch',
   'a session that is to be kept needs a client id',
 ]
-
-/** mqtt-packet lets a will of QoS 3, with wildcards or with an empty topic through (trap T11). */
-export const isWillAllowed = (will: Will, matcher: Matcher): boolean =>
-  will.qos <= 2 && isTopicName(will.topic) && matcher.allows('publish', will.topic).allowed
 
 type Treated = { fault: Fault; action: Exclude<Verdict['action'], 'admit'>; until?: Date }
 

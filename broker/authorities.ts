@@ -13,16 +13,22 @@ export type Trust = {
   anchors: readonly string[]
   findIssuer(leaf: X509Certificate, isChainAccepted: boolean): Issuer
 }
-type Member = { authority: Authority; certificates: X509Certificate[]; pems: readonly string[] }
+type Member = {
+  authority: Authority
+  certificates: X509Certificate[]
+  /** Keys of their subjects. */
+  names: ReadonlySet<string>
+  pems: readonly string[]
+}
 
 /** The CAs whose certificates devices may have: our own, and those that the configuration names. */
 export class Authorities {
   readonly #own: Member = {
     authority: { label: ownAuthority, naming: undefined, statusOf: undefined },
     certificates: [],
+    names: new Set(),
     pems: [],
   }
-  #ownNames: ReadonlySet<string> = new Set()
   readonly #others: (Member & { lists: RevocationLists | undefined })[]
 
   /** @throws FleetError `config_invalid` for a file that is no list of CA certificates */
@@ -31,7 +37,8 @@ export class Authorities {
       const certificates = readCertificates(row)
       const lists = row.crl === undefined ? undefined : new RevocationLists(row.crl, certificates)
       const authority = { label: row.label, naming: row, statusOf: lists?.statusOf.bind(lists) }
-      return { authority, certificates, pems: certificates.map(({ raw }) => toPem(raw)), lists }
+      const pems = certificates.map(({ raw }) => toPem(raw))
+      return { authority, certificates, names: namesOf(certificates), pems, lists }
     })
   }
 
@@ -39,12 +46,13 @@ export class Authorities {
   setOwn(anchors: readonly string[]): void {
     this.#own.certificates = anchors.map((pem) => new X509Certificate(pem))
     this.#own.pems = anchors
-    this.#ownNames = new Set(this.#own.certificates.map(({ raw }) => nameKey(parseCertificate(raw).subject)))
+    this.#own.names = namesOf(this.#own.certificates)
   }
 
-  /** By the name of its issuer; for a certificate whose signature was checked before. */
-  isOwn(certificate: CertificateFacts): boolean {
-    return this.#ownNames.has(nameKey(certificate.issuer))
+  /** The label of its CA, by the name of its issuer; for a certificate whose signature was checked before. */
+  findLabel(certificate: CertificateFacts): string | undefined {
+    const name = nameKey(certificate.issuer)
+    return [this.#own, ...this.#others].find(({ names }) => names.has(name))?.authority.label
   }
 
   /** @param labels those of a listener; they are known */
@@ -106,6 +114,9 @@ function readCertificates({ label, file }: AuthorityConfiguration): X509Certific
   if (other !== undefined) throw unusable(`holds a certificate that is not of a CA: serial ${other.serialNumber}`)
   return certificates
 }
+
+const namesOf = (certificates: readonly X509Certificate[]): Set<string> =>
+  new Set(certificates.map(({ raw }) => nameKey(parseCertificate(raw).subject)))
 
 const nameKey = ({ der }: DistinguishedName): string => der.toString('hex')
 

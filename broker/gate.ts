@@ -1,4 +1,5 @@
 import type { DeviceId } from '../contract/ids.ts'
+import { ownAuthority } from '../contract/listeners.ts'
 import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
@@ -19,7 +20,7 @@ type GateOptions = {
   snapshot: Snapshot
   sessions: Sessions
   feed: Pick<FeedClient, 'everLive' | 'sync'>
-  authorities: Pick<Authorities, 'isOwn'>
+  authorities: Pick<Authorities, 'findLabel'>
   /** When an earlier process last followed the feed. */
   lastLive: Date | undefined
   maxConnectionsPerDevice: number
@@ -95,7 +96,9 @@ export class Gate {
       const { certificate, clientId } = connection
       if (device === undefined || clientId === undefined || certificate === undefined)
         return compilePolicy({ policies: [] }, {})
-      connection.principal = principalOf({ certificate, deviceId: connection.deviceId as DeviceId, device, clientId })
+      const deviceId = connection.deviceId as DeviceId
+      const verdict = connection.verdict ?? this.judge(connection, clientId)
+      connection.principal = principalOf({ certificate, deviceId, device, clientId, verdict })
       connection.matcher = compilePolicy(snapshot.policy.document, connection.principal.facts)
       connection.matcherEpoch = snapshot.epoch
     }
@@ -103,24 +106,27 @@ export class Gate {
   }
 
   /**
-   * The policy for a client that may be gone, as for its will. Without its certificate statements that ask for a name in it
-   * do not apply; a device without standing may do nothing.
+   * The policy for a client that may be gone, as for its will. Without its certificate nothing is allowed, and all is denied,
+   * by a name in it; a device without standing may do nothing.
    */
   matcherOfClient(clientId: string, certificate: CertificateFacts | undefined): Matcher {
-    const { snapshot, authorities } = this.#options
+    const { snapshot, authorities, clock } = this.#options
     const deviceId = deviceOf(clientId) as DeviceId
     const device = snapshot.findDevice(deviceId)
     const record = certificate && snapshot.findCertificate(certificate.fingerprint)
+    const authority = certificate && authorities.findLabel(certificate)
     const isRefused =
       record === undefined
-        ? certificate !== undefined && authorities.isOwn(certificate)
+        ? certificate !== undefined && authority === ownAuthority
         : record.status === 'revoked' || record.deviceId !== deviceId
     if (device?.status !== 'active' || isRefused) return compilePolicy({ policies: [] }, {})
-    const facts =
-      certificate === undefined
-        ? factsOfRecord({ deviceId, device, clientId })
-        : principalOf({ certificate, deviceId, device, clientId }).facts
-    return compilePolicy(snapshot.policy.document, facts)
+    if (certificate !== undefined) {
+      const state = clock() > certificate.notAfter ? 'expired' : 'valid'
+      const { facts } = principalOf({ certificate, deviceId, device, clientId, verdict: { state, authority } })
+      return compilePolicy(snapshot.policy.document, facts)
+    }
+    const facts = factsOfRecord({ deviceId, device, clientId })
+    return compilePolicy(snapshot.policy.document, facts, { isUnknown: (name) => !/^(device|client)\./.test(name) })
   }
 
   /** Whether it is known who is revoked; before that nobody is let in, and no will is published. */
@@ -233,6 +239,7 @@ export class Gate {
     const admission = admitConnect({
       ...this.#situation(connection),
       connect,
+      remoteAddress: connection.remoteAddress,
       otherConnections: deviceId === undefined ? 0 : sessions.countOthers(deviceId, connect.clientId || deviceId),
       maxConnections: maxConnectionsPerDevice,
     })

@@ -1,14 +1,17 @@
 /** What every MQTT connection is served with. */
 import type { Configuration } from '../contract/configuration.ts'
+import type { ProblemCode } from '../contract/problems.ts'
 import type { Log } from '../runtime/log.ts'
 import { verdictFields } from './admission.ts'
 import type { SessionStore } from './backends/session-store.ts'
 import type { Gate } from './gate.ts'
+import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
 import type { Carried, Router } from './router.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import type { Wills } from './wills.ts'
 import type { Bus } from './wire/aedes-port.ts'
+import type { LinkLimits } from './wire/link-events.ts'
 import type { RouteIndex } from './wire/route-index.ts'
 
 export type MqttContext = {
@@ -23,7 +26,8 @@ export type MqttContext = {
   wills: Wills
   clock: () => Date
   log: Log
-  maxInflight: number
+  quotas: Quotas
+  linkLimits: LinkLimits
   /** A line that a client can bring about as often as it likes. */
   warn(key: string, fields: { event: string; reason: string } & Record<string, unknown>): void
 }
@@ -39,18 +43,12 @@ export const who = ({ remoteAddress, deviceId, certificate, clientId, rules, ver
   ...(verdict === undefined ? {} : verdictFields(verdict)),
 })
 
-export function warnDenied(
+/** A publish or a subscription that the policy does not allow, each kind of refusal of a client told in summary. */
+export function warnRefused(
   context: MqttContext,
   connection: Connection,
-  action: 'publish' | 'subscribe',
-  topic: string,
-  statement: string | undefined,
+  { topic, ...fields }: { event: string; reason: ProblemCode; topic: string; [field: string]: unknown },
 ): void {
-  context.warn(`${action} ${connection.clientId}`, {
-    event: `${action}.denied`,
-    reason: `${action}_denied`,
-    ...who(connection),
-    topic: shown(topic),
-    statement,
-  })
+  const { event, reason } = fields
+  context.warn(`${event} ${reason} ${connection.clientId}`, { ...fields, ...who(connection), topic: shown(topic) })
 }

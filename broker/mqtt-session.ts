@@ -1,8 +1,10 @@
 import type { ProblemCode } from '../contract/problems.ts'
 import { isFleetError } from '../runtime/errors.ts'
 import type { Message } from './backends/session-store.ts'
+import { termsOf } from './connect-policy.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
-import { type MqttContext, shown, warnDenied, who } from './mqtt-context.ts'
+import { type MqttContext, shown, who } from './mqtt-context.ts'
+import { later, PublishGuard, pass } from './publish-guard.ts'
 import { reasonOf } from './refusals.ts'
 import { SessionPump } from './session-pump.ts'
 import { SessionSubscriptions } from './session-subscriptions.ts'
@@ -22,6 +24,7 @@ export class MqttSession implements LinkEvents, Receiver {
   readonly #connection: Connection
   readonly #context: MqttContext
   readonly #finished: () => void
+  readonly #guard: PublishGuard
   #opening: Promise<void> | undefined
   #endTurn: (() => void) | undefined
   #epoch: number | undefined
@@ -40,6 +43,7 @@ export class MqttSession implements LinkEvents, Receiver {
   constructor(connection: Connection, context: MqttContext) {
     this.#connection = connection
     this.#context = context
+    this.#guard = new PublishGuard(connection, context)
     const { promise, resolve } = Promise.withResolvers<void>()
     connection.finished = promise
     this.#finished = resolve
@@ -59,19 +63,17 @@ export class MqttSession implements LinkEvents, Receiver {
   }
 
   publish(packet: Publish): void {
-    const { gate, router, clock } = this.#context
-    const connection = this.#connection
+    const { router, clock } = this.#context
     if (!this.#isLive) return
-    const verdict = gate.matcherOf(connection).allows('publish', packet.topic)
-    if (!verdict.allowed) {
-      warnDenied(this.#context, connection, 'publish', packet.topic, verdict.statement)
+    const code = this.#guard.judge(packet)
+    if (code > pass) {
       // Before version 5 there is no refusal: acknowledged, or the client would repeat it for ever ([MQTT-3.3.5-2] of 3.1.1).
-      this.#acknowledge(packet, reason.notAuthorized)
+      this.#acknowledge(packet, code)
       return
     }
-    const message = messageOf(packet, connection.clientId!, clock().getTime())
+    const message = messageOf(packet, this.#connection.clientId!, clock().getTime())
     const mayBeKnown = packet.qos === 2 && this.#isResumed
-    if (this.#slow === 0 && !packet.retain && !mayBeKnown) {
+    if (code === pass && this.#slow === 0 && !packet.retain && !mayBeKnown) {
       this.#answer(packet, router.route(message, this.#incomingOf(packet)))
       return
     }
@@ -82,7 +84,9 @@ export class MqttSession implements LinkEvents, Receiver {
     this.#slowBytes += bytes
     this.#chain = this.#chain.then(async () => {
       try {
-        await this.#publishInTurn(packet, message, mayBeKnown)
+        const turn = code === later ? await this.#guard.turn(packet) : pass
+        if (turn > pass) this.#acknowledge(packet, turn)
+        if (turn === pass) await this.#publishInTurn(packet, message, mayBeKnown)
       } catch (error) {
         this.#failed(error)
       } finally {
@@ -170,7 +174,7 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** In its turn: the session, its will, its place on the bus; then the client is told. */
   async #establish(packet: Connect): Promise<void> {
-    const { config, store, index, bus, wills, clock, log } = this.#context
+    const { config, gate, store, index, bus, wills, linkLimits, clock, log } = this.#context
     const connection = this.#connection
     const clientId = connection.clientId!
     const asked = packet.properties?.sessionExpiryInterval ?? 0
@@ -202,11 +206,18 @@ export class MqttSession implements LinkEvents, Receiver {
     })
     await this.#subscriptions.restore()
     if (this.#isGone) return
+    const matcher = gate.matcherOf(connection)
+    const { inFlight = 0xffff } = matcher.limits
     const isCut = this.#expiryMs < expiryMs(asked, Number.POSITIVE_INFINITY)
+    const { serverKeepAlive, properties } = termsOf(matcher, packet, linkLimits)
     connection.link.accept({
       sessionPresent: claim.present,
+      ...(serverKeepAlive === undefined ? {} : { serverKeepAlive }),
       ...(packet.clientId === '' ? { assignedClientId: clientId } : {}),
-      ...(isCut ? { properties: { sessionExpiryInterval: Math.floor(this.#expiryMs / 1_000) } } : {}),
+      properties: {
+        ...properties,
+        ...(isCut ? { sessionExpiryInterval: Math.floor(this.#expiryMs / 1_000) } : {}),
+      },
     })
     connection.state = 'live'
     connection.receiver = this
@@ -215,7 +226,7 @@ export class MqttSession implements LinkEvents, Receiver {
       link: connection.link,
       clientId,
       epoch: claim.epoch,
-      window: Math.min(this.#context.maxInflight, packet.properties?.receiveMaximum ?? 0xffff),
+      window: Math.min(linkLimits.maxInflight, inFlight, packet.properties?.receiveMaximum ?? 0xffff),
       mayReceive: (topic) => this.mayReceive(topic),
       onFailed: (error) => this.#failed(error),
     })
@@ -244,7 +255,7 @@ export class MqttSession implements LinkEvents, Receiver {
   }
 
   async #publishInTurn(packet: Publish, message: Message, mayBeKnown: boolean): Promise<void> {
-    const { store, router } = this.#context
+    const { gate, store, router } = this.#context
     const { clientId } = this.#connection
     // A client that said goodbye meanwhile is served to the end; one that was cut off is not (trap T14).
     if (this.#connection.cut) return
@@ -253,7 +264,7 @@ export class MqttSession implements LinkEvents, Receiver {
       return
     }
     if (this.#connection.cut) return
-    if (packet.retain) await router.retain(message)
+    if (packet.retain) await router.retain(message, gate.matcherOf(this.#connection).limits)
     if (this.#connection.cut) return
     this.#answer(packet, router.route(message, this.#incomingOf(packet)))
   }
@@ -319,6 +330,7 @@ export class MqttSession implements LinkEvents, Receiver {
       this.#context.gate.logRefusal({ reason: why, message: end.sentence }, who(connection))
     }
     if (end.cause !== undefined) log.error({ event: 'broker.failed', err: end.cause }, 'a packet could not be handled')
+    this.#guard.stop()
     this.#pump?.stop()
     this.#subscriptions?.room()
     await this.#opening

@@ -1,5 +1,6 @@
 import { randomInt } from 'node:crypto'
 import type { Configuration } from '../contract/configuration.ts'
+import type { ProblemCode } from '../contract/problems.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { mayQuarantine } from './admission.ts'
@@ -9,6 +10,7 @@ import type { Gate } from './gate.ts'
 import { type MqttContext, shown } from './mqtt-context.ts'
 import { MqttSession } from './mqtt-session.ts'
 import { Quarantine } from './quarantine.ts'
+import { Quotas } from './quotas.ts'
 import { Reception } from './reception.ts'
 import { RetainedMessages } from './retained.ts'
 import { type Carried, Router } from './router.ts'
@@ -30,7 +32,6 @@ type MqttOptions = {
   log: Log
 }
 
-const maxInflight = 100
 /** What may wait for a session that is being read from; its sender is slowed down long before. */
 const maxLiveMessages = 10_000
 const drainMs = 2_000
@@ -38,25 +39,14 @@ const drainMs = 2_000
 /** MQTT 3.1, 3.1.1 and 5 on connections that TLS has let in: what all of them share. */
 export class MqttService implements AsyncDisposable {
   readonly #context: MqttContext
-  readonly #limits: LinkLimits
   readonly #quarantine: Quarantine
   readonly #stack: AsyncDisposableStack
 
   private constructor(context: MqttContext, stack: AsyncDisposableStack) {
-    const { maxConnectBytes, maxPacketBytes, maxBufferedBytes, connectTimeoutMs } = context.config
     this.#context = context
     this.#stack = stack
     const { gate, clock, log, config } = context
     this.#quarantine = new Quarantine({ gate, clock, log, config })
-    this.#limits = {
-      maxConnectBytes,
-      maxPacketBytes,
-      maxBufferedBytes,
-      connectTimeoutMs,
-      receiveMaximum: 100,
-      maxInflight,
-      topicAliasMaximum: 10,
-    }
   }
 
   /** @throws FleetError `data_damaged` */
@@ -71,7 +61,8 @@ export class MqttService implements AsyncDisposable {
       log.warn({ ...fields, ...(turn.suppressed > 0 ? { suppressed: turn.suppressed } : {}) }, fields.event)
     }
     const quota = quotaOf(config)
-    const store = stack.use(await LevelSessions.open({ area, clock, quotaOf: () => quota }))
+    const quotas = new Quotas(quota)
+    const store = stack.use(await LevelSessions.open({ area, clock, quotaOf: (deviceId) => quotas.keptFor(deviceId) }))
     const index = new RouteIndex({ seed: randomInt(2 ** 32) })
     await restore(store, index, gate)
     const retained = await RetainedMessages.open(store, now)
@@ -83,6 +74,7 @@ export class MqttService implements AsyncDisposable {
       bus,
       store,
       retained,
+      quotas,
       sessions,
       mayReceive: (clientId, topic) => {
         const connection = sessions.findLive(clientId)
@@ -93,13 +85,13 @@ export class MqttService implements AsyncDisposable {
         live: { messages: Math.max(config.maxQueuedMessages, maxLiveMessages), bytes: quota.bytes },
       },
       onDropped: (what, owner, topic) => {
-        const fields = { event: 'message.dropped', reason: 'unavailable', what, owner, topic: shown(topic) }
+        const fields = { event: 'message.dropped', reason: 'quota_exceeded', what, owner, topic: shown(topic) }
         warn(`dropped ${what} ${owner}`, fields)
       },
     })
-    const onDenied = (clientId: string, topic: string): void => {
+    const onDenied = (clientId: string, topic: string, reason: ProblemCode): void => {
       const deviceId = deviceOf(clientId)
-      const fields = { event: 'publish.denied', reason: 'will_denied', deviceId, clientId, topic: shown(topic) }
+      const fields = { event: 'publish.denied', reason, deviceId, clientId, topic: shown(topic) }
       warn(`will ${clientId}`, fields)
     }
     const wills = stack.use(new Wills({ store, router, retained, index, gate, sessions, clock, log, onDenied }))
@@ -115,7 +107,8 @@ export class MqttService implements AsyncDisposable {
       wills,
       clock,
       log,
-      maxInflight,
+      quotas,
+      linkLimits: linkLimitsOf(config),
       warn,
     }
     return new MqttService(context, stack.move())
@@ -124,11 +117,11 @@ export class MqttService implements AsyncDisposable {
   /** Serves MQTT on a connection; it has `connectTimeoutMs` to get a CONNECT accepted. */
   serve(connection: Connection): void {
     const device = new MqttSession(connection, this.#context)
-    const { gate, clock } = this.#context
+    const { gate, clock, linkLimits: limits } = this.#context
     const events = mayQuarantine(connection.rules)
       ? new Reception({ connection, gate, quarantine: this.#quarantine, device })
       : device
-    connection.link = new Link({ socket: connection.stream, limits: this.#limits, events, clock })
+    connection.link = new Link({ socket: connection.stream, limits, events, clock })
   }
 
   /** Drops what is kept for a device that will not come back. */
@@ -172,6 +165,21 @@ async function revokedDevices(store: SessionStore, gate: Gate): Promise<Set<stri
   }
   return revoked
 }
+
+const linkLimitsOf = ({
+  maxConnectBytes,
+  maxPacketBytes,
+  maxBufferedBytes,
+  connectTimeoutMs,
+}: Configuration['broker']): LinkLimits => ({
+  maxConnectBytes,
+  maxPacketBytes,
+  maxBufferedBytes,
+  connectTimeoutMs,
+  receiveMaximum: 100,
+  maxInflight: 100,
+  topicAliasMaximum: 10,
+})
 
 /** Half of a device's bytes are for what waits for it, half for what it has retained. */
 function quotaOf(config: Configuration['broker']): DeviceQuota {

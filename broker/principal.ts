@@ -1,5 +1,6 @@
 import type { DeviceId, Fingerprint, SerialNumber } from '../contract/ids.ts'
 import { factsOfClient, factsOfDevice, type PrincipalFacts } from '../contract/principal-facts.ts'
+import type { VerificationState } from '../contract/verification.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
 import { valuesOf } from '../pki/names.ts'
 import { factsOfCertificate } from '../pki/principal-facts.ts'
@@ -24,8 +25,9 @@ export function principalOf(input: {
   deviceId: DeviceId
   device: DeviceState
   clientId: string
+  verdict: { state: VerificationState; authority: string | undefined }
 }): Principal {
-  const { certificate, deviceId, device, clientId } = input
+  const { certificate, deviceId, device, clientId, verdict } = input
   return {
     deviceId,
     profile: device.profile,
@@ -36,9 +38,8 @@ export function principalOf(input: {
     notAfter: certificate.notAfter,
     facts: {
       ...factsOfCertificate(certificate),
-      // Nobody but who holds a valid certificate of our own CA gets as far as this.
-      'issuer.label': ['fleetgate'],
-      'verify.state': ['valid'],
+      'issuer.label': verdict.authority === undefined ? [] : [verdict.authority],
+      'verify.state': [verdict.state],
       ...factsOfRecord({ deviceId, device, clientId }),
     },
   }

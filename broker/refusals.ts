@@ -13,6 +13,10 @@ const codes: Partial<Record<ProblemCode, number>> = {
   quota_exceeded: reason.quotaExceeded,
   protocol_violation: reason.protocolError,
   packet_too_large: reason.packetTooLarge,
+  payload_too_large: reason.packetTooLarge,
+  rate_limited: reason.quotaExceeded,
+  qos_denied: reason.qosNotSupported,
+  retain_denied: reason.retainNotSupported,
   internal: reason.unspecifiedError,
 }
 

@@ -1,4 +1,6 @@
+import type { PolicyLimits } from '../contract/policy-limits.ts'
 import { type Delivery, deviceOf, type Message, type SessionStore } from './backends/session-store.ts'
+import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
 import type { Sessions } from './sessions.ts'
 import type { Bus } from './wire/aedes-port.ts'
@@ -14,6 +16,7 @@ type RouterOptions = {
   bus: Bus<Carried>
   store: SessionStore
   retained: RetainedMessages
+  quotas: Quotas
   sessions: Sessions
   /** Whether the policy lets a client that is connected have this; for others it is asked at the delivery. */
   mayReceive(clientId: string, topic: string): boolean
@@ -30,7 +33,8 @@ export class Router {
   }
 
   /** To be waited for before the message is routed: who subscribes meanwhile could miss it both ways. */
-  async retain(message: Message): Promise<void> {
+  async retain(message: Message, limits: PolicyLimits): Promise<void> {
+    this.#options.quotas.note(deviceOf(message.from), limits)
     const answer = await this.#options.retained.retain(message)
     if (answer === 'full') this.#options.onDropped('retained', deviceOf(message.from), message.topic)
   }

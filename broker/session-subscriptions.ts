@@ -1,6 +1,6 @@
 import { isFleetError } from '../runtime/errors.ts'
 import type { StoredSubscription } from './backends/session-store.ts'
-import { type MqttContext, warnDenied } from './mqtt-context.ts'
+import { type MqttContext, warnRefused } from './mqtt-context.ts'
 import type { RetainedDelivery } from './retained.ts'
 import { restoreRoutes } from './routes.ts'
 import type { Connection } from './sessions.ts'
@@ -54,6 +54,7 @@ export class SessionSubscriptions {
       granted.set(filter, { filter, ...options, ...(identifier === undefined ? {} : { identifier }) })
       return options.qos
     })
+    if (this.#connection.endReason !== undefined) return // one was denied by a policy that disconnects
     const added = [...granted.values()]
     const changing =
       added.length === 0 ? undefined : store.changeSubscriptions(clientId, this.#options.epoch, added, [])
@@ -115,11 +116,16 @@ export class SessionSubscriptions {
     const { filters } = this.#connection
     const parts = parseFilter(filter)
     if (parts === undefined) return reason.topicFilterInvalid
-    const verdict = this.#context.gate.matcherOf(this.#connection).allows('subscribe', parts.filter)
-    const isFull = filters.size >= maxFilters && !filters.has(filter)
-    if (verdict.allowed && !isFull) return undefined
-    warnDenied(this.#context, this.#connection, 'subscribe', filter, verdict.statement)
-    return verdict.allowed ? reason.quotaExceeded : reason.notAuthorized
+    const matcher = this.#context.gate.matcherOf(this.#connection)
+    const { limits, onDeny } = matcher
+    const { allowed, statement } = matcher.allows('subscribe', parts.filter)
+    const isFull = filters.size >= Math.min(maxFilters, limits.subscriptions ?? maxFilters) && !filters.has(filter)
+    if (allowed && !isFull) return undefined
+    const problem = allowed ? 'quota_exceeded' : 'subscribe_denied'
+    const refused = { event: 'subscribe.denied', reason: problem, topic: filter, statement } as const
+    warnRefused(this.#context, this.#connection, refused)
+    if (!allowed && onDeny === 'disconnect') this.#connection.close('subscribe_denied')
+    return allowed ? reason.quotaExceeded : reason.notAuthorized
   }
 
   async #sendRetained(route: Subscription, isNew: boolean): Promise<void> {
@@ -143,7 +149,9 @@ export class SessionSubscriptions {
     for (const { message, qos, retain, identifiers } of deliveries) {
       if (qos > 0) continue
       const delivery = { qos, retain, identifiers, mayWait: true }
-      while (this.#isLive && this.#connection.link.deliver(message, delivery) === 'waiting') {
+      const { mayReceive } = this.#options
+      // Asked again after each wait: the policy may have changed.
+      while (mayReceive(message.topic) && this.#connection.link.deliver(message, delivery) === 'waiting') {
         await new Promise<void>((resolve) => this.#waiting.push(resolve))
       }
     }

@@ -1,3 +1,4 @@
+import type { ProblemCode } from '../contract/problems.ts'
 import { parseCertificate } from '../pki/certificate.ts'
 import { isFleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
@@ -19,7 +20,7 @@ type WillsOptions = {
   sessions: Pick<Sessions, 'isHeld'>
   clock: () => Date
   log: Log
-  onDenied(clientId: string, topic: string): void
+  onDenied(clientId: string, topic: string, reason: ProblemCode): void
 }
 
 /** How a connection ended, for its session. */
@@ -141,11 +142,13 @@ export class Wills implements Disposable {
     const { gate, router, clock, onDenied } = this.#options
     const message = dueWill(will.message, clock().getTime())
     const certificate = will.certificate === undefined ? undefined : parseCertificate(will.certificate)
-    if (!gate.matcherOfClient(clientId, certificate).allows('publish', message.topic).allowed) {
-      onDenied(clientId, message.topic)
+    const matcher = gate.matcherOfClient(clientId, certificate)
+    const verdict = matcher.allowsMessage(message)
+    if (!verdict.allowed) {
+      onDenied(clientId, message.topic, verdict.reason ?? 'will_denied')
       return
     }
-    if (message.retain) await router.retain(message)
+    if (message.retain) await router.retain(message, matcher.limits)
     await router.route(message)
   }
 }

@@ -62,8 +62,9 @@ export function narrowest(all: readonly PolicyLimits[]): PolicyLimits {
   }
   const keepAlives = all.flatMap(({ keepAliveSeconds }) => (keepAliveSeconds === undefined ? [] : [keepAliveSeconds]))
   if (keepAlives.length > 0) {
-    const max = Math.min(...keepAlives.map(({ max: one = 65_535 }) => one))
-    limits.keepAliveSeconds = { min: Math.min(max, Math.max(...keepAlives.map(({ min = 1 }) => min))), max }
+    const max = Math.min(...keepAlives.map(({ max: one = Number.POSITIVE_INFINITY }) => one))
+    const min = Math.min(max, Math.max(...keepAlives.map(({ min: one = 1 }) => one)))
+    limits.keepAliveSeconds = { min, ...(max === Number.POSITIVE_INFINITY ? {} : { max }) }
   }
   return limits
 }

@@ -95,6 +95,15 @@ export const advice: Record<ProblemCode, string> = {
   subscribe_denied:
     'Compare with `npx fleetgate policy show`. A filter is granted when an allowed one covers it, so ask for the topics that the device may have, not for `#`.',
   will_denied: 'The topic of the will is one that the device may not publish to, or is not a topic name.',
+  qos_denied:
+    'Publish at a lower QoS, or raise `maxQos` of the statement in the log. A version 5 client is told the highest in its CONNACK.',
+  retain_denied:
+    'Publish without RETAIN, or take `retain: false` or `retainedMessages: 0` out of the policy. Nothing of the message was delivered.',
+  payload_too_large: 'Send smaller messages, or raise `payloadBytes` in the limits of the policy.',
+  rate_limited:
+    'Publish less often, or raise `messagesPerSecond` or `bytesPerSecond` in the limits of the policy. QoS 0 was dropped, QoS 1 and 2 were refused (version 5) or kept waiting (3.1.1).',
+  connect_condition:
+    'The sentence names the statement and what did not hold: the time in UTC, or the address that the connection came from.',
   delivery_denied:
     'A subscription matched, the policy in force no longer allows the topic. Nothing to do for the device.',
   too_many_connections: 'Close old connections of the device, or raise `broker.maxConnectionsPerDevice`.',

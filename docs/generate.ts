@@ -232,7 +232,13 @@ client that breaks it is refused.
 - **MQTT 3.1** is spoken as 3.1.1, but for what it says otherwise: protocol name \`MQIsdp\`, client ids of 1 to 23 characters, no session present flag, DUP on PUBREL, SUBSCRIBE and
   UNSUBSCRIBE, and user name and password may be missing in spite of their flags. A subscription that is refused is answered with 0x80, which 3.1 has no word for.
 - **A topic filter that is none** ends the connection in every version (5: 0x8F). One that the policy refuses is answered in the SUBACK: 0x80, or 0x87 in version 5.
-- **A PUBLISH that the policy refuses** goes nowhere; version 5 hears 0x87, older versions get a plain acknowledgement, since they have no other and would repeat it.
+- **A PUBLISH that the policy refuses** goes nowhere; version 5 hears 0x87, older versions get a plain acknowledgement, since they have no other and would repeat it. With \`onDeny: disconnect\` the connection ends.
+- **A PUBLISH above the rate of its policy**: QoS 0 is dropped, version 5 hears 0x97. Older versions have no refusal, and to acknowledge what was dropped
+  would lose it without a word: their messages of QoS 1 and 2 wait for their turn, 100 at most, and then the connection is read from more slowly.
+- **Keep-alive**: where the policy has a range, version 5 is told another value. Older clients cannot be told: one that asks for more than the largest, or for
+  none, is let in and ended when it was silent for one and a half times the largest; one that asks for less than the smallest is taken at its word.
+- **Maximum QoS and Retain Available** are what the policy gives a client at any topic; version 5 is disconnected when it does not keep to them (0x9B, 0x9A).
+  What another topic would take is refused like any PUBLISH.
 - **Shared subscriptions** (\`$share/group/filter\`) are for clients of 3.1 and 3.1.1 too. Other topics that begin with \`$\` are closed.
 - **AUTH**: devices are known by their certificate. A CONNECT with an authentication method is refused with 0x8C; any other AUTH is a protocol error, 0x82.
 - **Strings** with control characters or non-characters are refused, which the Standards leave to us. A length with idle octets is refused in version 5 alone.

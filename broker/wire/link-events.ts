@@ -78,7 +78,7 @@ export interface LinkEvents {
 export type Acceptance = {
   sessionPresent: boolean
   assignedClientId?: string
-  /** seconds; older clients cannot be told, and keep their own */
+  /** seconds; our clock goes by it, whether the client could be told or not */
   serverKeepAlive?: number
   properties?: Properties
 }

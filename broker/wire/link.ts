@@ -136,7 +136,7 @@ export class Link {
       clock: this.#clock,
     })
     this.#state = 'open'
-    this.#silenceMs = silenceMs(this.#announced.serverKeepAlive ?? keepAlive) // [MQTT-3.2.2-21]
+    this.#silenceMs = silenceMs(terms.serverKeepAlive ?? keepAlive) // [MQTT-3.2.2-21]
     this.#watchdog.start(this.#silenceMs)
     process.nextTick(this.#read)
   }

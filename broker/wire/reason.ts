@@ -1,3 +1,4 @@
+import type { ProblemCode } from '../../contract/problems.ts'
 import { FleetError } from '../../runtime/errors.ts'
 
 /** Where a reason code may stand. DISCONNECT and AUTH have a list for each side that sends them. */
@@ -76,8 +77,8 @@ const table = {
   quotaExceeded: { code: 0x97, in: ['connack', 'puback', 'pubrec', 'suback', ...disconnects], older: 3 },
   administrativeAction: { code: 0x98, in: [...disconnects] },
   payloadFormatInvalid: { code: 0x99, in: ['connack', 'puback', 'pubrec', ...disconnects] },
-  retainNotSupported: { code: 0x9a, in: ['connack', 'serverDisconnect'] },
-  qosNotSupported: { code: 0x9b, in: ['connack', 'serverDisconnect'] },
+  retainNotSupported: { code: 0x9a, in: ['connack', 'serverDisconnect'], older: 5 },
+  qosNotSupported: { code: 0x9b, in: ['connack', 'serverDisconnect'], older: 5 },
   useAnotherServer: { code: 0x9c, in: ['connack', 'serverDisconnect'], older: 3 },
   serverMoved: { code: 0x9d, in: ['connack', 'serverDisconnect'], older: 3 },
   sharedSubscriptionsNotSupported: { code: 0x9e, in: ['suback', 'serverDisconnect'] },
@@ -135,6 +136,13 @@ export const subackCode = (code: number): number => (code < 0x80 ? code : 0x80)
 /** Whether the code says that something was refused (MQTT 5, 2.4). */
 export const isRefusal = (code: number): boolean => code >= 0x80
 
+/** A packet over what the client was told is refused by the name that the policy has for it. */
+const problems = new Map<number, ProblemCode>([
+  [reason.packetTooLarge, 'packet_too_large'],
+  [reason.qosNotSupported, 'qos_denied'],
+  [reason.retainNotSupported, 'retain_denied'],
+])
+
 /**
  * Bytes that are not the MQTT packet they should be. `reason` is the MQTT 5 code that says why. `version` is set when a
  * CONNECT was refused and told its version: a CONNACK in that version can say so (`reason` for 5, `connackCode(reason)`
@@ -145,7 +153,7 @@ export class Malformed extends FleetError {
   version: 3 | 4 | 5 | undefined
 
   constructor(code: number, sentence: string) {
-    super(code === reason.packetTooLarge ? 'packet_too_large' : 'protocol_violation', sentence)
+    super(problems.get(code) ?? 'protocol_violation', sentence)
     this.reason = code
     this.version = undefined
   }

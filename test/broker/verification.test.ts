@@ -167,6 +167,7 @@ for (const state of verificationFaults) {
           ...situation,
           rules,
           connect: connect(situation.clientId),
+          remoteAddress: '127.0.0.1',
           otherConnections: 0,
           maxConnections: 1,
         })
@@ -292,6 +293,7 @@ test('what is asked for can be refused beside verification: the verdict says so'
     const rest = {
       rules: rulesOf('permissive'),
       connect: connect(clientId),
+      remoteAddress: '127.0.0.1',
       otherConnections: 0,
       maxConnections: 1,
       ...more,

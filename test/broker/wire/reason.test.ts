@@ -64,6 +64,8 @@ test('an older version hears a refusal in its own code, or the connection is clo
     [0x89, 3],
     [0x8a, 5],
     [0x97, 3],
+    [0x9a, 5],
+    [0x9b, 5],
     [0x9c, 3],
     [0x9d, 3],
     [0x9f, 3],
@@ -87,8 +89,10 @@ test('codes from 0x80 on are refusals', () => {
   assert.equal(isRefusal(reason.unspecifiedError), true)
 })
 
-test('Malformed is a problem of the registry: too large, or a broken protocol', () => {
+test('Malformed is a problem of the registry: too large, over what was announced, or a broken protocol', () => {
   assert.equal(new Malformed(reason.packetTooLarge, 'x').code, 'packet_too_large')
+  assert.equal(new Malformed(reason.qosNotSupported, 'x').code, 'qos_denied')
+  assert.equal(new Malformed(reason.retainNotSupported, 'x').code, 'retain_denied')
   assert.equal(new Malformed(reason.topicNameInvalid, 'x').code, 'protocol_violation')
   assert.equal(new Malformed(reason.protocolError, 'x').version, undefined)
 })

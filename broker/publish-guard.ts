@@ -1,0 +1,87 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Verdict } from '../contract/policy-matcher.ts'
+import type { ProblemCode } from '../contract/problems.ts'
+import { type MqttContext, warnRefused } from './mqtt-context.ts'
+import type { Connection } from './sessions.ts'
+import type { Publish } from './wire/packet.ts'
+import { reason } from './wire/reason.ts'
+
+/** It may go on at once. */
+export const pass = 0
+/** It may go on when its turn has come. */
+export const later = -1
+/** The connection ended before that. */
+export const never = -2
+
+/** Looked at again this often while a message waits: the policy may have changed. */
+const lookMs = 1_000
+
+/**
+ * What the policy lets one connection publish; asked before anything else is done with a message. It answers `pass`, `later`
+ * or the reason code of a refusal, which may have ended the connection.
+ */
+export class PublishGuard {
+  readonly #connection: Connection
+  readonly #context: MqttContext
+  readonly #stopped = new AbortController()
+  #waiting = 0
+  #waitMs = 0
+
+  constructor(connection: Connection, context: MqttContext) {
+    this.#connection = connection
+    this.#context = context
+  }
+
+  judge(packet: Publish): number {
+    const isBehind = packet.qos > 0 && this.#waiting > 0
+    const code = isBehind ? later : this.#ask(packet)
+    if (code === later) this.#waiting++
+    return code
+  }
+
+  /** To be waited for in the order of the messages that were told `later`. @returns `pass`, `never`, or a reason code */
+  async turn(packet: Publish): Promise<number> {
+    const { signal } = this.#stopped
+    try {
+      for (;;) {
+        if (signal.aborted) return never
+        const code = this.#ask(packet)
+        if (code !== later) return code
+        await sleep(Math.min(this.#waitMs, lookMs), undefined, { signal }).catch(() => {})
+      }
+    } finally {
+      this.#waiting--
+    }
+  }
+
+  /** Nobody waits any more: what was not acknowledged is the client's to send again. */
+  stop(): void {
+    this.#stopped.abort()
+  }
+
+  #ask(packet: Publish): number {
+    const { gate, quotas, clock } = this.#context
+    const { deviceId, link } = this.#connection
+    const matcher = gate.matcherOf(this.#connection)
+    const verdict = matcher.allowsMessage(packet)
+    if (!verdict.allowed) return this.#refuse(packet, verdict, matcher.onDeny === 'disconnect')
+    this.#waitMs = quotas.take(deviceId!, matcher.limits, packet.payload.length, clock().getTime())
+    if (this.#waitMs === 0) return pass
+    // Version 5 can say no, and QoS 0 promises nothing. Before, the only way to say no would be to acknowledge what was
+    // dropped: the message waits, and a client that goes on sending is read from more slowly.
+    const isSlowed = packet.qos > 0 && link.version !== 5
+    this.#warn('publish.limited', packet, { reason: 'rate_limited', slowed: isSlowed })
+    return isSlowed ? later : reason.quotaExceeded
+  }
+
+  #refuse(packet: Publish, { reason: fault, statement }: Verdict, isOver: boolean): number {
+    const problem = fault ?? 'publish_denied'
+    this.#warn('publish.denied', packet, { reason: problem, statement })
+    if (isOver) this.#connection.close(problem)
+    return problem === 'payload_too_large' ? reason.quotaExceeded : reason.notAuthorized
+  }
+
+  #warn(event: string, { topic }: Publish, fields: { reason: ProblemCode; [field: string]: unknown }): void {
+    warnRefused(this.#context, this.#connection, { event, topic, ...fields })
+  }
+}
