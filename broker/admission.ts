@@ -10,6 +10,7 @@ import {
 import type { CertificateFacts } from '../pki/certificate.ts'
 import { connectFault } from './connect-policy.ts'
 import { type Principal, principalOf } from './principal.ts'
+import type { SecondFactor } from './second-factor.ts'
 import { deviceIdOf, type Facts, type Fault, faultsOfDevice, type PeerEvidence, strangeness } from './verification.ts'
 
 export type Will = { topic: string; payload: Buffer; qos: number; retain: boolean }
@@ -21,7 +22,13 @@ export type ConnectFacts = {
   password?: Buffer | undefined
 }
 /** What a listener does about faults. */
-export type ListenerRules = { name: string; mode: ListenerMode; handling: HandlingTable }
+export type ListenerRules = {
+  name: string
+  mode: ListenerMode
+  handling: HandlingTable
+  /** Asked at CONNECT, of who would be admitted without it. */
+  secondFactor?: SecondFactor | undefined
+}
 
 /** Whether any fault leads into the quarantine: by the table, or where a grace ends by the mode. */
 export const mayQuarantine = ({ mode, handling }: ListenerRules): boolean =>
@@ -114,12 +121,7 @@ export function admitConnect(
   const { connect, beliefs } = input
   const verdict = judge(input, connect.clientId)
   const { certificate, deviceId } = verdict
-  const refuse = (reason: ProblemCode, message: string): Refusal => ({
-    admitted: false,
-    reason,
-    message,
-    verdict: { ...verdict, cause: reason, message, action: 'reject', policy: undefined },
-  })
+  const refuse = (reason: ProblemCode, message: string): Refusal => refusal(verdict, reason, message)
   if (verdict.policy !== 'normal' || certificate === undefined || deviceId === undefined) {
     return { admitted: false, reason: verdict.cause ?? 'internal', message: verdict.message, verdict }
   }
@@ -136,7 +138,15 @@ export function admitConnect(
   return { admitted: true, principal, matcher, verdict }
 }
 
-/** [MQTT-3.1.3-8] */
+/** Of who is refused for another reason than what verification found. */
+export const refusal = (verdict: Verdict, reason: ProblemCode, message: string): Refusal => ({
+  admitted: false,
+  reason,
+  message,
+  verdict: { ...verdict, cause: reason, message, action: 'reject', policy: undefined },
+})
+
+/** [MQTT-3.1.3-8] of 3.1.1 */
 export const namelessSession: [ProblemCode, string] = [
   'client_id_mismatch',
   'a session that is to be kept needs a client id',

@@ -5,10 +5,12 @@ import { listenersOf } from '../contract/listeners.ts'
 import { handlingTable } from '../contract/verification.ts'
 import { joinAddress } from '../runtime/config.ts'
 import { type EdgeCredential, reachableHost } from '../runtime/https.ts'
+import type { Log } from '../runtime/log.ts'
 import { judgeHandshake, type ListenerRules, verdictFields } from './admission.ts'
 import type { Authorities } from './authorities.ts'
 import type { Gate } from './gate.ts'
 import { Listener } from './listener.ts'
+import { SecondFactor } from './second-factor.ts'
 import { Connection, type Sessions } from './sessions.ts'
 import type { Snapshot } from './trust/snapshot.ts'
 import { deviceIdOf, type PeerEvidence } from './verification.ts'
@@ -21,9 +23,11 @@ type EntrancesOptions = {
   gate: Gate
   sessions: Sessions
   snapshot: Snapshot
+  clock: () => Date
+  log: Log
   serve: (connection: Connection) => void
 }
-type Entrance = { listener: Listener; labels: readonly string[] }
+type Entrance = { listener: Listener; labels: readonly string[]; rules: ListenerRules }
 
 /** Every listener of this broker, and what happens between its handshake and MQTT. */
 export class Entrances implements AsyncDisposable {
@@ -36,9 +40,9 @@ export class Entrances implements AsyncDisposable {
     this.#options = options
   }
 
-  /** @throws FleetError `port_in_use` */
+  /** @throws FleetError `port_in_use`, `config_invalid` */
   static async open(options: EntrancesOptions): Promise<Entrances> {
-    const { config, credential, authorities, gate } = options
+    const { config, credential, authorities, gate, clock } = options
     await using stack = new AsyncDisposableStack()
     const entrances = stack.use(new Entrances(options))
     const { handshakeTimeoutMs, maxConnections, maxPacketBytes, maxConnectBytes, maxBufferedBytes } = config
@@ -50,7 +54,8 @@ export class Entrances implements AsyncDisposable {
     const streamOf = { mqtts: (socket: TLSSocket) => socket, wss: (socket: TLSSocket) => webSockets.open(socket) }
     for (const row of listenersOf(config)) {
       const { name, mode, transport, trust: labels } = row
-      const rules: ListenerRules = { name, mode, handling: handlingTable(mode, row.handling) }
+      const secondFactor = row.password && new SecondFactor(row.password.file, () => clock().getTime())
+      const rules: ListenerRules = { name, mode, handling: handlingTable(mode, row.handling), secondFactor }
       const listener = await Listener.open({
         listen: row.listen,
         credential,
@@ -64,7 +69,7 @@ export class Entrances implements AsyncDisposable {
         onRefused: (reason, message, remoteAddress) =>
           gate.logRefusal({ reason, message }, { remoteAddress, listener: name }),
       })
-      entrances.#entrances.push({ listener, labels })
+      entrances.#entrances.push({ listener, labels, rules })
       const { host, port } = listener.address
       const path = transport === 'wss' ? '/mqtt' : ''
       entrances.endpoints[name] = `${transport}://${joinAddress(reachableHost(host), port)}${path}`
@@ -80,6 +85,19 @@ export class Entrances implements AsyncDisposable {
   /** Takes what the authorities say now for every handshake from here on. */
   trust(): void {
     for (const { listener, labels } of this.#entrances) listener.trust(this.#options.authorities.trustOf(labels))
+  }
+
+  /** Reads the files of passwords that have changed; one that cannot be used leaves what was read before in force. */
+  refreshPasswords(): void {
+    const { log } = this.#options
+    for (const { rules } of this.#entrances) {
+      const listener = rules.name
+      try {
+        if (rules.secondFactor?.refresh()) log.info({ event: 'passwords.read', listener }, 'passwords in force')
+      } catch (err) {
+        log.error({ event: 'passwords.notRead', listener, err }, 'passwords cannot be used')
+      }
+    }
   }
 
   /** Takes no new connection from here on; resolves when the last one is gone. */

@@ -4,7 +4,7 @@ import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
-import { type Admission, admitConnect, type ConnectFacts, judge, type Verdict } from './admission.ts'
+import { type Admission, admitConnect, type ConnectFacts, judge, refusal, type Verdict } from './admission.ts'
 import type { Authorities } from './authorities.ts'
 import { deviceOf } from './backends/session-store.ts'
 import { factsOfRecord, principalOf } from './principal.ts'
@@ -56,6 +56,14 @@ export class Gate {
     connection.state = 'connecting'
     await this.#catchUp(connection)
     let admission = this.#decide(connection, connect)
+    const { secondFactor } = connection.rules
+    if (admission.admitted && secondFactor !== undefined) {
+      const fault = await secondFactor.fault(admission.principal.deviceId, connect)
+      if (fault !== undefined) {
+        admission = refusal(admission.verdict, ...fault)
+        connection.verdict = admission.verdict
+      }
+    }
     if (hasEnded(connection)) return undefined
     if (!admission.admitted) return admission
     // [MQTT-3.2.2-16], [MQTT-3.1.3-6] of 3.1.1: an id that no session has. Under the device's own a tool that connects for a

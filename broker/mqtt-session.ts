@@ -152,9 +152,15 @@ export class MqttSession implements LinkEvents, Receiver {
   async #open(packet: Connect): Promise<void> {
     const { gate } = this.#context
     const connection = this.#connection
-    const { clientId, clean, version, will } = packet
+    const { clientId, clean, version, will, username, password } = packet
     // Version 5 gives an id to who begins anew and to who does not; what was kept under it is the device's own.
-    const admission = await gate.connect(connection, { clientId, clean: clean || version === 5, will })
+    const admission = await gate.connect(connection, {
+      clientId,
+      clean: clean || version === 5,
+      will,
+      username,
+      password,
+    })
     if (admission === undefined) return // gone meanwhile
     if (!admission.admitted) {
       connection.clientId = clientId

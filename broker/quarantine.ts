@@ -4,7 +4,7 @@ import { anyStatus, type QuarantineStatus, quarantineName, quarantineTopics } fr
 import type { VerificationState } from '../contract/verification.ts'
 import { AttemptLimit } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
-import { namelessSession } from './admission.ts'
+import { namelessSession, refusal } from './admission.ts'
 import type { Gate } from './gate.ts'
 import { who } from './mqtt-context.ts'
 import { reasonOf } from './refusals.ts'
@@ -90,7 +90,7 @@ export class Quarantine {
 
   refused(connection: Connection, why: ProblemCode, message: string): void {
     const { verdict } = connection
-    if (verdict) connection.verdict = { ...verdict, cause: why, message, action: 'reject', policy: undefined }
+    if (verdict) connection.verdict = refusal(verdict, why, message).verdict
     connection.endReason = why
     this.#gate.logRefusal({ reason: why, message }, who(connection))
   }

@@ -2,6 +2,7 @@ import type { ProblemCode } from '../contract/problems.ts'
 import { reason } from './wire/reason.ts'
 
 const codes: Partial<Record<ProblemCode, number>> = {
+  too_many_requests: reason.connectionRateExceeded,
   password_wrong: reason.badUserNameOrPassword,
   certificate_status_stale: reason.serverUnavailable,
   client_id_mismatch: reason.clientIdentifierNotValid,

@@ -22,7 +22,7 @@ export type BrokerService = AsyncDisposable & {
 
 const credentialPollMs = 60_000
 const sweepMs = 1_000
-const listPollMs = 1_000
+const filePollMs = 1_000
 const noteMs = 60_000
 
 /**
@@ -30,7 +30,7 @@ const noteMs = 60_000
  *
  * @param dataDir       the broker's own folder; one instance at a time
  * @param credentialDir `tls.key`, `tls.crt` (leaf, then its issuing CA) and `root.crt`, written by enroll
- * @throws FleetError `data_in_use`, `data_damaged`, `port_in_use`, `key_permissions`, `key_passphrase`
+ * @throws FleetError `data_in_use`, `data_damaged`, `port_in_use`, `config_invalid`, `key_permissions`, `key_passphrase`
  */
 export async function createBrokerService(options: {
   config: Configuration
@@ -87,6 +87,8 @@ export async function createBrokerService(options: {
     gate,
     sessions,
     snapshot,
+    clock,
+    log,
     serve: (connection) => mqtt.serve(connection),
   }).catch(async (error: unknown) => {
     await mqtt[Symbol.asyncDispose]()
@@ -107,8 +109,11 @@ export async function createBrokerService(options: {
   renewal.unref()
   const sweep = setInterval(() => gate.sweep(), sweepMs)
   sweep.unref()
-  const lists = setInterval(lookAtLists, listPollMs)
-  lists.unref()
+  const files = setInterval(() => {
+    lookAtLists()
+    entrances.refreshPasswords()
+  }, filePollMs)
+  files.unref()
   const notes = setInterval(noteLive, noteMs)
   notes.unref()
 
@@ -145,7 +150,7 @@ export async function createBrokerService(options: {
   stack.use(entrances)
   stack.use(mqtt)
   stack.defer(async () => {
-    for (const timer of [renewal, sweep, lists, notes]) clearInterval(timer)
+    for (const timer of [renewal, sweep, files, notes]) clearInterval(timer)
     void entrances.stop()
     await noteLive()
   })

@@ -7,6 +7,8 @@ export type Io = {
   /** Standard output is a terminal that wants colours. */
   colour: boolean
   env: NodeJS.ProcessEnv
+  /** A line typed unseen at a terminal, else the first line of standard input. */
+  readSecret(question: string): Promise<string>
   /**
    * Aborts, with its cause as a text, at the first SIGINT, SIGTERM or SIGHUP from the call on, or when nobody reads the
    * output any more; a command that does not call it is ended by them as usual.

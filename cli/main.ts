@@ -1,5 +1,6 @@
 import type { Io } from './io.ts'
 import { run } from './program.ts'
+import { readSecret } from './secret.ts'
 
 // npm and bin/run.js pass on what the terminal has sent to their whole group, so one Ctrl-C may arrive several times.
 const oneCtrlCMs = 250
@@ -14,6 +15,7 @@ const io: Io = {
   isTerminal: process.stderr.isTTY === true,
   colour: process.stdout.isTTY === true && process.stdout.hasColors(),
   env: process.env,
+  readSecret,
   untilSignal(hurry) {
     const controller = new AbortController()
     stop = controller

@@ -1,5 +1,6 @@
 /** Listeners with names, behind proxies and with CAs of others, on one broker. */
 import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
@@ -7,8 +8,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, beforeEach, test } from 'node:test'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
+import type { Connect } from '../../broker/wire/packet.ts'
+import { reason } from '../../broker/wire/reason.ts'
+import { hashPassword, saltBytes } from '../../runtime/passwords.ts'
 import { BrokerHarness, closeOf, connectPacket, eventually, readToEnd, type TestDevice } from '../harness/broker.ts'
 import { revocationList, TestPki } from '../harness/certificates.ts'
+import { RawClient, connectPacket as rawConnect } from '../harness/raw-mqtt.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'fleetgate-entrances-'))
 let harness: BrokerHarness
@@ -21,6 +26,7 @@ before(async () => {
   partner = await TestPki.create('Partner')
   writeFileSync(join(folder, 'partner.pem'), partner.anchors.join(''))
   await writeList([])
+  await setPasswords('correct horse')
   harness = await BrokerHarness.start({
     clock: () => new Date(Date.now() + skewMs),
     broker: {
@@ -31,6 +37,7 @@ before(async () => {
         { name: 'direct', listen: '127.0.0.1:0', proxyProtocol: { from: ['192.0.2.0/24'] } },
         { name: 'both', listen: '127.0.0.1:0', trust: ['fleetgate', 'partner', 'listed'] },
         { name: 'alone', listen: '127.0.0.1:0', trust: ['partner'] },
+        { name: 'second', listen: '127.0.0.1:0', password: { file: join(folder, 'passwords') } },
         { name: 'listing', listen: '127.0.0.1:0', trust: ['listed'] },
       ],
       trust: [
@@ -47,6 +54,11 @@ after(async () => {
 
 async function writeList(serials: string[], signer = partner.issuing): Promise<void> {
   writeFileSync(join(folder, 'list.pem'), await revocationList(signer, { serials }))
+}
+
+async function setPasswords(password: string): Promise<void> {
+  const line = async (id: string) => `${id}:${await hashPassword(Buffer.from(password), randomBytes(saltBytes))}\n`
+  writeFileSync(join(folder, 'passwords'), (await line('second-1')) + (await line('second-2')))
 }
 
 const portOf = (listener: string): number => Number(new URL(harness.broker.endpoints[listener]!).port)
@@ -229,4 +241,61 @@ test('a revocation list is read again when it changes: who is on it goes, an old
   await harness.testLog.until('connection.refused', { reason: 'certificate_status_stale', serial: other.serial })
   writeFileSync(join(folder, 'list.pem'), 'nothing')
   await harness.testLog.until('revocationList.notRead', { authority: 'listed' })
+})
+
+test('a second factor is asked for beside the certificate, in either version', async () => {
+  const device = await harness.device('second-1')
+  const asked = async (version: 4 | 5, more: Partial<Connect>): Promise<number> => {
+    const client = RawClient.over(await harness.socket(device, { port: portOf('second') }), version)
+    client.send(rawConnect(version, { clientId: device.id, ...more }))
+    const { reason: code } = await client.expect('connack')
+    client.socket.destroy()
+    return code
+  }
+  const password = Buffer.from('correct horse')
+  assert.equal(await asked(5, { password }), 0)
+  assert.equal(await asked(5, { username: '', password }), 0)
+  assert.equal(await asked(4, { username: 'second-1', password }), 0)
+  const bad = reason.badUserNameOrPassword
+  assert.equal(await asked(5, {}), bad)
+  assert.equal(await asked(5, { password: Buffer.from('correct') }), bad)
+  assert.equal(await asked(5, { username: 'second-2', password }), bad, 'somebody else’s name')
+  assert.equal(await asked(4, { username: 'second-1', password: Buffer.alloc(2_000) }), bad)
+  await harness.testLog.until('connection.refused', {
+    reason: 'password_wrong',
+    serial: device.serial,
+    action: 'reject',
+  })
+})
+
+test('a certificate that is refused is not asked for a password, and a device without one is refused as if it had another', async () => {
+  const revoked = await harness.device('second-2')
+  await harness.revokeCertificate(revoked)
+  assert.deepEqual(await connectTo('second', revoked), refused)
+  const none = await harness.device('second-3')
+  const client = RawClient.over(await harness.socket(none, { port: portOf('second') }), 5)
+  client.send(rawConnect(5, { clientId: none.id, password: Buffer.from('correct horse') }))
+  await client.expect('connack', { reason: reason.badUserNameOrPassword })
+})
+
+test('guessing is slowed down for the device, and a new file is read by itself', async () => {
+  const device = await harness.device('second-1')
+  const tried = async (text: string): Promise<number> => {
+    const client = RawClient.over(await harness.socket(device, { port: portOf('second') }), 5)
+    client.send(rawConnect(5, { clientId: device.id, password: Buffer.from(text) }))
+    const { reason: code } = await client.expect('connack')
+    client.socket.destroy()
+    return code
+  }
+  skewMs += 60_000
+  for (let i = 0; i < 10; i++) assert.equal(await tried(`guess ${i}`), reason.badUserNameOrPassword)
+  assert.equal(await tried('correct horse'), reason.connectionRateExceeded)
+  skewMs += 60_000
+  await setPasswords('battery staple')
+  await harness.testLog.until('passwords.read', { listener: 'second' })
+  assert.equal(await tried('correct horse'), reason.badUserNameOrPassword)
+  assert.equal(await tried('battery staple'), 0)
+  writeFileSync(join(folder, 'passwords'), 'nonsense')
+  await harness.testLog.until('passwords.notRead', { listener: 'second' })
+  assert.equal(await tried('battery staple'), 0, 'what was read before stays in force')
 })

@@ -17,6 +17,7 @@ export async function fleetgate(argv: string[], more: Partial<Io> = {}): Promise
     isTerminal: false,
     colour: false,
     env: {},
+    readSecret: async () => '',
     untilSignal: () => new AbortController().signal,
     ...more,
   }
