@@ -124,9 +124,7 @@ export class Gate {
     const record = certificate && snapshot.findCertificate(certificate.fingerprint)
     const authority = certificate && authorities.findLabel(certificate)
     const isRefused =
-      record === undefined
-        ? certificate !== undefined && authority === ownAuthority
-        : record.status === 'revoked' || record.deviceId !== deviceId
+      record === undefined ? authority === ownAuthority : record.status === 'revoked' || record.deviceId !== deviceId
     if (device?.status !== 'active' || isRefused) return compilePolicy({ policies: [] }, {})
     if (certificate !== undefined) {
       const state = clock() > certificate.notAfter ? 'expired' : 'valid'

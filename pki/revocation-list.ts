@@ -3,7 +3,7 @@ import { FleetError } from '../runtime/errors.ts'
 import { contextConstructed, DerError, type DerReader, readDer, tags } from './der.ts'
 import { readExtensions } from './extensions.ts'
 import { type DistinguishedName, parseName } from './names.ts'
-import { oids } from './oids.ts'
+import { signatureSchemes } from './signature-schemes.ts'
 
 /** Who is revoked, by one CA (RFC 5280 5.1). */
 export type RevocationList = {
@@ -31,16 +31,6 @@ const reasons = [
   'privilegeWithdrawn',
   'aACompromise',
 ]
-const hashes = new Map<string, string | null>([
-  [oids.ecdsaWithSha256, 'sha256'],
-  [oids.ecdsaWithSha384, 'sha384'],
-  [oids.ecdsaWithSha512, 'sha512'],
-  [oids.sha256WithRsa, 'sha256'],
-  [oids.sha384WithRsa, 'sha384'],
-  [oids.sha512WithRsa, 'sha512'],
-  [oids.ed25519, null],
-])
-
 /**
  * Reads a revocation list that is signed with one of `keys`, and that is about all certificates of its issuer: one that says
  * something critical which is not understood here, a scope or a delta for example, is refused (RFC 5280 5.2).
@@ -55,9 +45,9 @@ export function readRevocationList(der: Buffer, keys: readonly KeyObject[]): Rev
     const signature = reader.bitString()
     reader.end()
     const type = readDer(algorithm, 1_024).enter().oid()
-    const hash = hashes.get(type)
-    if (hash === undefined) throw new DerError(`signed by ${type}, which is not accepted`)
-    if (!keys.some((key) => isSigned(hash, tbs, key, signature))) throw new DerError('not signed by its CA')
+    const scheme = signatureSchemes.get(type)
+    if (scheme === undefined) throw new DerError(`signed by ${type}, which is not accepted`)
+    if (!keys.some((key) => isSigned(scheme.hash, tbs, key, signature))) throw new DerError('not signed by its CA')
     return readTbs(tbs, algorithm)
   } catch (cause) {
     if (!(cause instanceof DerError)) throw cause
