@@ -216,7 +216,7 @@ export function prepare(input: PrepareInput): Prepared {
     )
     lintCertificate(tbs, {
       profile,
-      issuer: certificate ? readOuter(certificate.der) : 'self',
+      issuer: certificate ? issuerOf(certificate) : 'self',
       signerSpki: issuer.signer.publicKeySpki,
       hasAlternativeNames,
     })
@@ -225,6 +225,15 @@ export function prepare(input: PrepareInput): Prepared {
     if (!(cause instanceof DerError)) throw cause
     throw lintFailed(cause.message, cause)
   }
+}
+
+/** What the issuing certificate says, read once for all that it issues. */
+const issuers = new WeakMap<CertificateFacts, TbsCertificate>()
+
+function issuerOf(certificate: CertificateFacts): TbsCertificate {
+  const known = issuers.get(certificate) ?? readOuter(certificate.der)
+  issuers.set(certificate, known)
+  return known
 }
 
 const wholeSecond = (date: Date): Date => new Date(Math.floor(date.getTime() / 1000) * 1000)

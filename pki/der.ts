@@ -234,33 +234,40 @@ function checkOid(content: Buffer): void {
 }
 
 function decodeOid(content: Buffer): string {
-  const arcs: bigint[] = []
+  let text = ''
   let arc = 0n
+  let small = 0
+  let octets = 0
   for (const octet of content) {
-    arc = (arc << 7n) | BigInt(octet & 0x7f)
+    // Seven octets are 49 bits, which a number holds exactly; only larger arcs need the slower kind.
+    if (++octets <= 7) small = small * 128 + (octet & 0x7f)
+    else arc = ((octets === 8 ? BigInt(small) : arc) << 7n) | BigInt(octet & 0x7f)
     if (octet >= 0x80) continue
-    if (arcs.length === 0) {
-      const top = arc < 80n ? arc / 40n : 2n
-      arcs.push(top, arc - top * 40n)
-    } else {
-      arcs.push(arc)
-    }
-    arc = 0n
+    const value = octets <= 7 ? small : arc
+    if (text === '') {
+      const top = value < 40 ? 0 : value < 80 ? 1 : 2
+      text = `${top}.${typeof value === 'bigint' ? value - BigInt(top * 40) : value - top * 40}`
+    } else text += `.${value}`
+    small = 0
+    octets = 0
   }
-  return arcs.join('.')
+  return text
 }
 
 function decodeTime(tag: number, text: string): Date {
-  const found = (tag === tags.utcTime ? /^(\d\d)(\d{10})Z$/ : /^(\d{4})(\d{10})Z$/).exec(text)
+  const found = (tag === tags.utcTime ? /^\d{12}Z$/ : /^\d{14}Z$/).test(text)
   if (!found) throw new DerError('a time not in the form of RFC 5280 4.1.2.5')
-  let year = found[1]!
   // RFC 5280 4.1.2.5.1: 50 to 99 are 19YY, 00 to 49 are 20YY.
-  if (tag === tags.utcTime) year = (year >= '50' ? '19' : '20') + year
-  const iso = `${year}-${found[2]!.replace(/(..)(..)(..)(..)(..)/, '$1-$2T$3:$4:$5')}.000Z`
-  const date = new Date(iso)
-  // Date rolls the 31st of a short month over; the calendar does not.
-  if (Number.isNaN(date.getTime()) || date.toISOString() !== iso)
-    throw new DerError('a time that is not in the calendar')
+  const digits = tag === tags.utcTime ? (text >= '50' ? '19' : '20') + text : text
+  const part = (at: number): number => Number(digits.slice(at, at + 2))
+  const [year, month, day] = [Number(digits.slice(0, 4)), part(4), part(6)]
+  const [hour, minute, second] = [part(8), part(10), part(12)]
+  const date = new Date(0)
+  date.setUTCFullYear(year, month - 1, day)
+  // Date rolls over what is out of range; the calendar and the clock do not.
+  const inRange = date.getUTCMonth() === month - 1 && date.getUTCDate() === day
+  if (!inRange || hour > 23 || minute > 59 || second > 59) throw new DerError('a time that is not in the calendar')
+  date.setUTCHours(hour, minute, second)
   return date
 }
 
@@ -321,12 +328,16 @@ function arcOctets(arc: bigint): number[] {
 
 /** RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050; milliseconds are cut off. */
 export function time(date: Date): Buffer {
-  const digits = `${date
-    .toISOString()
-    .replace(/\.\d{3}Z$/, '')
-    .replaceAll(/[-:T]/g, '')}Z`
   const year = date.getUTCFullYear()
-  return year >= 1950 && year < 2050
-    ? element(tags.utcTime, Buffer.from(digits.slice(2), 'latin1'))
-    : element(tags.generalizedTime, Buffer.from(digits, 'latin1'))
+  const inUtcTime = year >= 1950 && year < 2050
+  const rest = [
+    date.getUTCMonth() + 1,
+    date.getUTCDate(),
+    date.getUTCHours(),
+    date.getUTCMinutes(),
+    date.getUTCSeconds(),
+  ]
+  const digits = [...(inUtcTime ? [year % 100] : [Math.floor(year / 100), year % 100]), ...rest]
+  const text = `${digits.map((value) => (value < 10 ? `0${value}` : value)).join('')}Z`
+  return element(inUtcTime ? tags.utcTime : tags.generalizedTime, Buffer.from(text, 'latin1'))
 }

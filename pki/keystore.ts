@@ -69,7 +69,7 @@ function signerOf(key: KeyObject): Signer {
     publicKeySpki: createPublicKey(key).export({ format: 'der', type: 'spki' }),
     async sign(tbs) {
       try {
-        return sign('sha256', tbs, { key, dsaEncoding: 'der' })
+        return sign('sha256', tbs, key)
       } catch (cause) {
         throw new FleetError('key_unavailable', 'The signing key failed', { cause })
       }

@@ -205,7 +205,9 @@ function readBody(message: IncomingMessage, maxBytes: number): Promise<Buffer> {
     })
     message.on('end', () => resolve(Buffer.concat(chunks)))
     message.on('error', reject)
-    message.on('close', () => reject(new FleetError('request_malformed', 'the connection ended inside the body')))
+    message.on('close', () => {
+      if (!message.complete) reject(new FleetError('request_malformed', 'the connection ended inside the body'))
+    })
   })
 }
 
