@@ -47,6 +47,9 @@ export class FeedClient implements AsyncDisposable {
   #retry: NodeJS.Timeout | undefined
   #waiting: FromEnroll[] = []
   #working: Promise<void> | undefined
+  /** The last event that is in force, and the saving of all up to it. */
+  #inForce = 0
+  #saving: Promise<void> | undefined
   #nextPing = 1
   readonly #pings = new Map<number, (answered: boolean) => void>()
   readonly #liveListeners = new Set<() => void>()
@@ -102,6 +105,7 @@ export class FeedClient implements AsyncDisposable {
     clearTimeout(this.#retry)
     this.#socket?.destroy()
     await this.#working
+    await this.#saving
   }
 
   #dial(): void {
@@ -189,19 +193,42 @@ export class FeedClient implements AsyncDisposable {
         const events = this.#takeEvents()
         if (events.length > 0) {
           this.#options.onChange(this.#options.snapshot.apply(events))
-          await this.#options.snapshot.save()
           const { seq } = events.at(-1)!
           this.#options.log.debug({ event: 'snapshot.applied', seq, events: events.length }, 'feed events in force')
-          if (!this.#options.snapshot.building) this.#send({ kind: 'applied', seq })
-        } else await this.#hear(this.#waiting.shift()!)
+          if (!this.#options.snapshot.building) this.#confirm(socket, seq)
+        } else await this.#hear(socket, this.#waiting.shift()!)
         if (this.#waiting.length <= maxWaiting / 2) socket.resume()
       }
     } catch (error) {
-      this.#mistrustCursor = error instanceof FleetError && error.code === 'data_damaged' && !this.#mistrustCursor
-      this.#options.log.error({ event: 'feed.broken', err: error }, 'trust feed cannot be applied')
-      this.#waiting = []
-      socket.destroy(error as Error)
+      this.#broken(socket, error)
     }
+  }
+
+  /** A receipt waits for the disk, what is in force does not: a disk that hangs must not hold up the next revocation. */
+  #confirm(socket: TLSSocket, seq: number): void {
+    this.#inForce = seq
+    this.#saving ??= this.#save(socket)
+  }
+
+  async #save(socket: TLSSocket): Promise<void> {
+    try {
+      for (let saved: number | undefined; saved !== this.#inForce; ) {
+        saved = this.#inForce
+        await this.#options.snapshot.save()
+        if (this.#socket === socket) this.#send({ kind: 'applied', seq: saved })
+      }
+    } catch (error) {
+      this.#broken(socket, error)
+    } finally {
+      this.#saving = undefined
+    }
+  }
+
+  #broken(socket: TLSSocket, error: unknown): void {
+    this.#mistrustCursor = error instanceof FleetError && error.code === 'data_damaged' && !this.#mistrustCursor
+    this.#options.log.error({ event: 'feed.broken', err: error }, 'trust feed cannot be applied')
+    this.#waiting = []
+    socket.destroy(error as Error)
   }
 
   #takeEvents(): FeedEvent[] {
@@ -210,7 +237,7 @@ export class FeedClient implements AsyncDisposable {
     return run.flatMap((message) => (message.kind === 'event' ? [message] : []))
   }
 
-  async #hear(message: FromEnroll): Promise<void> {
+  async #hear(socket: TLSSocket, message: FromEnroll): Promise<void> {
     const { snapshot, log, onChange } = this.#options
     switch (message.kind) {
       case 'reset':
@@ -228,13 +255,12 @@ export class FeedClient implements AsyncDisposable {
           )
         }
         onChange(await snapshot.reachedHead())
-        await snapshot.save() // what an earlier write may have failed to
         this.#mistrustCursor = false
         this.#connected = true
         this.#everLive = true
         this.#failures = 0
         log.info({ event: 'feed.connected', seq: message.seq }, 'trust feed followed')
-        this.#send({ kind: 'applied', seq: message.seq })
+        this.#confirm(socket, message.seq) // with what an earlier write may have failed to save
         for (const listener of [...this.#liveListeners]) listener()
         this.#liveListeners.clear()
         return

@@ -160,6 +160,7 @@ test('an event that does not follow in the hash chain is not applied; the feed i
 })
 
 test('an event that cannot be read is not stepped over', async () => {
+  await harness.feed.untilApplied()
   harness.feed.append({
     type: 'device.changed',
     data: { id: '../x', profile: 'sensor', groups: [], status: 'revoked' },
