@@ -3,13 +3,17 @@ import { readFileSync } from 'node:fs'
 import { Agent, request } from 'node:https'
 import { z } from 'zod'
 import {
+  type ApprovalView,
+  type ApproveRequest,
   type AuditPage,
+  approvalView,
   auditPage,
   type CertificateView,
   type ChangeDevice,
   type CreateDevice,
   type CreateToken,
   certificateView,
+  type DenyRequest,
   type DeviceView,
   deviceView,
   type PolicyView,
@@ -110,6 +114,22 @@ export class AdminClient implements Disposable {
 
   createToken(body: CreateToken): Promise<TokenView> {
     return this.#call(tokenView, { method: 'POST', path: '/v1/tokens', body })
+  }
+
+  listApprovals(query: { decision?: string }): Promise<ApprovalView[]> {
+    return this.#pages(approvalView, '/v1/approvals', query)
+  }
+
+  getApproval(id: string): Promise<ApprovalView> {
+    return this.#call(approvalView, { method: 'GET', path: `/v1/approvals/${encodeURIComponent(id)}` })
+  }
+
+  approve(id: string, body: ApproveRequest): Promise<ApprovalView> {
+    return this.#call(approvalView, { method: 'POST', path: `/v1/approvals/${encodeURIComponent(id)}/approve`, body })
+  }
+
+  deny(id: string, body: DenyRequest): Promise<ApprovalView> {
+    return this.#call(approvalView, { method: 'POST', path: `/v1/approvals/${encodeURIComponent(id)}/deny`, body })
   }
 
   listCertificates(query: { deviceId?: string }): Promise<CertificateView[]> {

@@ -8,6 +8,7 @@ import { addBroker } from './commands/broker.ts'
 import { addCert } from './commands/cert.ts'
 import { addDemo } from './commands/demo.ts'
 import { addDevice } from './commands/device.ts'
+import { addEnroll } from './commands/enroll.ts'
 import { addPolicy } from './commands/policy.ts'
 import { dataDirOf, type Format } from './commands/shared.ts'
 import { addStatus } from './commands/status.ts'
@@ -52,7 +53,18 @@ function createProgram(io: Io, asked: Asked): Command {
     .addHelpText('after', '\nExit codes: 0 ok, 1 failure, 2 usage or set-up, 3 refused.\n')
     .helpCommand(false)
     .hook('preAction', (_, command) => note(command, asked, io))
-  for (const add of [addUp, addDemo, addDevice, addToken, addPolicy, addCert, addBroker, addAudit, addStatus])
+  for (const add of [
+    addUp,
+    addDemo,
+    addDevice,
+    addToken,
+    addEnroll,
+    addPolicy,
+    addCert,
+    addBroker,
+    addAudit,
+    addStatus,
+  ])
     add(program, io)
   addHelp(program)
   return program

@@ -12,6 +12,10 @@
  * | PATCH /v1/devices/:id         | changeDevice            | deviceView                 |
  * | POST /v1/devices/:id/revoke   | revokeDevice            | revocationReceipt          |
  * | POST /v1/tokens               | createToken             | tokenView (201)            |
+ * | GET  /v1/approvals            | listApprovals           | page of approvalView       |
+ * | GET  /v1/approvals/:id        |                         | approvalView               |
+ * | POST /v1/approvals/:id/approve| approveRequest          | approvalView               |
+ * | POST /v1/approvals/:id/deny   | denyRequest             | approvalView               |
  * | GET  /v1/certificates         | listCertificates        | page of certificateView    |
  * | GET  /v1/certificates/:serial |                         | certificateView            |
  * | GET  /v1/policy               |                         | policyView                 |
@@ -64,6 +68,21 @@ export const createToken = z.strictObject({
   profile: profileName.optional().describe('Creates the device with this profile when there is none of that id'),
   groups: z.array(groupName).max(16).optional(),
 })
+export const listApprovals = z.strictObject({
+  decision: z.enum(['pending', 'approved', 'denied']).optional(),
+  after: z.string().optional(),
+  limit,
+})
+export const approveRequest = z.strictObject({
+  groups: z.array(groupName).max(16).default([]).describe('Of a device that the approval creates'),
+})
+export const denyRequest = z.strictObject({
+  reason: z
+    .string()
+    .regex(/^\P{C}{1,200}$/u, 'a reason is 1 to 200 characters, none of them a control character')
+    .default('no reason was given')
+    .describe('The device is told it'),
+})
 export const listCertificates = z.strictObject({ deviceId: deviceId.optional(), after: z.string().optional(), limit })
 export const listAudit = z.strictObject({
   after: z.coerce.number().int().min(0).optional().describe('Entries with a higher number; without it, the last ones'),
@@ -93,6 +112,27 @@ export const tokenView = z.object({
   deviceId: z.string(),
   profile: z.string(),
   expiresAt: z.string(),
+})
+export const approvalView = z.object({
+  id: z.string().describe('SHA-256 of the certificate request (DER)'),
+  deviceId: z.string(),
+  profile: z.string(),
+  label: z.string(),
+  keyType: z.string(),
+  spkiHash: z
+    .string()
+    .describe('SHA-256 of the public key (SubjectPublicKeyInfo): compare it with what the device shows'),
+  proved: z.array(z.string()).describe('What the device has proved beside'),
+  remoteAddress: z.string(),
+  requestedAt: z.string(),
+  expiresAt: z.string(),
+  decision: z
+    .enum(['pending', 'approved', 'denied', 'issued'])
+    .describe('issued: approved, and the certificate was made'),
+  decidedAt: z.string().optional(),
+  decidedBy: z.string().optional(),
+  reason: z.string().optional(),
+  serial: z.string().optional(),
 })
 export const certificateView = z.object({
   serial: z.string(),
@@ -157,6 +197,9 @@ export type ChangeDevice = z.input<typeof changeDevice>
 export type CreateToken = z.input<typeof createToken>
 export type DeviceView = z.output<typeof deviceView>
 export type TokenView = z.output<typeof tokenView>
+export type ApproveRequest = z.input<typeof approveRequest>
+export type DenyRequest = z.input<typeof denyRequest>
+export type ApprovalView = z.output<typeof approvalView>
 export type CertificateView = z.output<typeof certificateView>
 export type RevocationReceipt = z.output<typeof revocationReceipt>
 export type PolicyView = z.output<typeof policyView>

@@ -6,6 +6,10 @@ const hostName = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f
 
 const keyType = z.enum(['P-256', 'P-384', 'Ed25519', 'RSA'])
 
+const evidenceKind = z.enum(['token', 'approval'])
+/** How a device can prove itself for its first certificate. */
+export type EvidenceKind = z.output<typeof evidenceKind>
+
 const profile = z.strictObject({
   validityDays: z.int().min(1).max(3650).default(30).describe('Lifetime of a certificate of this profile'),
   organization: z.string().min(1).max(64).optional().describe('O of the subject'),
@@ -14,6 +18,13 @@ const profile = z.strictObject({
     .min(1)
     .default(keyType.options)
     .describe('Keys that are certified, the preferred one first; RSA is 2048 to 4096 bits'),
+  evidence: z
+    .array(evidenceKind)
+    .min(1)
+    .default(['token'])
+    .describe(
+      'What a first enrollment needs, all of it: a one-time token, the approval of an operator for this very request',
+    ),
   channelBinding: z
     .enum(['optional', 'required'])
     .default('optional')
@@ -42,6 +53,19 @@ export type EstOperation = (typeof estOperations)[number]
 const label = z.strictObject({
   profile: z.string().optional().describe('The only profile that is enrolled here; without it each device has its own'),
 })
+
+const approvals = z.strictObject({
+  maxPending: z.int().min(1).max(100_000).default(1_000).describe('Requests that may wait for approval, in all'),
+  maxPendingPerAddress: z.int().min(1).default(20).describe('The same for one address (IPv6: for one /64)'),
+  maxPendingPerDevice: z.int().min(1).default(5).describe('The same for one device id'),
+  retryAfterMs: z.int().min(1_000).default(60_000).describe('When a device that waits is to ask again'),
+  expireMs: z
+    .int()
+    .min(60_000)
+    .default(7 * 24 * 3_600_000)
+    .describe('After that a request is forgotten, whatever was decided'),
+})
+export type ApprovalSettings = z.output<typeof approvals>
 
 const fields = z.strictObject({
   data: z.string().default('./data').describe('Folder for keys, registry and state; --data overrides it'),
@@ -94,6 +118,7 @@ const fields = z.strictObject({
         .min(1)
         .default(30)
         .describe('Refused enrollments of one caller before 429 is answered; ten times that for an address'),
+      approvals: approvals.prefault({}),
       renewalsPerHour: z.int().min(1).default(12).describe('Renewals of one device, successful or not'),
     })
     .prefault({}),

@@ -46,6 +46,11 @@ export const problems = {
   token_expired: { status: 401, title: 'The enrollment token has expired' },
   token_spent: { status: 403, title: 'The enrollment token was used for another key' },
   token_void: { status: 403, title: 'The enrollment token was voided' },
+  approval_unknown: { status: 404, title: 'No such request waits for approval' },
+  approval_denied: { status: 403, title: 'An operator denied the request' },
+  approval_spent: { status: 403, title: 'The approved request had its certificate' },
+  approval_queue_full: { status: 429, title: 'Too many requests wait for approval' },
+  evidence_mismatch: { status: 403, title: 'The credentials are of different devices' },
   certificate_unknown: { status: 404, title: 'There is no such certificate' },
 
   // certificates at a connection

@@ -58,6 +58,15 @@ export const advice: Record<ProblemCode, string> = {
   token_spent:
     'A token enrolls one key. The same request may fetch its answer again; for another key make a new token. If you did not enroll the device, somebody else did: revoke it.',
   token_void: 'The device was revoked, and its unused tokens with it.',
+  approval_unknown:
+    'List the requests there are: `npx fleetgate enroll approvals ls --all`. They are forgotten after a time.',
+  approval_denied:
+    'The reason stands in the sentence. A denial is for one request: another key, or the same one after `enroll.approvals.expireMs`, may be asked for again.',
+  approval_spent: 'The certificate that was approved has ended. Make a new request, which waits for approval again.',
+  approval_queue_full:
+    'Approve or deny what waits: `npx fleetgate enroll approvals ls`. The bounds are `enroll.approvals` of the configuration.',
+  evidence_mismatch:
+    'Look which token was given to this piece of hardware: token and certificate have to be of one device.',
   certificate_unknown: 'List the certificates there are: `npx fleetgate cert ls`.',
 
   certificate_missing: 'Give the client its certificate and key (mosquitto: `--cert`, `--key`).',

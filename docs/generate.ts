@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import {
+  approvalView,
   auditView,
   certificateView,
   deviceView,
@@ -154,6 +155,11 @@ function jsonPage(): string {
   const shapes: [string, z.ZodType, string][] = [
     ['device', deviceView, '`device show`, `device create`; `device ls` gives `{ "items": [device, …] }`'],
     ['token', tokenView, '`token create`'],
+    [
+      'approval',
+      approvalView,
+      '`enroll approvals show`, `approve`, `deny`; `enroll approvals ls` gives `{ "items": [approval, …] }`',
+    ],
     ['certificate', certificateView, '`cert show`; `cert ls` gives `{ "items": [certificate, …] }`, without `pem`'],
     ['receipt', revocationReceipt, '`device revoke`'],
     ['policy', policyView, '`policy show`, `policy apply`'],

@@ -15,7 +15,7 @@ import { FleetError, isFleetError } from '../runtime/errors.ts'
 import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
-import { readCertificateEvidence } from './ra/evidence.ts'
+import { readCertificateEvidence } from './ra/current-certificate.ts'
 import { findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
 

@@ -19,6 +19,7 @@ import { openHierarchy } from './ca/hierarchy.ts'
 import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
 import { putPolicy } from './policy.ts'
+import { ApprovalQueue } from './ra/approval-queue.ts'
 import { Profiles } from './ra/profiles.ts'
 import { RegistrationAuthority } from './ra/registration-authority.ts'
 import { openDatabase } from './registry/database.ts'
@@ -80,7 +81,8 @@ export async function createEnrollService(input: {
   await firstPolicy(registry, join(dataDir, 'policy.yaml'), clock())
 
   const profiles = new Profiles(config)
-  const ra = new RegistrationAuthority(registry, profiles)
+  const approvals = new ApprovalQueue(registry, config.enroll.approvals)
+  const ra = new RegistrationAuthority(registry, profiles, approvals)
   const ca = new CertificateAuthority(registry, hierarchy)
   const { anchors } = hierarchy
   const credential = (): EdgeCredential => ({
@@ -100,7 +102,7 @@ export async function createEnrollService(input: {
   )
   const admin = opened.use(
     await createAdmin(
-      { registry, ra, feed, clock, log, rootFingerprint: hierarchy.root.fingerprint, startedAt: clock() },
+      { registry, ra, approvals, feed, clock, log, rootFingerprint: hierarchy.root.fingerprint, startedAt: clock() },
       { listen: config.enroll.admin, credential: credential(), anchors },
     ),
   )

@@ -35,3 +35,7 @@ export class AttemptLimit {
     this.#attempts.set(key, { count: 1, since: now })
   }
 }
+
+/** Whom a bound is counted for: an IPv6 peer has a whole /64 to come from. */
+export const networkOf = (address: string): string =>
+  address.includes('.') || !address.includes(':') ? address : address.split(':').slice(0, 4).join(':')

@@ -1,7 +1,7 @@
 import type { TLSSocket } from 'node:tls'
 import { valuesOf } from '../../pki/names.ts'
 import { FleetError } from '../../runtime/errors.ts'
-import { readCertificateEvidence } from '../ra/evidence.ts'
+import { readCertificateEvidence } from '../ra/current-certificate.ts'
 import type { Registry } from '../registry/registry.ts'
 
 /**

@@ -1,6 +1,7 @@
 import type { z } from 'zod'
 import type { Log } from '../../runtime/log.ts'
 import type { FeedServer } from '../feed-server.ts'
+import type { ApprovalQueue } from '../ra/approval-queue.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { Registry } from '../registry/registry.ts'
@@ -8,6 +9,7 @@ import type { Registry } from '../registry/registry.ts'
 export type AdminContext = {
   registry: Registry
   ra: RegistrationAuthority
+  approvals: ApprovalQueue
   feed: FeedServer
   clock: () => Date
   log: Log

@@ -9,6 +9,7 @@ import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { type EdgeCredential, reachableHost, tlsOptions } from '../../runtime/https.ts'
 import type { Log } from '../../runtime/log.ts'
 import { describeIssue } from '../../runtime/yaml.ts'
+import { approvalRoutes } from './approvals.ts'
 import { requireOperator } from './auth.ts'
 import { brokerRoutes } from './brokers.ts'
 import { deviceRoutes } from './devices.ts'
@@ -53,7 +54,8 @@ export async function createAdmin(
       context.log,
     ),
   )
-  for (const row of [statusRoute, ...brokerRoutes, ...deviceRoutes, ...issuanceRoutes]) addRoute(app, row, context)
+  for (const row of [statusRoute, ...approvalRoutes, ...brokerRoutes, ...deviceRoutes, ...issuanceRoutes])
+    addRoute(app, row, context)
   const { host, port } = splitAddress(options.listen)
   try {
     await app.listen({ host, port })

@@ -9,7 +9,7 @@ import { type CertificateRecord, getCertificate, writeCertificate } from '../reg
 import { type DeviceRecord, writeDevice } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry, Write } from '../registry/registry.ts'
-import { findToken, type TokenRecord, writeToken } from '../registry/tokens.ts'
+import { findVoucher, type Voucher, writeVoucher } from '../registry/vouchers.ts'
 import type { Hierarchy } from './hierarchy.ts'
 import { isBeingRevoked } from './revocation.ts'
 
@@ -19,9 +19,10 @@ export type Approval = {
   profile: CertificateProfile
   /** RFC 7030 3.2.2: where it was asked for, and where alone it can be renewed */
   label: string
-  via: 'token' | 'reenroll'
+  /** what was proved */
+  via: string
   /** Spent in the same batch that records the certificate. */
-  token?: Stored<TokenRecord>
+  vouchers: readonly Voucher[]
 }
 export type IssueContext = { requestId: string; remoteAddress: string; now: Date }
 
@@ -38,12 +39,12 @@ export class CertificateAuthority {
   }
 
   /**
-   * Signs what was approved and records it. The serial is reserved, and the token bound to this key, before the CA key is
+   * Signs what was approved and records it. The serial is reserved, and each voucher bound to this key, before the CA key is
    * used: a crash can leave an unused serial but never an unrecorded certificate.
    *
    * @param request its key is known to be the asker's: by proof of possession (RFC 7030 3.4), or because we made it for them
    * @returns DER of the leaf alone (RFC 7030 4.2.3)
-   * @throws FleetError `conflict` when the device, the token or the policy changed meanwhile: ask the RA again;
+   * @throws FleetError `conflict` when the device or a voucher changed meanwhile: ask the RA again;
    *   `lint_failed`, `key_unavailable`, `outcome_unknown`
    */
   async issue(approval: Approval, request: RequestedCertificate, context: IssueContext): Promise<Buffer> {
@@ -73,11 +74,9 @@ export class CertificateAuthority {
       // Written even where nothing else changes: a revocation that came in between makes this commit a loser.
       writeDevice({ ...device.doc, currentSerial: record.serial }, device.rev),
     ]
-    if (reserved.token) {
-      writes.push(
-        writeToken({ ...reserved.token.doc, status: 'spent', spentAt: context.now.toISOString() }, reserved.token.rev),
-      )
-    }
+    const { serial } = record
+    const spent = { status: 'spent', spkiHash: request.spkiHash, serial, spentAt: record.issuedAt! } as const
+    for (const voucher of reserved.vouchers) writes.push(writeVoucher(voucher, spent))
     await this.#registry.commit({
       requestId: `${context.requestId}-issue`,
       writes,
@@ -119,10 +118,11 @@ export class CertificateAuthority {
     approval: Approval,
     request: RequestedCertificate,
     context: IssueContext,
-  ): Promise<{ certificate: Stored<CertificateRecord>; token?: Stored<TokenRecord> }> {
-    const { device, token } = approval
+  ): Promise<{ certificate: Stored<CertificateRecord>; vouchers: Voucher[] }> {
+    const { device, vouchers } = approval
     // A redemption that a crash cut short goes on with the serial it reserved.
-    if (token?.doc.status === 'redeeming') return this.#reserved(token.doc.serial!, token.doc.digest)
+    const begun = vouchers.find(({ doc }) => doc.status === 'redeeming')
+    if (begun !== undefined) return this.#reserved(begun.doc.serial!, vouchers)
     const serial = newSerialNumber(randomBytes)
     const certificate: CertificateRecord = {
       serial,
@@ -135,13 +135,11 @@ export class CertificateAuthority {
       reservedAt: context.now.toISOString(),
       via: approval.via,
     }
-    const writes: Write[] = [writeCertificate(certificate, 0)]
-    if (token)
-      writes.push(writeToken({ ...token.doc, status: 'redeeming', spkiHash: request.spkiHash, serial }, token.rev))
+    const bound = { status: 'redeeming', spkiHash: request.spkiHash, serial } as const
     await this.#registry.commit({
       // One attempt, one reservation: a request that lost and asks again reserves another serial.
       requestId: `${context.requestId}-reserve-${serial.slice(0, 8)}`,
-      writes,
+      writes: [writeCertificate(certificate, 0), ...vouchers.map((voucher) => writeVoucher(voucher, bound))],
       audit: [
         {
           action: 'certificate.issued',
@@ -155,17 +153,18 @@ export class CertificateAuthority {
       ],
       at: context.now,
     })
-    return this.#reserved(serial, token?.doc.digest)
+    return this.#reserved(serial, vouchers)
   }
 
-  // Another request with the same token and key may have taken this reservation to its end already.
-  async #reserved(serial: string, digest: string | undefined) {
+  // Another request with the same vouchers and key may have taken this reservation to its end already.
+  async #reserved(serial: string, vouchers: readonly Voucher[]) {
     const certificate = await getCertificate(this.#registry, serial)
-    const token = digest === undefined ? undefined : await findToken(this.#registry, digest)
-    if (certificate.doc.status !== 'reserved' || (digest !== undefined && token?.doc.status !== 'redeeming')) {
+    const now = await Promise.all(vouchers.map((voucher) => findVoucher(this.#registry, voucher)))
+    const usable = now.filter((voucher) => voucher?.doc.status === 'redeeming' || voucher?.doc.status === 'unspent')
+    if (certificate.doc.status !== 'reserved' || usable.length < vouchers.length) {
       throw new FleetError('conflict', 'the reservation was used meanwhile', { context: { serial } })
     }
-    return { certificate, ...(token ? { token } : {}) }
+    return { certificate, vouchers: usable as Voucher[] }
   }
 
   #sign(serial: SerialNumber, approval: Approval, request: RequestedCertificate, now: Date) {

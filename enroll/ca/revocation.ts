@@ -1,5 +1,6 @@
 import type { FeedFact } from '../../contract/feed.ts'
 import type { DeviceId, RevocationReason } from '../../contract/ids.ts'
+import { deleteApproval, listApprovals } from '../registry/approvals.ts'
 import type { Asked } from '../registry/asked.ts'
 import { listCertificates, writeCertificate } from '../registry/certificates.ts'
 import { deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
@@ -27,7 +28,7 @@ const underWay = new Set<string>()
 export const isBeingRevoked = (deviceId: string): boolean => underWay.has(deviceId)
 
 /**
- * Revokes a device: the device, every certificate and every unspent token of it, the audit entry and the feed events in
+ * Revokes a device: the device, every certificate, every unspent token and what waits for approval of it, the audit entry and the feed events in
  * one durable batch. Doing it again changes nothing and answers the same.
  *
  * @throws FleetError `device_unknown`
@@ -69,12 +70,14 @@ async function revoke(
     ({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming',
   )
   const revoked = { ...device.doc, status: 'revoked' as const, revokedAt, revocationReason: reason }
+  const approvals = await readAll((paging) => listApprovals(registry, { openOf: id, ...paging }))
   const writes: Write[] = [
     writeDevice(revoked, device.rev),
     ...issued.map(({ doc, rev }) =>
       writeCertificate({ ...doc, status: 'revoked', revokedAt, revocationReason: reason }, rev),
     ),
     ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
+    ...approvals.map(deleteApproval),
   ]
   const feed: FeedFact[] = [
     deviceChanged(revoked),

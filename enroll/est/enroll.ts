@@ -1,16 +1,18 @@
 import { certsOnly } from '../../pki/cms.ts'
-import { parseCsr, type RequestedCertificate } from '../../pki/csr.ts'
+import { parseCsr } from '../../pki/csr.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
-import { type Evidence, readCertificateEvidence, readTokenEvidence } from '../ra/evidence.ts'
+import { readCertificateEvidence } from '../ra/current-certificate.ts'
+import { type Evidence, provenDevice, readEnrollmentEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
+import type { Asking } from '../ra/registration-authority.ts'
 import { untilNoConflict } from '../registry/registry.ts'
 import { certsOnlyType, decodeBody, encodeBody } from './encoding.ts'
 import type { EstContext } from './routes.ts'
 
-/** RFC 7030 4.2.1: the first certificate, on the strength of an enrollment token. */
+/** RFC 7030 4.2.1: the first certificate, on the strength of what the profile asks for. */
 export async function simpleenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
-  const prove = () => readTokenEvidence(context.registry, request)
+  const prove = () => readEnrollmentEvidence(request, { ...context, label, now: context.clock() })
   await prove() // who asks, before what they sent is looked at
   const csr = parseCsr(decodeBody(request.body))
   return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
@@ -38,9 +40,11 @@ export function limitRenewals(evidence: Evidence, { renewals, clock }: EstContex
 }
 
 const holderOf = (evidence: Evidence): string =>
-  evidence.kind === 'token' ? evidence.deviceId : (evidence.record.doc.deviceId ?? evidence.record.doc.serial)
+  evidence.kind === 'enrollment'
+    ? (provenDevice(evidence) ?? '')
+    : (evidence.record.doc.deviceId ?? evidence.record.doc.serial)
 
-type Wanted = { request: EdgeRequest; label: Label; csr: RequestedCertificate; prove: () => Promise<Evidence> }
+type Wanted = { request: EdgeRequest; label: Label; csr: Asking['request']; prove: () => Promise<Evidence> }
 
 /** The certificate, new or given again; or not yet. */
 export type Certified = { der: Buffer } | { retryAfterMs: number }
@@ -48,12 +52,13 @@ export type Certified = { der: Buffer } | { retryAfterMs: number }
 export async function certify({ request, label, csr, prove }: Wanted, context: EstContext): Promise<Certified> {
   const { ra, ca, clock } = context
   const now = clock()
-  const asking = { label, request: csr, now, channelBinding: request.channelBinding }
+  const { id, remoteAddress, channelBinding } = request
+  const asking = { id, remoteAddress, channelBinding, label, request: csr, now }
   // Evidence and decision are taken afresh whenever another writer was first, so what is signed is what was decided.
   return untilNoConflict(async () => {
     const decision = await ra.decide(await prove(), asking)
     if (decision.decision !== 'approved') return decision
-    const asked = { requestId: request.id, remoteAddress: request.remoteAddress, now }
+    const asked = { requestId: id, remoteAddress, now }
     return { der: await ca.issue(decision.approval, csr, asked) }
   })
 }

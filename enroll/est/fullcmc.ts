@@ -29,7 +29,7 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
   const responder = { by: context.responder(), now: context.clock(), senderNonce: randomBytes(16) }
   try {
     requireCmcType(request)
-    const prove = () => readEvidence(context.registry, request, context.clock())
+    const prove = () => readEvidence(request, { ...context, label, now: context.clock() })
     const evidence = await prove()
     if (evidence.kind === 'certificate') limitRenewals(evidence, context)
     const { csr, message, ...rest } = parseCmcRequest(decodeBody(request.body, 'cmc_malformed'))
@@ -63,7 +63,7 @@ function requireCmcType(request: EdgeRequest): void {
 }
 
 function requireSignature(message: SignedMessage, evidence: Evidence, requestedSpki: Buffer): void {
-  if (evidence.kind === 'token') {
+  if (evidence.kind === 'enrollment') {
     if (isSignedBy(message, requestedSpki)) return
     throw new FleetError('cmc_signature_invalid', 'the message is not signed by the key that is to be certified')
   }

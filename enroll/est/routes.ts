@@ -4,14 +4,14 @@ import { problems } from '../../contract/problems.ts'
 import type { MessageSigner } from '../../pki/signed-data.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest, EdgeRequestHead } from '../../runtime/https.ts'
-import { AttemptLimit } from '../../runtime/limits.ts'
+import { AttemptLimit, networkOf } from '../../runtime/limits.ts'
 import type { Log } from '../../runtime/log.ts'
 import { LogLimit } from '../../runtime/log-limit.ts'
 import type { CertificateAuthority } from '../ca/certificate-authority.ts'
 import type { Hierarchy } from '../ca/hierarchy.ts'
-import { findBasicCredentials } from '../ra/evidence.ts'
 import { defaultLabel, type Label, type Profiles } from '../ra/profiles.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
+import { findBasicCredentials } from '../ra/token.ts'
 import type { Registry } from '../registry/registry.ts'
 import { csrattrs } from './csrattrs.ts'
 import { cacerts } from './distribution.ts'
@@ -144,10 +144,6 @@ const tooMany = (waitMs: number): FleetError =>
     context: { retryAfterSeconds: Math.ceil(waitMs / 1000) },
   })
 
-/** An IPv6 peer has a whole /64 to come from. */
-const networkOf = (address: string): string =>
-  address.includes('.') || !address.includes(':') ? address : address.split(':').slice(0, 4).join(':')
-
 /** What a caller says it is, so that its refusals are counted apart from its neighbours' at the same address. */
 function nameOf(request: EdgeRequestHead): string {
   if (request.certificate !== undefined) return createHash('sha256').update(request.certificate).digest('hex')
@@ -218,6 +214,6 @@ function renderFailure(error: unknown, requestId: string): EdgeAnswer {
   // 401 always carries the challenge, also for a wrong token: libest gives up without it.
   if (status === 401) headers['WWW-Authenticate'] = 'Basic realm="fleetgate"'
   if (error.code === 'method_not_allowed') headers.Allow = String(error.context.allow)
-  if (error.code === 'too_many_requests') headers['Retry-After'] = String(error.context.retryAfterSeconds)
+  if (status === 429) headers['Retry-After'] = String(error.context.retryAfterSeconds)
   return { status, headers, body: `${error.code}: ${error.message} (request ${requestId})\n` }
 }

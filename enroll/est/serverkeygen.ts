@@ -10,7 +10,7 @@ import { spkiHashOf } from '../../pki/public-key.ts'
 import { contentInfo, signData } from '../../pki/signed-data.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
-import { type Evidence, readEvidence } from '../ra/evidence.ts'
+import { type Evidence, provenDevice, readEvidence } from '../ra/evidence.ts'
 import type { EnrollmentProfile, Label } from '../ra/profiles.ts'
 import { findCertificate } from '../registry/certificates.ts'
 import { findDevice } from '../registry/devices.ts'
@@ -24,7 +24,7 @@ import type { EstContext } from './routes.ts'
  */
 export async function serverkeygen(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
   const { registry, ra, clock } = context
-  const prove = () => readEvidence(registry, request, clock())
+  const prove = () => readEvidence(request, { registry, label, now: clock() })
   const evidence = await prove()
   limitRenewals(evidence, context)
   const { keyType: wished, encryption, ...names } = parseKeyGenerationRequest(decodeBody(request.body))
@@ -86,7 +86,8 @@ async function findRecipient(
   if (evidence.kind === 'certificate') {
     return evidence.certificate.subjectKeyId === keyId ? evidence.certificate : undefined
   }
-  const serial = (await findDevice(registry, evidence.deviceId))?.doc.currentSerial
+  const deviceId = provenDevice(evidence)
+  const serial = deviceId && (await findDevice(registry, deviceId))?.doc.currentSerial
   const record = serial === undefined ? undefined : await findCertificate(registry, serial)
   if (record?.doc.status !== 'issued') return undefined
   const certificate = parseCertificate(Buffer.from(record.doc.der!, 'base64'))

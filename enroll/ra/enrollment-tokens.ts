@@ -119,7 +119,8 @@ export async function createDevice(registry: Registry, input: NewDevice, asked: 
   return change.device
 }
 
-function deviceCreation(
+/** What creates a device, for the batch of whatever is the cause. */
+export function deviceCreation(
   input: NewDevice,
   asked: Asked,
 ): { device: DeviceRecord; write: Write; audit: AuditFact; feed: FeedFact } {

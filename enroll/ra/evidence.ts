@@ -1,118 +1,69 @@
+import type { EvidenceKind } from '../../contract/configuration.ts'
 import type { DeviceId } from '../../contract/ids.ts'
-import { isDeviceId } from '../../contract/ids.ts'
-import { type CertificateFacts, parseCertificate } from '../../pki/certificate.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
-import { type CertificateRecord, findCertificate } from '../registry/certificates.ts'
-import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
-import { digestOf, findToken, type TokenRecord } from '../registry/tokens.ts'
+import { type CertificateEvidence, readCertificateEvidence } from './current-certificate.ts'
+import type { Label } from './profiles.ts'
+import { findTokenProof, type TokenProof } from './token.ts'
 
+/** One thing that a caller proved for a first certificate. */
+export type Proof = TokenProof
+/** What a caller can show; an approval is not shown but given. */
+export type ProvenKind = Exclude<EvidenceKind, 'approval'>
+/** All of it, which may be nothing where a person decides. Whether it is enough, the profile says. */
+export type EnrollmentEvidence = { kind: 'enrollment'; proofs: Proof[] }
 /** What the caller proved, before any decision. */
-export type TokenEvidence = { kind: 'token'; deviceId: DeviceId; token: Stored<TokenRecord> }
-export type CertificateEvidence = {
-  kind: 'certificate'
-  certificate: CertificateFacts
-  record: Stored<CertificateRecord>
-}
-export type Evidence = TokenEvidence | CertificateEvidence
+export type Evidence = EnrollmentEvidence | CertificateEvidence
 
-/** A token where one is given, else the certificate of the connection, for operations that take either. */
-export function readEvidence(
-  registry: Registry,
-  request: Pick<EdgeRequest, 'headers' | 'certificate' | 'certificateFault'>,
-  now: Date,
-): Promise<Evidence> {
-  return request.headers.authorization === undefined && request.certificate !== undefined
-    ? readCertificateEvidence(registry, request, now)
-    : readTokenEvidence(registry, request)
+type Asked = { registry: Registry; label: Label; now: Date }
+type Shown = Pick<EdgeRequest, 'headers' | 'certificate' | 'certificateFault'>
+
+/** Evidence for a first certificate where there is some, else the certificate of the connection, for operations that take either. */
+export async function readEvidence(request: Shown, asked: Asked): Promise<Evidence> {
+  const proofs = await readProofs(request, asked)
+  if (proofs.length === 0 && request.certificate !== undefined) {
+    return readCertificateEvidence(asked.registry, request, asked.now)
+  }
+  return enrollment(proofs, asked.label)
 }
 
 /**
- * HTTP Basic (RFC 7617) with the device id as username and the enrollment token as password (RFC 7030 3.2.3).
- * An unknown device and a wrong token are one answer: nobody learns which device ids exist.
+ * What is shown is verified whether or not it is asked for.
  *
- * @throws FleetError `unauthenticated` when there is no usable header, `token_invalid`
+ * @throws FleetError `unauthenticated` when nothing is shown and that is not enough, `token_invalid`
  */
-export async function readTokenEvidence(
-  registry: Registry,
-  request: Pick<EdgeRequest, 'headers'>,
-): Promise<TokenEvidence> {
-  const credentials = findBasicCredentials(request)
-  if (credentials === undefined) {
-    const wanted = 'enroll with HTTP Basic: the device id as username and its enrollment token as password'
-    throw new FleetError('unauthenticated', wanted)
-  }
-  const { username, password } = credentials
-  const invalid = (): FleetError =>
-    new FleetError('token_invalid', 'this token is not valid for this device id; ask the operator for a new one', {
-      context: { deviceId: username.slice(0, 64) },
-    })
-  if (!isDeviceId(username)) throw invalid()
-  const token = await findToken(registry, digestOf(password))
-  if (token === undefined || token.doc.deviceId !== username) throw invalid()
-  return { kind: 'token', deviceId: username, token }
+export async function readEnrollmentEvidence(request: Shown, asked: Asked): Promise<EnrollmentEvidence> {
+  return enrollment(await readProofs(request, asked), asked.label)
 }
 
-/** @returns undefined when there is no Basic header, or none that can be read */
-export function findBasicCredentials(
-  request: Pick<EdgeRequest, 'headers'>,
-): { username: string; password: string } | undefined {
-  const found = /^basic +([A-Za-z0-9+/]+={0,2})$/i.exec(request.headers.authorization ?? '')
-  if (found === null) return undefined
-  const text = Buffer.from(found[1]!, 'base64').toString('utf8')
-  const colon = text.indexOf(':')
-  return colon < 0 ? undefined : { username: text.slice(0, colon), password: text.slice(colon + 1) }
+async function readProofs(request: Shown, { registry }: Asked): Promise<Proof[]> {
+  const token = await findTokenProof(registry, request)
+  return token === undefined ? [] : [token]
+}
+
+function enrollment(proofs: Proof[], { profile }: Label): EnrollmentEvidence {
+  // Without a profile it is not known yet what will be asked for, and a token is what every client understands.
+  const first = (profile?.evidence ?? ['token']).find((kind) => kind !== 'approval')
+  if (proofs.length === 0 && first !== undefined) throw missing(first)
+  return { kind: 'enrollment', proofs }
+}
+
+/** The refusal that asks for it. */
+export function missing(_kind: ProvenKind): FleetError {
+  return new FleetError(
+    'unauthenticated',
+    'enroll with HTTP Basic: the device id as username and its enrollment token as password',
+  )
 }
 
 /**
- * The client certificate of this very request: present, of a chain of ours, within its dates, in the registry byte for
- * byte, and not revoked. Read again for every request, since a resumed TLS session is not verified again.
+ * The device that the proofs are of; undefined when they do not say.
  *
- * @throws FleetError `certificate_missing`, `certificate_untrusted`, `certificate_self_signed`, `certificate_expired`,
- *   `certificate_not_yet_valid`, `certificate_unregistered`, `certificate_revoked`
+ * @throws FleetError `evidence_mismatch` when they are of two
  */
-export async function readCertificateEvidence(
-  registry: Registry,
-  request: Pick<EdgeRequest, 'certificate' | 'certificateFault'>,
-  now: Date,
-): Promise<CertificateEvidence> {
-  if (request.certificate === undefined) {
-    throw new FleetError('certificate_missing', 'present the current certificate over mutual TLS')
-  }
-  const certificate = parseCertificate(request.certificate)
-  const context = { serial: certificate.serial, fingerprint: certificate.fingerprint }
-  if (certificate.notAfter < now) {
-    throw new FleetError('certificate_expired', `the certificate expired at ${certificate.notAfter.toISOString()}`, {
-      context,
-    })
-  }
-  if (certificate.notBefore > now) {
-    throw new FleetError(
-      'certificate_not_yet_valid',
-      `the certificate is valid from ${certificate.notBefore.toISOString()} on`,
-      { context },
-    )
-  }
-  const fault = request.certificateFault
-  if (fault !== undefined) {
-    const selfSigned = fault === 'DEPTH_ZERO_SELF_SIGNED_CERT' || fault === 'SELF_SIGNED_CERT_IN_CHAIN'
-    throw selfSigned
-      ? new FleetError('certificate_self_signed', 'the certificate is self-signed', { context })
-      : new FleetError('certificate_untrusted', `the certificate is not of an authority trusted here (${fault})`, {
-          context,
-        })
-  }
-  const record = await findCertificate(registry, certificate.serial)
-  if (record?.doc.fingerprint !== certificate.fingerprint) {
-    throw new FleetError('certificate_unregistered', 'the certificate is not in the registry', { context })
-  }
-  if (record.doc.status !== 'issued') {
-    throw new FleetError(
-      'certificate_revoked',
-      `the certificate was revoked for ${record.doc.revocationReason ?? 'an unknown reason'}`,
-      { context },
-    )
-  }
-  return { kind: 'certificate', certificate, record }
+export function provenDevice({ proofs }: EnrollmentEvidence): DeviceId | undefined {
+  const ids = new Set(proofs.map(({ deviceId }) => deviceId))
+  if (ids.size <= 1) return [...ids][0]
+  throw new FleetError('evidence_mismatch', `the credentials are of two devices: ${[...ids].join(' and ')}`)
 }

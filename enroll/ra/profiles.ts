@@ -1,10 +1,12 @@
-import type { Configuration } from '../../contract/configuration.ts'
+import type { Configuration, EvidenceKind } from '../../contract/configuration.ts'
 import type { CertificateProfile } from '../../pki/profile.ts'
 import type { KeyType } from '../../pki/public-key.ts'
 import { FleetError } from '../../runtime/errors.ts'
 
 /** What a device's certificate will say, and what is asked of the device for it. */
 export type EnrollmentProfile = CertificateProfile & {
+  /** what a first enrollment needs, all of it */
+  evidence: readonly EvidenceKind[]
   /** the preferred one first */
   keyTypes: readonly KeyType[]
   /** whether a request has to name the TLS connection it comes over (RFC 7030 3.5); what it names is checked always */
@@ -60,12 +62,13 @@ export class Profiles {
 }
 
 function enrollmentProfile(name: string, profile: Configuration['profiles'][string]): EnrollmentProfile {
-  const { validityDays, organization, keyTypes, channelBinding, serverKeygen } = profile
+  const { validityDays, organization, evidence, keyTypes, channelBinding, serverKeygen } = profile
   return {
     name,
     validityMs: validityDays * 86_400_000,
     extendedKeyUsage: ['clientAuth'],
     ...(organization === undefined ? {} : { organization }),
+    evidence,
     keyTypes,
     channelBinding,
     serverKeygen,

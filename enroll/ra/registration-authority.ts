@@ -1,4 +1,5 @@
-import type { DeviceId } from '../../contract/ids.ts'
+import { createHash } from 'node:crypto'
+import { type DeviceId, isDeviceId, nameRule } from '../../contract/ids.ts'
 import type { RequestedCertificate } from '../../pki/csr.ts'
 import { singleCommonName } from '../../pki/csr.ts'
 import { buildName, formatName, namesEqual } from '../../pki/names.ts'
@@ -9,8 +10,19 @@ import { getCertificate } from '../registry/certificates.ts'
 import { type DeviceRecord, findDevice } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
-import type { CertificateEvidence, Evidence, TokenEvidence } from './evidence.ts'
+import type { Voucher } from '../registry/vouchers.ts'
+import type { ApprovalQueue, Request as ApprovalRequest } from './approval-queue.ts'
+import type { CertificateEvidence } from './current-certificate.ts'
+import {
+  type EnrollmentEvidence,
+  type Evidence,
+  missing,
+  type Proof,
+  type ProvenKind,
+  provenDevice,
+} from './evidence.ts'
 import { defaultLabel, type EnrollmentProfile, type Label, type Profiles } from './profiles.ts'
+import { requireTokenFor, tokenInvalid } from './token.ts'
 
 /**
  * `issued` gives again what was issued before: an answer that was lost on its way. `pending` waits for somebody to approve,
@@ -21,8 +33,15 @@ export type Decision =
   | { decision: 'issued'; der: Buffer }
   | { decision: 'pending'; retryAfterMs: number }
 
-/** What is asked for, and where: the label decides which profile may be had. */
-export type Asking = Pick<EdgeRequest, 'channelBinding'> & { label: Label; request: RequestedCertificate; now: Date }
+/**
+ * What is asked for, and where: the label decides which profile may be had. `der` is what the device sent and signed; there
+ * is none where the key is made here.
+ */
+export type Asking = Pick<EdgeRequest, 'channelBinding' | 'id' | 'remoteAddress'> & {
+  label: Label
+  request: RequestedCertificate & { der?: Buffer }
+  now: Date
+}
 
 export type Expectations = {
   profile: EnrollmentProfile | undefined
@@ -34,58 +53,67 @@ export type Expectations = {
 export class RegistrationAuthority {
   readonly #registry: Registry
   readonly #profiles: Profiles
+  readonly #approvals: ApprovalQueue
 
-  constructor(registry: Registry, profiles: Profiles) {
+  constructor(registry: Registry, profiles: Profiles, approvals: ApprovalQueue) {
     this.#registry = registry
     this.#profiles = profiles
+    this.#approvals = approvals
   }
 
   /** A first enrollment or another one, by what was proved. */
   decide(evidence: Evidence, asking: Asking): Promise<Decision> {
-    return evidence.kind === 'token'
+    return evidence.kind === 'enrollment'
       ? this.#decideEnrollment(evidence, asking)
       : this.#decideReenrollment(evidence, asking)
   }
 
   /**
-   * A first enrollment: identity comes from the token, and the request must name exactly that device.
+   * A first enrollment: identity comes from what was proved, and the request must name exactly that device. Where nothing
+   * is proved a person decides about the name that the request gives itself.
    *
-   * @throws FleetError `device_revoked`, `token_void`, `token_expired`, `token_spent`, `csr_subject_mismatch`,
-   *   `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
+   * @throws FleetError `device_revoked`, `evidence_mismatch`, `unauthenticated`, `token_…`, `approval_…`,
+   *   `csr_subject_mismatch`, `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
-  async #decideEnrollment(evidence: TokenEvidence, asking: Asking): Promise<Decision> {
+  async #decideEnrollment(evidence: EnrollmentEvidence, asking: Asking): Promise<Decision> {
     const { label, request, now } = asking
-    const { token, deviceId } = evidence
-    const device = await this.#activeDevice(deviceId)
-    const { status, spkiHash, serial, expiresAt } = token.doc
-    if (status === 'void') throw new FleetError('token_void', 'this token was voided', { context: { deviceId } })
-    const bound = status === 'spent' || status === 'redeeming'
-    if (bound && spkiHash !== request.spkiHash) {
-      throw new FleetError('token_spent', 'this token was used for another key', { context: { deviceId } })
-    }
+    const proven = provenDevice(evidence)
+    const deviceId = proven ?? requestedDevice(request)
+    const device = await this.#findActiveDevice(deviceId)
+    // A credential for a device that is not there any more proves nothing.
+    if (device === undefined && proven !== undefined) throw tokenInvalid(deviceId)
+    for (const proof of evidence.proofs) requireTokenFor(proof, request.spkiHash, now)
     requireSubject(request, deviceId)
-    const profile = this.#profileFor(asking, token.doc.profile)
-    if (status === 'spent') {
-      const { doc } = await getCertificate(this.#registry, serial!)
-      const expired = doc.notAfter !== undefined && new Date(doc.notAfter) <= now
-      if (doc.status === 'issued' && !expired) return { decision: 'issued', der: Buffer.from(doc.der!, 'base64') }
-      const why = expired ? 'has expired' : 'is revoked'
-      throw new FleetError(
-        'token_spent',
-        `this token was used, and its certificate ${why}; ask the operator for a new one`,
-        {
-          context: { deviceId },
-        },
-      )
+    const profile = this.#profileFor(asking, device?.doc.profile ?? label.profile!.name)
+    const proofs = profile.evidence.filter((kind) => kind !== 'approval').map((kind) => proofOf(evidence, kind))
+    const vouchers = proofs.map(({ voucher }) => voucher)
+    const spent = vouchers.find(({ doc }) => doc.status === 'spent')
+    if (spent !== undefined) return this.#issuedBefore(spent, deviceId, now)
+    if (profile.evidence.includes('approval')) {
+      const answer = await this.#approvals.ask(approvalRequest(asking, { deviceId, profile, proofs }), {
+        requestId: asking.id,
+        now,
+      })
+      if (answer.decision === 'pending') return answer
+      if (answer.voucher.doc.status === 'spent') return this.#issuedBefore(answer.voucher, deviceId, now)
+      vouchers.push(answer.voucher)
     }
-    // A redemption that began in time may end late: the serial it reserved waits for it.
-    if (status === 'unspent' && new Date(expiresAt) <= now) {
-      throw new FleetError('token_expired', `this token expired at ${expiresAt}`, { context: { deviceId } })
-    }
-    return {
-      decision: 'approved',
-      approval: { device, profile, label: label.name, via: 'token', token },
-    }
+    // Whoever approved a request created its device.
+    if (device === undefined) throw new FleetError('device_unknown', `there is no device ${deviceId}`)
+    const via = profile.evidence.join('+')
+    return { decision: 'approved', approval: { device, profile, label: label.name, via, vouchers } }
+  }
+
+  /** The answer may have been lost on its way. */
+  async #issuedBefore({ kind, doc }: Voucher, deviceId: DeviceId, now: Date): Promise<Decision> {
+    const certificate = await getCertificate(this.#registry, doc.serial!)
+    const { status, notAfter, der } = certificate.doc
+    const expired = notAfter !== undefined && new Date(notAfter) <= now
+    if (status === 'issued' && !expired) return { decision: 'issued', der: Buffer.from(der!, 'base64') }
+    const why = expired ? 'has expired' : 'is revoked'
+    throw new FleetError(spentCodes[kind], `this ${kind} was used, and its certificate ${why}; ask the operator`, {
+      context: { deviceId },
+    })
   }
 
   /**
@@ -103,7 +131,7 @@ export class RegistrationAuthority {
         context: { serial: record.doc.serial },
       })
     }
-    const device = await this.#activeDevice(record.doc.deviceId as DeviceId)
+    const device = await this.#getActiveDevice(record.doc.deviceId as DeviceId)
     const before = record.doc.label ?? defaultLabel
     if (before !== label.name) {
       throw new FleetError(
@@ -126,7 +154,7 @@ export class RegistrationAuthority {
         context: { deviceId: device.doc.id },
       })
     }
-    return { decision: 'approved', approval: { device, profile, label: label.name, via: 'reenroll' } }
+    return { decision: 'approved', approval: { device, profile, label: label.name, via: 'reenroll', vouchers: [] } }
   }
 
   /**
@@ -142,11 +170,11 @@ export class RegistrationAuthority {
     }
     if (evidence === undefined) return stranger
     const { deviceId, certificate } =
-      evidence.kind === 'token'
-        ? { deviceId: evidence.deviceId, certificate: undefined }
+      evidence.kind === 'enrollment'
+        ? { deviceId: provenDevice(evidence), certificate: undefined }
         : { deviceId: evidence.record.doc.deviceId as DeviceId | undefined, certificate: evidence.certificate }
     if (deviceId === undefined) return stranger
-    const { doc } = await this.#activeDevice(deviceId)
+    const { doc } = await this.#getActiveDevice(deviceId)
     const profile = this.#profileUnder(label, doc.profile)
     return {
       profile,
@@ -182,21 +210,62 @@ export class RegistrationAuthority {
     return profile
   }
 
-  async #activeDevice(id: DeviceId): Promise<Stored<DeviceRecord>> {
+  async #getActiveDevice(id: DeviceId): Promise<Stored<DeviceRecord>> {
+    const device = await this.#findActiveDevice(id)
+    if (device === undefined) throw tokenInvalid(id)
+    return device
+  }
+
+  /** @throws FleetError `device_revoked`: whatever it still holds, a revoked device stays out until it is readmitted */
+  async #findActiveDevice(id: DeviceId): Promise<Stored<DeviceRecord> | undefined> {
     const device = await findDevice(this.#registry, id)
-    // A credential for a device that is not there any more proves nothing.
-    if (device === undefined)
-      throw new FleetError(
-        'token_invalid',
-        'this token is not valid for this device id; ask the operator for a new one',
-      )
-    if (device.doc.status === 'revoked') {
+    if (device?.doc.status === 'revoked') {
       const { revocationReason, revokedAt } = device.doc
       throw new FleetError('device_revoked', `${id} was revoked for ${revocationReason} at ${revokedAt}`, {
         context: { deviceId: id },
       })
     }
     return device
+  }
+}
+
+const spentCodes = { token: 'token_spent', approval: 'approval_spent' } as const
+
+function proofOf({ proofs }: EnrollmentEvidence, kind: ProvenKind): Proof {
+  const proof = proofs.find((one) => one.kind === kind)
+  if (proof === undefined) throw missing(kind)
+  return proof
+}
+
+function requestedDevice(request: RequestedCertificate): DeviceId {
+  const name = singleCommonName(request)
+  if (isDeviceId(name)) return name
+  throw new FleetError(
+    'csr_subject_mismatch',
+    `the request names ${JSON.stringify(name.slice(0, 80))}; a device id is ${nameRule}`,
+  )
+}
+
+function approvalRequest(
+  { label, request, remoteAddress }: Asking,
+  { deviceId, profile, proofs }: { deviceId: DeviceId; profile: EnrollmentProfile; proofs: Proof[] },
+): ApprovalRequest {
+  if (request.der === undefined) {
+    throw new FleetError(
+      'keygen_disabled',
+      'what waits for approval is a key of the device: make one and use simpleenroll',
+    )
+  }
+  const { keyType, spkiHash } = request
+  return {
+    id: createHash('sha256').update(request.der).digest('hex'),
+    deviceId,
+    profile: profile.name,
+    label: label.name,
+    keyType,
+    spkiHash,
+    proved: proofs.map(({ kind }) => kind),
+    remoteAddress,
   }
 }
 

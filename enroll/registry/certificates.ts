@@ -24,7 +24,8 @@ export type CertificateRecord = {
   issuedAt?: string
   revokedAt?: string
   revocationReason?: RevocationReason
-  via: 'token' | 'reenroll' | 'setup'
+  /** What was proved for it; for a first certificate all of it, as in `token+approval`. */
+  via: string
 }
 
 export const findCertificate = (registry: Registry, serial: string): Promise<Stored<CertificateRecord> | undefined> =>

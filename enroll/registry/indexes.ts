@@ -1,4 +1,5 @@
 /** What records there are and by what they can be found. */
+import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
 import { type CertificateRecord, instant } from './certificates.ts'
 import type { DeviceRecord } from './devices.ts'
@@ -14,6 +15,7 @@ export type RecordTypes = {
   device: DeviceRecord
   certificate: CertificateRecord
   token: TokenRecord
+  approval: ApprovalRecord
   broker: BrokerRecord
   policy: PolicyRecord
   hierarchy: HierarchyRecord
@@ -32,6 +34,12 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
   ],
   token: ({ deviceId }) => [{ index: 'token.device', value: deviceId }],
+  approval: (approval) => [
+    { index: 'approval.decision', value: approval.decision },
+    { index: 'approval.expiresAt', value: approval.expiresAt },
+    ...(isOpen(approval) ? [{ index: 'approval.device', value: approval.deviceId }] : []),
+    ...(approval.decision === 'pending' ? [{ index: 'approval.network', value: approval.network }] : []),
+  ],
   broker: () => [],
   policy: () => [],
   hierarchy: () => [],

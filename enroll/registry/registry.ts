@@ -130,6 +130,11 @@ export class Registry implements AsyncDisposable {
     }
   }
 
+  /** How many there are in `range`, counting no further than `atMost`. */
+  async count(range: Range, atMost: number): Promise<number> {
+    return (await this.#engine.page(range, undefined, atMost)).ids.length
+  }
+
   feedAfter(seq: number, limit: number): Promise<FeedEvent[]> {
     return this.#engine.feedAfter(seq, limit)
   }

@@ -1,19 +1,15 @@
 import { createHash } from 'node:crypto'
 import type { Stored } from './engine.ts'
 import type { Page, Paging, Registry, Write } from './registry.ts'
+import type { Redemption } from './vouchers.ts'
 
 /** An enrollment token as the registry knows it: by its digest alone. */
-export type TokenRecord = {
+export type TokenRecord = Redemption & {
   digest: string
   deviceId: string
   profile: string
   createdAt: string
   expiresAt: string
-  status: 'unspent' | 'redeeming' | 'spent' | 'void'
-  /** Of the key it is or was redeemed for: that key may ask for its lost answer again, no other may. */
-  spkiHash?: string
-  serial?: string
-  spentAt?: string
 }
 
 /** @param random gives that many octets from a cryptographic source */

@@ -25,6 +25,19 @@ const certificate = {
   subject: 'CN=cam\u202e-1',
   pem: 'PEM\n',
 }
+const approval = {
+  id: 'ab'.repeat(32),
+  deviceId: 'cam-1',
+  profile: 'camera',
+  label: 'line',
+  keyType: 'P-256',
+  spkiHash: 'cd'.repeat(32),
+  proved: [],
+  remoteAddress: '192.0.2.7',
+  requestedAt: at,
+  expiresAt: at,
+  decision: 'pending',
+}
 const ok = (body: unknown): AdminAnswer => ({ status: 200, body })
 
 const cases: {
@@ -98,6 +111,18 @@ const cases: {
     shown: /broker-1 +no +5 of 7/,
   },
   {
+    argv: ['enroll', 'approvals', 'ls'],
+    answer: { items: [approval] },
+    asked: { path: '/v1/approvals', query: { decision: 'pending', limit: '1000' } },
+    shown: /^REQUEST .*\nabababababab +cam-1 +camera +line +192\.0\.2\.7 .*pending\n$/,
+  },
+  {
+    argv: ['enroll', 'approvals', 'approve', approval.id, '--group', 'hall'],
+    answer: { ...approval, decision: 'approved', decidedAt: at, decidedBy: 'operator:operator' },
+    asked: { method: 'GET', path: `/v1/approvals/${approval.id}` },
+    shown: /decided +2026.* by operator:operator\n/,
+  },
+  {
     argv: ['broker', 'forget', 'broker-1'],
     answer: { id: 'broker-1' },
     asked: { method: 'DELETE', path: '/v1/brokers/broker-1' },
@@ -122,6 +147,24 @@ test('-o json prints the answer as the contract has it', async () => {
   assert.deepEqual(JSON.parse(one.out), device)
   const all = await fleetgate(['device', 'ls', '-o', 'json', '--data', stub.dataDir])
   assert.deepEqual(JSON.parse(all.out), { items: [device] })
+})
+
+test('a request that waits is found by its first digits, when they are of one alone', async () => {
+  const other = { ...approval, id: `${'ab'.repeat(4)}${'0'.repeat(56)}` }
+  await using stub = await StubAdmin.start(({ method }) =>
+    method === 'GET' ? ok({ items: [approval, other] }) : ok({ ...approval, decision: 'denied', reason: 'not ours' }),
+  )
+  const deny = (id: string) =>
+    fleetgate(['enroll', 'approvals', 'deny', id, '--reason', 'not ours', '--data', stub.dataDir])
+  const denied = await deny('ABABABABAB')
+  assert.deepEqual([denied.code, denied.err], [0, ''])
+  const { path, body } = stub.requests.at(-1)!
+  assert.deepEqual([path, body], [`/v1/approvals/${approval.id}/deny`, { reason: 'not ours' }])
+  const two = await deny('abababab')
+  assert.deepEqual([two.code, two.err], [3, 'error: 2 requests begin with abababab (conflict); give more digits\n'])
+  const none = await deny('cccccccc')
+  assert.deepEqual([none.code, none.err], [3, 'error: no request begins with cccccccc (approval_unknown)\n'])
+  assert.equal((await deny('xyz')).code, 2)
 })
 
 test('cert ls --device shows the certificates of a device, and says so when there is no such device', async () => {

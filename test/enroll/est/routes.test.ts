@@ -100,7 +100,7 @@ test('a decision that waits for somebody is 202 with Retry-After in whole second
   const config = testConfiguration()
   const ra = new (class extends RegistrationAuthority {
     override decide = async () => ({ decision: 'pending' as const, retryAfterMs: 30_001 })
-  })(undefined as never, new Profiles(config))
+  })(undefined as never, new Profiles(config), undefined as never)
   const token: TokenRecord = {
     digest: '',
     deviceId: 'cam-1',

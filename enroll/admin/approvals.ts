@@ -1,0 +1,39 @@
+import { type ApprovalView, approveRequest, denyRequest, listApprovals as listQuery } from '../../contract/admin-api.ts'
+import { type ApprovalRecord, getApproval, listApprovals } from '../registry/approvals.ts'
+import { route } from './route.ts'
+
+export const approvalRoutes = [
+  route({
+    method: 'GET',
+    path: '/v1/approvals',
+    query: listQuery,
+    handle: async ({ query }, { registry, clock }) => {
+      const { items, next } = await listApprovals(registry, query)
+      const now = clock().toISOString()
+      return { items: items.filter(({ doc }) => doc.expiresAt > now).map(({ doc }) => show(doc)), next }
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/approvals/:id',
+    handle: async ({ params }, { registry }) => show((await getApproval(registry, params.id ?? '')).doc),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/approvals/:id/approve',
+    body: approveRequest,
+    handle: async ({ params, body, asked }, { approvals }) =>
+      show(await approvals.approve(params.id ?? '', body.groups, asked)),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/approvals/:id/deny',
+    body: denyRequest,
+    handle: async ({ params, body, asked }, { approvals }) =>
+      show(await approvals.deny(params.id ?? '', body.reason, asked)),
+  }),
+]
+
+function show({ network: _network, status, decision, spentAt: _spent, ...rest }: ApprovalRecord): ApprovalView {
+  return { ...rest, decision: status === 'spent' ? 'issued' : decision }
+}
