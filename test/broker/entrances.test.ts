@@ -206,7 +206,7 @@ test('a device with a certificate of another CA comes in where that CA is truste
   await harness.testLog.until('connection.refused', { verification: 'not_registered', serial: unknown.serial })
 })
 
-test('a device of another CA is cut off when it is revoked here, its will included', async () => {
+test('a device of another CA is cut off when it is revoked here', async () => {
   const device = await register('partner-2')
   const socket = await harness.socket(device, { port: portOf('both') })
   assert.deepEqual(await answerOf(socket, device.id), accepted)

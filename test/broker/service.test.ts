@@ -8,7 +8,7 @@ import { afterEach, beforeEach, test } from 'node:test'
 import { credentialStamp, readCredential } from '../../broker/credential.ts'
 import { createBrokerService } from '../../broker/service.ts'
 import { configuration } from '../../contract/configuration.ts'
-import { BrokerHarness, closeOf, Inbox, parsePolicy } from '../harness/broker.ts'
+import { BrokerHarness, closeOf, connectPacket, Inbox, parsePolicy } from '../harness/broker.ts'
 
 let harness: BrokerHarness
 let credentialDir: string
@@ -47,6 +47,47 @@ test('wills are delivered when the broker stops, and every client sees the end',
   await closed
   assert.ok(performance.now() - started < 3_000)
   await harness.startBroker()
+})
+
+test('a broker that starts while enroll is away may let devices in for as long after the feed was last followed as a listener says', async () => {
+  const device = await harness.device('sensor-1')
+  const patient = { name: 'patient', listen: '127.0.0.1:0', handling: { stale_status: 'grace(1h)' } }
+  harness.settings.broker = { ...harness.settings.broker, listeners: [patient] }
+  await harness.stopBroker()
+  harness.feed.answering = false
+  await harness.startBroker()
+  const connack = async (listener: string): Promise<unknown> => {
+    const port = Number(new URL(harness.broker.endpoints[listener]!).port)
+    const socket = await harness.socket(device, { port })
+    socket.write(connectPacket(device.id))
+    const [answer] = await once(socket, 'data')
+    socket.destroy()
+    return [...(answer as Buffer)].at(-1)
+  }
+  assert.equal(await connack('mqtts'), 3)
+  assert.equal(await connack('patient'), 0)
+  await harness.testLog.until('session.opened', { verification: 'stale_status', action: 'grace', listener: 'patient' })
+  await harness.stopBroker()
+  harness.settings.clock = () => new Date(Date.now() + 3_600_000)
+  await harness.startBroker()
+  assert.equal(await connack('patient'), 3, 'this process has not followed it, so that the note is the old one')
+})
+
+test('a file of CAs that is missing, or holds something else, stops the start with one sentence', async () => {
+  await harness.stopBroker()
+  const file = join(harness.folder, 'former.pem')
+  const { broker } = harness.settings
+  harness.settings.broker = { ...broker, trust: [{ label: 'former', file, deviceId: 'subject.CN' }] }
+  const refused = (message: RegExp) => assert.rejects(harness.startDetached(), { code: 'config_invalid', message })
+  await refused(/broker\.trust former: .* cannot be read/)
+  writeFileSync(file, 'nothing')
+  await refused(/holds no certificate in PEM/)
+  writeFileSync(file, (await harness.strangeDevice('sensor-1')).pem)
+  await refused(/holds a certificate that is not of a CA/)
+  harness.settings.broker = { ...broker, listeners: [{ name: 'mqtts', password: { file } }] }
+  await refused(/former\.pem:1: device:/)
+  harness.settings.broker = broker
+  await harness.startBroker() // nothing was left open
 })
 
 test('a key that others can read is refused', () => {
