@@ -49,6 +49,7 @@ export class Entrances implements AsyncDisposable {
     const webSockets = new WebSocketEdge({
       upgradeTimeoutMs: handshakeTimeoutMs,
       maxMessageBytes: maxPacketBytes + maxConnectBytes,
+      maxFirstBytes: 2 * maxConnectBytes,
       maxBufferedBytes,
     })
     const streamOf = { mqtts: (socket: TLSSocket) => socket, wss: (socket: TLSSocket) => webSockets.open(socket) }

@@ -10,6 +10,8 @@ type WebSocketOptions = {
   upgradeTimeoutMs: number
   /** Of one WebSocket message, which may hold several packets or a part of one. */
   maxMessageBytes: number
+  /** Of what is held for a peer that has not been answered yet: a message under way may be a stranger's. */
+  maxFirstBytes: number
   /** Unread output: a peer that pings and does not read is closed above it. */
   maxBufferedBytes: number
 }
@@ -17,6 +19,7 @@ type WebSocketOptions = {
 const path = '/mqtt'
 const upgradeHelp = `this is MQTT over WebSocket: upgrade to it at ${path} with the subprotocol mqtt`
 const unsupportedData = 1003 // RFC 6455 7.4.1
+const tooBig = 1009
 /** A peer that is being refused has this long to read why. */
 const lingerMs = 1_000
 
@@ -83,14 +86,17 @@ export class WebSocketEdge {
 /** The bytes in one peer's binary messages, wherever their borders are [MQTT-6.0.0-2]. */
 class WebSocketStream extends Duplex {
   readonly #socket: TLSSocket
-  readonly #maxBufferedBytes: number
+  readonly #options: WebSocketOptions
   readonly #deadline: NodeJS.Timeout
   #webSocket: WebSocket | undefined
+  /** Arrived since the last whole message; counted until the first answer. */
+  #heldBytes = 0
 
-  constructor(socket: TLSSocket, { upgradeTimeoutMs, maxBufferedBytes }: WebSocketOptions) {
+  constructor(socket: TLSSocket, options: WebSocketOptions) {
     super({ autoDestroy: false })
     this.#socket = socket
-    this.#maxBufferedBytes = maxBufferedBytes
+    this.#options = options
+    const { upgradeTimeoutMs } = options
     this.#deadline = setTimeout(() => {
       this.destroy(new FleetError('handshake_failed', `no WebSocket within ${upgradeTimeoutMs} ms`))
       socket.destroy()
@@ -103,14 +109,16 @@ class WebSocketStream extends Duplex {
   upgraded(webSocket: WebSocket): void {
     clearTimeout(this.#deadline)
     this.#webSocket = webSocket
+    this.#socket.prependListener('data', this.#count)
     webSocket.on('message', (data: Buffer, isBinary) => {
+      this.#heldBytes = 0
       if (!isBinary) {
         webSocket.close(unsupportedData, 'MQTT is binary') // [MQTT-6.0.0-1]
         this.destroy(new FleetError('protocol_violation', 'a WebSocket message of text'))
       } else if (!this.push(data)) webSocket.pause()
     })
     webSocket.on('ping', (data) => {
-      if (webSocket.bufferedAmount <= this.#maxBufferedBytes) webSocket.pong(data)
+      if (webSocket.bufferedAmount <= this.#options.maxBufferedBytes) webSocket.pong(data)
       else this.destroy(new FleetError('slow_reader', 'pings are sent and their answers not read'))
     })
     // ws has sent the close code that belongs to it.
@@ -119,11 +127,20 @@ class WebSocketStream extends Duplex {
     this.once('end', () => this.destroy())
   }
 
+  #count = (chunk: Buffer): void => {
+    this.#heldBytes += chunk.length
+    if (this.#heldBytes <= this.#options.maxFirstBytes) return
+    this.#socket.off('data', this.#count)
+    this.#webSocket?.close(tooBig)
+    this.destroy(new FleetError('packet_too_large', `${this.#heldBytes} octets of a message came before a CONNECT`))
+  }
+
   override _read(): void {
     this.#webSocket?.resume()
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    this.#socket.off('data', this.#count)
     if (this.#webSocket?.readyState === 1) this.#webSocket.send(chunk, done)
     else done()
   }

@@ -171,12 +171,31 @@ test('a WebSocket message larger than any packet ends the connection with 1009',
   assert.equal((await once(socket, 'close'))[0], 1009)
 })
 
+test('little is held of a message that does not end, as long as there was no CONNECT', async () => {
+  const device = await harness.device('long-1')
+  const stranger = await opened(device)
+  stranger.send(Buffer.from([0x10]))
+  for (let i = 0; i < 4; i++) stranger.send(Buffer.alloc(1_000), { fin: false })
+  assert.equal((await once(stranger, 'close'))[0], 1009)
+  await harness.testLog.until('connection.refused', { reason: 'packet_too_large', serial: device.serial })
+  const client = await opened(device)
+  client.send(connectPacket('long-1'))
+  await once(client, 'message')
+  const publish = encode(publishPacket('devices/long-1/telemetry/x', Buffer.alloc(7_000), { qos: 1, packetId: 1 }), 4)
+  for (let at = 0; at < publish.length; at += 1_000)
+    client.send(publish.subarray(at, at + 1_000), { fin: at + 1_000 >= publish.length })
+  assert.equal(((await once(client, 'message'))[0] as Buffer)[0], 0x40)
+  client.terminate()
+})
+
 test('a ping is answered; a peer that pings and does not read is closed', async () => {
   const socket = await opened(await harness.device('ping-1'))
   socket.ping('x')
   assert.equal(String((await once(socket, 'pong'))[0]), 'x')
   const raw = await opened(await harness.device('ping-2'))
-  const closed = harness.testLog.until('connection.refused', { reason: 'slow_reader' })
+  raw.send(connectPacket('ping-2'))
+  await once(raw, 'message')
+  const closed = harness.testLog.until('session.closed', { reason: 'slow_reader', clientId: 'ping-2' })
   raw.pause()
   const flood = setInterval(() => {
     for (let i = 0; i < 5_000 && raw.bufferedAmount < 1_000_000; i++) raw.ping('x'.repeat(125))
