@@ -16,6 +16,7 @@ const scripts = {
   test: (args) => [tests(args.length > 0 ? args : allTests())],
   interop: (args) => [tests(args.length > 0 ? args : ['test/interop/*.test.ts'])],
   bench: ([name, ...args]) => [[named('bench', name, '.bench.ts'), ...args]],
+  crash: (args) => [['test/crash/kill.ts', ...args]],
   fuzz: ([name, ...args]) => [[named('test/fuzz', name, '.ts'), ...args]],
   soak: (args) => [['test/soak/main.ts', ...args]],
   check: () => [

@@ -1,5 +1,5 @@
 import type { ProblemCode } from '../contract/problems.ts'
-import { isFleetError } from '../runtime/errors.ts'
+import { type FleetError, isFleetError } from '../runtime/errors.ts'
 import type { Message } from './backends/session-store.ts'
 import { termsOf } from './connect-policy.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
@@ -172,6 +172,7 @@ export class MqttSession implements LinkEvents, Receiver {
       await this.#establish(packet)
     } catch (error) {
       if (!isFleetError(error)) throw error
+      this.#warnOfStore(error)
       this.#refuse(error.code, error.message)
     } finally {
       this.#endTurn?.()
@@ -320,8 +321,15 @@ export class MqttSession implements LinkEvents, Receiver {
     const connection = this.#connection
     if (this.#isGone) return
     const isOurs = isFleetError(error)
-    if (!isOurs) this.#context.log.error({ event: 'broker.failed', err: error }, 'a packet could not be handled')
+    if (isOurs) this.#warnOfStore(error)
+    else this.#context.log.error({ event: 'broker.failed', err: error }, 'a packet could not be handled')
     connection.close(isOurs ? error.code : 'internal')
+  }
+
+  /** What lies under a refusal is for the operator alone: a disk that is full, or cannot be read. */
+  #warnOfStore(error: FleetError): void {
+    if (error.cause === undefined) return
+    this.#context.warn('store', { event: 'store.failed', reason: error.code, err: error })
   }
 
   /** After the connection: its place on the bus, its session, then the will; then the client id is free. */

@@ -7,8 +7,9 @@ const codes: Partial<Record<ProblemCode, number>> = {
   certificate_status_stale: reason.serverUnavailable,
   client_id_mismatch: reason.clientIdentifierNotValid,
   snapshot_stale: reason.serverUnavailable,
-  unavailable: reason.serverUnavailable,
-  outcome_unknown: reason.serverUnavailable,
+  // To be tried again later; a DISCONNECT knows no 0x88 (MQTT 5, 3.14.2.1).
+  unavailable: reason.serverBusy,
+  outcome_unknown: reason.serverBusy,
   session_taken_over: reason.sessionTakenOver,
   too_many_connections: reason.quotaExceeded,
   quota_exceeded: reason.quotaExceeded,

@@ -1,11 +1,8 @@
 /** What outlives the broker's process: sessions with their queues, wills, retained messages. */
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { IClientOptions, MqttClient } from 'mqtt'
+import { killAgainAndAgain, policy as killPolicy } from '../crash/kill.ts'
 import { BrokerHarness, eventually, Inbox, parsePolicy, type TestDevice } from '../harness/broker.ts'
 
 const policy = parsePolicy(`
@@ -121,50 +118,9 @@ test('a device that was revoked while the broker was away leaves nothing behind'
 })
 
 test('what was acknowledged is delivered after SIGKILL, QoS 2 once', async () => {
-  const device = await subscribed('killed-1')
-  await harness.stopBroker()
-  const script = join(harness.folder, 'child.ts')
-  const root = join(import.meta.dirname, '..', '..')
-  const url = (path: string): string => JSON.stringify(join(root, path))
-  writeFileSync(
-    script,
-    `import { createBrokerService } from ${url('broker/service.ts')}
-import { configuration } from ${url('contract/configuration.ts')}
-import { createLog } from ${url('runtime/log.ts')}
-const broker = await createBrokerService({
-  config: configuration.parse({ broker: { listen: '127.0.0.1:0', feed: ${JSON.stringify(harness.feed.address)} } }),
-  dataDir: ${JSON.stringify(join(harness.folder, 'data'))},
-  credentialDir: ${JSON.stringify(join(harness.folder, 'credential'))},
-  clock: () => new Date(Date.now() + ${skewMs}),
-  log: createLog('broker', 'silent'),
-})
-await broker.feed.untilLive()
-console.log(broker.endpoints.mqtts)`,
-  )
-  const acknowledged: string[] = []
-  for (let round = 0; round < 3; round++) {
-    const child = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
-    const [endpoint] = await once(child.stdout, 'data')
-    const publisher = harness.dial(service, { clientId: 'service', port: Number(new URL(String(endpoint)).port) })
-    await connackOf(publisher)
-    const killed = once(child, 'exit')
-    let count = 0
-    for (const qos of [1, 2, 1, 2, 1, 2, 1, 2] as const) {
-      const payload = `${round}.${count++}`
-      publisher.publish('devices/killed-1/in', payload, { qos }, (error) => {
-        if (!error) acknowledged.push(payload)
-        if (acknowledged.length % 4 === 3) child.kill('SIGKILL')
-      })
-    }
-    await killed
-    publisher.end(true)
+  await using other = await BrokerHarness.start({ policy: killPolicy })
+  const { met } = await killAgainAndAgain(other, { rounds: 2, seed: 1 })
+  for (const what of ['inbound QoS 2 half-way', 'outbound QoS 2 without an answer', 'outbound QoS 1 sent again']) {
+    assert.ok(met.has(what), `${what}: not met`)
   }
-  await harness.startBroker()
-  const { inbox, sessionPresent } = await resume(device)
-  assert.ok(sessionPresent)
-  for (const payload of acknowledged) await inbox.until(payload)
-  const publisher = await harness.connect(service)
-  await publisher.publishAsync('devices/killed-1/in', 'end', { qos: 1 })
-  await inbox.until('end')
-  assert.equal(new Set(inbox.payloads).size, inbox.payloads.length, 'nothing came twice')
 })
