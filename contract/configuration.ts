@@ -165,7 +165,9 @@ const fields = z.strictObject({
         .int()
         .min(65_536)
         .default(8_388_608)
-        .describe('Kept for one device: half for messages that wait for it, half for those it has retained'),
+        .describe(
+          'Kept for one device: half for messages that wait for it and its topic filters, half for messages it has retained',
+        ),
       maxRetainedPerDevice: z.int().min(1).default(1_000).describe('Retained messages owned by one device'),
       listeners: listeners
         .default([])
