@@ -129,6 +129,14 @@ export abstract class Device {
     if (!this.client.isConnected) await this.connect()
   }
 
+  /** Comes back where it should not have been sent away: one fault is not to be told as many. */
+  async stay(stop: AbortSignal): Promise<void> {
+    await this.often(stop, 2_000, async () => {
+      if (!this.client.isConnected) await this.connect()
+    })
+    if (!this.client.isConnected) await this.connect()
+  }
+
   stream(kind: string, guarantee: Guarantee): Stream {
     const stream = new Stream(topicOf(this.cell, this.id, kind), guarantee, this.client.version === 5)
     this.cell.streams.set(stream.topic, stream)

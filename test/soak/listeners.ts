@@ -80,10 +80,8 @@ export class Dipper extends Listener {
       this.bar()
       this.world.checks.look('nothing after UNSUBSCRIBE', undefined)
       await sleep(this.random(2_000))
-      if (this.random(3) === 0) {
-        await this.client.drop()
-        await this.connect()
-      }
+      if (this.random(3) === 0) await this.client.drop()
+      if (!this.client.isConnected) await this.connect()
       await this.#subscribe()
     })
   }
@@ -197,6 +195,7 @@ export class Witness extends Device {
   override async play(stop: AbortSignal): Promise<void> {
     const filter = `cells/${this.cell.name}/+/state`
     await this.often(stop, 4_000, async () => {
+      if (!this.client.isConnected) await this.connect()
       const states = [...this.cell.streams.values()].filter(({ topic }) => kindOf(topic) === 'state')
       this.#newest.clear()
       this.#wanted = new Map(

@@ -30,7 +30,7 @@ export class Pump extends Device {
 
   override async play(stop: AbortSignal): Promise<void> {
     const pace = this.#isFlood ? { everyMs: 25, bytes: 16_384 } : { everyMs: 500, bytes: 4_096 }
-    await this.publishing(stop, this.stream('bulk', 'at least once'), pace)
+    await Promise.all([this.publishing(stop, this.stream('bulk', 'at least once'), pace), this.stay(stop)])
   }
 }
 
@@ -50,6 +50,10 @@ export class RuledPublisher extends Device {
   }
 
   override async play(stop: AbortSignal): Promise<void> {
+    await Promise.all([this.#publishAll(stop), this.stay(stop)])
+  }
+
+  async #publishAll(stop: AbortSignal): Promise<void> {
     const stream = this.stream('ruled', 'at least once')
     await this.often(stop, 500, async () => {
       const { isDenied } = this
