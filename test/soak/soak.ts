@@ -12,6 +12,8 @@ export type SoakResult = { world: World; warm?: Idle; after?: Idle; lostBySlowRe
 const heapTolerance = 0.1
 const storeBytesAtMost = 128 * 1024 * 1024
 const quietMs = 60_000
+/** To arrive, to drain and to leave, on a busy machine too. */
+const settlingMs = 300_000
 
 /**
  * A fleet that does everything a broker has to bear, twice: to warm it up, and for as long as wanted. Both times
@@ -37,7 +39,7 @@ export class Soak {
     const stop = AbortSignal.any([options.stop, ended.signal])
     stop.addEventListener('abort', () => world.checks.close(), { once: true })
     const warm = await soak.#play('warm-up', warmUpOf(options.seconds), stop)
-    const after = await soak.#play('load', options.seconds, stop)
+    const after = warm && (await soak.#play('load', options.seconds, stop))
     if (warm !== undefined && after !== undefined) soak.#compare(warm, after)
     return {
       world,
@@ -56,7 +58,15 @@ export class Soak {
       if (stop.aborted) resolve(undefined)
       stop.addEventListener('abort', () => resolve(undefined), { once: true })
     })
-    return await Promise.race([whole, stopped])
+    const late = new AbortController()
+    const never = sleep(seconds * 1_000 + settlingMs, late.signal).then(() => {
+      const fault = `the ${title} has not come to its end ${settlingMs / 1_000} s after its time`
+      if (!late.signal.aborted) this.#world.checks.look('everything has arrived at the end', fault)
+      return undefined
+    })
+    const idle = await Promise.race([whole, stopped, never])
+    late.abort()
+    return idle
   }
 
   async #playWhole(fleet: Fleet, title: string, seconds: number, stop: AbortSignal): Promise<Idle> {
