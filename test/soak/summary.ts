@@ -21,11 +21,12 @@ export function summaryOf({ world, warm, after, lostBySlowReaders }: SoakResult)
   if (warm !== undefined) lines.push(`broker after the warm-up: ${idle(warm)}`)
   if (after !== undefined) lines.push(`broker after the load:    ${idle(after)}`)
   const events = [...broker.events].sort(([, a], [, b]) => b - a).map(([event, count]) => `${event} ${count}`)
-  lines.push(`log: ${events.join(', ')}`, '', `seed ${seed}: ${verdictOf(checks.faults)}`)
+  lines.push(`log: ${events.join(', ')}`, '', `seed ${seed}: ${verdictOf(checks.faults, after !== undefined)}`)
   return lines.join('\n')
 }
 
-const verdictOf = (faults: number): string => (faults === 0 ? 'every check held' : `${faults} faults`)
+const verdictOf = (faults: number, isWhole: boolean): string =>
+  faults > 0 ? `${faults} faults` : isWhole ? 'every check held' : 'no fault until then'
 
 function idle({ heapBytes, residentBytes, storeBytes, resources }: NonNullable<SoakResult['warm']>): string {
   const kinds = Object.entries(resources).map(([name, count]) => `${count} ${name}`)
