@@ -17,6 +17,16 @@ export function parseYaml<S extends z.ZodType>(
   source: string,
   code: ProblemCode,
 ): z.output<S> {
+  return readYaml(text, schema, source, code).value
+}
+
+/** As `parseYaml`, with the place of each key and item: `source:line:column`. */
+export function readYaml<S extends z.ZodType>(
+  text: string,
+  schema: S,
+  source: string,
+  code: ProblemCode,
+): { value: z.output<S>; placeOf: (path: PropertyKey[]) => string } {
   const lines = new LineCounter()
   const document = parse(text, lines, source, code)
   const place = (offset: number): string => {
@@ -32,7 +42,7 @@ export function parseYaml<S extends z.ZodType>(
     throw new FleetError(code, `${source}: ${cause instanceof Error ? cause.message : 'cannot be read'}`, { cause })
   }
   const result = schema.safeParse(value)
-  if (result.success) return result.data
+  if (result.success) return { value: result.data, placeOf: (path) => place(offsetOf(document, path)) }
   const faults = result.error.issues.map((issue) => {
     const path = [...issue.path]
     if (issue.code === 'unrecognized_keys') path.push(issue.keys[0]!)

@@ -83,7 +83,14 @@ const packages: Record<string, { in: string[]; for: string }> = {
     for: 'YAML: read in one place, so that its bounds are; printed where a policy is shown',
   },
   zod: {
-    in: ['contract', 'runtime', 'enroll/admin', 'broker/trust/snapshot.ts', 'cli/admin-client.ts'],
+    in: [
+      'contract',
+      'runtime',
+      'enroll/admin',
+      'broker/trust/snapshot.ts',
+      'cli/admin-client.ts',
+      'cli/commands/policy-file.ts',
+    ],
     for: 'schemas at the borders',
   },
   ws: { in: ['broker/websocket.ts'], for: 'MQTT over WebSocket' },

@@ -1,31 +1,38 @@
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import type { Command } from 'commander'
 import { stringify } from 'yaml'
 import type { PolicyView } from '../../contract/admin-api.ts'
-import { type PolicyDocument, policyDocument } from '../../contract/policy-document.ts'
-import { commandLine } from '../../runtime/endpoints.ts'
-import { FleetError, isFleetError } from '../../runtime/errors.ts'
-import { parseYaml } from '../../runtime/yaml.ts'
+import type { PolicyDocument } from '../../contract/policy-document.ts'
+import { reviewPolicy } from '../../contract/policy-review.ts'
+import { isFleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { json, visible } from '../output.ts'
-import { ask, type Common, examples, withCommon } from './shared.ts'
+import { defaultPolicy, readPolicy } from './policy-file.ts'
+import { addPolicyQuestions } from './policy-questions.ts'
+import { ask, type Common, examples, profilesOf, withCommon } from './shared.ts'
 
 export function addPolicy(program: Command, io: Io): void {
   const policy = program.command('policy').description('which certificate subjects may touch which topics')
 
   examples(withCommon(policy.command('check')), 'policy check', 'policy check new-policy.yaml')
-    .description('check a policy file; needs no running gateway')
+    .description('check a policy file and warn of what is most likely not meant; needs no running gateway')
     .argument('[file]', 'policy file (default: policy.yaml in the data folder)')
-    .action((file: string | undefined, options: Common) => {
-      const path = file ?? join(options.data, 'policy.yaml')
+    .action((file: string | undefined, options: Common & { config?: string }) => {
+      const path = file ?? defaultPolicy(options.data)
       try {
-        const statements = readPolicy(path, options.data).policies.map(({ name }) => name)
-        const text = `${path} is valid: ${statements.length} statement(s)${statements.map((name) => `\n  ${visible(name)}`).join('')}\n`
-        io.out(options.output === 'json' ? json({ ok: true, file: path, statements, faults: [] }) : text)
+        const { value: document, placeOf } = readPolicy(path, options.data)
+        const statements = document.policies.map(({ name }) => name)
+        const warnings = reviewPolicy(document, { profiles: profilesOf(options) }).map(
+          ({ path: at, message }) => `${placeOf(at)}: ${message}`,
+        )
+        if (options.output === 'json') io.out(json({ ok: true, file: path, statements, faults: [], warnings }))
+        else {
+          io.out(`${path} is valid: ${statements.length} statement(s)\n`)
+          for (const name of statements) io.out(`  ${visible(name)}\n`)
+          for (const warning of warnings) io.out(`warning: ${visible(warning)}\n`)
+        }
       } catch (error) {
         if (options.output === 'json' && isFleetError(error, 'policy_invalid')) {
-          io.out(json({ ok: false, file: path, statements: [], faults: error.message.split('\n') }))
+          io.out(json({ ok: false, file: path, statements: [], faults: error.message.split('\n'), warnings: [] }))
         }
         throw error
       }
@@ -35,7 +42,7 @@ export function addPolicy(program: Command, io: Io): void {
     .description('check a policy file and put it in force; open sessions obey at once')
     .argument('[file]', 'policy file (default: policy.yaml in the data folder)')
     .action((file: string | undefined, options: Common) => {
-      const document = readPolicy(file ?? join(options.data, 'policy.yaml'), options.data)
+      const { value: document } = readPolicy(file ?? defaultPolicy(options.data), options.data)
       return ask(
         io,
         options,
@@ -48,28 +55,10 @@ export function addPolicy(program: Command, io: Io): void {
     .description('print the policy in force')
     .action((options: Common) => ask(io, options, (client) => client.getPolicy(), render))
 
+  addPolicyQuestions(policy, io)
+
   const render = ({ version, at, by, document }: PolicyView): string =>
     `# policy ${version}, in force since ${visible(at)}, by ${visible(by)}\n${stringify(withoutEmpty(document))}`
-}
-
-/** @throws FleetError `policy_invalid`, refused: a check that says no */
-function readPolicy(path: string, dataDir: string): PolicyDocument {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (cause) {
-    throw new FleetError(
-      'config_invalid',
-      `${path} cannot be read; name another file, or print the policy in force: ${commandLine(['policy', 'show'], dataDir)}`,
-      { cause },
-    )
-  }
-  try {
-    return parseYaml(text, policyDocument, path, 'policy_invalid')
-  } catch (cause) {
-    if (!isFleetError(cause, 'policy_invalid')) throw cause
-    throw new FleetError('policy_invalid', cause.message, { cause, context: { refused: true } })
-  }
 }
 
 /** A statement as a person would write it: the schema's empty `match`, `allow` and `deny` say nothing. */

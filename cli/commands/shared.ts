@@ -47,6 +47,12 @@ export function dataDirOf({ data, config }: { data?: string; config?: string }, 
   }).data
 }
 
+/** Names of the certificate profiles that the configuration has. */
+export function profilesOf({ config }: { config?: string }): string[] {
+  const file = config ?? (existsSync(defaultConfig) ? defaultConfig : undefined)
+  return Object.keys(loadConfig({ file, env: {} }).profiles)
+}
+
 export function folderName(text: string): string {
   if (text === '') throw new InvalidArgumentError('Name a folder.')
   return text

@@ -38,6 +38,7 @@ test('policy check -o json says the same to a script', async () => {
     file: good,
     statements: ['own-topics', 'group-broadcast', 'applications'],
     faults: [],
+    warnings: [],
   })
   const invalid = await fleetgate(['policy', 'check', bad, '-o', 'json'])
   const { ok, faults } = JSON.parse(invalid.out)
@@ -64,4 +65,24 @@ test('what policy show prints can be applied again', async () => {
   const { out } = await fleetgate(['policy', 'show', '--data', stub.dataDir])
   assert.match(out, /^# policy 3, in force since/)
   assert.deepEqual(policyDocument.parse(parse(out)), document)
+})
+
+test('policy check warns, with the place, of what is valid and most likely not meant', async () => {
+  const odd = join(folder, 'odd.yaml')
+  writeFileSync(
+    odd,
+    'policies:\n  - name: all\n    allow: { publish: ["#"] }\n  - name: typo\n    match: { profile: kamera }\n    allow: { publish: [x] }\n',
+  )
+  const { code, out, err } = await fleetgate(['policy', 'check', odd])
+  assert.deepEqual([code, err], [0, ''])
+  assert.match(
+    out,
+    /\nwarning: .*odd\.yaml:3:24: all: every device may publish to #;.*\nwarning: .*odd\.yaml:5:14: typo: there is no profile kamera/,
+  )
+  const asJson = await fleetgate(['policy', 'check', odd, '-o', 'json'])
+  assert.equal(JSON.parse(asJson.out).warnings.length, 2)
+  const config = join(folder, 'gateway.yaml')
+  writeFileSync(config, 'profiles: { kamera: {} }\n')
+  const known = await fleetgate(['policy', 'check', odd, '--config', config])
+  assert.doesNotMatch(known.out, /kamera/)
 })
