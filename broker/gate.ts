@@ -177,6 +177,7 @@ export class Gate {
       if (until === undefined || until.getTime() > now) continue
       const verdict = this.judge(connection, connection.clientId)
       connection.verdict = verdict
+      connection.matcherEpoch = -1 // a policy may look at the state
       if (verdict.policy !== 'normal') connection.close(verdict.cause ?? 'internal')
     }
   }

@@ -123,7 +123,7 @@ export const starterPolicy = `# Who may touch which topics. Deny by default; den
 # Check it with 'fleetgate policy check', put it in force with 'fleetgate policy apply'; open sessions obey at once.
 policies:
   - name: own-topics
-    match: { profile: [sensor, camera] }   # also: device.id, group, subject.CN, subject.OU, subject.O, san.uri, issuer
+    match: { profile: [sensor, camera] }   # also: device.id, group, subject.OU and others, see docs/policy.md
     allow:
       publish: ["devices/\${device.id}/#"]
       subscribe: ["devices/\${device.id}/commands/#"]

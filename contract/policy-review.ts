@@ -4,6 +4,7 @@ import type { PolicyAction, PolicyDocument, PolicyStatement } from './policy-doc
 import { valueHolds } from './policy-match.ts'
 import { factNameOf } from './principal-facts.ts'
 import { filterCovers } from './topics.ts'
+import { verificationStates } from './verification.ts'
 
 export type PolicyWarning = { path: (string | number)[]; message: string }
 
@@ -32,6 +33,8 @@ function unmatched({ match }: PolicyStatement, profiles: readonly string[]): Pol
       const path = ['match', key, at]
       if (name === 'device.profile' && !profiles.some((profile) => valueHolds([value], [profile])))
         return [{ path, message: `there is no profile ${value}; known: ${profiles.join(', ')}` }]
+      if (name === 'verify.state' && !verificationStates.some((state) => valueHolds([value], [state])))
+        return [{ path, message: `there is no state ${value}; known: ${verificationStates.join(', ')}` }]
       // A star may stand for nothing, so what is left has to be able to begin a name.
       const isPossible = rules[name]?.(value.replaceAll('*', 'x')) ?? true
       return isPossible ? [] : [{ path, message: `no ${name} can be ${value}` }]

@@ -50,6 +50,10 @@ test('a condition that no device meets is warned of: an unknown profile, a name 
   assert.deepEqual(warnings('{ name: a, match: { device.id: "a:b" }, allow: { publish: [x] } }'), [
     'a: no device.id can be a:b',
   ])
+  assert.match(
+    warnings('{ name: a, match: { verify.state: [valid, "exp*", ok] }, allow: { publish: [x] } }').join(),
+    /^a: there is no state ok; known: valid, /,
+  )
   assert.deepEqual(warnings('{ name: a, match: { device.id: ["*-7", "cam-*"] }, allow: { publish: [x] } }'), [])
 })
 
