@@ -36,6 +36,7 @@ const withdrawals: ReadonlySet<string> = new Set(['revoked', 'held', 'not_regist
 /** Brings admission, sessions and snapshot together: who comes in, and who has to go when the snapshot changes. */
 export class Gate {
   readonly #options: GateOptions
+  #changes = 0
   readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
 
   constructor(options: GateOptions) {
@@ -88,6 +89,11 @@ export class Gate {
       return undefined
     }
     return { ...admission, endTurn }
+  }
+
+  /** Grows whenever what a matcher has said may have become wrong. */
+  get epoch(): number {
+    return this.#options.snapshot.epoch + this.#changes
   }
 
   /** What is found of a connection whose CONNECT has come. */
@@ -153,6 +159,7 @@ export class Gate {
           ...change.devices.flatMap((id) => sessions.ofDevice(id)),
           ...change.certificates.flatMap((id) => sessions.ofCertificate(id)),
         ]
+    if (affected.length > 0) this.#changes++
     for (const connection of affected) {
       connection.matcherEpoch = -1
       this.#review(connection)

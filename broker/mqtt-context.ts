@@ -4,6 +4,7 @@ import type { ProblemCode } from '../contract/problems.ts'
 import type { Log } from '../runtime/log.ts'
 import { verdictFields } from './admission.ts'
 import type { SessionStore } from './backends/session-store.ts'
+import type { FastPath } from './fast-path.ts'
 import type { Gate } from './gate.ts'
 import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
@@ -22,6 +23,8 @@ export type MqttContext = {
   index: RouteIndex
   bus: Bus<Carried>
   router: Router
+  /** Undefined where every message takes the general way. */
+  fastPath: FastPath | undefined
   retained: RetainedMessages
   wills: Wills
   clock: () => Date

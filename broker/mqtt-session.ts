@@ -2,6 +2,7 @@ import type { ProblemCode } from '../contract/problems.ts'
 import { type FleetError, isFleetError } from '../runtime/errors.ts'
 import type { Message } from './backends/session-store.ts'
 import { termsOf } from './connect-policy.ts'
+import { type Audience, Lanes } from './fast-path.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
 import { type MqttContext, shown, who } from './mqtt-context.ts'
 import { later, PublishGuard, pass } from './publish-guard.ts'
@@ -11,7 +12,8 @@ import { SessionSubscriptions } from './session-subscriptions.ts'
 import type { Connection, EndReason, Receiver } from './sessions.ts'
 import type { BusClient } from './wire/aedes-port.ts'
 import type { Goodbye, LinkEnd, LinkEvents } from './wire/link-events.ts'
-import type { Connect, Publish, Subscribe, Unsubscribe } from './wire/packet.ts'
+import type { Connect, Publish, Qos, Subscribe, Unsubscribe } from './wire/packet.ts'
+import type { PlainPublish } from './wire/plain-publish.ts'
 import { reason } from './wire/reason.ts'
 import type { Delivery } from './wire/route-index.ts'
 
@@ -25,6 +27,7 @@ export class MqttSession implements LinkEvents, Receiver {
   readonly #context: MqttContext
   readonly #finished: () => void
   readonly #guard: PublishGuard
+  readonly #lanes: Lanes | undefined
   #opening: Promise<void> | undefined
   #endTurn: (() => void) | undefined
   #epoch: number | undefined
@@ -38,12 +41,16 @@ export class MqttSession implements LinkEvents, Receiver {
   #goodbye: Goodbye | undefined
   #slow = 0
   #slowBytes = 0
+  /** Answers that wait for the store. */
+  #owed = 0
   #chain: Promise<void> = Promise.resolve()
 
   constructor(connection: Connection, context: MqttContext) {
     this.#connection = connection
     this.#context = context
     this.#guard = new PublishGuard(connection, context)
+    const { fastPath } = context
+    this.#lanes = fastPath && new Lanes(fastPath, connection)
     const { promise, resolve } = Promise.withResolvers<void>()
     connection.finished = promise
     this.#finished = resolve
@@ -71,6 +78,7 @@ export class MqttSession implements LinkEvents, Receiver {
       this.#acknowledge(packet, code)
       return
     }
+    if (code === pass && this.#deliverAtOnce(packet)) return
     const message = messageOf(packet, this.#connection.clientId!, clock().getTime())
     const mayBeKnown = packet.qos === 2 && this.#isResumed
     if (code === pass && this.#slow === 0 && !packet.retain && !mayBeKnown) {
@@ -94,6 +102,16 @@ export class MqttSession implements LinkEvents, Receiver {
         this.#slowBytes -= bytes
       }
     })
+  }
+
+  passOn(publish: PlainPublish): number | undefined {
+    const audience = this.#lanes?.find(publish)
+    if (audience?.links === undefined || !this.#isAtOnce(audience, publish.qos)) return undefined
+    if (this.#guard.mayDelay(publish.qos)) return undefined
+    const code = this.#guard.judge(publish)
+    if (code !== pass) return code
+    for (const link of audience.links) link.forward(publish)
+    return reasonFor(audience.isWanted)
   }
 
   released(packetId: number): void {
@@ -181,7 +199,7 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** In its turn: the session, its will, its place on the bus; then the client is told. */
   async #establish(packet: Connect): Promise<void> {
-    const { config, gate, store, index, bus, wills, linkLimits, clock, log } = this.#context
+    const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log } = this.#context
     const connection = this.#connection
     const clientId = connection.clientId!
     const asked = packet.properties?.sessionExpiryInterval ?? 0
@@ -226,8 +244,7 @@ export class MqttSession implements LinkEvents, Receiver {
         ...(isCut ? { sessionExpiryInterval: Math.floor(this.#expiryMs / 1_000) } : {}),
       },
     })
-    connection.state = 'live'
-    connection.receiver = this
+    sessions.opened(connection, this)
     this.#pump = new SessionPump({
       store,
       link: connection.link,
@@ -261,6 +278,26 @@ export class MqttSession implements LinkEvents, Receiver {
     this.#connection.link.deliver(message, { qos: 0, retain, identifiers })
   }
 
+  /** @returns whether it was, and nothing is left to do */
+  #deliverAtOnce(packet: Publish): boolean {
+    if (packet.retain || packet.qos === 2) return false
+    const audience = this.#lanes?.get(packet.topic)
+    if (audience === undefined || !this.#isAtOnce(audience, packet.qos)) return false
+    const { clientId } = this.#connection
+    if (audience.receivers.length > 0) {
+      const message = messageOf(packet, clientId!, this.#context.clock().getTime())
+      for (const { receiver, delivery } of audience.receivers) receiver.deliver(message, delivery)
+    }
+    this.#acknowledge(packet, reasonFor(audience.isWanted))
+    return true
+  }
+
+  /** Whatever this client has sent before has gone out, or will do so on its own way [MQTT-4.6.0-6]. */
+  #isAtOnce(audience: Audience, qos: Qos): boolean {
+    if (qos > 0 && (audience.isStored || this.#owed > 0)) return false // [MQTT-4.6.0-2]
+    return this.#slow === 0 && !this.#context.router.isUnderWay(this.#connection.clientId!)
+  }
+
   async #publishInTurn(packet: Publish, message: Message, mayBeKnown: boolean): Promise<void> {
     const { gate, store, router } = this.#context
     const { clientId } = this.#connection
@@ -282,8 +319,11 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** PUBACK and PUBREC promise that the message is stored for everybody. */
   #answer(packet: Publish, routed: Promise<boolean>): void {
+    if (packet.qos > 0) this.#owed++
     this.#watch(
-      routed.then((isWanted) => this.#acknowledge(packet, isWanted ? reason.success : reason.noMatchingSubscribers)),
+      routed
+        .then((isWanted) => this.#acknowledge(packet, reasonFor(isWanted)))
+        .finally(() => packet.qos > 0 && this.#owed--),
     )
   }
 
@@ -334,10 +374,11 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** After the connection: its place on the bus, its session, then the will; then the client id is free. */
   async #end(end: LinkEnd): Promise<void> {
-    const { sessions, log } = this.#context
+    const { sessions, fastPath, log } = this.#context
     const connection = this.#connection
     const wasLive = connection.state === 'live'
     sessions.remove(connection)
+    fastPath?.refresh()
     const said = end.code === 'closed' ? 'internal' : end.code
     const why: EndReason = connection.endReason ?? said
     if (!wasLive && connection.endReason === undefined && !isOwnWay(why)) {
@@ -386,6 +427,8 @@ export class MqttSession implements LinkEvents, Receiver {
     if (isWillDue) await wills.publishDue()
   }
 }
+
+const reasonFor = (isWanted: boolean): number => (isWanted ? reason.success : reason.noMatchingSubscribers)
 
 function isOwnWay(why: EndReason): why is Exclude<EndReason, ProblemCode> {
   return why === 'keep_alive_expired' || why === 'connection_lost' || why === 'disconnected' || why === 'shutdown'

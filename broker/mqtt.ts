@@ -6,6 +6,7 @@ import { LogLimit } from '../runtime/log-limit.ts'
 import { mayQuarantine } from './admission.ts'
 import { LevelSessions } from './backends/level-sessions.ts'
 import { type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
+import { FastPath } from './fast-path.ts'
 import type { Gate } from './gate.ts'
 import { type MqttContext, shown } from './mqtt-context.ts'
 import { MqttSession } from './mqtt-session.ts'
@@ -30,6 +31,8 @@ type MqttOptions = {
   area: Area
   clock: () => Date
   log: Log
+  /** false: every message takes the general way, to which the fast one is compared */
+  isFast?: boolean | undefined
 }
 
 /** What may wait for a session that is being read from; its sender is slowed down long before. */
@@ -51,7 +54,7 @@ export class MqttService implements AsyncDisposable {
 
   /** @throws FleetError `data_damaged` */
   static async start(options: MqttOptions): Promise<MqttService> {
-    const { config, gate, sessions, area, clock, log } = options
+    const { config, gate, sessions, area, clock, log, isFast = true } = options
     await using stack = new AsyncDisposableStack()
     const now = (): number => clock().getTime()
     const denials = new LogLimit({ burst: 10, everyMs: 60_000 })
@@ -103,6 +106,7 @@ export class MqttService implements AsyncDisposable {
       index,
       bus,
       router,
+      fastPath: isFast ? new FastPath({ index, sessions, gate }) : undefined,
       retained,
       wills,
       clock,

@@ -1,9 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Verdict } from '../contract/policy-matcher.ts'
+import type { AskedMessage, Verdict } from '../contract/policy-matcher.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { type MqttContext, warnRefused } from './mqtt-context.ts'
 import type { Connection } from './sessions.ts'
-import type { Publish } from './wire/packet.ts'
 import { reason } from './wire/reason.ts'
 
 /** It may go on at once. */
@@ -32,7 +31,14 @@ export class PublishGuard {
     this.#context = context
   }
 
-  judge(packet: Publish): number {
+  /** Whether a message of that QoS could be told `later`. */
+  mayDelay(qos: number): boolean {
+    const { messagesPerSecond, bytesPerSecond } = this.#context.gate.matcherOf(this.#connection).limits
+    const isLimited = messagesPerSecond !== undefined || bytesPerSecond !== undefined
+    return isLimited && qos > 0 && this.#connection.link.version !== 5
+  }
+
+  judge(packet: AskedMessage): number {
     const isBehind = packet.qos > 0 && this.#waiting > 0
     const code = isBehind ? later : this.#ask(packet)
     if (code === later) this.#waiting++
@@ -40,7 +46,7 @@ export class PublishGuard {
   }
 
   /** To be waited for in the order of the messages that were told `later`. @returns `pass`, `never`, or a reason code */
-  async turn(packet: Publish): Promise<number> {
+  async turn(packet: AskedMessage): Promise<number> {
     const { signal } = this.#stopped
     try {
       for (;;) {
@@ -59,7 +65,7 @@ export class PublishGuard {
     this.#stopped.abort()
   }
 
-  #ask(packet: Publish): number {
+  #ask(packet: AskedMessage): number {
     const { gate, quotas, clock } = this.#context
     const { deviceId, link } = this.#connection
     const matcher = gate.matcherOf(this.#connection)
@@ -74,14 +80,14 @@ export class PublishGuard {
     return isSlowed ? later : reason.quotaExceeded
   }
 
-  #refuse(packet: Publish, { reason: fault, statement }: Verdict, isOver: boolean): number {
+  #refuse(packet: AskedMessage, { reason: fault, statement }: Verdict, isOver: boolean): number {
     const problem = fault ?? 'publish_denied'
     this.#warn('publish.denied', packet, { reason: problem, statement })
     if (isOver) this.#connection.close(problem)
     return problem === 'payload_too_large' ? reason.quotaExceeded : reason.notAuthorized
   }
 
-  #warn(event: string, { topic }: Publish, fields: { reason: ProblemCode; [field: string]: unknown }): void {
+  #warn(event: string, { topic }: AskedMessage, fields: { reason: ProblemCode; [field: string]: unknown }): void {
     warnRefused(this.#context, this.#connection, { event, topic, ...fields })
   }
 }

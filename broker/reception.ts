@@ -3,6 +3,7 @@ import { type Quarantine, QuarantineSession } from './quarantine.ts'
 import type { Connection } from './sessions.ts'
 import type { Goodbye, LinkEnd, LinkEvents } from './wire/link-events.ts'
 import type { Connect, Publish, Subscribe, Unsubscribe } from './wire/packet.ts'
+import type { PlainPublish } from './wire/plain-publish.ts'
 import { reason } from './wire/reason.ts'
 
 type ReceptionOptions = {
@@ -33,6 +34,10 @@ export class Reception implements LinkEvents {
 
   publish(packet: Publish): void {
     this.#handler.publish(packet)
+  }
+
+  passOn(publish: PlainPublish): number | undefined {
+    return this.#handler.passOn?.(publish)
   }
 
   released(packetId: number): void {

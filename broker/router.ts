@@ -27,6 +27,8 @@ type RouterOptions = {
 /** From a message that was allowed in to everybody who gets it. */
 export class Router {
   readonly #options: RouterOptions
+  /** Messages on the bus, by who has sent them. */
+  readonly #underWay = new Map<string, number>()
 
   constructor(options: RouterOptions) {
     this.#options = options
@@ -37,6 +39,11 @@ export class Router {
     this.#options.quotas.note(deviceOf(message.from), limits)
     const answer = await this.#options.retained.retain(message)
     if (answer === 'full') this.#options.onDropped('retained', deviceOf(message.from), message.topic)
+  }
+
+  /** Whether the bus still has a message of this client: one that is delivered by another way would overtake it. */
+  isUnderWay(clientId: string): boolean {
+    return this.#underWay.size > 0 && this.#underWay.has(clientId)
   }
 
   /**
@@ -67,7 +74,10 @@ export class Router {
       if (message.qos > 0 && chosen.granted > 0) queued.push(this.#deliveryOf({ ...message }, chosen))
       else sessions.findLive(chosen.clientId)?.receiver?.deliver(message, chosen)
     }
-    if (entries.size > 0) bus.publish(topic, { message, entries })
+    if (entries.size > 0) {
+      this.#count(message.from, 1)
+      bus.publish(topic, { message, entries }, () => this.#count(message.from, -1))
+    }
     if (queued.length > 0) await this.#enqueue(queued, incoming)
     else if (incoming !== undefined) await store.incoming(incoming.clientId, incoming.epoch, incoming.packetId, 'put')
     return deliveries.length > 0 || groups.length > 0
@@ -80,6 +90,12 @@ export class Router {
       deliveries.map((delivery) => ({ ...delivery, limits })),
       undefined,
     )
+  }
+
+  #count(from: string, more: 1 | -1): void {
+    const underWay = (this.#underWay.get(from) ?? 0) + more
+    if (underWay === 0) this.#underWay.delete(from)
+    else this.#underWay.set(from, underWay)
   }
 
   #mayHave(clientId: string, topic: string): boolean {

@@ -38,8 +38,10 @@ export async function createBrokerService(options: {
   credentialDir: string
   clock?: () => Date
   log: Log
+  /** See `MqttService`. */
+  isFast?: boolean | undefined
 }): Promise<BrokerService> {
-  const { dataDir, credentialDir, log, clock = () => new Date() } = options
+  const { dataDir, credentialDir, log, clock = () => new Date(), isFast } = options
   const config = options.config.broker
   const { passphraseFile } = options.config.keys
   await using stack = new AsyncDisposableStack()
@@ -78,7 +80,7 @@ export async function createBrokerService(options: {
     maxConnectionsPerDevice: config.maxConnectionsPerDevice,
   })
 
-  const mqtt = await MqttService.start({ config, gate, sessions, area: store.sessions, clock, log })
+  const mqtt = await MqttService.start({ config, gate, sessions, area: store.sessions, clock, log, isFast })
   lookAtLists()
   const entrances = await Entrances.open({
     config,

@@ -93,9 +93,15 @@ export class Sessions {
   readonly #byClientId = new Map<string, Connection>()
   readonly #turns = new Map<string, Promise<void>>()
   readonly #onKick: (connection: Connection) => void
+  #epoch = 0
 
   constructor(onKick: (connection: Connection) => void) {
     this.#onKick = onKick
+  }
+
+  /** Grows when a connection becomes live or ends. */
+  get epoch(): number {
+    return this.#epoch
   }
 
   get size(): number {
@@ -119,7 +125,15 @@ export class Sessions {
     put(this.#byDevice, deviceId, connection)
   }
 
+  /** From here on messages reach its client. */
+  opened(connection: Connection, receiver: Receiver): void {
+    connection.state = 'live'
+    connection.receiver = receiver
+    this.#epoch++
+  }
+
   remove(connection: Connection): void {
+    if (connection.state === 'live') this.#epoch++
     connection.state = 'closed'
     this.#all.delete(connection)
     if (connection.certificate) take(this.#byFingerprint, connection.certificate.fingerprint, connection)

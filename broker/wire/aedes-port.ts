@@ -146,10 +146,10 @@ export class Bus<T> implements AsyncDisposable {
     return new BusClient(client)
   }
 
-  /** Delivers a message to all who listen on its topic and want it, in a later turn. */
-  publish(topic: string, carried: T): void {
+  /** Delivers a message to all who listen on its topic and want it, in a later turn. @param done nobody is left who has not got it */
+  publish(topic: string, carried: T, done: () => void): void {
     const packet = { cmd: 'publish' as const, topic, payload: nothing, qos: 0 as const, retain: false, dup: false }
-    this.#broker.publish({ ...packet, properties: carried as never } as never, () => {})
+    this.#broker.publish({ ...packet, properties: carried as never } as never, () => done())
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

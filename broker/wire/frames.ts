@@ -1,3 +1,5 @@
+import type { Version } from './packet.ts'
+import type { PlainPublish } from './plain-publish.ts'
 import { Malformed, reason } from './reason.ts'
 
 /** One control packet: its first octet, and everything behind its fixed header. */
@@ -56,6 +58,19 @@ export class FrameReader implements IterableIterator<Frame> {
     this.#chunk = left === 0 ? chunk : Buffer.concat([this.#chunk.subarray(this.#at), chunk])
     this.#at = 0
     return this
+  }
+
+  /** Whether the next packet is a plain PUBLISH that has arrived whole; `publish` is it then, and `take` or `next` moves on. */
+  peek(publish: PlainPublish, version: Version): boolean {
+    return this.#header < 0 && this.#fault === undefined && publish.read(this.#chunk, this.#at, version, this.#maxBytes)
+  }
+
+  /** Moves behind what `peek` has found. */
+  take({ end }: PlainPublish): void {
+    this.#at = end
+    if (end < this.#chunk.length) return
+    this.#chunk = empty
+    this.#at = 0
   }
 
   [Symbol.iterator](): this {

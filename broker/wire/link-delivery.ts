@@ -1,38 +1,37 @@
 import { encode } from './codec.ts'
-import type { Delivered, Delivery } from './link-events.ts'
+import type { Delivered, Delivery, LinkLimits } from './link-events.ts'
 import { OutboundAliases, OutboundWindow } from './link-outbound.ts'
 import type { LinkWriter } from './link-writer.ts'
-import type { Version } from './packet.ts'
+import type { Connect, Version } from './packet.ts'
+import type { PlainPublish } from './plain-publish.ts'
 import type { Properties } from './properties.ts'
 import { type Message, propertiesOf, publishFrame, stamped } from './publish-frames.ts'
 
-type LinkDeliveryOptions = {
-  writer: LinkWriter
-  version: Version
-  /** messages of QoS 1 and 2 under way */
-  window: number
-  /** 0 for none */
-  aliases: number
-  /** of a packet that the client takes */
-  maxBytes: number
-  /** unread output from which on the client counts as slow */
-  slowBytes: number
-  clock: () => Date
-}
-
 /** Messages to one client: what may go out now, and as what octets. Nothing is queued here. */
 export class LinkDelivery {
-  readonly #options: LinkDeliveryOptions
+  readonly #writer: LinkWriter
+  readonly #version: Version
+  /** of a packet that the client takes */
+  readonly #maxBytes: number
+  /** unread output from which on the client counts as slow */
+  readonly #slowBytes: number
+  readonly #clock: () => Date
   readonly #aliases: OutboundAliases | undefined
   readonly window: OutboundWindow
   #isAwaited = false
   /** Messages that were not delivered, by reason. */
   readonly dropped = { slow: 0, tooLarge: 0, expired: 0 }
 
-  constructor(options: LinkDeliveryOptions) {
-    this.#options = options
-    this.window = new OutboundWindow(options.window)
-    if (options.aliases > 0) this.#aliases = new OutboundAliases(options.aliases)
+  constructor(writer: LinkWriter, { version, properties: asked }: Connect, limits: LinkLimits, clock: () => Date) {
+    this.#writer = writer
+    this.#version = version
+    this.#maxBytes = asked?.maximumPacketSize ?? Number.POSITIVE_INFINITY
+    // The largest message has to fit into what is left.
+    this.#slowBytes = Math.max(limits.maxBufferedBytes / 2, limits.maxPacketBytes)
+    this.#clock = clock
+    this.window = new OutboundWindow(Math.min(limits.maxInflight, asked?.receiveMaximum ?? 0xffff))
+    const aliases = Math.min(limits.topicAliasMaximum, asked?.topicAliasMaximum ?? 0) // [MQTT-3.1.2-26] [MQTT-3.1.2-27]
+    if (aliases > 0) this.#aliases = new OutboundAliases(aliases)
   }
 
   /** @returns once after a `waiting`, whether there is room now */
@@ -69,28 +68,40 @@ export class LinkDelivery {
     return 'dropped'
   }
 
+  /** Whether a message without properties and identifiers has the same octets for this client as for others of its version. */
+  get isPlain(): boolean {
+    return this.#aliases === undefined
+  }
+
+  /** At QoS 0. */
+  forward(publish: PlainPublish): void {
+    const frame = publish.frame(this.#version)
+    if (this.#isSlow()) this.dropped.slow++
+    else if (frame.length > this.#maxBytes) this.dropped.tooLarge++
+    else this.#writer.push(frame)
+  }
+
   #isSlow(): boolean {
-    return this.#options.writer.pendingBytes > this.#options.slowBytes
+    return this.#writer.pendingBytes > this.#slowBytes
   }
 
   #secondsLeft({ expiresAt }: Message): number | undefined {
     if (expiresAt === undefined) return undefined
-    return Math.max(0, Math.ceil((expiresAt - this.#options.clock().getTime()) / 1_000))
+    return Math.max(0, Math.ceil((expiresAt - this.#clock().getTime()) / 1_000))
   }
 
   /** Sends the octets that every receiver of its version gets. @returns false when the client takes no packet so large */
   #sendShared(message: Message, delivery: Delivery, secondsLeft: number | undefined): boolean {
     const { qos, retain } = delivery
-    const { writer, version, maxBytes } = this.#options
-    const { head, rest } = publishFrame(message, version, qos, retain, secondsLeft)
-    if (head.length + rest.length > maxBytes) return false
+    const { head, rest } = publishFrame(message, this.#version, qos, retain, secondsLeft)
+    if (head.length + rest.length > this.#maxBytes) return false
     if (qos === 0) {
-      writer.push(head)
+      this.#writer.push(head)
       return true
     }
     const packetId = delivery.packetId ?? this.window.nextPacketId()
     this.window.sent(packetId, qos)
-    writer.push(stamped(head, qos, retain, delivery.dup === true, packetId), rest)
+    this.#writer.push(stamped(head, qos, retain, delivery.dup === true, packetId), rest)
     return true
   }
 
@@ -102,7 +113,6 @@ export class LinkDelivery {
     aliases: OutboundAliases | undefined,
   ): boolean {
     const { qos, retain, identifiers = [], dup = false } = delivery
-    const { writer, version, maxBytes } = this.#options
     const { payload } = message
     const known = aliases?.find(message.topic)
     const alias = known ?? aliases?.free()
@@ -112,11 +122,11 @@ export class LinkDelivery {
     if (alias !== undefined) own.topicAlias = alias
     const properties = propertiesOf(message, secondsLeft, own)
     const topic = known === undefined ? message.topic : ''
-    const frame = encode({ type: 'publish', topic, payload, qos, retain, dup, packetId, properties }, version)
-    if (frame.length > maxBytes) return false
+    const frame = encode({ type: 'publish', topic, payload, qos, retain, dup, packetId, properties }, this.#version)
+    if (frame.length > this.#maxBytes) return false
     if (qos > 0) this.window.sent(packetId, qos as 1 | 2)
     if (known === undefined && alias !== undefined) aliases?.give(message.topic, alias)
-    writer.push(frame)
+    this.#writer.push(frame)
     return true
   }
 }

@@ -1,6 +1,7 @@
 /** What a link and whoever serves it say to each other. */
 import type { ProblemCode } from '../../contract/problems.ts'
 import type { Connect, Publish, Qos, Subscribe, Unsubscribe } from './packet.ts'
+import type { PlainPublish } from './plain-publish.ts'
 import type { Properties } from './properties.ts'
 
 export type LinkLimits = {
@@ -59,6 +60,12 @@ export interface LinkEvents {
   /** Answer with `accept` or `refuse`, now or later; nothing else comes before. */
   connect(packet: Connect): void
   publish(packet: Publish): void
+  /**
+   * A PUBLISH that can be handled as it lies and in this turn.
+   *
+   * @returns the reason of its acknowledgement; undefined when nothing was done: it comes to `publish` then
+   */
+  passOn?(publish: PlainPublish): number | undefined
   /** PUBREL; also of a message that came on an earlier connection, or never did (0x92). */
   released(packetId: number): void
   subscribe(packet: Subscribe): void

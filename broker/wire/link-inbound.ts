@@ -1,4 +1,5 @@
 import type { Ack, Publish } from './packet.ts'
+import type { Properties } from './properties.ts'
 import { isRefusal, Malformed, protocolError, reason } from './reason.ts'
 
 /** How far a QoS 2 message of the client has come. */
@@ -44,6 +45,11 @@ export class InboundWindow {
   /** Has caught up far enough to go on reading. */
   get hasRoom(): boolean {
     return this.#owed <= this.#maximum / 2
+  }
+
+  /** A message of QoS 1 that is answered at once: nothing has to be answered before it [MQTT-4.6.0-2], and it is one that may come. */
+  get passesQos1(): boolean {
+    return this.#qos1 === 0 && !(this.#isEnforced && this.#qos2.size - this.#resumed >= this.#maximum)
   }
 
   /** A SUBSCRIBE or UNSUBSCRIBE. */
@@ -106,6 +112,14 @@ export class InboundWindow {
   told(): void {
     if (this.#owed > 0) this.#owed--
   }
+}
+
+/** @throws Malformed for what the client was told that it may not use */
+export function requireAvailable(packet: Publish, { maximumQos = 2, retainAvailable = true }: Properties): void {
+  if (packet.qos > maximumQos)
+    throw new Malformed(reason.qosNotSupported, `QoS ${packet.qos}; ${maximumQos} is the highest`) // [MQTT-3.2.2-11]
+  if (packet.retain && !retainAvailable)
+    throw new Malformed(reason.retainNotSupported, 'messages are not retained for this client') // [MQTT-3.2.2-14]
 }
 
 /** What a client calls its topics on one connection [MQTT-3.3.2-7]. */

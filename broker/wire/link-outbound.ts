@@ -1,6 +1,6 @@
 import { encode } from './codec.ts'
-import type { Ack, Connack, Disconnect, SubscriptionAck, Version } from './packet.ts'
-import { isRefusal, protocolError } from './reason.ts'
+import { type Ack, type Connack, type Disconnect, headers, type SubscriptionAck, type Version } from './packet.ts'
+import { connackCode, isRefusal, mayCarry, protocolError, reason } from './reason.ts'
 
 /** How far a message to the client has come. */
 type State =
@@ -101,6 +101,42 @@ export class OutboundAliases {
     }
     this.#aliases.set(topic, alias)
   }
+}
+
+/** Of the longest `pubackFrame`. */
+export const pubackBytes = 5
+
+/** @param code is left out where it is success, and before version 5 */
+export function pubackFrame(packetId: number, code: number, version: Version): Buffer {
+  const hasReason = version === 5 && code !== reason.success
+  const frame = Buffer.allocUnsafe(hasReason ? pubackBytes : 4)
+  frame[0] = headers.puback
+  frame[1] = frame.length - 2
+  frame[2] = packetId >> 8
+  frame[3] = packetId & 0xff
+  if (hasReason) frame[4] = code
+  return frame
+}
+
+/** The CONNACK that refuses; undefined where the version has no word for it, or the client no room. */
+export function refusalFrame(
+  code: number,
+  sentence: string,
+  version: Version,
+  maxBytes: number,
+  explains: boolean,
+): Buffer | undefined {
+  if (version !== 5 && connackCode(code) === undefined) return undefined
+  const said = version === 5 && !mayCarry('connack', code) ? reason.unspecifiedError : code
+  const properties = sentence === '' ? undefined : { reasonString: sentence }
+  return encodeWithin({ type: 'connack', sessionPresent: false, reason: said, properties }, version, maxBytes, explains)
+}
+
+/** The DISCONNECT that says why; only version 5 has one from a server. */
+export function farewellFrame(code: number, sentence: string, maxBytes: number, explains: boolean): Buffer | undefined {
+  const said = mayCarry('serverDisconnect', code) ? code : reason.unspecifiedError
+  const properties = sentence === '' ? undefined : { reasonString: sentence }
+  return encodeWithin({ type: 'disconnect', reason: said, properties }, 5, maxBytes, explains)
 }
 
 /**

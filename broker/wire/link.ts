@@ -15,8 +15,8 @@ import type {
   LinkEvents,
   LinkLimits,
 } from './link-events.ts'
-import { InboundAliases, InboundWindow } from './link-inbound.ts'
-import { encodeWithin } from './link-outbound.ts'
+import { InboundAliases, InboundWindow, requireAvailable } from './link-inbound.ts'
+import { encodeWithin, farewellFrame, pubackBytes, pubackFrame, refusalFrame } from './link-outbound.ts'
 import { LinkWriter } from './link-writer.ts'
 import {
   type Ack,
@@ -29,9 +29,10 @@ import {
   type SubscriptionAck,
   type Version,
 } from './packet.ts'
+import { PlainPublish } from './plain-publish.ts'
 import type { Properties } from './properties.ts'
 import type { Message } from './publish-frames.ts'
-import { connackCode, Malformed, mayCarry, protocolError, reason } from './reason.ts'
+import { Malformed, protocolError, reason } from './reason.ts'
 
 type State = 'new' | 'connecting' | 'open' | 'ended'
 type Cause = Pick<LinkEnd, 'code' | 'cause'>
@@ -41,6 +42,7 @@ const pingresp = encode({ type: 'pingresp' }, 4)
 const trickleBytes = 1_024
 /** After our last packet a peer has this long to read it; then the socket goes. */
 const lingerMs = 1_000
+const plain = new PlainPublish()
 
 /**
  * One MQTT connection of any version on one stream. It knows packets, limits and times, and nothing of sessions, topics or
@@ -56,13 +58,15 @@ export class Link {
   readonly #writer: LinkWriter
   readonly #watchdog = new Watchdog(() => this.#silent())
   #state: State = 'new'
-  #version: Version | undefined
+  /** Undefined before the CONNECT. */
+  version: Version | undefined
   #connect: Connect | undefined
   #inbound = new InboundWindow(0, false)
   #inboundAliases = new InboundAliases(0)
   #delivery: LinkDelivery | undefined
   #peerMaxBytes = Number.POSITIVE_INFINITY
   #explains = true
+  #passesQos1 = false
   #announced: Properties = {}
   #reading = false
   #paused = false
@@ -91,11 +95,6 @@ export class Link {
     })
   }
 
-  /** Undefined before the CONNECT. */
-  get version(): Version | undefined {
-    return this.#version
-  }
-
   /** Written and not yet taken by the peer's side of the socket. */
   get pendingBytes(): number {
     return this.#writer.pendingBytes
@@ -114,36 +113,27 @@ export class Link {
 
   /** Lets the client in. What it sent behind its CONNECT is read in a later turn. */
   accept(acceptance: Acceptance): void {
-    if (this.#state !== 'connecting' || this.#connect === undefined || this.#version === undefined) return
-    const { keepAlive, properties: asked = {} } = this.#connect
-    const terms = termsOf(this.#limits, acceptance, asked)
+    if (this.#state !== 'connecting' || this.#connect === undefined || this.version === undefined) return
+    const terms = termsOf(this.#limits, acceptance, this.#connect.properties ?? {})
     const { sessionPresent } = acceptance
     this.#write({ type: 'connack', sessionPresent, reason: reason.success, properties: terms })
     if (this.#is('ended')) return // the client takes no packet as large as that
-    const isTold = this.#version === 5
+    const isTold = this.version === 5
     if (isTold) this.#announced = terms
+    this.#passesQos1 = (this.#announced.maximumQos ?? 2) > 0 && this.#peerMaxBytes >= pubackBytes
     this.#reader.limit(terms.maximumPacketSize, isTold)
     this.#inbound = new InboundWindow(terms.receiveMaximum, isTold)
     this.#inboundAliases = new InboundAliases(terms.topicAliasMaximum)
-    const { topicAliasMaximum, maxInflight } = this.#limits
-    this.#delivery = new LinkDelivery({
-      writer: this.#writer,
-      version: this.#version,
-      window: Math.min(maxInflight, asked.receiveMaximum ?? 0xffff),
-      aliases: Math.min(topicAliasMaximum, asked.topicAliasMaximum ?? 0), // [MQTT-3.1.2-26] [MQTT-3.1.2-27]
-      maxBytes: this.#peerMaxBytes,
-      slowBytes: this.#maxBufferedBytes / 2,
-      clock: this.#clock,
-    })
+    this.#delivery = new LinkDelivery(this.#writer, this.#connect, this.#limits, this.#clock)
     this.#state = 'open'
-    this.#silenceMs = silenceMs(terms.serverKeepAlive ?? keepAlive) // [MQTT-3.2.2-21]
+    this.#silenceMs = silenceMs(terms.serverKeepAlive ?? this.#connect.keepAlive) // [MQTT-3.2.2-21]
     this.#watchdog.start(this.#silenceMs)
     process.nextTick(this.#read)
   }
 
   /** Answers a CONNECT that was not accepted with what its version can say, and closes. */
   refuse(code: number, sentence = ''): void {
-    this.#refuse(this.#version, code, sentence, { code: 'closed' })
+    this.#refuse(this.version, code, sentence, { code: 'closed' })
   }
 
   /**
@@ -173,7 +163,7 @@ export class Link {
       case 'puback':
       case 'pubrec':
       case 'pubcomp':
-        this.#inbound.answered(packet, this.#version === 5)
+        this.#inbound.answered(packet, this.version === 5)
         break
       case 'pubrel':
         this.#delivery?.window.released(packet.packetId)
@@ -196,9 +186,19 @@ export class Link {
     return delivery.qos > 0 || delivery.mayWait === true ? 'waiting' : 'dropped'
   }
 
+  /** Whether `forward` gives the client what it is to get of a message that is plain. */
+  get isPlain(): boolean {
+    return this.#delivery?.isPlain === true
+  }
+
+  /** At QoS 0; the octets are those of every receiver of its version. */
+  forward(publish: PlainPublish): void {
+    if (this.#state === 'open') this.#delivery!.forward(publish)
+  }
+
   /** Control packets cannot be dropped: a client that asks and does not read is closed. */
   #write(packet: Ack | SubscriptionAck | Connack): void {
-    const frame = encodeWithin(packet, this.#version!, this.#peerMaxBytes, this.#explains)
+    const frame = encodeWithin(packet, this.version!, this.#peerMaxBytes, this.#explains)
     if (frame !== undefined) this.#pushControl(frame)
     else {
       const sentence = `${packet.type} is larger than the client takes`
@@ -240,11 +240,14 @@ export class Link {
     this.#reading = true
     const before = this.#packetsIn
     try {
-      for (const { header, body } of this.#reader) {
+      while (!this.#is('ended')) {
+        if (this.#passOn()) continue
+        const { done, value } = this.#reader.next()
+        if (done) break
         this.#packetsIn++
-        const packet = decode(header, body, this.#version)
+        const packet = decode(value.header, value.body, this.version)
         this.#dispatch(packet)
-        if (this.#is('ended') || packet.type === 'connect' || this.#inbound.isBehind) break
+        if (packet.type === 'connect' || this.#inbound.isBehind) break
       }
     } catch (error) {
       this.#thrown(error)
@@ -262,6 +265,18 @@ export class Link {
       this.#socket.pause()
       this.#watchdog.stop() // the client may have spoken; it is us who do not listen
     }
+  }
+
+  /** @returns whether the next packet was a PUBLISH that could be passed on as it lies */
+  #passOn(): boolean {
+    if (this.#state !== 'open' || !this.#reader.peek(plain, this.version!)) return false
+    if (plain.qos === 1 && !(this.#inbound.passesQos1 && this.#passesQos1)) return false
+    const code = this.#events.passOn?.(plain)
+    if (code === undefined) return false
+    this.#packetsIn++
+    this.#reader.take(plain)
+    if (plain.qos === 1 && this.#is('open')) this.#pushControl(pubackFrame(plain.packetId, code, this.version!))
+    return true
   }
 
   #catchUp(): void {
@@ -314,7 +329,7 @@ export class Link {
   #connected(packet: Connect): void {
     const { version, clean, properties: asked } = packet
     this.#state = 'connecting'
-    this.#version = version
+    this.version = version
     this.#connect = packet
     this.#peerMaxBytes = asked?.maximumPacketSize ?? Number.POSITIVE_INFINITY
     this.#explains = asked?.requestProblemInformation !== false
@@ -330,11 +345,7 @@ export class Link {
 
   #published(packet: Publish): void {
     this.#inboundAliases.resolve(packet)
-    const { maximumQos = 2, retainAvailable = true } = this.#announced
-    if (packet.qos > maximumQos)
-      throw new Malformed(reason.qosNotSupported, `QoS ${packet.qos}; ${maximumQos} is the highest`) // [MQTT-3.2.2-11]
-    if (packet.retain && !retainAvailable)
-      throw new Malformed(reason.retainNotSupported, 'messages are not retained for this client') // [MQTT-3.2.2-14]
+    requireAvailable(packet, this.#announced)
     if (packet.qos === 0 || this.#inbound.published(packet)) this.#events.publish(packet)
     else if (this.#inbound.wasReceived(packet.packetId))
       this.#write({ type: 'pubrec', packetId: packet.packetId, reason: reason.success }) // [MQTT-4.3.3-10]
@@ -371,34 +382,23 @@ export class Link {
 
   #refuse(version: Version | undefined, code: number, sentence: string, end: Cause): void {
     if (this.#state !== 'new' && this.#state !== 'connecting') return
-    if (version === 5 || (version !== undefined && connackCode(code) !== undefined)) {
-      const said = version === 5 && !mayCarry('connack', code) ? reason.unspecifiedError : code
-      this.#pushWhy({ type: 'connack', sessionPresent: false, reason: said }, version, sentence)
-    }
-    this.#close({ ...end, reason: code, sentence })
+    const why = version && refusalFrame(code, sentence, version, this.#peerMaxBytes, this.#explains)
+    this.#close({ ...end, reason: code, sentence }, why)
   }
 
   #fail(code: number, sentence: string, end: Cause): void {
     if (this.#state !== 'open') {
-      this.#refuse(this.#version, code, sentence, end)
+      this.#refuse(this.version, code, sentence, end)
       return
     }
-    if (this.#version === 5) {
-      const said = mayCarry('serverDisconnect', code) ? code : reason.unspecifiedError
-      this.#pushWhy({ type: 'disconnect', reason: said }, 5, sentence)
-    }
-    this.#close({ ...end, reason: code, sentence })
-  }
-
-  #pushWhy(packet: Connack | Disconnect, version: Version, sentence: string): void {
-    const properties = sentence === '' ? undefined : { reasonString: sentence }
-    const frame = encodeWithin({ ...packet, properties }, version, this.#peerMaxBytes, this.#explains)
-    if (frame !== undefined) this.#writer.push(frame)
+    const why = farewellFrame(code, sentence, this.#peerMaxBytes, this.#explains)
+    this.#close({ ...end, reason: code, sentence }, this.version === 5 ? why : undefined)
   }
 
   /** Closed at once with input unread, the connection would be reset and our last packet lost on its way (trap T36). */
-  #close(end: LinkEnd): void {
+  #close(end: LinkEnd, why?: Buffer): void {
     if (this.#is('ended')) return
+    if (why !== undefined) this.#writer.push(why)
     this.#writer.flush()
     this.#finish(end)
     const socket = this.#socket
@@ -429,7 +429,7 @@ export class Link {
     }
     const sentence = `no CONNECT was accepted within ${this.#limits.connectTimeoutMs} ms`
     if (this.#state === 'connecting')
-      this.#refuse(this.#version, reason.serverUnavailable, sentence, { code: 'connect_timeout' })
+      this.#refuse(this.version, reason.serverUnavailable, sentence, { code: 'connect_timeout' })
     else {
       this.#finish({ code: 'connect_timeout', reason: reason.unspecifiedError, sentence })
       this.#socket.destroy()

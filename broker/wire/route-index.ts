@@ -29,7 +29,12 @@ export type Delivery = {
 export type Group = { readonly group: string; readonly filter: string; readonly members: readonly Delivery[] }
 
 /** Groups get a copy each, also where a member has a subscription of its own that matches (MQTT 5, 4.8.2). */
-export type Route = { readonly deliveries: readonly Delivery[]; readonly groups: readonly Group[] }
+export type Route = {
+  readonly deliveries: readonly Delivery[]
+  readonly groups: readonly Group[]
+  /** What clients with a matching no-local subscription get of what they publish themselves, where there are such. */
+  readonly own?: ReadonlyMap<string, Delivery | undefined> | undefined
+}
 
 type SharedGroup = { readonly group: string; readonly filter: string; readonly members: Delivery[]; next: number }
 /** `stamp`, `place` and `merged`: where the merge that is under way has put this client. */
@@ -54,8 +59,7 @@ type Subscribers = {
   route: FoundRoute | undefined
 }
 type Merged = { readonly clientId: string; granted: Qos; retainAsPublished: boolean; readonly identifiers: number[] }
-/** `own`: what clients with a matching no-local subscription get of what they publish themselves. */
-type FoundRoute = Route & { readonly own: Map<string, Delivery | undefined> | undefined }
+type FoundRoute = Required<Route>
 
 const none: readonly number[] = []
 const nobody: FoundRoute = Object.freeze({ deliveries: [], groups: [], own: undefined })

@@ -71,6 +71,7 @@ type Settings = {
   policy?: PolicyDocument
   clock?: () => Date
   live?: boolean
+  isFast?: boolean
 }
 
 export class BrokerHarness implements AsyncDisposable {
@@ -112,7 +113,7 @@ export class BrokerHarness implements AsyncDisposable {
 
   /** Starts the broker and does not wait for its feed. */
   async startDetached(): Promise<void> {
-    const { clock } = this.settings
+    const { clock, isFast } = this.settings
     this.broker = await createBrokerService({
       config: configuration.parse({
         broker: { listen: '127.0.0.1:0', feed: this.feed.address, ...this.settings.broker },
@@ -120,6 +121,7 @@ export class BrokerHarness implements AsyncDisposable {
       dataDir: join(this.folder, 'data'),
       credentialDir: join(this.folder, 'credential'),
       log: this.testLog.log,
+      isFast,
       ...(clock ? { clock } : {}),
     })
   }

@@ -6,6 +6,7 @@ import { Aedes } from 'aedes'
 import { Bus } from '../../../broker/wire/aedes-port.ts'
 
 type Carried = { id: number }
+const noop = (): void => undefined
 let bus: Bus<Carried>
 before(async () => {
   bus = await Bus.start('test', (error) => assert.fail(String(error)))
@@ -47,8 +48,8 @@ test('a filter that was unsubscribed from is off the bus, however soon that came
   await client.subscribe(['h/a'])
   client.unsubscribe(['h/a'])
   await client.subscribe(['other'])
-  bus.publish('h/a', { id: 1 })
-  bus.publish('other', { id: 2 })
+  bus.publish('h/a', { id: 1 }, noop)
+  bus.publish('other', { id: 2 }, noop)
   while (asked.length === 0) await new Promise((resolve) => setImmediate(resolve))
   assert.deepEqual(asked, [2])
 })
@@ -57,7 +58,7 @@ test('what is published reaches a listener once, as the object it was, whatever 
   const { client, taken, until } = await listen('one')
   await client.subscribe(['a/+', 'a/#', 'a/b'])
   const carried = [{ id: 1 }, { id: 2 }]
-  for (const one of carried) bus.publish('a/b', one)
+  for (const one of carried) bus.publish('a/b', one, noop)
   await until(2)
   assert.ok(taken.every((one, at) => one === carried[at]))
   await client.close()
@@ -66,8 +67,8 @@ test('what is published reaches a listener once, as the object it was, whatever 
 test('who does not want a message does not get it', async () => {
   const { client, taken, until } = await listen('two', ({ id }) => id !== 1)
   await client.subscribe(['x'])
-  bus.publish('x', { id: 1 })
-  bus.publish('x', { id: 2 })
+  bus.publish('x', { id: 1 }, noop)
+  bus.publish('x', { id: 2 }, noop)
   await until(1)
   assert.deepEqual(taken, [{ id: 2 }])
   await client.close()
@@ -78,8 +79,8 @@ test('a filter that is removed and made again in one go is in force', async () =
   await client.subscribe(['x', 'y'])
   client.unsubscribe(['x', 'y'])
   await client.subscribe(['x'])
-  bus.publish('y', { id: 1 })
-  bus.publish('x', { id: 2 })
+  bus.publish('y', { id: 1 }, noop)
+  bus.publish('x', { id: 2 }, noop)
   await until(1)
   assert.deepEqual(taken, [{ id: 2 }])
   await client.close()
@@ -91,7 +92,7 @@ test('a client id is free once its listener is closed, and the listener hears no
   await first.client.close()
   const second = await listen('four')
   await second.client.subscribe(['x'])
-  bus.publish('x', { id: 1 })
+  bus.publish('x', { id: 1 }, noop)
   await second.until(1)
   assert.deepEqual(first.taken, [])
   await second.client.close()
@@ -133,7 +134,7 @@ test('aedes asks its persistence for what nobody has put there, and puts nothing
     const clientId = 'asking'
     const client = await own.attach({ clientId, wants: () => true, take: taken.resolve, lost: () => {} })
     await client.subscribe(['a/+', '#'])
-    own.publish('a/b', { id: 1 })
+    own.publish('a/b', { id: 1 }, noop)
     await taken.promise
     client.unsubscribe(['#'])
     await client.subscribe(['a/b'])
