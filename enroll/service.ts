@@ -93,8 +93,8 @@ export async function createEnrollService(input: {
 
   const signer = openKeyFile(join(dataDir, 'services', 'enroll', 'tls.key'), passphrase)
   const responder = (): MessageSigner => {
-    const [der] = parsePem(credential().cert, 'CERTIFICATE')
-    return { certificate: parseCertificate(der!), signer }
+    const chain = parsePem(credential().cert, 'CERTIFICATE')
+    return { certificate: parseCertificate(chain[0]!), chain, signer }
   }
 
   const feed = opened.use(

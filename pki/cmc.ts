@@ -108,17 +108,16 @@ function readControls(list: DerReader): CmcReference['controls'] {
 type Responder = { by: MessageSigner; now: Date; senderNonce: Uint8Array }
 
 /**
- * @param chain DER of CA certificates that a reader may need
  * @returns a Simple PKI Response where the request had no controls to answer (RFC 5272 4.1), else a Full one
  */
 export async function cmcSuccess(
   reference: CmcReference,
-  { certificate, chain }: { certificate: Buffer; chain: Uint8Array[] },
+  certificate: Buffer,
   responder: Responder,
 ): Promise<{ kind: 'simple' | 'full'; der: Buffer }> {
   if (reference.controls.length === 0) return { kind: 'simple', der: certsOnly([certificate]) }
   const status = sequence(integer(0), sequence(reference.bodyPartId))
-  return { kind: 'full', der: await fullResponse(reference, status, [certificate, ...chain], responder) }
+  return { kind: 'full', der: await fullResponse(reference, status, [certificate], responder) }
 }
 
 /** A Full PKI Response that says no (RFC 5272 4.2, 6.1). */
@@ -152,6 +151,6 @@ async function fullResponse(
   const parts = answers.map(({ type, value }, at) => sequence(integer(at + 1), oid(type), value))
   const octets = sequence(sequence(...parts), sequence(), sequence())
   const content = { type: oids.pkiResponse, octets }
-  const signed = await signData({ content, by, certificates: [...certificates, by.certificate.der], now })
+  const signed = await signData({ content, by, certificates, now })
   return contentInfo(oids.signedData, signed)
 }

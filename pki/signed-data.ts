@@ -19,8 +19,8 @@ import { oids } from './oids.ts'
 import { importPublicKey, keyTypeOf } from './public-key.ts'
 import { signatureSchemes } from './signature-schemes.ts'
 
-/** A certificate with the use of its key. */
-export type MessageSigner = { certificate: CertificateFacts; signer: Signer }
+/** A certificate with the use of its key. `chain` is DER of it and of the CAs between it and the root, which go along. */
+export type MessageSigner = { certificate: CertificateFacts; chain: Uint8Array[]; signer: Signer }
 
 export type Content = { type: string; octets: Uint8Array }
 
@@ -35,7 +35,7 @@ export const issuerAndSerial = ({ issuer, serial }: CertificateFacts): Buffer =>
 /**
  * SignedData (RFC 5652 5) around its content, without the ContentInfo.
  *
- * @param certificates DER of what a reader needs to follow the signature, and of what the message itself hands over
+ * @param certificates DER of what the message hands over beside the signer's own chain
  */
 export async function signData(input: {
   content: Content
@@ -64,7 +64,7 @@ export async function signData(input: {
     integer(3), // RFC 5652 5.1: the content is not id-data
     setOf(sha256),
     sequence(oid(content.type), element(contextConstructed(0), octetString(content.octets))),
-    element(contextConstructed(0), ...certificates),
+    element(contextConstructed(0), ...certificates, ...by.chain),
     setOf(signerInfo),
   )
 }

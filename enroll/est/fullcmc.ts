@@ -37,8 +37,7 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
     requireSignature(message, evidence, csr.publicKeySpki)
     const certified = await certify({ request, label, csr, prove }, context)
     if ('retryAfterMs' in certified) return pendingAnswer(request, certified)
-    const issued = { certificate: certified.der, chain: context.hierarchy.distributed }
-    const { kind, der } = await cmcSuccess(reference, issued, responder)
+    const { kind, der } = await cmcSuccess(reference, certified.der, responder)
     return {
       status: 200,
       headers: {

@@ -120,11 +120,10 @@ async function keyAnswer(
 /** RFC 7030 4.4.2, RFC 5958 4: the key in a package, signed by who made it, and that enveloped. */
 async function encryptKey(pkcs8: Buffer, plan: EncryptionPlan, { responder, clock }: EstContext): Promise<Buffer> {
   const keyPackage = sequence(pkcs8)
-  const by = responder()
   const signed = await signData({
     content: { type: oids.asymmetricKeyPackage, octets: keyPackage },
-    by,
-    certificates: [by.certificate.der],
+    by: responder(),
+    certificates: [],
     now: clock(),
   })
   const enveloped = contentInfo(oids.envelopedData, envelop({ type: oids.signedData, octets: signed }, plan))

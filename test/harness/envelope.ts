@@ -16,16 +16,11 @@ export async function openEnvelope(der: Buffer, privateKeyPem: string): Promise<
 }
 
 /** Checks a SignedData (no ContentInfo around it) against a root. @returns its content and the type of that */
-export async function readSigned(
-  der: Buffer,
-  rootPem: string,
-  more: Buffer[],
-): Promise<{ type: string; content: Buffer }> {
+export async function readSigned(der: Buffer, rootPem: string): Promise<{ type: string; content: Buffer }> {
   const { result, offset } = fromBER(Uint8Array.from(der))
   assert.equal(offset, der.length)
   const signed = new pkijs.SignedData({ schema: result })
   const certificate = (bytes: Buffer): pkijs.Certificate => pkijs.Certificate.fromBER(Uint8Array.from(bytes))
-  signed.certificates = [...(signed.certificates ?? []), ...more.map(certificate)]
   const trustedCerts = [certificate(pemToDer(rootPem))]
   const outcome = await signed.verify({ signer: 0, trustedCerts, checkChain: true, extendedMode: true })
   assert.equal(outcome.signatureVerified, true)
