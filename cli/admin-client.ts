@@ -3,9 +3,11 @@ import { readFileSync } from 'node:fs'
 import { Agent, request } from 'node:https'
 import { z } from 'zod'
 import {
+  type AllowDevices,
   type ApprovalView,
   type ApproveRequest,
   type AuditPage,
+  allowReceipt,
   approvalView,
   auditPage,
   type CertificateView,
@@ -100,6 +102,10 @@ export class AdminClient implements Disposable {
 
   getDevice(id: string): Promise<DeviceView> {
     return this.#call(deviceView, { method: 'GET', path: `/v1/devices/${encodeURIComponent(id)}` })
+  }
+
+  allowDevices(body: AllowDevices): Promise<{ added: number }> {
+    return this.#call(allowReceipt, { method: 'POST', path: '/v1/devices/allow', body })
   }
 
   changeDevice(id: string, body: ChangeDevice): Promise<DeviceView> {

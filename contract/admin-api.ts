@@ -7,6 +7,7 @@
  * | GET  /v1/status               |                         | statusView                 |
  * | DELETE /v1/brokers/:id        |                         | its id                     |
  * | POST /v1/devices              | createDevice            | deviceView (201)           |
+ * | POST /v1/devices/allow        | allowDevices            | allowReceipt               |
  * | GET  /v1/devices              | listDevices             | page of deviceView         |
  * | GET  /v1/devices/:id          |                         | deviceView                 |
  * | PATCH /v1/devices/:id         | changeDevice            | deviceView                 |
@@ -47,6 +48,21 @@ export const createDevice = z.strictObject({
   profile: profileName,
   groups: z.array(groupName).max(16).default([]),
   attributes: deviceAttributes.optional().describe('For policies to look at; of no other meaning'),
+})
+export const allowDevices = z.strictObject({
+  label: z.string().min(1).max(64),
+  groups: z.array(groupName).max(16).default([]).describe('Of devices that are not registered yet'),
+  entries: z
+    .array(
+      z.strictObject({
+        serial: z
+          .string()
+          .regex(/^\P{C}{1,128}$/u, 'a serial number is 1 to 128 characters, none of them a control character'),
+        deviceId,
+      }),
+    )
+    .min(1)
+    .max(500),
 })
 export const changeDevice = z.strictObject({
   attributes: attributeChanges.describe('Sets those with a text, takes away those with null, leaves the others'),
@@ -107,6 +123,7 @@ export const deviceView = z.object({
   revocationReason: z.string().optional(),
   currentSerial: z.string().optional(),
 })
+export const allowReceipt = z.object({ added: z.number().describe('How many were not allowed before') })
 export const tokenView = z.object({
   token: z.string(),
   deviceId: z.string(),
@@ -193,6 +210,7 @@ export const statusView = z.object({
 export const pageOf = <T extends z.ZodType>(item: T) => z.object({ items: z.array(item), next: z.string().optional() })
 
 export type CreateDevice = z.input<typeof createDevice>
+export type AllowDevices = z.input<typeof allowDevices>
 export type ChangeDevice = z.input<typeof changeDevice>
 export type CreateToken = z.input<typeof createToken>
 export type DeviceView = z.output<typeof deviceView>

@@ -6,7 +6,7 @@ const hostName = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f
 
 const keyType = z.enum(['P-256', 'P-384', 'Ed25519', 'RSA'])
 
-const evidenceKind = z.enum(['token', 'approval'])
+const evidenceKind = z.enum(['token', 'factory', 'approval'])
 /** How a device can prove itself for its first certificate. */
 export type EvidenceKind = z.output<typeof evidenceKind>
 
@@ -22,8 +22,9 @@ const profile = z.strictObject({
     .array(evidenceKind)
     .min(1)
     .default(['token'])
+    .refine((kinds) => new Set(kinds).size === kinds.length, 'each may stand once')
     .describe(
-      'What a first enrollment needs, all of it: a one-time token, the approval of an operator for this very request',
+      'What a first enrollment needs, all of it: a one-time token, the certificate that the factory gave it, the approval of an operator for this very request',
     ),
   channelBinding: z
     .enum(['optional', 'required'])
@@ -50,8 +51,22 @@ export const estOperations = [
 ] as const
 export type EstOperation = (typeof estOperations)[number]
 
+const factory = z.strictObject({
+  authorities: z
+    .string()
+    .describe(
+      'File with the CA certificates (PEM) of the factory, those that issue to devices directly; trusted for nothing else',
+    ),
+  serialFrom: z
+    .enum(['serialNumber', 'CN'])
+    .default('serialNumber')
+    .describe('Attribute of the subject with the serial number that the allow-list knows'),
+})
+export type FactorySettings = z.output<typeof factory>
+
 const label = z.strictObject({
   profile: z.string().optional().describe('The only profile that is enrolled here; without it each device has its own'),
+  factory: factory.optional(),
 })
 
 const approvals = z.strictObject({
@@ -182,7 +197,14 @@ const fields = z.strictObject({
 
 export const configuration = fields.superRefine(({ labels, profiles }, context) => {
   const fault = (path: string[], message: string): void => context.addIssue({ code: 'custom', path, message })
-  for (const [name, { profile: wanted }] of Object.entries(labels)) {
+  for (const [name, { profile: wanted, factory }] of Object.entries(labels)) {
+    const evidence = wanted === undefined ? undefined : profiles[wanted]?.evidence
+    if (factory !== undefined && wanted === undefined) {
+      fault(['labels', name, 'factory'], 'a label that trusts a factory names the profile of what it makes')
+    }
+    if (factory === undefined && evidence?.includes('factory')) {
+      fault(['labels', name], `profile ${wanted} wants a factory certificate; say of which authorities under factory`)
+    }
     if ((estOperations as readonly string[]).includes(name)) {
       fault(['labels', name], 'an EST operation has this name; choose another (RFC 7030 3.2.2)')
     }
@@ -194,3 +216,5 @@ export const configuration = fields.superRefine(({ labels, profiles }, context) 
 })
 
 export type Configuration = z.output<typeof configuration>
+export type LabelConfiguration = z.output<typeof label>
+export type ProfileConfiguration = z.output<typeof profile>

@@ -58,6 +58,8 @@ export const advice: Record<ProblemCode, string> = {
   token_spent:
     'A token enrolls one key. The same request may fetch its answer again; for another key make a new token. If you did not enroll the device, somebody else did: revoke it.',
   token_void: 'The device was revoked, and its unused tokens with it.',
+  device_not_allowed:
+    'Allow it by the serial number in the sentence: `npx fleetgate device allow --file serials.csv --label L`, or register a device of that name.',
   approval_unknown:
     'List the requests there are: `npx fleetgate enroll approvals ls --all`. They are forgotten after a time.',
   approval_denied:

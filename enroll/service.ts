@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Configuration } from '../contract/configuration.ts'
 import { policyDocument, starterPolicy } from '../contract/policy-document.ts'
-import { parseCertificate, parsePem } from '../pki/certificate.ts'
+import { parseCertificate, parsePem, toPem } from '../pki/certificate.ts'
 import { openKeyFile } from '../pki/keystore.ts'
 import type { MessageSigner } from '../pki/signed-data.ts'
 import { joinAddress } from '../runtime/config.ts'
@@ -113,7 +113,9 @@ export async function createEnrollService(input: {
     await createEdge({
       listen: config.enroll.est,
       credential: credential(),
-      clientAuthorities: anchors,
+      // For others' authorities this is no trust: it lets clients know that a certificate of theirs may be shown (RFC 8446
+      // 4.2.4). What one is worth, the label says; as a current certificate it is worth nothing, the registry not knowing it.
+      clientAuthorities: [...anchors, ...profiles.clientAuthorities.map((der) => toPem(der))],
       maxBodyBytes,
       maxConnections,
       requestTimeoutMs,

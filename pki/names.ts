@@ -126,6 +126,10 @@ export function valuesOf(name: DistinguishedName, type: keyof typeof shortNames)
   })
 }
 
+/** Every attribute of that type, in multi-valued RDNs too. */
+export const attributesOf = (name: DistinguishedName, type: keyof typeof shortNames): NameAttribute[] =>
+  name.rdns.flat().filter(({ oid: found }) => found === shortNames[type])
+
 const labels = new Map<string, string>([
   ...Object.entries(shortNames).map(([label, type]): [string, string] => [type, label]),
   ['2.5.4.6', 'C'],

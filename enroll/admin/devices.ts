@@ -1,4 +1,5 @@
 import {
+  allowDevices,
   changeDevice,
   createDevice,
   type DeviceView,
@@ -9,12 +10,20 @@ import {
 import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { revokeDevice } from '../ca/revocation.ts'
+import { allowDevices as allow } from '../ra/allow-list.ts'
 import { setAttributes } from '../ra/device-attributes.ts'
 import { createDevice as create } from '../ra/enrollment-tokens.ts'
 import { type DeviceRecord, getDevice, listDevices } from '../registry/devices.ts'
 import { route } from './route.ts'
 
 export const deviceRoutes = [
+  route({
+    method: 'POST',
+    path: '/v1/devices/allow',
+    body: allowDevices,
+    handle: ({ body, asked }, { registry, ra }) =>
+      allow(registry, { ...body, profile: ra.profileOfLabel(body.label) }, asked),
+  }),
   route({
     method: 'POST',
     path: '/v1/devices',

@@ -13,7 +13,8 @@ import type { EstContext } from './routes.ts'
 /** RFC 7030 4.2.1: the first certificate, on the strength of what the profile asks for. */
 export async function simpleenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
   const prove = () => readEnrollmentEvidence(request, { ...context, label, now: context.clock() })
-  await prove() // who asks, before what they sent is looked at
+  const evidence = await prove() // who asks, before what they sent is looked at
+  if (canRepeat(evidence)) limitRenewals(evidence, context)
   const csr = parseCsr(decodeBody(request.body))
   return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
 }
@@ -25,6 +26,10 @@ export async function simplereenroll(request: EdgeRequest, label: Label, context
   const csr = parseCsr(decodeBody(request.body))
   return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
 }
+
+/** Whether it is good for more than one certificate. */
+export const canRepeat = (evidence: Evidence): boolean =>
+  evidence.kind === 'certificate' || evidence.proofs.some(({ kind }) => kind === 'factory')
 
 /** Every certificate is kept by the registry, the feed and the brokers: a device must not fill them. */
 export function limitRenewals(evidence: Evidence, { renewals, clock }: EstContext): void {

@@ -15,7 +15,7 @@ import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { type Evidence, readEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
 import { certsOnlyType, decodeBody, encodeBody } from './encoding.ts'
-import { certify, limitRenewals, pendingAnswer } from './enroll.ts'
+import { canRepeat, certify, limitRenewals, pendingAnswer } from './enroll.ts'
 import type { EstContext, Refusal } from './routes.ts'
 
 const responseType = 'application/pkcs7-mime; smime-type=CMC-response'
@@ -31,7 +31,7 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
     requireCmcType(request)
     const prove = () => readEvidence(request, { ...context, label, now: context.clock() })
     const evidence = await prove()
-    if (evidence.kind === 'certificate') limitRenewals(evidence, context)
+    if (canRepeat(evidence)) limitRenewals(evidence, context)
     const { csr, message, ...rest } = parseCmcRequest(decodeBody(request.body, 'cmc_malformed'))
     reference = rest.reference
     requireSignature(message, evidence, csr.publicKeySpki)

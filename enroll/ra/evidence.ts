@@ -4,11 +4,12 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 import type { Registry } from '../registry/registry.ts'
 import { type CertificateEvidence, readCertificateEvidence } from './current-certificate.ts'
+import { type FactoryProof, findFactoryProof } from './factory-certificate.ts'
 import type { Label } from './profiles.ts'
 import { findTokenProof, type TokenProof } from './token.ts'
 
 /** One thing that a caller proved for a first certificate. */
-export type Proof = TokenProof
+export type Proof = TokenProof | FactoryProof
 /** What a caller can show; an approval is not shown but given. */
 export type ProvenKind = Exclude<EvidenceKind, 'approval'>
 /** All of it, which may be nothing where a person decides. Whether it is enough, the profile says. */
@@ -31,15 +32,19 @@ export async function readEvidence(request: Shown, asked: Asked): Promise<Eviden
 /**
  * What is shown is verified whether or not it is asked for.
  *
- * @throws FleetError `unauthenticated` when nothing is shown and that is not enough, `token_invalid`
+ * @throws FleetError `unauthenticated` when nothing is shown and that is not enough, `token_invalid`, and what
+ *   speaks against a factory certificate
  */
 export async function readEnrollmentEvidence(request: Shown, asked: Asked): Promise<EnrollmentEvidence> {
   return enrollment(await readProofs(request, asked), asked.label)
 }
 
-async function readProofs(request: Shown, { registry }: Asked): Promise<Proof[]> {
-  const token = await findTokenProof(registry, request)
-  return token === undefined ? [] : [token]
+async function readProofs(request: Shown, { registry, label, now }: Asked): Promise<Proof[]> {
+  const proofs = [
+    await findTokenProof(registry, request),
+    await findFactoryProof(registry, request, { label: label.name, trust: label.factory, now }),
+  ]
+  return proofs.filter((proof) => proof !== undefined)
 }
 
 function enrollment(proofs: Proof[], { profile }: Label): EnrollmentEvidence {
@@ -50,7 +55,10 @@ function enrollment(proofs: Proof[], { profile }: Label): EnrollmentEvidence {
 }
 
 /** The refusal that asks for it. */
-export function missing(_kind: ProvenKind): FleetError {
+export function missing(kind: ProvenKind): FleetError {
+  if (kind === 'factory') {
+    return new FleetError('certificate_missing', 'present the certificate that the factory gave you over mutual TLS')
+  }
   return new FleetError(
     'unauthenticated',
     'enroll with HTTP Basic: the device id as username and its enrollment token as password',

@@ -1,7 +1,8 @@
-import type { Configuration, EvidenceKind } from '../../contract/configuration.ts'
+import type { Configuration, EvidenceKind, LabelConfiguration } from '../../contract/configuration.ts'
 import type { CertificateProfile } from '../../pki/profile.ts'
 import type { KeyType } from '../../pki/public-key.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import { type FactoryTrust, readFactoryTrust } from './factory-certificate.ts'
 
 /** What a device's certificate will say, and what is asked of the device for it. */
 export type EnrollmentProfile = CertificateProfile & {
@@ -20,12 +21,13 @@ export type Label = {
   name: string
   /** the only profile that is enrolled here; without it each device has its own */
   profile: EnrollmentProfile | undefined
+  factory: FactoryTrust | undefined
 }
 
 /** The label of the path that names none, and of certificates from before there were labels. */
 export const defaultLabel = 'default'
 
-/** Profiles and labels as configured, read once at the start. */
+/** Profiles and labels as configured, and the files they name, read once at the start. */
 export class Profiles {
   readonly #profiles: ReadonlyMap<string, EnrollmentProfile>
   readonly #labels: ReadonlyMap<string, Label>
@@ -35,9 +37,13 @@ export class Profiles {
     this.#profiles = new Map(profiles.map((profile) => [profile.name, profile]))
     const labels = Object.entries({ [defaultLabel]: {}, ...config.labels })
     this.#labels = new Map(
-      labels.map(([name, { profile }]: [string, { profile?: string | undefined }]) => [
+      labels.map(([name, { profile, factory }]: [string, Partial<LabelConfiguration>]) => [
         name,
-        { name, profile: profile === undefined ? undefined : this.getProfile(profile) },
+        {
+          name,
+          profile: profile === undefined ? undefined : this.getProfile(profile),
+          factory: factory && readFactoryTrust(factory, `labels.${name}.factory`),
+        },
       ]),
     )
   }
@@ -54,6 +60,11 @@ export class Profiles {
   mayNeedChannelBinding({ profile }: Label): boolean {
     const possible = profile === undefined ? [...this.#profiles.values()] : [profile]
     return possible.some(({ channelBinding }) => channelBinding === 'required')
+  }
+
+  /** Whose certificates a device may have to choose from in the handshake, beside our own. */
+  get clientAuthorities(): Buffer[] {
+    return [...this.#labels.values()].flatMap(({ factory }) => factory?.authorities.map(({ der }) => der) ?? [])
   }
 
   findLabel(name: string): Label | undefined {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { type DeviceId, isDeviceId, nameRule } from '../../contract/ids.ts'
+import { type DeviceId, isDeviceId, nameRule, type ProfileName } from '../../contract/ids.ts'
 import type { RequestedCertificate } from '../../pki/csr.ts'
 import { singleCommonName } from '../../pki/csr.ts'
 import { buildName, formatName, namesEqual } from '../../pki/names.ts'
@@ -72,7 +72,7 @@ export class RegistrationAuthority {
    * A first enrollment: identity comes from what was proved, and the request must name exactly that device. Where nothing
    * is proved a person decides about the name that the request gives itself.
    *
-   * @throws FleetError `device_revoked`, `evidence_mismatch`, `unauthenticated`, `token_…`, `approval_…`,
+   * @throws FleetError `device_revoked`, `evidence_mismatch`, `unauthenticated`, `certificate_missing`, `token_…`, `approval_…`,
    *   `csr_subject_mismatch`, `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
   async #decideEnrollment(evidence: EnrollmentEvidence, asking: Asking): Promise<Decision> {
@@ -82,11 +82,13 @@ export class RegistrationAuthority {
     const device = await this.#findActiveDevice(deviceId)
     // A credential for a device that is not there any more proves nothing.
     if (device === undefined && proven !== undefined) throw tokenInvalid(deviceId)
-    for (const proof of evidence.proofs) requireTokenFor(proof, request.spkiHash, now)
+    for (const proof of evidence.proofs) {
+      if (proof.kind === 'token') requireTokenFor(proof, request.spkiHash, now)
+    }
     requireSubject(request, deviceId)
     const profile = this.#profileFor(asking, device?.doc.profile ?? label.profile!.name)
     const proofs = profile.evidence.filter((kind) => kind !== 'approval').map((kind) => proofOf(evidence, kind))
-    const vouchers = proofs.map(({ voucher }) => voucher)
+    const vouchers = proofs.flatMap((proof) => ('voucher' in proof ? [proof.voucher] : []))
     const spent = vouchers.find(({ doc }) => doc.status === 'spent')
     if (spent !== undefined) return this.#issuedBefore(spent, deviceId, now)
     if (profile.evidence.includes('approval')) {
@@ -186,6 +188,13 @@ export class RegistrationAuthority {
   /** @throws FleetError `profile_unknown` */
   requireProfile(name: string): void {
     this.#profiles.getProfile(name)
+  }
+
+  /** @throws FleetError `request_malformed` when there is no such label, or it is for no profile of its own */
+  profileOfLabel(name: string): ProfileName {
+    const profile = this.#profiles.findLabel(name)?.profile
+    if (profile !== undefined) return profile.name as ProfileName
+    throw new FleetError('request_malformed', `there is no label ${name} with a profile of its own`)
   }
 
   /** The profile, when the request is as it asks. */

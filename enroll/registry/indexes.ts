@@ -1,4 +1,5 @@
 /** What records there are and by what they can be found. */
+import type { AllowanceRecord } from './allowances.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
 import { type CertificateRecord, instant } from './certificates.ts'
@@ -16,6 +17,7 @@ export type RecordTypes = {
   certificate: CertificateRecord
   token: TokenRecord
   approval: ApprovalRecord
+  allowance: AllowanceRecord
   broker: BrokerRecord
   policy: PolicyRecord
   hierarchy: HierarchyRecord
@@ -40,6 +42,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     ...(isOpen(approval) ? [{ index: 'approval.device', value: approval.deviceId }] : []),
     ...(approval.decision === 'pending' ? [{ index: 'approval.network', value: approval.network }] : []),
   ],
+  allowance: ({ deviceId }) => [{ index: 'allowance.device', value: deviceId }],
   broker: () => [],
   policy: () => [],
   hierarchy: () => [],

@@ -103,3 +103,15 @@ test('the CAs that a listener names are there, with labels of their own', () => 
   assert.deepEqual(faultsOf({ trust: [row, row] }), ['broker.trust.1.label: partner is taken'])
   assert.deepEqual(faultsOf({ trust: [{ ...row, label: 'fleetgate' }] }), ['broker.trust.0.label: fleetgate is taken'])
 })
+
+test('what a first enrollment needs is asked for once, and a factory has to be known where it is asked for', () => {
+  const gauge = { evidence: ['factory'] }
+  const factory = { authorities: 'maker.pem' }
+  const { labels } = configuration.parse({ profiles: { gauge }, labels: { line: { profile: 'gauge', factory } } })
+  assert.deepEqual(labels.line, { profile: 'gauge', factory: { authorities: 'maker.pem', serialFrom: 'serialNumber' } })
+  refuses({ profiles: { gauge }, labels: { line: { profile: 'gauge' } } }, /say of which authorities/)
+  refuses({ profiles: { gauge }, labels: { line: { factory } } }, /names the profile/)
+  refuses({ profiles: { gauge: { evidence: [] } } }, /expected array/)
+  refuses({ profiles: { gauge: { evidence: ['token', 'token'] } } }, /each may stand once/)
+  refuses({ profiles: { gauge: { evidence: ['password'] } } }, /Invalid option/)
+})

@@ -127,6 +127,14 @@ export class TestPki {
     return make({ name, usage: [clientAuth], uris: [`urn:fleetgate:device:${id}`], ...dates }, this.issuing)
   }
 
+  /** What a factory gives a device (IEEE 802.1AR). */
+  factory(
+    name: JsonName,
+    more: { notBefore?: Date; notAfter?: Date; usage?: string[]; ca?: { pathLength: number } } = {},
+  ): Promise<TestCertificate> {
+    return make({ name, ...more }, this.issuing)
+  }
+
   service(name: string): Promise<TestCertificate> {
     return make(
       {

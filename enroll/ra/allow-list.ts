@@ -1,0 +1,82 @@
+import type { DeviceId, GroupName, ProfileName } from '../../contract/ids.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { findAllowance, writeAllowance } from '../registry/allowances.ts'
+import type { Asked } from '../registry/asked.ts'
+import type { AuditFact } from '../registry/audit-log.ts'
+import { findDevice, writeDevice } from '../registry/devices.ts'
+import { type Registry, untilNoConflict, type Write } from '../registry/registry.ts'
+import { deviceCreation } from './enrollment-tokens.ts'
+
+export type Allowed = { serial: string; deviceId: DeviceId }
+
+/**
+ * Lets hardware enroll by what its factory called it, and registers the devices that are not there yet. All entries or none.
+ *
+ * @returns how many are new; what was allowed before stays as it is
+ * @throws FleetError `request_malformed` (an entry stands twice), `conflict` (another device has the serial number, or the
+ *   device another profile), `device_revoked`
+ */
+export function allowDevices(
+  registry: Registry,
+  input: { label: string; profile: ProfileName; groups: GroupName[]; entries: Allowed[] },
+  asked: Asked,
+): Promise<{ added: number }> {
+  const { label, profile, groups, entries } = input
+  requireDistinct(entries)
+  return untilNoConflict(async () => {
+    const writes: Write[] = []
+    const created: ReturnType<typeof deviceCreation>[] = []
+    let added = 0
+    for (const { serial, deviceId } of entries) {
+      const known = await findAllowance(registry, label, serial)
+      if (known !== undefined && known.doc.deviceId !== deviceId) {
+        throw final(`serial number ${serial} is allowed under ${label} as ${known.doc.deviceId}, not as ${deviceId}`)
+      }
+      const device = await findDevice(registry, deviceId)
+      if (device?.doc.status === 'revoked') {
+        const sentence = `${deviceId} was revoked at ${device.doc.revokedAt}; readmit it first`
+        throw new FleetError('device_revoked', sentence)
+      }
+      if (device !== undefined && device.doc.profile !== profile) {
+        throw final(`${deviceId} has the profile ${device.doc.profile}; the label ${label} is for ${profile}`)
+      }
+      if (known !== undefined) continue
+      added++
+      writes.push(writeAllowance({ label, serial, deviceId, createdAt: asked.now.toISOString() }, 0))
+      // Written as it is where it exists: a revocation that comes in between makes this commit a loser.
+      if (device === undefined) created.push(deviceCreation({ id: deviceId, profile, groups }, asked))
+      else writes.push(writeDevice(device.doc, device.rev))
+    }
+    if (added === 0) return { added }
+    const summary: AuditFact = {
+      action: 'device.allowed',
+      actor: asked.actor,
+      subject: `label:${label}`,
+      outcome: 'done',
+      details: { added, devices: entries.map(({ deviceId }) => deviceId) },
+      remoteAddress: asked.remoteAddress,
+      requestId: asked.requestId,
+    }
+    await registry.commit({
+      requestId: `${asked.requestId}-allow`,
+      digest: asked.digest,
+      writes: [...writes, ...created.map(({ write }) => write)],
+      audit: [summary, ...created.map(({ audit }) => audit)],
+      feed: created.map(({ feed }) => feed),
+      at: asked.now,
+    })
+    return { added }
+  })
+}
+
+function requireDistinct(entries: Allowed[]): void {
+  for (const key of ['serial', 'deviceId'] as const) {
+    const seen = new Set<string>()
+    for (const entry of entries) {
+      if (seen.has(entry[key])) throw new FleetError('request_malformed', `${entry[key]} stands twice`)
+      seen.add(entry[key])
+    }
+  }
+}
+
+const final = (sentence: string): FleetError => new FleetError('conflict', sentence, { context: { final: true } })

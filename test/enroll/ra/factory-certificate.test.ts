@@ -1,0 +1,213 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { Agent } from 'node:https'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, suite, test } from 'node:test'
+import { readAuthorities } from '../../../enroll/ra/factory-certificate.ts'
+import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { isFleetError } from '../../../runtime/errors.ts'
+import { type TestCertificate, TestPki } from '../../harness/certificates.ts'
+import { basic, certificateOf, codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
+
+const serialNumber = '2.5.4.5'
+const named = (serial: string) => [{ O: ['Maker'] }, { [serialNumber]: [serial] }]
+
+suite('factory certificates', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+  let maker: TestPki
+  let rival: TestPki
+  let fleet: EnrollHarness
+  before(async () => {
+    maker = await TestPki.create('Maker')
+    rival = await TestPki.create('Rival')
+    const trust = (pki: TestPki, name: string) => {
+      writeFileSync(join(folder, name), pki.issuing.pem)
+      return { authorities: join(folder, name) }
+    }
+    fleet = await EnrollHarness.start({
+      config: testConfiguration({
+        profiles: { gauge: { evidence: ['factory'] }, vault: { evidence: ['token', 'factory'] }, camera: {} },
+        labels: {
+          line: { profile: 'gauge', factory: trust(maker, 'maker.pem') },
+          rivals: { profile: 'gauge', factory: { ...trust(rival, 'rival.pem'), serialFrom: 'CN' } },
+          safe: { profile: 'vault', factory: trust(maker, 'maker.pem') },
+        },
+        enroll: { attemptsPerMinute: 1000 },
+      }),
+    })
+    const entries = [
+      { serial: 'PID:G1 SN:0001', deviceId: 'gauge-1' },
+      { serial: 'PID:G1 SN:0002', deviceId: 'gauge-2' },
+    ]
+    const allowed = await fleet.admin('POST', '/devices/allow', { label: 'line', groups: ['hall'], entries })
+    assert.deepEqual([allowed.status, allowed.body], [200, { added: 2 }])
+  })
+  after(async () => {
+    await fleet[Symbol.asyncDispose]()
+    rmSync(folder, { recursive: true })
+  })
+
+  type Options = { label?: string; token?: string; agent?: Agent; operation?: string }
+  const enroll = async (id: string, factory: TestCertificate | undefined, options: Options = {}) => {
+    const { label = 'line', token, agent, operation = 'simpleenroll' } = options
+    return fleet.est(operation, {
+      label,
+      method: 'POST',
+      headers: {
+        'Content-Type': 'application/pkcs10',
+        ...(token === undefined ? {} : { Authorization: basic(id, token) }),
+      },
+      body: (await createKeyAndCsr({ commonName: id })).csrDer.toString('base64'),
+      ...(factory === undefined ? {} : { key: factory.key, cert: factory.pem }),
+      ...(agent === undefined ? {} : { agent, minVersion: 'TLSv1.3' }),
+    })
+  }
+  const refusedAs = async (answer: ReturnType<typeof enroll>) => {
+    const { status, body } = await answer
+    return [status, codeOf({ body })]
+  }
+
+  test('a serial number on the allow-list is the device that stands beside it, with its groups, as often as it comes', async () => {
+    const idevid = await maker.factory(named('PID:G1 SN:0001'), { notAfter: new Date('9999-12-31T23:59:59Z') })
+    const first = certificateOf(await enroll('gauge-1', idevid))
+    assert.deepEqual(
+      first.subject.rdns.map(([attribute]) => attribute!.value),
+      ['hall', 'gauge-1'],
+    )
+    assert.notEqual(certificateOf(await enroll('gauge-1', idevid)).serial, first.serial)
+    const { body } = await fleet.admin('GET', '/audit?limit=1')
+    assert.deepEqual([body.items[0].action, body.items[0].details.via], ['certificate.issued', 'factory'])
+  })
+
+  test('it enrolls nobody else, and a serial number that nobody allowed enrolls nothing', async () => {
+    const idevid = await maker.factory(named('PID:G1 SN:0002'))
+    assert.deepEqual(await refusedAs(enroll('gauge-1', idevid)), [403, 'csr_subject_mismatch'])
+    const unknown = await maker.factory(named('PID:G1 SN:0003'))
+    assert.deepEqual(await refusedAs(enroll('gauge-3', unknown)), [403, 'device_not_allowed'])
+  })
+
+  test('a device registered under its serial number needs no list, unless a list names it for other hardware', async () => {
+    await fleet.admin('POST', '/devices', { id: 'SN77', profile: 'gauge' })
+    assert.equal((await enroll('SN77', await maker.factory(named('SN77')))).status, 200)
+    await fleet.admin('POST', '/devices/allow', { label: 'line', entries: [{ serial: 'SN78', deviceId: 'SN78' }] })
+    const twin = await rival.factory([{ CN: ['SN78'] }])
+    assert.deepEqual(await refusedAs(enroll('SN78', twin, { label: 'rivals' })), [403, 'device_not_allowed'])
+  })
+
+  test('a device whose profile asks for a token is not enrolled by its factory certificate', async () => {
+    await fleet.admin('POST', '/devices', { id: 'SN79', profile: 'camera' })
+    const idevid = await maker.factory(named('SN79'))
+    assert.deepEqual(await refusedAs(enroll('SN79', idevid)), [403, 'label_mismatch'])
+  })
+
+  test('an authority is trusted under its label alone, and for first certificates alone', async () => {
+    const foreign = await rival.factory(named('PID:G1 SN:0001'))
+    assert.deepEqual(await refusedAs(enroll('gauge-1', foreign)), [401, 'certificate_missing'])
+    const idevid = await maker.factory(named('PID:G1 SN:0001'))
+    assert.deepEqual(await refusedAs(enroll('gauge-1', idevid, { label: 'rivals' })), [401, 'certificate_missing'])
+    const renewal = enroll('gauge-1', idevid, { operation: 'simplereenroll' })
+    assert.deepEqual(await refusedAs(renewal), [401, 'certificate_untrusted'])
+    const operator = await maker.factory([{ CN: ['operator'] }])
+    const admin = await fleet.ask(`${fleet.endpoints.admin}/v1/devices`, { key: operator.key, cert: operator.pem })
+    assert.deepEqual([admin.status, JSON.parse(admin.body).code], [401, 'certificate_untrusted'])
+  })
+
+  test('the serial number is the one attribute of its kind, wherever in the name it stands', async () => {
+    const many = await maker.factory([{ CN: ['x'], [serialNumber]: ['PID:G1 SN:0001'] }])
+    assert.equal((await enroll('gauge-1', many)).status, 200)
+    const two = await maker.factory([...named('PID:G1 SN:0001'), { [serialNumber]: ['PID:G1 SN:0002'] }])
+    assert.deepEqual(await refusedAs(enroll('gauge-1', two)), [403, 'device_not_allowed'])
+    const none = await maker.factory([{ CN: ['PID:G1 SN:0001'] }])
+    assert.deepEqual(await refusedAs(enroll('gauge-1', none)), [403, 'device_not_allowed'])
+  })
+
+  test('one that is expired, not valid yet, of a server or of an authority is refused by name', async () => {
+    const day = 86_400_000
+    const name = named('PID:G1 SN:0001')
+    const cases: [Parameters<TestPki['factory']>[1], string][] = [
+      [{ notAfter: new Date(Date.now() - 1000) }, 'certificate_expired'],
+      [{ notBefore: new Date(Date.now() + day) }, 'certificate_not_yet_valid'],
+      [{ usage: ['1.3.6.1.5.5.7.3.1'] }, 'certificate_wrong_usage'],
+      [{ ca: { pathLength: 0 } }, 'certificate_wrong_usage'],
+    ]
+    for (const [more, code] of cases) {
+      assert.deepEqual(await refusedAs(enroll('gauge-1', await maker.factory(name, more))), [403, code])
+    }
+  })
+
+  test('a revoked device stays out with its factory certificate, on a resumed session too', async () => {
+    await fleet.admin('POST', '/devices/allow', { label: 'line', entries: [{ serial: 'SN80', deviceId: 'gauge-80' }] })
+    const idevid = await maker.factory(named('SN80'))
+    const agent = new Agent({ keepAlive: true, maxSockets: 1, maxCachedSessions: 10 })
+    assert.equal((await enroll('gauge-80', idevid, { agent })).status, 200)
+    agent.destroy()
+    assert.equal((await enroll('gauge-80', idevid, { agent })).status, 200)
+    await fleet.admin('POST', '/devices/gauge-80/revoke', { reason: 'keyCompromise' })
+    assert.deepEqual(await refusedAs(enroll('gauge-80', idevid, { agent })), [403, 'device_revoked'])
+    agent.destroy()
+    const again = await fleet.admin('POST', '/devices/allow', {
+      label: 'line',
+      entries: [{ serial: 'SN80', deviceId: 'gauge-80' }],
+    })
+    assert.deepEqual([again.status, again.body.code], [403, 'device_revoked'])
+  })
+
+  test('two at once: neither token nor factory certificate is enough alone, and both have to be of one device', async () => {
+    const token = await fleet.token('vault-1', { profile: 'vault' })
+    const entries = [
+      { serial: 'V1', deviceId: 'vault-1' },
+      { serial: 'V2', deviceId: 'vault-2' },
+    ]
+    await fleet.admin('POST', '/devices/allow', { label: 'safe', entries })
+    const [right, wrong] = [await maker.factory(named('V1')), await maker.factory(named('V2'))]
+    const label = 'safe'
+    assert.deepEqual(await refusedAs(enroll('vault-1', undefined, { label, token })), [401, 'certificate_missing'])
+    assert.deepEqual(await refusedAs(enroll('vault-1', right, { label })), [401, 'unauthenticated'])
+    assert.deepEqual(await refusedAs(enroll('vault-1', wrong, { label, token })), [403, 'evidence_mismatch'])
+    assert.equal((await enroll('vault-1', right, { label, token })).status, 200)
+    assert.deepEqual(await refusedAs(enroll('vault-1', right, { label, token })), [403, 'token_spent'])
+  })
+
+  test('a list that contradicts itself or the registry changes nothing', async () => {
+    const allow = (label: string, ...entries: object[]) => fleet.admin('POST', '/devices/allow', { label, entries })
+    const cases: [Awaited<ReturnType<typeof allow>>, number, RegExp][] = [
+      [await allow('line', { serial: 'a', deviceId: 'd-1' }, { serial: 'a', deviceId: 'd-2' }), 400, /a stands twice/],
+      [
+        await allow('line', { serial: 'b', deviceId: 'd-3' }, { serial: 'PID:G1 SN:0001', deviceId: 'd-4' }),
+        409,
+        /as gauge-1, not as d-4/,
+      ],
+      [await allow('safe', { serial: 'c', deviceId: 'gauge-1' }), 409, /has the profile gauge/],
+      [await allow('default', { serial: 'd', deviceId: 'd-5' }), 400, /no label default with a profile/],
+    ]
+    for (const [{ status, body }, wanted, detail] of cases) {
+      assert.equal(status, wanted)
+      assert.match(body.detail, detail)
+    }
+    const { body } = await fleet.admin('GET', '/devices?limit=1000')
+    assert.deepEqual(
+      body.items.filter(({ id }: { id: string }) => id.startsWith('d-')),
+      [],
+    )
+    assert.deepEqual((await allow('line', { serial: 'PID:G1 SN:0001', deviceId: 'gauge-1' })).body, { added: 0 })
+  })
+
+  test('a file of authorities that cannot be used stops the start with its name', async () => {
+    const path = join(folder, 'bad.pem')
+    const fault = () => {
+      try {
+        readAuthorities(path, 'labels.line.factory')
+      } catch (error) {
+        assert.ok(isFleetError(error, 'config_invalid'))
+        return error.message
+      }
+      throw new Error('it was taken')
+    }
+    assert.match(fault(), /^labels\.line\.factory: .*bad\.pem cannot be read/)
+    writeFileSync(path, 'nothing')
+    assert.match(fault(), /holds no certificate/)
+    writeFileSync(path, (await maker.factory([{ CN: ['leaf'] }])).pem)
+    assert.match(fault(), /certificate 1 of it: The certificate is not one of an authority/)
+  })
+})
