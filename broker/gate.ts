@@ -184,7 +184,9 @@ export class Gate {
       if (until === undefined || until.getTime() > now) continue
       const verdict = this.judge(connection, connection.clientId)
       connection.verdict = verdict
-      connection.matcherEpoch = -1 // a policy may look at the state
+      // A policy may look at the state.
+      connection.matcherEpoch = -1
+      this.#changes++
       if (verdict.policy !== 'normal') connection.close(verdict.cause ?? 'internal')
     }
   }

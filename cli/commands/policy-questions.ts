@@ -1,6 +1,7 @@
 import { dirname, resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { clientIdBelongsTo, type DeviceId, isDeviceId, nameRule } from '../../contract/ids.ts'
+import { ownAuthority } from '../../contract/listeners.ts'
 import { type Explanation, explainPolicy, type Question } from '../../contract/policy-explain.ts'
 import { policyTests, runPolicyTests, writtenFacts } from '../../contract/policy-tests.ts'
 import { factsOfClient, factsOfDevice, type PrincipalFacts } from '../../contract/principal-facts.ts'
@@ -119,10 +120,12 @@ async function factsOf(client: AdminClient, id: DeviceId, clientId: string): Pro
   }
   const { pem } = device.currentSerial === undefined ? {} : await client.getCertificate(device.currentSerial)
   const [der] = pem === undefined ? [] : parsePem(pem, 'CERTIFICATE')
+  const certificate = der === undefined ? undefined : parseCertificate(der)
+  const isExpired = certificate !== undefined && new Date() > certificate.notAfter
   return {
-    ...(der === undefined ? {} : factsOfCertificate(parseCertificate(der))),
-    'issuer.label': ['fleetgate'],
-    'verify.state': ['valid'],
+    ...(certificate === undefined ? {} : factsOfCertificate(certificate)),
+    'issuer.label': [ownAuthority],
+    'verify.state': [isExpired ? 'expired' : 'valid'],
     ...factsOfDevice(device),
     ...factsOfClient(clientId),
   }

@@ -14,7 +14,9 @@ const day = 86_400_000
 let harness: BrokerHarness
 let skewMs = 0
 /** Everything is allowed to everybody but in quarantine. */
-const generous = parsePolicy('policies: [{ name: all, allow: { publish: ["#"], subscribe: ["#"] } }]')
+const generous = parsePolicy(`policies:
+  - { name: all, allow: { publish: ["#"], subscribe: ["#"] } }
+  - { name: late, match: { verify.state: expired }, deny: { publish: ["fresh/#"], subscribe: ["fresh/#"] } }`)
 
 before(async () => {
   harness = await BrokerHarness.start({
@@ -339,4 +341,29 @@ test('a session ends when its certificate does, or the grace of its listener', a
   skewMs += 2 * day
   await graced.expect('disconnect', { reason: reason.notAuthorized })
   await leave(strict, graced)
+})
+
+test('a policy that looks at the verification state holds from when it changes, without a new CONNECT', async () => {
+  const device = await harness.device('ends-3', { notAfter: new Date(Date.now() + skewMs + 3_600_000) })
+  const graced = await dial('table', device)
+  graced.send(connectPacket(5, { clientId: 'ends-3' }))
+  await graced.expect('connack', { reason: 0 })
+  const other = await dial('mqtts', await harness.device('ends-2', { notAfter: new Date(Date.now() + 90 * day) }))
+  other.send(connectPacket(5, { clientId: 'ends-2' }))
+  await other.expect('connack', { reason: 0 })
+  graced.send(subscribe('fresh/#'))
+  await graced.expect('suback', { reasons: [1] })
+  other.send(publishPacket('fresh/x', 'in time'))
+  await graced.expect('publish', { topic: 'fresh/x' })
+  graced.send(publishPacket('fresh/y', 'in time', { qos: 1, packetId: 1 }))
+  assert.ok((await graced.expect('publish')).packetId > 0)
+  await graced.expect('puback', { packetId: 1, reason: 0 })
+  skewMs += 3_700_000
+  await eventually(() => harness.broker.sessions.findLive('ends-3')?.verdict?.state === 'expired')
+  graced.send(publishPacket('fresh/y', 'too late', { qos: 1, packetId: 2 }))
+  await graced.expect('puback', { packetId: 2, reason: reason.notAuthorized })
+  other.send(publishPacket('fresh/x', 'too late'))
+  await other.ping()
+  assert.deepEqual(await graced.ping(), [])
+  await leave(graced, other)
 })
