@@ -1,6 +1,6 @@
 /** Listeners with names, behind proxies and with CAs of others, on one broker. */
 import assert from 'node:assert/strict'
-import { randomBytes } from 'node:crypto'
+import { argon2Sync, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
@@ -10,7 +10,6 @@ import { after, before, beforeEach, test } from 'node:test'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
 import type { Connect } from '../../broker/wire/packet.ts'
 import { reason } from '../../broker/wire/reason.ts'
-import { hashPassword, saltBytes } from '../../runtime/passwords.ts'
 import { BrokerHarness, closeOf, connectPacket, eventually, readToEnd, type TestDevice } from '../harness/broker.ts'
 import { revocationList, TestPki } from '../harness/certificates.ts'
 import { RawClient, connectPacket as rawConnect } from '../harness/raw-mqtt.ts'
@@ -26,7 +25,7 @@ before(async () => {
   partner = await TestPki.create('Partner')
   writeFileSync(join(folder, 'partner.pem'), partner.anchors.join(''))
   await writeList([])
-  await setPasswords('correct horse')
+  setPasswords('correct horse')
   harness = await BrokerHarness.start({
     clock: () => new Date(Date.now() + skewMs),
     broker: {
@@ -56,9 +55,13 @@ async function writeList(serials: string[], signer = partner.issuing): Promise<v
   writeFileSync(join(folder, 'list.pem'), await revocationList(signer, { serials }))
 }
 
-async function setPasswords(password: string): Promise<void> {
-  const line = async (id: string) => `${id}:${await hashPassword(Buffer.from(password), randomBytes(saltBytes))}\n`
-  writeFileSync(join(folder, 'passwords'), (await line('second-1')) + (await line('second-2')))
+/** Of the least cost: guessing is tested here, not hashing. */
+function setPasswords(password: string): void {
+  const cost = { nonce: randomBytes(16), memory: 8, passes: 1, parallelism: 1, tagLength: 32 }
+  const tag = argon2Sync('argon2id', { ...cost, message: password })
+  const [salt, hash] = [cost.nonce, tag].map((bytes) => bytes.toString('base64').replaceAll('=', ''))
+  const lines = ['second-1', 'second-2'].map((id) => `${id}:$argon2id$v=19$m=8,t=1,p=1$${salt}$${hash}\n`)
+  writeFileSync(join(folder, 'passwords'), lines.join(''))
 }
 
 const portOf = (listener: string): number => Number(new URL(harness.broker.endpoints[listener]!).port)
@@ -291,7 +294,7 @@ test('guessing is slowed down for the device, and a new file is read by itself',
   for (let i = 0; i < 10; i++) assert.equal(await tried(`guess ${i}`), reason.badUserNameOrPassword)
   assert.equal(await tried('correct horse'), reason.connectionRateExceeded)
   skewMs += 60_000
-  await setPasswords('battery staple')
+  setPasswords('battery staple')
   await harness.testLog.until('passwords.read', { listener: 'second' })
   assert.equal(await tried('correct horse'), reason.badUserNameOrPassword)
   assert.equal(await tried('battery staple'), 0)

@@ -191,7 +191,7 @@ test('whatever it names, a client in quarantine reaches nobody and nobody reache
       if (isOwn) await client.expect('publish', { topic: status })
       watcher.publish(topic.startsWith('$') ? 'devices/x' : topic, 'fence', { retain: true })
     }),
-    { numRuns: 100 },
+    { numRuns: 60 },
   )
   await watcher.publishAsync('devices/watcher/end', 'end', { qos: 1 })
   await inbox.until('end')
