@@ -211,6 +211,26 @@ test('TLS 1.1 is refused', async () => {
   assert.match((error as NodeJS.ErrnoException).code ?? '', /^ERR_SSL/)
 })
 
+test('suites without encryption, without authentication, of export strength and of old ciphers are refused', async () => {
+  await using edge = await startEdge()
+  // RSA with NULL, RSA_EXPORT with RC4, RC4, DES, 3DES, and DH_anon with AES: no client library here offers them any more.
+  const suites = Buffer.from('0002000300050009000a0034', 'hex')
+  const body = Buffer.concat([
+    Buffer.of(3, 3),
+    randomBytes(32),
+    Buffer.of(0, 0, suites.length),
+    suites,
+    Buffer.of(1, 0),
+  ])
+  const hello = Buffer.concat([Buffer.of(1, 0, 0, body.length), body])
+  const socket = connectTcp(edge.address.port, '127.0.0.1')
+  socket.write(Buffer.concat([Buffer.of(22, 3, 1, 0, hello.length), hello]))
+  const [alert] = (await once(socket, 'data')) as [Buffer]
+  socket.destroy()
+  // RFC 5246 7.2: alert, fatal, handshake_failure
+  assert.deepEqual([alert[0], alert[5], alert[6]], [21, 2, 40])
+})
+
 test('a connection is kept for the next request', async () => {
   await using edge = await startEdge()
   const socket = await dial(edge)

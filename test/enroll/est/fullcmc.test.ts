@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { after, before, suite, test } from 'node:test'
+import { connect } from 'node:tls'
 import { parseCertificate } from '../../../pki/certificate.ts'
 import { parseCertsOnly } from '../../../pki/cms.ts'
 import { type DerReader, octetString, readDer, tags } from '../../../pki/der.ts'
@@ -131,6 +133,15 @@ suite('fullcmc (RFC 7030 4.3)', () => {
       const { status, sentence } = await readRefusal(await asDevice(device, der))
       assert.deepEqual([status, sentence.split(':')[0]], [400, 'cmc_signature_invalid'])
     }
+  })
+
+  test('the certificate that TLS shows and that signs answers says that it may speak for the CA (RFC 6402 2.10)', async () => {
+    const { hostname, port } = new URL(fleet.endpoints.est)
+    const socket = connect({ host: hostname, port: Number(port), ca: fleet.root })
+    await once(socket, 'secureConnect')
+    const { extendedKeyUsage } = parseCertificate(socket.getPeerX509Certificate()!.raw)
+    socket.destroy()
+    assert.deepEqual(extendedKeyUsage, ['serverAuth', 'cmcRA'])
   })
 
   test('what is not one PKCS#10 in PKIData, or has a control that is not offered, is refused', async () => {

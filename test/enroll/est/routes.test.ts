@@ -38,6 +38,11 @@ suite('the table of EST operations (RFC 7030 3.2.2)', () => {
     assert.equal(libest.body.replaceAll('\n', ''), plain.body.trim())
   })
 
+  test('there is no content negotiation: an Accept that knows nothing of EST changes nothing', async () => {
+    const answer = await fleet.est('cacerts', { headers: { Accept: 'application/x-nothing;q=0' } })
+    assert.deepEqual([answer.status, answer.headers['content-type']], [200, 'application/pkcs7-mime'])
+  })
+
   test('answers stay within what small clients can read: few headers, short block', async () => {
     const { headers } = await fleet.est('cacerts')
     const block = Object.entries(headers)
