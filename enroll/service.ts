@@ -92,10 +92,12 @@ export async function createEnrollService(input: {
   })
 
   const signer = openKeyFile(join(dataDir, 'services', 'enroll', 'tls.key'), passphrase)
-  const responder = (): MessageSigner => {
+  const readResponder = (): MessageSigner => {
     const chain = parsePem(credential().cert, 'CERTIFICATE')
     return { certificate: parseCertificate(chain[0]!), chain, signer }
   }
+  let current = readResponder()
+  const responder = (): MessageSigner => current
 
   const feed = opened.use(
     await FeedServer.open({ registry, clock, log, listen: config.enroll.feed, credential: credential(), anchors }),
@@ -130,6 +132,7 @@ export async function createEnrollService(input: {
       .then((changed) => {
         if (!changed) return
         for (const listener of [feed, admin, est]) listener.renew(credential())
+        current = readResponder()
         log.info({ event: 'credentials.renewed' }, 'service certificates renewed')
       })
       .catch((err: unknown) =>
