@@ -5,7 +5,7 @@ import { createWriteStream, globSync, mkdirSync, mkdtempSync, rmSync, statSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import type { Ready } from '../../runtime/lifecycle.ts'
+import type { Failed, Ready } from '../../runtime/lifecycle.ts'
 import type { TestPki } from '../harness/certificates.ts'
 import type { FakeFeed } from '../harness/feed.ts'
 import type { Figures } from './probe.ts'
@@ -56,8 +56,11 @@ export class BrokerProcess extends EventEmitter<{ fault: [string] }> implements 
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     })
     if (logFile !== undefined) child.stderr!.pipe(createWriteStream(logFile))
-    const [ready] = (await once(child, 'message')) as [Ready]
-    return new BrokerProcess(child, folder, Number(new URL(ready.endpoints.mqtts!).port))
+    const failed = once(child, 'exit').then(() => [])
+    const [ready] = (await Promise.race([once(child, 'message'), failed])) as [(Ready | Failed)?]
+    if (ready?.kind === 'ready') return new BrokerProcess(child, folder, Number(new URL(ready.endpoints.mqtts!).port))
+    rmSync(folder, { recursive: true, force: true })
+    throw new Error(`the broker does not start: ${ready?.message ?? child.stderr!.read()}`)
   }
 
   get hasEnded(): boolean {
