@@ -118,6 +118,10 @@ export class AdminClient implements Disposable {
     return this.#call(revocationReceipt, { method: 'POST', path, body: { reason, waitMs }, waitMs })
   }
 
+  readmitDevice(id: string): Promise<DeviceView> {
+    return this.#call(deviceView, { method: 'POST', path: `/v1/devices/${encodeURIComponent(id)}/readmit` })
+  }
+
   createToken(body: CreateToken): Promise<TokenView> {
     return this.#call(tokenView, { method: 'POST', path: '/v1/tokens', body })
   }

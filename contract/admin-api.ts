@@ -12,6 +12,7 @@
  * | GET  /v1/devices/:id          |                         | deviceView                 |
  * | PATCH /v1/devices/:id         | changeDevice            | deviceView                 |
  * | POST /v1/devices/:id/revoke   | revokeDevice            | revocationReceipt          |
+ * | POST /v1/devices/:id/readmit  |                         | deviceView                 |
  * | POST /v1/tokens               | createToken             | tokenView (201)            |
  * | GET  /v1/approvals            | listApprovals           | page of approvalView       |
  * | GET  /v1/approvals/:id        |                         | approvalView               |

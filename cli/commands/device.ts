@@ -117,7 +117,7 @@ export function addDevice(program: Command, io: Io): void {
     'device revoke cam-1 --reason keyCompromise',
     'device revoke cam-1 --reason cessationOfOperation --no-wait',
   )
-    .description('end a device for good: its certificates, tokens and live sessions')
+    .description('end a device: its certificates, tokens and live sessions; it stays out until it is readmitted')
     .argument('<id>', 'device id', deviceId)
     .addOption(
       new Option('--reason <reason>', 'RFC 5280 reason (required)').choices(revocationReasons).makeOptionMandatory(),
@@ -143,6 +143,11 @@ export function addDevice(program: Command, io: Io): void {
         )
       }
     })
+
+  examples(withCommon(device.command('readmit')), 'device readmit cam-1')
+    .description('let a revoked device enroll anew; its certificates and tokens of before stay revoked')
+    .argument('<id>', 'device id', deviceId)
+    .action((id: string, options: Common) => ask(io, options, (client) => client.readmitDevice(id), details))
 
   const list = (devices: DeviceView[]): string =>
     table(

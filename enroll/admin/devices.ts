@@ -13,6 +13,7 @@ import { revokeDevice } from '../ca/revocation.ts'
 import { allowDevices as allow } from '../ra/allow-list.ts'
 import { setAttributes } from '../ra/device-attributes.ts'
 import { createDevice as create } from '../ra/enrollment-tokens.ts'
+import { readmitDevice } from '../ra/readmission.ts'
 import { type DeviceRecord, getDevice, listDevices } from '../registry/devices.ts'
 import { route } from './route.ts'
 
@@ -65,6 +66,11 @@ export const deviceRoutes = [
       const brokers = await feed.confirmations(feedSeq, body.waitMs)
       return { deviceId: id, ...revocation, feedSeq, inForce: brokers.every(({ confirmed }) => confirmed), brokers }
     },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/:id/readmit',
+    handle: async ({ params, asked }, { registry }) => show(await readmitDevice(registry, requireId(params.id), asked)),
   }),
 ]
 

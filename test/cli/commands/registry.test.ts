@@ -81,6 +81,12 @@ const cases: {
     shown: /broker-1 +in force after 4\.3 ms/,
   },
   {
+    argv: ['device', 'readmit', 'cam-1'],
+    answer: device,
+    asked: { method: 'POST', path: '/v1/devices/cam-1/readmit', body: undefined },
+    shown: /status +active\n/,
+  },
+  {
     argv: ['token', 'create', '--device', 'cam-1', '--ttl', '15m', '--profile', 'camera'],
     answer: { token: 'secret', deviceId: 'cam-1', profile: 'camera', expiresAt: at },
     asked: { method: 'POST', path: '/v1/tokens', body: { deviceId: 'cam-1', ttlMs: 900_000, profile: 'camera' } },

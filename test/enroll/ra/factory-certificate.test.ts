@@ -136,7 +136,7 @@ suite('factory certificates', () => {
     }
   })
 
-  test('a revoked device stays out with its factory certificate, on a resumed session too', async () => {
+  test('a revoked device stays out with its factory certificate until it is readmitted, on a resumed session too', async () => {
     await fleet.admin('POST', '/devices/allow', { label: 'line', entries: [{ serial: 'SN80', deviceId: 'gauge-80' }] })
     const idevid = await maker.factory(named('SN80'))
     const agent = new Agent({ keepAlive: true, maxSockets: 1, maxCachedSessions: 10 })
@@ -151,6 +151,8 @@ suite('factory certificates', () => {
       entries: [{ serial: 'SN80', deviceId: 'gauge-80' }],
     })
     assert.deepEqual([again.status, again.body.code], [403, 'device_revoked'])
+    assert.deepEqual((await fleet.admin('POST', '/devices/gauge-80/readmit')).body.status, 'active')
+    assert.equal((await enroll('gauge-80', idevid)).status, 200)
   })
 
   test('two at once: neither token nor factory certificate is enough alone, and both have to be of one device', async () => {

@@ -1,0 +1,38 @@
+import type { DeviceId } from '../../contract/ids.ts'
+import type { Asked } from '../registry/asked.ts'
+import { type DeviceRecord, deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
+import { type Registry, untilNoConflict } from '../registry/registry.ts'
+
+/**
+ * Lets a revoked device enroll anew. Its certificates and tokens of before stay revoked; what a factory gave it, or an
+ * operator gives it from now on, counts again. One that is not revoked is left as it is.
+ *
+ * @throws FleetError `device_unknown`
+ */
+export function readmitDevice(registry: Registry, id: DeviceId, asked: Asked): Promise<DeviceRecord> {
+  return untilNoConflict(async () => {
+    const { doc, rev } = await getDevice(registry, id)
+    if (doc.status !== 'revoked') return doc
+    const { revokedAt, revocationReason, currentSerial: _, ...rest } = doc
+    const device: DeviceRecord = { ...rest, status: 'active' }
+    await registry.commit({
+      requestId: `${asked.requestId}-readmit`,
+      digest: asked.digest,
+      writes: [writeDevice(device, rev)],
+      audit: [
+        {
+          action: 'device.readmitted',
+          actor: asked.actor,
+          subject: `device:${id}`,
+          outcome: 'done',
+          details: { revokedAt: revokedAt!, revokedFor: revocationReason! },
+          remoteAddress: asked.remoteAddress,
+          requestId: asked.requestId,
+        },
+      ],
+      feed: [deviceChanged(device)],
+      at: asked.now,
+    })
+    return device
+  })
+}
