@@ -6,7 +6,7 @@ const hostName = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f
 
 const keyType = z.enum(['P-256', 'P-384', 'Ed25519', 'RSA'])
 
-const evidenceKind = z.enum(['token', 'factory', 'approval'])
+const evidenceKind = z.enum(['token', 'factory', 'claim', 'approval'])
 /** How a device can prove itself for its first certificate. */
 export type EvidenceKind = z.output<typeof evidenceKind>
 
@@ -23,8 +23,9 @@ const profile = z.strictObject({
     .min(1)
     .default(['token'])
     .refine((kinds) => new Set(kinds).size === kinds.length, 'each may stand once')
+    .refine((kinds) => !(kinds.includes('factory') && kinds.includes('claim')), 'a connection shows one certificate')
     .describe(
-      'What a first enrollment needs, all of it: a one-time token, the certificate that the factory gave it, the approval of an operator for this very request',
+      'What a first enrollment needs, all of it: a one-time token, the certificate that the factory gave it, the claim certificate that it shares with others, the approval of an operator for this very request',
     ),
   channelBinding: z
     .enum(['optional', 'required'])
@@ -64,9 +65,22 @@ const factory = z.strictObject({
 })
 export type FactorySettings = z.output<typeof factory>
 
+const claim = z.strictObject({
+  authorities: z
+    .string()
+    .optional()
+    .describe('File with the CA certificates (PEM) that issue claim certificates directly'),
+  fingerprints: z
+    .array(z.string().regex(/^[0-9a-f]{64}$/, 'SHA-256 of the certificate (DER) is wanted, 64 lower-case hex digits'))
+    .default([])
+    .describe('Claim certificates by the SHA-256 of their DER'),
+})
+export type ClaimSettings = z.output<typeof claim>
+
 const label = z.strictObject({
   profile: z.string().optional().describe('The only profile that is enrolled here; without it each device has its own'),
   factory: factory.optional(),
+  claim: claim.optional(),
 })
 
 const approvals = z.strictObject({
@@ -197,13 +211,15 @@ const fields = z.strictObject({
 
 export const configuration = fields.superRefine(({ labels, profiles }, context) => {
   const fault = (path: string[], message: string): void => context.addIssue({ code: 'custom', path, message })
-  for (const [name, { profile: wanted, factory }] of Object.entries(labels)) {
+  for (const [name, { profile: wanted, ...trusted }] of Object.entries(labels)) {
     const evidence = wanted === undefined ? undefined : profiles[wanted]?.evidence
-    if (factory !== undefined && wanted === undefined) {
-      fault(['labels', name, 'factory'], 'a label that trusts a factory names the profile of what it makes')
-    }
-    if (factory === undefined && evidence?.includes('factory')) {
-      fault(['labels', name], `profile ${wanted} wants a factory certificate; say of which authorities under factory`)
+    for (const kind of ['factory', 'claim'] as const) {
+      if (trusted[kind] !== undefined && wanted === undefined) {
+        fault(['labels', name, kind], `a label that trusts ${kind} certificates names the profile they are for`)
+      }
+      if (trusted[kind] === undefined && evidence?.includes(kind)) {
+        fault(['labels', name], `profile ${wanted} wants a ${kind} certificate; say under ${kind} which are trusted`)
+      }
     }
     if ((estOperations as readonly string[]).includes(name)) {
       fault(['labels', name], 'an EST operation has this name; choose another (RFC 7030 3.2.2)')

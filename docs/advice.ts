@@ -60,7 +60,9 @@ export const advice: Record<ProblemCode, string> = {
     'A token enrolls one key. The same request may fetch its answer again; for another key make a new token. If you did not enroll the device, somebody else did: revoke it.',
   token_void: 'The device was revoked, and its unused tokens with it.',
   device_not_allowed:
-    'Allow it by the serial number in the sentence: `npx fleetgate device allow --file serials.csv --label L`, or register a device of that name.',
+    'Allow it by the serial number in the sentence: `npx fleetgate device allow --file serials.csv --label L`, or register a device of that name. A claim certificate enrolls registered devices alone.',
+  claim_spent:
+    'If this device did not enroll before, somebody else with the shared key took its name: revoke it, look whose address stands in the audit log, then `npx fleetgate device readmit ID`.',
   approval_unknown:
     'List the requests there are: `npx fleetgate enroll approvals ls --all`. They are forgotten after a time.',
   approval_denied:

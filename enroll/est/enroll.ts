@@ -2,6 +2,7 @@ import { certsOnly } from '../../pki/cms.ts'
 import { parseCsr } from '../../pki/csr.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
+import { networkOf } from '../../runtime/limits.ts'
 import { readCertificateEvidence } from '../ra/current-certificate.ts'
 import { type Evidence, provenDevice, readEnrollmentEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
@@ -14,7 +15,7 @@ import type { EstContext } from './routes.ts'
 export async function simpleenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
   const prove = () => readEnrollmentEvidence(request, { ...context, label, now: context.clock() })
   const evidence = await prove() // who asks, before what they sent is looked at
-  if (canRepeat(evidence)) limitRenewals(evidence, context)
+  if (canRepeat(evidence)) limitRenewals(request, evidence, context)
   const csr = parseCsr(decodeBody(request.body))
   return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
 }
@@ -22,7 +23,7 @@ export async function simpleenroll(request: EdgeRequest, label: Label, context: 
 /** RFC 7030 4.2.2: renewal or rekey, on the strength of the current certificate. */
 export async function simplereenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
   const prove = () => readCertificateEvidence(context.registry, request, context.clock())
-  limitRenewals(await prove(), context)
+  limitRenewals(request, await prove(), context)
   const csr = parseCsr(decodeBody(request.body))
   return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
 }
@@ -32,8 +33,8 @@ export const canRepeat = (evidence: Evidence): boolean =>
   evidence.kind === 'certificate' || evidence.proofs.some(({ kind }) => kind === 'factory')
 
 /** Every certificate is kept by the registry, the feed and the brokers: a device must not fill them. */
-export function limitRenewals(evidence: Evidence, { renewals, clock }: EstContext): void {
-  const holder = holderOf(evidence)
+export function limitRenewals(request: EdgeRequest, evidence: Evidence, { renewals, clock }: EstContext): void {
+  const holder = holderOf(evidence) ?? networkOf(request.remoteAddress)
   const now = clock().getTime()
   const waitMs = renewals.waitMs(holder, now)
   if (waitMs > 0) {
@@ -44,10 +45,8 @@ export function limitRenewals(evidence: Evidence, { renewals, clock }: EstContex
   renewals.note(holder, now)
 }
 
-const holderOf = (evidence: Evidence): string =>
-  evidence.kind === 'enrollment'
-    ? (provenDevice(evidence) ?? '')
-    : (evidence.record.doc.deviceId ?? evidence.record.doc.serial)
+const holderOf = (evidence: Evidence): string | undefined =>
+  evidence.kind === 'enrollment' ? provenDevice(evidence) : (evidence.record.doc.deviceId ?? evidence.record.doc.serial)
 
 type Wanted = { request: EdgeRequest; label: Label; csr: Asking['request']; prove: () => Promise<Evidence> }
 

@@ -31,7 +31,7 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
     requireCmcType(request)
     const prove = () => readEvidence(request, { ...context, label, now: context.clock() })
     const evidence = await prove()
-    if (canRepeat(evidence)) limitRenewals(evidence, context)
+    if (canRepeat(evidence)) limitRenewals(request, evidence, context)
     const { csr, message, ...rest } = parseCmcRequest(decodeBody(request.body, 'cmc_malformed'))
     reference = rest.reference
     requireSignature(message, evidence, csr.publicKeySpki)

@@ -26,7 +26,7 @@ export async function serverkeygen(request: EdgeRequest, label: Label, context: 
   const { registry, ra, clock } = context
   const prove = () => readEvidence(request, { registry, label, now: clock() })
   const evidence = await prove()
-  limitRenewals(evidence, context)
+  limitRenewals(request, evidence, context)
   const { keyType: wished, encryption, ...names } = parseKeyGenerationRequest(decodeBody(request.body))
   const profile = requireKeygen((await ra.describe(label, evidence)).profile)
   const plan = await planFor(encryption, evidence, profile, context)

@@ -3,13 +3,14 @@ import type { DeviceId } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 import type { Registry } from '../registry/registry.ts'
+import { type ClaimProof, findClaimProof } from './claim-certificate.ts'
 import { type CertificateEvidence, readCertificateEvidence } from './current-certificate.ts'
 import { type FactoryProof, findFactoryProof } from './factory-certificate.ts'
 import type { Label } from './profiles.ts'
 import { findTokenProof, type TokenProof } from './token.ts'
 
 /** One thing that a caller proved for a first certificate. */
-export type Proof = TokenProof | FactoryProof
+export type Proof = TokenProof | FactoryProof | ClaimProof
 /** What a caller can show; an approval is not shown but given. */
 export type ProvenKind = Exclude<EvidenceKind, 'approval'>
 /** All of it, which may be nothing where a person decides. Whether it is enough, the profile says. */
@@ -43,6 +44,7 @@ async function readProofs(request: Shown, { registry, label, now }: Asked): Prom
   const proofs = [
     await findTokenProof(registry, request),
     await findFactoryProof(registry, request, { label: label.name, trust: label.factory, now }),
+    findClaimProof(request, { trust: label.claim, now }),
   ]
   return proofs.filter((proof) => proof !== undefined)
 }
@@ -59,6 +61,9 @@ export function missing(kind: ProvenKind): FleetError {
   if (kind === 'factory') {
     return new FleetError('certificate_missing', 'present the certificate that the factory gave you over mutual TLS')
   }
+  if (kind === 'claim') {
+    return new FleetError('certificate_missing', 'present the claim certificate over mutual TLS')
+  }
   return new FleetError(
     'unauthenticated',
     'enroll with HTTP Basic: the device id as username and its enrollment token as password',
@@ -71,7 +76,7 @@ export function missing(kind: ProvenKind): FleetError {
  * @throws FleetError `evidence_mismatch` when they are of two
  */
 export function provenDevice({ proofs }: EnrollmentEvidence): DeviceId | undefined {
-  const ids = new Set(proofs.map(({ deviceId }) => deviceId))
+  const ids = new Set(proofs.flatMap((proof) => ('deviceId' in proof ? [proof.deviceId] : [])))
   if (ids.size <= 1) return [...ids][0]
   throw new FleetError('evidence_mismatch', `the credentials are of two devices: ${[...ids].join(' and ')}`)
 }

@@ -2,6 +2,7 @@ import type { Configuration, EvidenceKind, LabelConfiguration } from '../../cont
 import type { CertificateProfile } from '../../pki/profile.ts'
 import type { KeyType } from '../../pki/public-key.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import { type ClaimTrust, readClaimTrust } from './claim-certificate.ts'
 import { type FactoryTrust, readFactoryTrust } from './factory-certificate.ts'
 
 /** What a device's certificate will say, and what is asked of the device for it. */
@@ -22,6 +23,7 @@ export type Label = {
   /** the only profile that is enrolled here; without it each device has its own */
   profile: EnrollmentProfile | undefined
   factory: FactoryTrust | undefined
+  claim: ClaimTrust | undefined
 }
 
 /** The label of the path that names none, and of certificates from before there were labels. */
@@ -37,12 +39,13 @@ export class Profiles {
     this.#profiles = new Map(profiles.map((profile) => [profile.name, profile]))
     const labels = Object.entries({ [defaultLabel]: {}, ...config.labels })
     this.#labels = new Map(
-      labels.map(([name, { profile, factory }]: [string, Partial<LabelConfiguration>]) => [
+      labels.map(([name, { profile, factory, claim }]: [string, Partial<LabelConfiguration>]) => [
         name,
         {
           name,
           profile: profile === undefined ? undefined : this.getProfile(profile),
           factory: factory && readFactoryTrust(factory, `labels.${name}.factory`),
+          claim: claim && readClaimTrust(claim, `labels.${name}.claim`),
         },
       ]),
     )
@@ -64,7 +67,9 @@ export class Profiles {
 
   /** Whose certificates a device may have to choose from in the handshake, beside our own. */
   get clientAuthorities(): Buffer[] {
-    return [...this.#labels.values()].flatMap(({ factory }) => factory?.authorities.map(({ der }) => der) ?? [])
+    return [...this.#labels.values()].flatMap(({ factory, claim }) =>
+      [...(factory?.authorities ?? []), ...(claim?.authorities ?? [])].map(({ der }) => der),
+    )
   }
 
   findLabel(name: string): Label | undefined {

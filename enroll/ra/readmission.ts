@@ -1,11 +1,12 @@
 import type { DeviceId } from '../../contract/ids.ts'
 import type { Asked } from '../registry/asked.ts'
+import { deleteClaim, findClaim } from '../registry/claims.ts'
 import { type DeviceRecord, deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, untilNoConflict } from '../registry/registry.ts'
 
 /**
  * Lets a revoked device enroll anew. Its certificates and tokens of before stay revoked; what a factory gave it, or an
- * operator gives it from now on, counts again. One that is not revoked is left as it is.
+ * operator gives it from now on, counts again, and it can be claimed once more. One that is not revoked is left as it is.
  *
  * @throws FleetError `device_unknown`
  */
@@ -14,11 +15,12 @@ export function readmitDevice(registry: Registry, id: DeviceId, asked: Asked): P
     const { doc, rev } = await getDevice(registry, id)
     if (doc.status !== 'revoked') return doc
     const { revokedAt, revocationReason, currentSerial: _, ...rest } = doc
+    const claim = await findClaim(registry, id)
     const device: DeviceRecord = { ...rest, status: 'active' }
     await registry.commit({
       requestId: `${asked.requestId}-readmit`,
       digest: asked.digest,
-      writes: [writeDevice(device, rev)],
+      writes: [writeDevice(device, rev), ...(claim === undefined ? [] : [deleteClaim(claim)])],
       audit: [
         {
           action: 'device.readmitted',

@@ -12,6 +12,7 @@ import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { Voucher } from '../registry/vouchers.ts'
 import type { ApprovalQueue, Request as ApprovalRequest } from './approval-queue.ts'
+import { type ClaimProof, claimVoucher } from './claim-certificate.ts'
 import type { CertificateEvidence } from './current-certificate.ts'
 import {
   type EnrollmentEvidence,
@@ -72,7 +73,7 @@ export class RegistrationAuthority {
    * A first enrollment: identity comes from what was proved, and the request must name exactly that device. Where nothing
    * is proved a person decides about the name that the request gives itself.
    *
-   * @throws FleetError `device_revoked`, `evidence_mismatch`, `unauthenticated`, `certificate_missing`, `token_…`, `approval_…`,
+   * @throws FleetError `device_revoked`, `evidence_mismatch`, `unauthenticated`, `certificate_missing`, `token_…`, `claim_spent`, `device_not_allowed`, `approval_…`,
    *   `csr_subject_mismatch`, `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
   async #decideEnrollment(evidence: EnrollmentEvidence, asking: Asking): Promise<Decision> {
@@ -88,7 +89,11 @@ export class RegistrationAuthority {
     requireSubject(request, deviceId)
     const profile = this.#profileFor(asking, device?.doc.profile ?? label.profile!.name)
     const proofs = profile.evidence.filter((kind) => kind !== 'approval').map((kind) => proofOf(evidence, kind))
-    const vouchers = proofs.flatMap((proof) => ('voucher' in proof ? [proof.voucher] : []))
+    const vouchers: Voucher[] = []
+    for (const proof of proofs) {
+      if (proof.kind === 'token') vouchers.push(proof.voucher)
+      if (proof.kind === 'claim') vouchers.push(await this.#claim(proof, { device, deviceId, request, now }))
+    }
     const spent = vouchers.find(({ doc }) => doc.status === 'spent')
     if (spent !== undefined) return this.#issuedBefore(spent, deviceId, now)
     if (profile.evidence.includes('approval')) {
@@ -104,6 +109,19 @@ export class RegistrationAuthority {
     if (device === undefined) throw new FleetError('device_unknown', `there is no device ${deviceId}`)
     const via = profile.evidence.join('+')
     return { decision: 'approved', approval: { device, profile, label: label.name, via, vouchers } }
+  }
+
+  #claim(
+    proof: ClaimProof,
+    about: { device: Stored<DeviceRecord> | undefined; deviceId: DeviceId } & Pick<Asking, 'request' | 'now'>,
+  ): Promise<Voucher> {
+    const { device, deviceId, request, now } = about
+    if (device !== undefined) {
+      return claimVoucher(this.#registry, proof, { device: device.doc, spkiHash: request.spkiHash, now })
+    }
+    throw new FleetError('device_not_allowed', `${deviceId} is not registered, so nobody can claim it`, {
+      context: { deviceId },
+    })
   }
 
   /** The answer may have been lost on its way. */
@@ -238,7 +256,7 @@ export class RegistrationAuthority {
   }
 }
 
-const spentCodes = { token: 'token_spent', approval: 'approval_spent' } as const
+const spentCodes = { token: 'token_spent', claim: 'claim_spent', approval: 'approval_spent' } as const
 
 function proofOf({ proofs }: EnrollmentEvidence, kind: ProvenKind): Proof {
   const proof = proofs.find((one) => one.kind === kind)

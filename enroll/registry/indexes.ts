@@ -3,6 +3,7 @@ import type { AllowanceRecord } from './allowances.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
 import { type CertificateRecord, instant } from './certificates.ts'
+import type { ClaimRecord } from './claims.ts'
 import type { DeviceRecord } from './devices.ts'
 import type { IndexEntry } from './engine.ts'
 import type { HierarchyRecord } from './hierarchies.ts'
@@ -18,6 +19,7 @@ export type RecordTypes = {
   token: TokenRecord
   approval: ApprovalRecord
   allowance: AllowanceRecord
+  claim: ClaimRecord
   broker: BrokerRecord
   policy: PolicyRecord
   hierarchy: HierarchyRecord
@@ -43,6 +45,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     ...(approval.decision === 'pending' ? [{ index: 'approval.network', value: approval.network }] : []),
   ],
   allowance: ({ deviceId }) => [{ index: 'allowance.device', value: deviceId }],
+  claim: () => [],
   broker: () => [],
   policy: () => [],
   hierarchy: () => [],

@@ -12,7 +12,8 @@ export type Redemption = {
   spentAt?: string
 }
 
-export type VoucherKind = 'token' | 'approval'
+export type VoucherKind = 'token' | 'claim' | 'approval'
+/** `rev` is 0 for one that comes to be by its use. */
 export type Voucher = { kind: VoucherKind; id: string; rev: number; doc: Redemption }
 
 /** @returns undefined when it was deleted meanwhile */

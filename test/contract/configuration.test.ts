@@ -109,8 +109,14 @@ test('what a first enrollment needs is asked for once, and a factory has to be k
   const factory = { authorities: 'maker.pem' }
   const { labels } = configuration.parse({ profiles: { gauge }, labels: { line: { profile: 'gauge', factory } } })
   assert.deepEqual(labels.line, { profile: 'gauge', factory: { authorities: 'maker.pem', serialFrom: 'serialNumber' } })
-  refuses({ profiles: { gauge }, labels: { line: { profile: 'gauge' } } }, /say of which authorities/)
+  refuses({ profiles: { gauge }, labels: { line: { profile: 'gauge' } } }, /say under factory which are trusted/)
   refuses({ profiles: { gauge }, labels: { line: { factory } } }, /names the profile/)
+  refuses(
+    { profiles: { gauge: { evidence: ['claim'] } }, labels: { line: { profile: 'gauge', factory } } },
+    /wants a claim/,
+  )
+  refuses({ profiles: { gauge: { evidence: ['factory', 'claim'] } } }, /shows one certificate/)
+  refuses({ labels: { line: { profile: 'sensor', claim: { fingerprints: ['AB'] } } } }, /64 lower-case hex digits/)
   refuses({ profiles: { gauge: { evidence: [] } } }, /expected array/)
   refuses({ profiles: { gauge: { evidence: ['token', 'token'] } } }, /each may stand once/)
   refuses({ profiles: { gauge: { evidence: ['password'] } } }, /Invalid option/)

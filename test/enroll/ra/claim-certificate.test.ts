@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, suite, test } from 'node:test'
+import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { type TestCertificate, TestPki } from '../../harness/certificates.ts'
+import { basic, certificateOf, codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
+
+suite('claim certificates', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+  let maker: TestPki
+  let pinned: TestCertificate
+  let shared: TestCertificate
+  let fleet: EnrollHarness
+  before(async () => {
+    maker = await TestPki.create('Maker')
+    pinned = await TestPki.selfSigned('claim-2026')
+    shared = await maker.factory([{ CN: ['claim'] }])
+    writeFileSync(join(folder, 'maker.pem'), maker.issuing.pem)
+    fleet = await EnrollHarness.start({
+      config: testConfiguration({
+        profiles: { meter: { evidence: ['claim'] }, camera: {} },
+        labels: {
+          lot: {
+            profile: 'meter',
+            claim: { authorities: join(folder, 'maker.pem'), fingerprints: [pinned.fingerprint] },
+          },
+        },
+        enroll: { attemptsPerMinute: 1000, renewalsPerHour: 2 },
+      }),
+    })
+    const entries = Array.from({ length: 9 }, (_, n) => ({ serial: `S${n}`, deviceId: `meter-${n}` }))
+    await fleet.admin('POST', '/devices/allow', { label: 'lot', entries })
+  })
+  after(async () => {
+    await fleet[Symbol.asyncDispose]()
+    rmSync(folder, { recursive: true })
+  })
+
+  const request = async (commonName: string) => (await createKeyAndCsr({ commonName })).csrDer
+  const claim = (csrDer: Buffer, certificate: TestCertificate = shared, headers: Record<string, string> = {}) =>
+    fleet.est('simpleenroll', {
+      label: 'lot',
+      method: 'POST',
+      headers: { 'Content-Type': 'application/pkcs10', ...headers },
+      body: csrDer.toString('base64'),
+      key: certificate.key,
+      cert: certificate.pem,
+    })
+  const refusedAs = async (answer: ReturnType<typeof claim>) => {
+    const { status, body } = await answer
+    return [status, codeOf({ body })]
+  }
+
+  test('it enrolls registered devices, each once: by its CA or by its fingerprint, and the same key may ask again', async () => {
+    for (const [id, certificate] of [
+      ['meter-1', shared],
+      ['meter-2', pinned],
+      ['meter-3', shared],
+    ] as const) {
+      const csr = await request(id)
+      const first = certificateOf(await claim(csr, certificate))
+      assert.equal(certificateOf(await claim(csr, certificate)).serial, first.serial)
+      assert.deepEqual(await refusedAs(claim(await request(id), certificate)), [403, 'claim_spent'])
+    }
+  })
+
+  test('it enrolls nobody who is not registered, nor a device of another profile', async () => {
+    assert.deepEqual(await refusedAs(claim(await request('ghost-1'))), [403, 'device_not_allowed'])
+    await fleet.admin('POST', '/devices', { id: 'cam-1', profile: 'camera' })
+    assert.deepEqual(await refusedAs(claim(await request('cam-1'))), [403, 'label_mismatch'])
+  })
+
+  test('another certificate, an expired one, and none are refused', async () => {
+    const foreign = await TestPki.selfSigned('claim-2026')
+    assert.deepEqual(await refusedAs(claim(await request('meter-4'), foreign)), [401, 'certificate_missing'])
+    const old = await maker.factory([{ CN: ['claim'] }], { notAfter: new Date(Date.now() - 1000) })
+    assert.deepEqual(await refusedAs(claim(await request('meter-4'), old)), [403, 'certificate_expired'])
+    const bare = await fleet.est('simpleenroll', {
+      label: 'lot',
+      method: 'POST',
+      headers: { 'Content-Type': 'application/pkcs10' },
+      body: (await request('meter-4')).toString('base64'),
+    })
+    assert.deepEqual([bare.status, codeOf(bare)], [401, 'certificate_missing'])
+    const token = await fleet.token('meter-4', { profile: 'meter' })
+    const byToken = await fleet.enroll('meter-4', token, await request('meter-4'), { label: 'lot' })
+    assert.deepEqual([byToken.status, codeOf(byToken)], [401, 'certificate_missing'])
+    const beside = claim(await request('meter-4'), shared, { Authorization: basic('meter-5', token) })
+    assert.deepEqual(await refusedAs(beside), [401, 'token_invalid'])
+  })
+
+  test('two requests racing for one device give one certificate', async () => {
+    const [first, second] = [await request('meter-5'), await request('meter-5')]
+    const answers = await Promise.all([claim(first), claim(second), claim(first), claim(second)])
+    const serials = new Set(
+      answers.filter(({ status }) => status === 200).map((answer) => certificateOf(answer).serial),
+    )
+    assert.equal(serials.size, 1)
+    for (const answer of answers) if (answer.status !== 200) assert.equal(codeOf(answer), 'claim_spent')
+    const { body } = await fleet.admin('GET', '/certificates?deviceId=meter-5')
+    assert.equal(body.items.filter((item: { status: string }) => item.status === 'issued').length, 1)
+  })
+
+  test('a revoked device cannot be claimed again until it is readmitted, and then once', async () => {
+    await claim(await request('meter-6'))
+    await fleet.admin('POST', '/devices/meter-6/revoke', { reason: 'keyCompromise' })
+    assert.deepEqual(await refusedAs(claim(await request('meter-6'))), [403, 'device_revoked'])
+    await fleet.admin('POST', '/devices/meter-6/readmit')
+    assert.equal((await claim(await request('meter-6'))).status, 200)
+    assert.deepEqual(await refusedAs(claim(await request('meter-6'))), [403, 'claim_spent'])
+  })
+})
