@@ -22,7 +22,12 @@ export async function startBrokerProcess(
   const child = spawn(process.execPath, [import.meta.filename, JSON.stringify(wanted)], {
     stdio: ['pipe', 'pipe', 'inherit'],
   })
-  const [endpoint] = await once(child.stdout, 'data')
+  const [endpoint] = await Promise.race([
+    once(child.stdout, 'data'),
+    once(child, 'exit').then(([code, signal]) => {
+      throw new Error(`the broker ended with ${code ?? signal} before it was there`)
+    }),
+  ])
   return { child, port: Number(new URL(String(endpoint)).port) }
 }
 
