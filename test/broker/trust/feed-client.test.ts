@@ -16,6 +16,7 @@ after(() => harness[Symbol.asyncDispose]())
 
 test('an event is in force and on disk when it is reported as applied', async () => {
   const device = await harness.device('sensor-1')
+  const other = await harness.device('sensor-2')
   const client = await harness.connect(device)
   const closed = closeOf(client)
   let liveAtReport: number | undefined
@@ -28,7 +29,8 @@ test('an event is in force and on disk when it is reported as applied', async ()
   await harness.stopBroker()
   harness.feed.answering = false
   await harness.startBroker()
-  assert.equal(await harness.refusal(device), 3, 'stale: enroll says nothing')
+  assert.equal(await harness.refusal(device), 5, 'a revocation that is on disk needs nobody to confirm it')
+  assert.equal(await harness.refusal(other), 3, 'stale: enroll says nothing')
 })
 
 test('a restart goes on from the cursor, and what it knew stays known', async () => {
