@@ -4,7 +4,7 @@ import { EventEmitter, once } from 'node:events'
 import { createWriteStream, globSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
+import { createInterface, type Interface } from 'node:readline'
 import type { Failed, Ready } from '../../runtime/lifecycle.ts'
 import type { TestPki } from '../harness/certificates.ts'
 import type { FakeFeed } from '../harness/feed.ts'
@@ -28,7 +28,7 @@ export class BrokerProcess extends EventEmitter<{ fault: [string] }> implements 
   readonly droppedFor = new Set<string>()
   #isStopping = false
 
-  private constructor(child: ChildProcess, folder: string, port: number) {
+  private constructor(child: ChildProcess, log: Interface, folder: string, port: number) {
     super()
     this.#child = child
     this.#folder = folder
@@ -36,7 +36,7 @@ export class BrokerProcess extends EventEmitter<{ fault: [string] }> implements 
     this.#ended = once(child, 'exit').then(([code, signal]) => {
       if (!this.#isStopping) this.emit('fault', `the broker ended by itself with ${signal ?? `code ${code}`}`)
     })
-    createInterface({ input: child.stderr! }).on('line', (line) => this.#read(line))
+    log.on('line', (line) => this.#read(line))
   }
 
   /** @param logFile keeps every line of its log */
@@ -56,11 +56,17 @@ export class BrokerProcess extends EventEmitter<{ fault: [string] }> implements 
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     })
     if (logFile !== undefined) child.stderr!.pipe(createWriteStream(logFile))
-    const failed = once(child, 'exit').then(() => [])
+    const log = createInterface({ input: child.stderr! })
+    const said: string[] = []
+    const hear = (line: string): unknown => said.push(line)
+    log.on('line', hear)
+    const failed = once(log, 'close').then(() => [])
     const [ready] = (await Promise.race([once(child, 'message'), failed])) as [(Ready | Failed)?]
-    if (ready?.kind === 'ready') return new BrokerProcess(child, folder, Number(new URL(ready.endpoints.mqtts!).port))
+    log.off('line', hear)
+    if (ready?.kind === 'ready')
+      return new BrokerProcess(child, log, folder, Number(new URL(ready.endpoints.mqtts!).port))
     rmSync(folder, { recursive: true, force: true })
-    throw new Error(`the broker does not start: ${ready?.message ?? child.stderr!.read()}`)
+    throw new Error(`the broker does not start: ${ready?.message ?? said.join('\n')}`)
   }
 
   get hasEnded(): boolean {
@@ -91,10 +97,10 @@ export class BrokerProcess extends EventEmitter<{ fault: [string] }> implements 
     rmSync(this.#folder, { recursive: true, force: true })
   }
 
-  #read(text: string): void {
-    const line = parseLine(text)
+  #read(written: string): void {
+    const line = parseLine(written)
     if (line === undefined || line.level >= errorLevel) {
-      this.emit('fault', text.slice(0, 1_000))
+      this.emit('fault', written.slice(0, 1_000))
       return
     }
     const { event = 'none', suppressed = 0, owner } = line
