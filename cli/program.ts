@@ -10,6 +10,7 @@ import { addDemo } from './commands/demo.ts'
 import { addDevice } from './commands/device.ts'
 import { addEnroll } from './commands/enroll.ts'
 import { addPolicy } from './commands/policy.ts'
+import { addRenew } from './commands/renew.ts'
 import { dataDirOf, type Format } from './commands/shared.ts'
 import { addStatus } from './commands/status.ts'
 import { addToken } from './commands/token.ts'
@@ -42,6 +43,8 @@ function createProgram(io: Io, asked: Asked): Command {
   const program = new Command('fleetgate')
     .description('Gets fleets of devices safely online: enrollment over EST, MQTT over mutual TLS, instant revocation.')
     .version(manifest.version)
+    // Or the options of `enroll` would take what stands behind `enroll approvals`.
+    .enablePositionalOptions()
     .exitOverride()
     .configureOutput({
       writeOut: io.out,
@@ -59,6 +62,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addDevice,
     addToken,
     addEnroll,
+    addRenew,
     addPolicy,
     addCert,
     addBroker,

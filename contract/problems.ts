@@ -91,6 +91,8 @@ export const problems = {
   snapshot_stale: { status: 503, title: 'The broker does not yet know who is revoked' },
 
   // the command line
+  gateway_untrusted: { status: 502, title: 'The gateway is not the one that was pinned' },
+  renewal_due: { status: 403, title: 'The certificate is due for renewal' },
   interrupted: { status: 500, title: 'The command was interrupted before its end' },
 
   // set-up

@@ -2,6 +2,7 @@ import { createHash, X509Certificate } from 'node:crypto'
 import { type RequestOptions, request } from 'node:https'
 import { parseCertificate, toPem } from '../pki/certificate.ts'
 import { parseCertsOnly } from '../pki/cms.ts'
+import { FleetError } from '../runtime/errors.ts'
 
 const timeoutMs = 30_000
 const maxAnswerBytes = 262_144
@@ -11,11 +12,14 @@ export class EstError extends Error {
   override readonly name = 'EstError'
   readonly status: number
   readonly sentence: string
+  /** Of a 202: the request waits for somebody, and the same one is to be sent again after that time (RFC 7030 4.2.3). */
+  readonly retryAfterMs: number | undefined
 
-  constructor(operation: string, status: number, sentence: string) {
+  constructor(operation: string, status: number, sentence: string, retryAfterMs?: number) {
     super(`${operation} was answered with ${status}: ${sentence}`)
     this.status = status
     this.sentence = sentence
+    this.retryAfterMs = retryAfterMs
   }
 }
 
@@ -34,7 +38,10 @@ export async function fetchTrust(url: string, rootFingerprint: string): Promise<
   const offered = await cacerts(url, { rejectUnauthorized: false })
   const root = offered.find((der) => createHash('sha256').update(der).digest('hex') === wanted)
   if (root === undefined) {
-    throw new Error(`none of the ${offered.length} CA certificates at ${url} has the pinned fingerprint ${wanted}`)
+    throw new FleetError(
+      'gateway_untrusted',
+      `none of the ${offered.length} CA certificates at ${url} has the pinned fingerprint ${wanted}`,
+    )
   }
   const rootPem = toPem(root)
   const anchor = new X509Certificate(root)
@@ -58,11 +65,24 @@ export class EstClient {
     this.trust = trust
   }
 
-  /** @returns the certificate as PEM; the token is spent by it */
-  simpleenroll(input: { id: string; token: string; csrDer: Buffer }): Promise<string> {
+  /**
+   * @param input.token    is spent by it
+   * @param input.born     what the device has from its factory, as PEM: a certificate of its own or one it shares
+   * @returns the certificate as PEM
+   */
+  simpleenroll(input: {
+    id: string
+    token?: string | undefined
+    born?: { certificatePem: string; privateKeyPem: string } | undefined
+    csrDer: Buffer
+  }): Promise<string> {
+    const { id, token, born, csrDer } = input
     // RFC 7030 3.2.3: HTTP Basic, inside TLS alone.
-    const authorization = `Basic ${Buffer.from(`${input.id}:${input.token}`).toString('base64')}`
-    return this.#enroll('simpleenroll', input.csrDer, { headers: { Authorization: authorization } })
+    const basic = token === undefined ? undefined : `Basic ${Buffer.from(`${id}:${token}`).toString('base64')}`
+    return this.#enroll('simpleenroll', csrDer, {
+      ...(basic === undefined ? {} : { headers: { Authorization: basic } }),
+      ...(born === undefined ? {} : { cert: born.certificatePem, key: born.privateKeyPem }),
+    })
   }
 
   /** @param input key and certificate as PEM: the ones that are to be replaced */
@@ -83,7 +103,7 @@ const cacerts = (url: string, options: RequestOptions): Promise<Buffer[]> => exc
 
 async function exchange(url: string, operation: string, options: RequestOptions, csrDer?: Buffer): Promise<Buffer[]> {
   const body = csrDer === undefined ? undefined : `${csrDer.toString('base64')}\n`
-  const { status, text } = await send(
+  const { status, text, retryAfter } = await send(
     operationUrl(url, operation),
     {
       ...options,
@@ -92,9 +112,18 @@ async function exchange(url: string, operation: string, options: RequestOptions,
     },
     body,
   )
-  if (status !== 200) throw new EstError(operation, status, text.trim().slice(0, 500))
+  if (status !== 200) throw new EstError(operation, status, text.trim().slice(0, 500), waitOf(status, retryAfter))
   return parseCertsOnly(decodeBase64(text))
 }
+
+/** Never so short that it is a storm, never so long that a device is lost. */
+function waitOf(status: number, retryAfter: string | undefined): number | undefined {
+  if (status !== 202) return undefined
+  const seconds = /^\d{1,9}$/.test(retryAfter ?? '') ? Number(retryAfter) : 60
+  return Math.min(Math.max(seconds, 1), 86_400) * 1000
+}
+
+type Answer = { status: number; text: string; retryAfter: string | undefined }
 
 function operationUrl(url: string, operation: string): URL {
   const base = new URL(url)
@@ -103,7 +132,7 @@ function operationUrl(url: string, operation: string): URL {
   return base
 }
 
-function send(url: URL, options: RequestOptions, body: string | undefined): Promise<{ status: number; text: string }> {
+function send(url: URL, options: RequestOptions, body: string | undefined): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const signal = AbortSignal.timeout(timeoutMs)
     const sent = request(url, { ...options, agent: false, signal }, (response) => {
@@ -114,7 +143,8 @@ function send(url: URL, options: RequestOptions, body: string | undefined): Prom
         if (text.length > maxAnswerBytes) sent.destroy(new Error(`the answer is longer than ${maxAnswerBytes} bytes`))
       })
       response.on('error', reject)
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
+      const retryAfter = response.headers['retry-after']
+      response.on('end', () => resolve({ status: response.statusCode ?? 0, text, retryAfter }))
     })
     sent.on('error', reject)
     sent.end(body)

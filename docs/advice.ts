@@ -128,6 +128,9 @@ export const advice: Record<ProblemCode, string> = {
   snapshot_stale:
     'The broker has not reached enroll since it started, so it does not know who is revoked. Start enroll, or look at the connection to `broker.feed`; devices get in by themselves then.',
 
+  gateway_untrusted:
+    'Compare the fingerprint with the one that `npx fleetgate status` shows on the gateway. If they agree, somebody is between device and gateway.',
+  renewal_due: 'Run `fleetgate renew --dir DIR`, and look why its timer did not.',
   interrupted: 'Nothing is left behind; start the command again.',
 
   config_invalid:

@@ -34,8 +34,12 @@ export function writeFileAtomic(path: string, content: string | Uint8Array, mode
     rmSync(draft, { force: true })
     throw new FleetError('data_damaged', `${path} cannot be written: ${(error as Error).message}`, { cause: error })
   }
-  // The rename itself must survive a power cut.
-  const folder = openSync(dirname(path), 'r')
+  syncFolder(dirname(path))
+}
+
+/** So that a rename in it survives a power cut. */
+export function syncFolder(path: string): void {
+  const folder = openSync(path, 'r')
   try {
     fsyncSync(folder)
   } finally {

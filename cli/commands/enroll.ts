@@ -1,8 +1,163 @@
-import type { Command } from 'commander'
-import type { Io } from '../io.ts'
+import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { type DeviceId, isDeviceId } from '../../contract/ids.ts'
+import { CredentialFolder, requireOwn } from '../../device-sim/credential-folder.ts'
+import { EstClient, EstError, fetchTrust } from '../../device-sim/est-client.ts'
+import { identityOf } from '../../device-sim/identity.ts'
+import { type ClientKeyType, createKeyAndCsr } from '../../pki/x509.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { readPrivateFile } from '../../runtime/files.ts'
+import { estCall } from '../est-call.ts'
+import { aborted, Interrupted, type Io } from '../io.ts'
+import { fields } from '../output.ts'
 import { addApprovals } from './approvals.ts'
+import { deviceId, duration, examples, type Format, folderName, outputOption, print } from './shared.ts'
 
+type Options = {
+  url: string
+  caFingerprint: string
+  out: string
+  id?: DeviceId
+  token?: string
+  tokenFile?: string
+  cert?: string
+  key?: string
+  keyType: ClientKeyType
+  timeout: number
+  output: Format
+}
+
+const weekMs = 7 * 86_400_000
+
+/** `enroll` itself runs on a device; `enroll approvals` is the operator's side of it. */
 export function addEnroll(program: Command, io: Io): void {
-  const enroll = program.command('enroll').description('enrollment: requests that wait for approval')
+  const enroll = program
+    .command('enroll')
+    .enablePositionalOptions()
+    .description('on a device: make a key and have it certified; below it, what waits for approval')
+    .option('--url <url>', 'EST service, https://host:port or with the path of a label (required)', estUrl)
+    .option('--ca-fingerprint <sha256>', 'of the root, as `status` shows it (required)', fingerprint)
+    .option('--out <dir>', 'folder for key and certificates (required)', folderName)
+    .option('--id <id>', 'device id (default: the name of this machine)', deviceId)
+    .option('--token <token>', 'one-time token; others on this machine can read it in the list of processes')
+    .option('--token-file <file>', 'the same, from a file')
+    .option('--cert <pem>', 'certificate that the device has from its factory')
+    .option('--key <pem>', 'its key')
+    .addOption(
+      new Option('--key-type <type>', 'key to make')
+        .choices(['P-256', 'P-384', 'Ed25519', 'RSA-2048'])
+        .default('P-256'),
+    )
+    .addOption(
+      new Option('--timeout <time>', 'how long to wait for an approval; the next call goes on waiting')
+        .argParser(duration(0, weekMs))
+        .default(weekMs, '7d'),
+    )
+    .addOption(outputOption())
+    .action((options: Options, command: Command) => {
+      for (const name of ['url', 'caFingerprint', 'out'] as const) {
+        const flag = `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
+        if (options[name] === undefined) command.error(`error: required option '${flag}' is not given`)
+      }
+      if ((options.cert === undefined) !== (options.key === undefined)) {
+        command.error("error: '--cert' and '--key' belong together")
+      }
+      return runEnroll(options, io)
+    })
+  examples(
+    enroll,
+    'enroll --url https://gateway:8443 --ca-fingerprint 3f…a9 --id cam-1 --token-file token --out /var/lib/device',
+    'enroll --url https://gateway:8443/.well-known/est/line-1 --ca-fingerprint 3f…a9 --cert idevid.pem --key idevid.key --out id',
+  )
   addApprovals(enroll, io)
+}
+
+async function runEnroll(options: Options, io: Io): Promise<void> {
+  const { url, caFingerprint, out, keyType } = options
+  const id = options.id ?? ownName()
+  const folder = new CredentialFolder(out)
+  if (folder.isEnrolled) {
+    throw new FleetError('conflict', `${out} holds a certificate already; renew it, or name another folder`)
+  }
+  const token = options.tokenFile === undefined ? options.token : readText(options.tokenFile).trim()
+  const born = options.cert && { certificatePem: readText(options.cert), privateKeyPem: readPrivateFile(options.key!) }
+  const trust = await estCall(url, () => fetchTrust(url, caFingerprint))
+  const client = new EstClient(url, trust)
+  const { privateKeyPem, csrDer } = await folder.pending(() => createKeyAndCsr({ commonName: id, keyType }))
+  const ask = () =>
+    estCall(url, () =>
+      untilDecided(() => client.simpleenroll({ id, token, born: born || undefined, csrDer }), options, io),
+    )
+  const identity = identityOf(client, privateKeyPem, await ask())
+  requireOwn(identity, trust, id)
+  folder.keepFirst({ url, rootFingerprint: caFingerprint, id }, trust, identity)
+  print(io, { data: '', output: options.output }, summaryOf(folder), (view) => fields(Object.entries(view), io.colour))
+}
+
+/** RFC 7030 4.2.3: 202 is asked again with the same request. Once it waits, a gateway that is away for a while is waited for too. */
+async function untilDecided(ask: () => Promise<string>, { timeout }: Options, io: Io): Promise<string> {
+  const until = performance.now() + timeout
+  let stop: AbortSignal | undefined
+  for (let waitMs: number | undefined; ; ) {
+    try {
+      return await ask()
+    } catch (error) {
+      const isAway = waitMs !== undefined && (!(error instanceof EstError) || error.status === 503)
+      const wanted = error instanceof EstError ? error.retryAfterMs : undefined
+      if (wanted === undefined && !isAway) throw error
+      waitMs = wanted ?? waitMs!
+      if (performance.now() + waitMs > until) {
+        throw new FleetError('unavailable', 'nobody has approved the request yet; call this again to go on waiting', {
+          cause: error,
+        })
+      }
+      if (stop === undefined) io.err('waiting for an operator to approve the request\n')
+      stop ??= io.untilSignal()
+      await pause(waitMs, stop)
+    }
+  }
+}
+
+async function pause(ms: number, stop: AbortSignal): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  await Promise.race([
+    new Promise((resolve) => {
+      timer = setTimeout(resolve, ms)
+    }),
+    aborted(stop),
+  ])
+  clearTimeout(timer)
+  if (stop.aborted) throw new Interrupted('while the request waits; call this again to go on', stop)
+}
+
+/** What a device holds, to be shown. */
+export function summaryOf(folder: CredentialFolder) {
+  const { gateway, serial, notAfter } = folder.describe()
+  return { device: gateway.id, folder: folder.path, certificate: serial, expires: notAfter.toISOString() }
+}
+
+function ownName(): DeviceId {
+  const name = hostname()
+  if (isDeviceId(name)) return name
+  throw new FleetError('request_malformed', `the name of this machine, ${name}, is no device id; give one with --id`)
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (cause) {
+    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+  }
+}
+
+function estUrl(text: string): string {
+  if (URL.parse(text)?.protocol === 'https:') return text
+  throw new InvalidArgumentError('Give a URL such as https://gateway.example:8443.')
+}
+
+function fingerprint(text: string): string {
+  const digits = text.replaceAll(':', '').toLowerCase()
+  if (!/^[0-9a-f]{64}$/.test(digits)) throw new InvalidArgumentError('A fingerprint is 64 hexadecimal digits.')
+  return digits
 }

@@ -155,6 +155,13 @@ test('-o json prints the answer as the contract has it', async () => {
   assert.deepEqual(JSON.parse(all.out), { items: [device] })
 })
 
+test('enroll has options of its own, and leaves those of approvals to them', async () => {
+  await using stub = await StubAdmin.start(() => ok({ items: [approval] }))
+  const { out } = await fleetgate(['enroll', 'approvals', 'ls', '--all', '-o', 'json', '--data', stub.dataDir])
+  assert.deepEqual(JSON.parse(out), { items: [approval] })
+  assert.deepEqual(stub.requests[0]!.query, { limit: '1000' })
+})
+
 test('a request that waits is found by its first digits, when they are of one alone', async () => {
   const other = { ...approval, id: `${'ab'.repeat(4)}${'0'.repeat(56)}` }
   await using stub = await StubAdmin.start(({ method }) =>

@@ -1,0 +1,60 @@
+import { type Command, Option } from 'commander'
+import { CredentialFolder, renewalDue, requireOwn } from '../../device-sim/credential-folder.ts'
+import { EstClient, fetchTrust } from '../../device-sim/est-client.ts'
+import { renewIdentity } from '../../device-sim/identity.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { estCall } from '../est-call.ts'
+import type { Io } from '../io.ts'
+import { fields } from '../output.ts'
+import { summaryOf } from './enroll.ts'
+import { examples, type Format, folderName, outputOption, print, wholeNumber } from './shared.ts'
+
+type Options = { dir: string; check?: boolean; force?: boolean; at: number; output: Format }
+
+export function addRenew(program: Command, io: Io): void {
+  const renew = program
+    .command('renew')
+    .description('on a device: renew its certificate, for a new key, when that is due')
+    .requiredOption('--dir <dir>', 'folder that `enroll` made (required)', folderName)
+    .option('--check', 'only tell: exit code 3 when it is due')
+    .option('--force', 'renew now')
+    .addOption(
+      new Option(
+        '--at <percent>',
+        'part of its life at which it is due; each certificate up to 5 later, at its own time',
+      )
+        .argParser(wholeNumber(1, 95))
+        .default(67),
+    )
+    .addOption(outputOption())
+    .action((options: Options) => runRenew(options, io))
+  examples(renew, 'renew --dir /var/lib/device', 'renew --dir /var/lib/device --check')
+}
+
+async function runRenew({ dir, check, force, at, output }: Options, io: Io): Promise<void> {
+  const folder = new CredentialFolder(dir)
+  const { gateway, identity } = folder.read()
+  const due = renewalDue(identity.certificatePem, at / 100)
+  const isDue = force === true || due <= new Date()
+  const tell = (renewed: boolean): void => {
+    const next = renewed ? renewalDue(folder.read().identity.certificatePem, at / 100) : due
+    const view = { ...summaryOf(folder), due: next.toISOString(), renewed: renewed ? 'yes' : 'no' }
+    print(io, { data: '', output }, view, (shown) => fields(Object.entries(shown), io.colour))
+  }
+  if (check || !isDue) {
+    tell(false)
+    if (!isDue) return
+    throw new FleetError('renewal_due', `the certificate is due for renewal since ${due.toISOString()}`, {
+      context: { refused: true },
+    })
+  }
+  const { url, rootFingerprint, id } = gateway
+  const renewed = await estCall(url, async () => {
+    const client = new EstClient(url, await fetchTrust(url, rootFingerprint))
+    const next = await renewIdentity(client, identity)
+    requireOwn(next, client.trust, id)
+    return next
+  })
+  folder.keep(renewed)
+  tell(true)
+}

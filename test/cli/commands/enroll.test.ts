@@ -1,0 +1,212 @@
+import assert from 'node:assert/strict'
+import { X509Certificate } from 'node:crypto'
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, suite, test } from 'node:test'
+import { renewalDue } from '../../../device-sim/credential-folder.ts'
+import { TestPki } from '../../harness/certificates.ts'
+import { EnrollHarness, movableClock, testConfiguration } from '../../harness/fleet.ts'
+import { fleetgate } from '../../harness/stub-io.ts'
+
+const day = 86_400_000
+
+suite('fleetgate enroll and renew', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+  const at = (...names: string[]): string => join(folder, ...names)
+  // A certificate of 30 days that the gateway made 25 days ago is due by the device's clock.
+  const clock = movableClock(new Date(Date.now() - 25 * day))
+  let maker: TestPki
+  let fleet: EnrollHarness
+  let pin: string[]
+  before(async () => {
+    maker = await TestPki.create('Maker')
+    writeFileSync(at('maker.pem'), maker.issuing.pem)
+    fleet = await EnrollHarness.start({
+      clock: clock.now,
+      config: testConfiguration({
+        profiles: { camera: {}, kiosk: { evidence: ['approval'] }, gauge: { evidence: ['factory'] } },
+        labels: { lobby: { profile: 'kiosk' }, line: { profile: 'gauge', factory: { authorities: at('maker.pem') } } },
+        enroll: { approvals: { retryAfterMs: 1_000 } },
+      }),
+    })
+    pin = ['--ca-fingerprint', fleet.endpoints.rootFingerprint]
+  })
+  after(async () => {
+    await fleet[Symbol.asyncDispose]()
+    rmSync(folder, { recursive: true })
+  })
+
+  const enroll = async (id: string, ...more: string[]) =>
+    fleetgate(['enroll', '--url', fleet.endpoints.est, ...pin, '--id', id, '--out', at(id), ...more])
+  const holds = (id: string): string =>
+    new X509Certificate(readFileSync(at(id, 'current', 'cert.pem'))).serialNumber.toLowerCase()
+
+  test('a token makes a folder with a key that nobody else can read, a chain to the pinned root, and nothing half-made', async () => {
+    writeFileSync(at('token'), `${await fleet.token('cam-1')}\n`)
+    const { code, err, out } = await enroll('cam-1', '--token-file', at('token'), '-o', 'json')
+    assert.deepEqual([code, err], [0, ''])
+    const shown = JSON.parse(out)
+    assert.deepEqual([shown.device, shown.certificate], ['cam-1', holds('cam-1')])
+    assert.equal(statSync(at('cam-1', 'current', 'key.pem')).mode & 0o777, 0o600)
+    const names = ['ca.pem', `cert-${holds('cam-1')}`, 'current', 'gateway.json']
+    assert.deepEqual(readdirSync(at('cam-1')).sort(), names)
+    assert.equal(readFileSync(at('cam-1', 'ca.pem'), 'utf8'), fleet.root)
+    const chain = readFileSync(at('cam-1', 'current', 'chain.pem'), 'utf8').split(/(?<=END CERTIFICATE-----\n)/)
+    assert.deepEqual([chain.length, new X509Certificate(chain[1]!).ca], [2, true])
+
+    const again = await enroll('cam-1', '--token', 'x')
+    assert.equal(again.code, 1)
+    assert.match(again.err, /holds a certificate already/)
+  })
+
+  test('renew does nothing and exits 0 when nothing is due; --check says that it is, with exit code 3', async () => {
+    const before = holds('cam-1')
+    const calm = await fleetgate(['renew', '--dir', at('cam-1'), '--at', '95', '-o', 'json'])
+    assert.deepEqual([calm.code, JSON.parse(calm.out).renewed, holds('cam-1')], [0, 'no', before])
+    assert.equal((await fleetgate(['renew', '--dir', at('cam-1'), '--at', '95', '--check'])).code, 0)
+    const due = await fleetgate(['renew', '--dir', at('cam-1'), '--check'])
+    assert.deepEqual([due.code, holds('cam-1')], [3, before])
+    assert.match(due.err, /\(renewal_due\)/)
+  })
+
+  test('renew exchanges key and certificate in one step, and keeps the files of the one before for who has them open', async () => {
+    const before = readlinkSync(at('cam-1', 'current'))
+    const key = readFileSync(at('cam-1', 'current', 'key.pem'), 'utf8')
+    const { code, err, out } = await fleetgate(['renew', '--dir', at('cam-1')])
+    assert.deepEqual([code, err], [0, ''])
+    assert.match(out, /renewed +yes/)
+    assert.notEqual(readFileSync(at('cam-1', 'current', 'key.pem'), 'utf8'), key)
+    assert.ok(existsSync(at('cam-1', before)))
+    const { body } = await fleet.admin('GET', '/devices/cam-1')
+    assert.equal(body.currentSerial, holds('cam-1'))
+    assert.equal((await fleetgate(['renew', '--dir', at('cam-1'), '--at', '95', '--force'])).code, 0)
+    assert.equal(existsSync(at('cam-1', before)), false)
+  })
+
+  test('a refusal is exit code 3 with the code of the gateway, and leaves key and request for the next try', async () => {
+    const token = await fleet.token('cam-2')
+    const refused = await enroll('cam-2', '--token', 'B'.repeat(43))
+    assert.equal(refused.code, 3)
+    assert.match(refused.err, /this token is not valid for this device id \(token_invalid\)/)
+    const key = readFileSync(at('cam-2', 'pending', 'key.pem'), 'utf8')
+    assert.equal(statSync(at('cam-2', 'pending', 'key.pem')).mode & 0o777, 0o600)
+    assert.equal((await enroll('cam-2', '--token', token)).code, 0)
+    assert.equal(readFileSync(at('cam-2', 'current', 'key.pem'), 'utf8'), key)
+  })
+
+  test('an answer that was lost is fetched again with the same key, and gives the same certificate', async () => {
+    const token = await fleet.token('cam-3')
+    await enroll('cam-3', '--token', 'B'.repeat(43))
+    const csr = readFileSync(at('cam-3', 'pending', 'request.der'))
+    assert.equal((await fleet.enroll('cam-3', token, csr)).status, 200)
+    assert.equal((await enroll('cam-3', '--token', token)).code, 0)
+    const { body } = await fleet.admin('GET', '/certificates?deviceId=cam-3')
+    assert.deepEqual(
+      body.items.map((item: { serial: string }) => item.serial),
+      [holds('cam-3')],
+    )
+  })
+
+  test('what waits for approval is asked for again after the time that the gateway says', async () => {
+    const url = `${fleet.endpoints.est}/.well-known/est/lobby`
+    const waiting = enroll('kiosk-1', '--url', url)
+    let id: string | undefined
+    while (id === undefined) {
+      const { body } = await fleet.admin('GET', '/approvals?decision=pending')
+      id = body.items[0]?.id
+    }
+    await fleet.admin('POST', `/approvals/${id}/approve`, {})
+    const { code, err } = await waiting
+    assert.deepEqual([code, err], [0, 'waiting for an operator to approve the request\n'])
+    assert.equal((await fleetgate(['renew', '--dir', at('kiosk-1'), '--force'])).code, 0)
+  })
+
+  test('waiting ends at --timeout and at a signal, and the next call goes on with the same request', async () => {
+    const url = `${fleet.endpoints.est}/.well-known/est/lobby`
+    const short = await enroll('kiosk-2', '--url', url, '--timeout', '0s')
+    assert.equal(short.code, 1)
+    assert.match(short.err, /nobody has approved the request yet \(unavailable\)/)
+    const argv = ['enroll', '--url', url, ...pin, '--id', 'kiosk-2', '--out', at('kiosk-2')]
+    const stopped = await fleetgate(argv, { untilSignal: () => AbortSignal.abort('SIGINT') })
+    assert.equal(stopped.code, 1)
+    assert.match(stopped.err, /interrupted by SIGINT while the request waits/)
+    const { body } = await fleet.admin('GET', '/approvals?decision=pending')
+    assert.equal(body.items.length, 1)
+  })
+
+  test('a factory certificate is shown with --cert and --key', async () => {
+    await fleet.admin('POST', '/devices/allow', { label: 'line', entries: [{ serial: 'SN1', deviceId: 'gauge-1' }] })
+    const idevid = await maker.factory([{ '2.5.4.5': ['SN1'] }], { notBefore: new Date(Date.now() - 100 * day) })
+    writeFileSync(at('idevid.pem'), idevid.pem)
+    writeFileSync(at('idevid.key'), idevid.key, { mode: 0o600 })
+    const url = `${fleet.endpoints.est}/.well-known/est/line`
+    const shown = ['--url', url, '--cert', at('idevid.pem'), '--key', at('idevid.key')]
+    const { code, err } = await enroll('gauge-1', ...shown)
+    assert.deepEqual([code, err], [0, ''])
+    chmodSync(at('idevid.key'), 0o644)
+    const loose = await enroll('gauge-2', ...shown)
+    assert.equal(loose.code, 2)
+    assert.match(loose.err, /chmod 600/)
+  })
+
+  test('a gateway with another root is not spoken to, and one that is not there is named', async () => {
+    const other = await fleetgate([
+      'enroll',
+      '--url',
+      fleet.endpoints.est,
+      '--ca-fingerprint',
+      'ab'.repeat(32),
+      '--id',
+      'cam-4',
+      '--out',
+      at('cam-4'),
+      '--token',
+      'x',
+    ])
+    assert.equal(other.code, 1)
+    assert.match(other.err, /gateway_untrusted/)
+    assert.equal(existsSync(at('cam-4')), false)
+    const away = await enroll('cam-4', '--url', 'https://127.0.0.1:1', '--token', 'x')
+    assert.equal(away.code, 1)
+    assert.match(away.err, /https:\/\/127\.0\.0\.1:1 cannot be reached: .*\(unavailable\)/)
+  })
+
+  test('what is missing or cannot be meant is exit code 2', async () => {
+    const cases: [string[], RegExp][] = [
+      [['enroll', '--out', at('x')], /'--url' is not given/],
+      [['enroll', '--url', fleet.endpoints.est, '--out', at('x')], /'--ca-fingerprint' is not given/],
+      [['enroll', '--url', 'http://gateway', ...pin, '--out', at('x')], /such as https/],
+      [['enroll', '--url', fleet.endpoints.est, '--ca-fingerprint', 'ab'], /64 hexadecimal digits/],
+      [['enroll', '--url', fleet.endpoints.est, ...pin, '--out', at('x'), '--cert', 'a'], /belong together/],
+      [['renew', '--dir', at('nothing')], /enroll first/],
+    ]
+    for (const [argv, said] of cases) {
+      const { code, err } = await fleetgate(argv)
+      assert.equal(code, 2, err)
+      assert.match(err, said)
+    }
+  })
+
+  test('certificates that were made together are due apart, between two thirds and a twentieth more', async () => {
+    const due = await Promise.all(
+      Array.from({ length: 8 }, async () => {
+        const { pem, notAfter } = await maker.device('cam-1')
+        const start = new X509Certificate(pem).validFromDate.getTime()
+        return (renewalDue(pem, 0.67).getTime() - start) / (notAfter.getTime() - start)
+      }),
+    )
+    assert.equal(new Set(due).size, due.length)
+    for (const part of due) assert.ok(part >= 0.67 && part < 0.72, String(part))
+  })
+})
