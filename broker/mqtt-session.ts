@@ -41,8 +41,6 @@ export class MqttSession implements LinkEvents, Receiver {
   #goodbye: Goodbye | undefined
   #slow = 0
   #slowBytes = 0
-  /** Answers that wait for the store. */
-  #owed = 0
   #chain: Promise<void> = Promise.resolve()
 
   constructor(connection: Connection, context: MqttContext) {
@@ -292,9 +290,9 @@ export class MqttSession implements LinkEvents, Receiver {
     return true
   }
 
-  /** Whatever this client has sent before has gone out, or will do so on its own way [MQTT-4.6.0-6]. */
+  /** Nothing has to be stored, and it overtakes nothing that this client has sent before [MQTT-4.6.0-5] [MQTT-4.6.0-6]. */
   #isAtOnce(audience: Audience, qos: Qos): boolean {
-    if (qos > 0 && (audience.isStored || this.#owed > 0)) return false // [MQTT-4.6.0-2]
+    if (qos > 0 && audience.isStored) return false
     return this.#slow === 0 && !this.#context.router.isUnderWay(this.#connection.clientId!)
   }
 
@@ -319,12 +317,7 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** PUBACK and PUBREC promise that the message is stored for everybody. */
   #answer(packet: Publish, routed: Promise<boolean>): void {
-    if (packet.qos > 0) this.#owed++
-    this.#watch(
-      routed
-        .then((isWanted) => this.#acknowledge(packet, reasonFor(isWanted)))
-        .finally(() => packet.qos > 0 && this.#owed--),
-    )
+    this.#watch(routed.then((isWanted) => this.#acknowledge(packet, reasonFor(isWanted))))
   }
 
   #acknowledge({ qos, packetId }: Publish, code: number): void {

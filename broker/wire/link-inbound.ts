@@ -47,9 +47,9 @@ export class InboundWindow {
     return this.#owed <= this.#maximum / 2
   }
 
-  /** A message of QoS 1 that is answered at once: nothing has to be answered before it [MQTT-4.6.0-2], and it is one that may come. */
-  get passesQos1(): boolean {
-    return this.#qos1 === 0 && !(this.#isEnforced && this.#qos2.size - this.#resumed >= this.#maximum)
+  /** Whether one more message may come. */
+  get isOpen(): boolean {
+    return !this.#isEnforced || this.#qos1 + this.#qos2.size - this.#resumed < this.#maximum
   }
 
   /** A SUBSCRIBE or UNSUBSCRIBE. */
@@ -64,7 +64,7 @@ export class InboundWindow {
    */
   published({ qos, packetId }: Publish): boolean {
     if (qos === 2 && this.#qos2.has(packetId)) return false
-    if (this.#isEnforced && this.#qos1 + this.#qos2.size - this.#resumed >= this.#maximum)
+    if (!this.isOpen)
       throw new Malformed(reason.receiveMaximumExceeded, `more than ${this.#maximum} messages under way`)
     if (qos === 1) this.#qos1++
     else this.#qos2.set(packetId, 'published')

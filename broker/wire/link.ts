@@ -270,7 +270,7 @@ export class Link {
   /** @returns whether the next packet was a PUBLISH that could be passed on as it lies */
   #passOn(): boolean {
     if (this.#state !== 'open' || !this.#reader.peek(plain, this.version!)) return false
-    if (plain.qos === 1 && !(this.#inbound.passesQos1 && this.#passesQos1)) return false
+    if (plain.qos === 1 && !(this.#inbound.isOpen && this.#passesQos1)) return false
     const code = this.#events.passOn?.(plain)
     if (code === undefined) return false
     this.#packetsIn++
