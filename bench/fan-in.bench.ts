@@ -2,13 +2,13 @@
  * Many devices to one application: messages per second of broker CPU, versions 3.1.1 and 5, beside bare aedes and mosquitto
  * in one run and in turns. 100 publishers over mutual TLS, one message for each write; one subscriber that gets all.
  *
- *   npm run bench -- fan-in [rounds] [seconds a round]
+ *   npm run bench -- fan-in [rounds] [messages a round]
  */
 import { Bench } from './harness.ts'
 import { compare } from './throughput.ts'
 
 const rounds = Number(process.argv[2] ?? 5)
-const seconds = Number(process.argv[3] ?? 2)
+const messages = Number(process.argv[3] ?? 100_000)
 
 await using bench = await Bench.start()
 await compare(bench, {
@@ -23,5 +23,5 @@ await compare(bench, {
   underWay: 2_000,
   payloadBytes: 128,
   rounds,
-  seconds,
+  messages,
 })

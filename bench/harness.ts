@@ -33,6 +33,7 @@ class Program {
     const isPinned = availableParallelism() > 1 && has('taskset', '-V')
     const [file, ...args] = isPinned ? ['taskset', '-c', String(this.#core), ...command] : command
     this.child = spawn(file!, args, options)
+    process.once('exit', () => this.child.kill())
   }
 
   /** milliseconds of CPU that all of its threads have taken so far */
@@ -72,13 +73,14 @@ export class Bench implements AsyncDisposable {
     this.#service = service
     this.#feed = feed
     const stdio = ['ignore', 'inherit', 'inherit', 'ipc'] as const
-    this.#generator = new Program(1, [process.execPath, join(root, 'bench', 'load.ts')], { stdio: [...stdio] })
+    this.#generator = new Program(1, [process.execPath, join(root, 'bench', 'generator.ts')], { stdio: [...stdio] })
     this.#stack.defer(() => rmSync(this.#folder, { recursive: true, force: true }))
     this.#stack.use(feed)
     this.#stack.defer(() => this.#generator.stop())
   }
 
   static async start(): Promise<Bench> {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
     const pki = await TestPki.create()
     const bench = new Bench(pki, await pki.service('broker'), await FakeFeed.start(pki))
     bench.#feed.append(
@@ -122,8 +124,17 @@ export class Bench implements AsyncDisposable {
     version: Version,
     publishers: Device[],
     subscribers: Device[],
+    isPaced = false,
   ): Promise<void> {
-    const opening: Opening = { name, port: target.port, ca: this.#pki.root.pem, version, publishers, subscribers }
+    const opening: Opening = {
+      name,
+      port: target.port,
+      ca: this.#pki.root.pem,
+      version,
+      publishers,
+      subscribers,
+      isPaced,
+    }
     await this.#ask({ open: opening })
   }
 

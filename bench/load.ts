@@ -1,6 +1,6 @@
 /**
- * The load generator, a process of its own: raw TLS sockets, frames encoded beforehand, and received octets that are counted
- * rather than decoded, so that it costs less than any broker. bench/harness.ts starts it and speaks to it over IPC.
+ * Load from raw TLS sockets: frames encoded beforehand, and received octets that are counted rather than decoded. Where
+ * messages are to come as fast as a broker takes them, bench/load.c does the same with less CPU.
  *
  * A publisher writes one message at a time, each a TLS record and a segment of its own, as devices do. So many messages are
  * under way as the run asks for, and no more: a broker is neither left idle nor driven into dropping.
@@ -19,8 +19,10 @@ export type Opening = {
   version: Version
   publishers: Identity[]
   subscribers: Identity[]
+  /** for runs with `perSecond` */
+  isPaced: boolean
 }
-/** @property perSecond 0: as many as the broker takes */
+/** Ends after `messages` to all subscribers together, or after `ms`. @property perSecond 0: as many as the broker takes */
 export type Run = {
   name: string
   qos: 0 | 1
@@ -29,6 +31,7 @@ export type Run = {
   payloadBytes: number
   underWay: number
   perSecond: number
+  messages: number
   ms: number
 }
 /** @property lost sent and not received within two seconds @property cpuMs of the generator */
@@ -37,7 +40,33 @@ export type Request = { open: Opening } | { run: Run } | { close: string }
 export type Answer = { done: Outcome | undefined } | { failed: string }
 
 const telemetry = (id: string): string => `devices/${id}/telemetry/value`
-const everybody = 'devices/+/telemetry/#'
+export const everybody = 'devices/+/telemetry/#'
+
+export const connectOf = (id: string, version: Version): Packet => ({
+  type: 'connect',
+  version,
+  clean: true,
+  keepAlive: 0,
+  clientId: `${id}:${version}`,
+})
+
+/** At QoS 1 with packet identifier 1. */
+export const publishOf = (id: string, qos: 0 | 1, payload: Buffer): Packet => ({
+  type: 'publish',
+  topic: telemetry(id),
+  payload,
+  qos,
+  retain: false,
+  dup: false,
+  packetId: qos,
+})
+
+export const subscriptionOf = (qos: 0 | 1): Packet => ({
+  type: 'subscribe',
+  packetId: 1,
+  subscriptions: [{ filter: everybody, qos, noLocal: false, retainAsPublished: false, retainHandling: 0 }],
+})
+
 /** Packet identifiers that a publisher uses in turn, and so the messages that it has under way at most. */
 const ids = 32
 const lostMs = 2_000
@@ -51,7 +80,7 @@ async function attach(
   socket.setNoDelay(true)
   await once(socket, 'secureConnect')
   const read = new FrameReader(65_536)
-  socket.write(encode({ type: 'connect', version, clean: true, keepAlive: 0, clientId: `${id}:${version}` }, version))
+  socket.write(encode(connectOf(id, version), version))
   await answer(socket, read, version, 'connack')
   return { socket, read }
 }
@@ -79,12 +108,15 @@ class Publisher {
   }
 
   prepare(id: string, version: Version, qos: 0 | 1, payload: Buffer): void {
-    const publish = { type: 'publish', topic: telemetry(id), payload, qos, retain: false, dup: false } as const
-    this.#frames = Array.from({ length: ids }, (_, at) => encode({ ...publish, packetId: qos * (at + 1) }, version))
+    const publish = publishOf(id, qos, payload)
+    this.#frames = Array.from({ length: ids }, (_, at) =>
+      encode({ ...publish, packetId: qos * (at + 1) } as Packet, version),
+    )
   }
 
   get isReady(): boolean {
-    return this.#unacknowledged < ids && !this.socket.writableNeedDrain
+    // What is written before the last write is done would be put together with others into one record.
+    return this.#unacknowledged < ids && this.socket.writableLength === 0
   }
 
   write(qos: 0 | 1, stamp: number | undefined): void {
@@ -143,9 +175,8 @@ class Subscriber {
     await answer(this.#socket, this.#read, this.#version, 'unsuback')
   }
 
-  prepare(topic: string, qos: 0 | 1, payload: Buffer, received: (count: number) => void, latencies?: number[]): void {
-    const publish = { type: 'publish', topic, payload, qos, retain: false, dup: false, packetId: qos } as const
-    this.#frameBytes = encode(publish, this.#version).length
+  prepare(id: string, qos: 0 | 1, payload: Buffer, received: (count: number) => void, latencies?: number[]): void {
+    this.#frameBytes = encode(publishOf(id, qos, payload), this.#version).length
     this.#idAt = this.#frameBytes - payload.length - (this.#version === 5 ? 1 : 0) - 2
     this.#acknowledgement = qos === 0 ? undefined : encode({ type: 'puback', packetId: 1, reason: 0 }, this.#version)
     this.#received = received
@@ -176,14 +207,17 @@ class Subscriber {
   }
 }
 
-class Fleet {
+export class Fleet {
   readonly #opening: Opening
+  readonly #onLost: (error: string) => void
   readonly #publishers: Publisher[] = []
   readonly #subscribers: Subscriber[] = []
   readonly #sockets: TLSSocket[] = []
 
-  constructor(opening: Opening) {
+  /** @param onLost a broker has ended a connection */
+  constructor(opening: Opening, onLost: (error: string) => void) {
     this.#opening = opening
+    this.#onLost = onLost
   }
 
   async open(): Promise<void> {
@@ -197,7 +231,7 @@ class Fleet {
 
   async #attach(identity: Identity): Promise<{ socket: TLSSocket; read: FrameReader }> {
     const attached = await attach(this.#opening, identity)
-    attached.socket.on('close', () => process.send!({ failed: `${this.#opening.name} disconnected ${identity.id}` }))
+    attached.socket.on('close', () => this.#onLost(`${this.#opening.name} disconnected ${identity.id}`))
     this.#sockets.push(attached.socket)
     return attached
   }
@@ -206,7 +240,7 @@ class Fleet {
     for (const socket of this.#sockets) socket.removeAllListeners('close').destroy()
   }
 
-  async run({ qos, granted, payloadBytes, underWay, perSecond, ms }: Run): Promise<Outcome> {
+  async run({ qos, granted, payloadBytes, underWay, perSecond, messages, ms }: Run): Promise<Outcome> {
     const { publishers: identities, version } = this.#opening
     const publishers = this.#publishers
     const payload = Buffer.alloc(payloadBytes, 'x')
@@ -225,9 +259,9 @@ class Fleet {
     const cpu = process.cpuUsage()
     const pump = (): void => {
       const now = performance.now()
-      isOver ||= now - started >= ms
+      isOver ||= now - started >= ms || sent * copies >= messages
       let idle = 0
-      while (!isOver && idle < publishers.length) {
+      while (!isOver && idle < publishers.length && sent * copies < messages) {
         const isDue = isPaced
           ? sent < ((now - started) * perSecond) / 1_000
           : sent * copies - received < underWay * copies
@@ -250,7 +284,7 @@ class Fleet {
     for (const publisher of publishers) publisher.acknowledged = isPaced ? () => undefined : pump
     const outgoing = Math.min(qos, granted) as 0 | 1
     for (const subscriber of this.#subscribers) {
-      subscriber.prepare(telemetry(identities[0]!.id), outgoing, payload, onReceived, isPaced ? latencies : undefined)
+      subscriber.prepare(identities[0]!.id, outgoing, payload, onReceived, isPaced ? latencies : undefined)
     }
     const done = new Promise<void>((resolve) => {
       drained = resolve
@@ -269,24 +303,3 @@ class Fleet {
     return { received, lost: sent * copies - received, ms: tookMs, cpuMs, latencies }
   }
 }
-
-const fleets = new Map<string, Fleet>()
-async function serve(request: Request): Promise<Outcome | undefined> {
-  if ('open' in request) {
-    const fleet = new Fleet(request.open)
-    fleets.set(request.open.name, fleet)
-    await fleet.open()
-    return undefined
-  }
-  if ('run' in request) return fleets.get(request.run.name)!.run(request.run)
-  fleets.get(request.close)?.close()
-  fleets.delete(request.close)
-  return undefined
-}
-
-process.on('message', (request: Request) => {
-  serve(request).then(
-    (done) => process.send!({ done }),
-    (error: unknown) => process.send!({ failed: String(error) }),
-  )
-})

@@ -12,14 +12,18 @@ type Comparison = {
   underWay: number
   payloadBytes: number
   rounds: number
-  seconds: number
+  /** of a round, all subscribers together */
+  messages: number
 }
+
+/** A round of a broker that is as slow as that is cut short. */
+const patienceMs = 60_000
 
 /** aedes speaks no version 5 on its own. */
 const versionsOf = (name: Peer): (4 | 5)[] => (name === 'aedes' ? [4] : [4, 5])
 
 export async function compare(bench: Bench, comparison: Comparison): Promise<void> {
-  const { title, publishers, subscribers, modes, underWay, payloadBytes, rounds, seconds } = comparison
+  const { title, publishers, subscribers, modes, underWay, payloadBytes, rounds, messages } = comparison
   const cases: { fleet: string; target: Target }[] = []
   for (const target of bench.targets) {
     for (const version of versionsOf(target.name)) {
@@ -28,14 +32,14 @@ export async function compare(bench: Bench, comparison: Comparison): Promise<voi
       cases.push({ fleet, target })
     }
   }
-  console.log(`${title}; at most ${underWay} messages under way; ${rounds} rounds of ${seconds} s in turns\n`)
+  console.log(`${title}; at most ${underWay} messages under way; ${rounds} rounds of ${messages} messages in turns\n`)
   for (const { name, qos, granted, wanted } of modes) {
     const samples = new Map<string, Sample[]>(cases.map(({ fleet }) => [fleet, []]))
     for (let round = -1; round < rounds; round++) {
       for (const { fleet, target } of cases) {
-        const ms = round < 0 ? 1_000 : seconds * 1_000 // the first one is to get warm
-        const run = { name: fleet, qos, granted, payloadBytes, underWay, perSecond: 0, ms }
+        const run = { name: fleet, qos, granted, payloadBytes, underWay, perSecond: 0, messages, ms: patienceMs }
         const sample = await bench.measure(target, run)
+        // The first round is to get warm.
         if (round >= 0) samples.get(fleet)!.push(sample)
       }
     }
