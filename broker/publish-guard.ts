@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { PolicyLimits } from '../contract/policy-limits.ts'
 import type { AskedMessage, Verdict } from '../contract/policy-matcher.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { type MqttContext, warnRefused } from './mqtt-context.ts'
@@ -33,9 +34,8 @@ export class PublishGuard {
 
   /** Whether a message of that QoS could be told `later`. */
   mayDelay(qos: number): boolean {
-    const { messagesPerSecond, bytesPerSecond } = this.#context.gate.matcherOf(this.#connection).limits
-    const isLimited = messagesPerSecond !== undefined || bytesPerSecond !== undefined
-    return isLimited && qos > 0 && this.#connection.link.version !== 5
+    if (qos === 0 || this.#connection.link.version === 5) return false
+    return isLimited(this.#context.gate.matcherOf(this.#connection).limits)
   }
 
   judge(packet: AskedMessage): number {
@@ -71,6 +71,7 @@ export class PublishGuard {
     const matcher = gate.matcherOf(this.#connection)
     const verdict = matcher.allowsMessage(packet)
     if (!verdict.allowed) return this.#refuse(packet, verdict, matcher.onDeny === 'disconnect')
+    if (!isLimited(matcher.limits)) return pass
     this.#waitMs = quotas.take(deviceId!, matcher.limits, packet.payload.length, clock().getTime())
     if (this.#waitMs === 0) return pass
     // Version 5 can say no, and QoS 0 promises nothing. Before, the only way to say no would be to acknowledge what was
@@ -91,3 +92,6 @@ export class PublishGuard {
     warnRefused(this.#context, this.#connection, { event, topic, ...fields })
   }
 }
+
+const isLimited = ({ messagesPerSecond, bytesPerSecond }: PolicyLimits): boolean =>
+  messagesPerSecond !== undefined || bytesPerSecond !== undefined

@@ -58,7 +58,9 @@ export class LinkWriter {
     this.#bytes = 0
     if (!this.#socket.writable) return
     if (frames.length === 1) {
-      this.#socket.write(frames[0], this.#onWritten)
+      // One that has to wait is copied: it may be a view of what a publisher sent, and keep all of that.
+      const [frame] = frames as [Buffer]
+      this.#socket.write(this.#socket.writableLength === 0 ? frame : Buffer.concat([frame]), this.#onWritten)
       return
     }
     this.#socket.cork()
