@@ -27,7 +27,7 @@ type Started = { est: string; root: string; clients: Client[] }
 
 /** The service, as the child process: answers every message with the processor time it has used, in microseconds. */
 async function serve(): Promise<void> {
-  const enroll = { renewalsPerHour: 1e9, maxConnections: 10_000 }
+  const enroll = { renewalsPerHour: 1e9, maxConnections: 10_000, maxConnectionsPerAddress: 10_000 }
   const fleet = await EnrollHarness.start({ config: testConfiguration({ enroll }) })
   const clients = await Promise.all(
     Array.from({ length: connections }, async (_, at): Promise<Client> => {

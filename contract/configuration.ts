@@ -142,11 +142,18 @@ const fields = z.strictObject({
         .default(10_000)
         .describe('A peer that has not finished TLS by then is closed'),
       maxConnections: z.int().min(1).default(1_000).describe('Open EST connections, all peers together'),
+      maxConnectionsPerAddress: z
+        .int()
+        .min(1)
+        .default(500)
+        .describe('Open EST connections of one address (IPv6: of one /64)'),
       attemptsPerMinute: z
         .int()
         .min(1)
         .default(30)
-        .describe('Refused enrollments of one caller before 429 is answered; ten times that for an address'),
+        .describe(
+          'Refused enrollments of one caller before 429 is answered, and of one wrong credential before it is looked at no more; ten times that for an address',
+        ),
       approvals: approvals.prefault({}),
       renewalsPerHour: z.int().min(1).default(12).describe('Renewals of one device, successful or not'),
     })

@@ -108,8 +108,15 @@ export async function createEnrollService(input: {
       { listen: config.enroll.admin, credential: credential(), anchors },
     ),
   )
-  const { maxBodyBytes, maxConnections, requestTimeoutMs, handshakeTimeoutMs, attemptsPerMinute, renewalsPerHour } =
-    config.enroll
+  const {
+    maxBodyBytes,
+    maxConnections,
+    maxConnectionsPerAddress,
+    requestTimeoutMs,
+    handshakeTimeoutMs,
+    attemptsPerMinute,
+    renewalsPerHour,
+  } = config.enroll
   const renewals = new AttemptLimit(renewalsPerHour, { periodMs: 3_600_000, maxKeys: 100_000 })
   const est = opened.use(
     await createEdge({
@@ -120,6 +127,7 @@ export async function createEnrollService(input: {
       clientAuthorities: [...anchors, ...profiles.clientAuthorities.map((der) => toPem(der))],
       maxBodyBytes,
       maxConnections,
+      maxConnectionsPerAddress,
       requestTimeoutMs,
       handshakeTimeoutMs,
       log,

@@ -6,6 +6,7 @@ import type { TLSSocket } from 'node:tls'
 import { channelBindingOf } from './channel-binding.ts'
 import { splitAddress } from './config.ts'
 import { FleetError } from './errors.ts'
+import { networkOf } from './limits.ts'
 import type { Log } from './log.ts'
 import { LogLimit } from './log-limit.ts'
 
@@ -43,6 +44,8 @@ type EdgeOptions = {
   clientAuthorities: string[]
   maxBodyBytes: number
   maxConnections: number
+  /** for an IPv6 peer, its /64 */
+  maxConnectionsPerAddress: number
   requestTimeoutMs: number
   handshakeTimeoutMs: number
   log: Log
@@ -88,21 +91,34 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
   const connections = new Set<Socket>()
   const idle = new Set<TLSSocket>()
   let closing = false
+  const ofNetwork = new Map<string, number>()
   server.on('connection', (socket: Socket) => {
+    const network = networkOf(socket.remoteAddress ?? 'unknown')
+    const open = ofNetwork.get(network) ?? 0
+    if (open >= options.maxConnectionsPerAddress) {
+      noteDrop(socket.remoteAddress)
+      return void socket.destroy()
+    }
     connections.add(socket)
-    socket.once('close', () => connections.delete(socket))
+    ofNetwork.set(network, open + 1)
+    socket.once('close', () => {
+      connections.delete(socket)
+      const left = ofNetwork.get(network)! - 1
+      if (left > 0) ofNetwork.set(network, left)
+      else ofNetwork.delete(network)
+    })
   })
   server.on('secureConnection', (socket) => {
     idle.add(socket)
     socket.once('close', () => idle.delete(socket))
   })
   const drops = new LogLimit({ burst: 20, everyMs: 10_000 })
-  server.on('drop', (peer) => {
-    const remoteAddress = peer?.remoteAddress ?? 'unknown'
+  const noteDrop = (remoteAddress = 'unknown'): void => {
     const told = drops.take(remoteAddress, performance.now())
     const fields = { event: 'connection.refused', reason: 'too_many_requests', remoteAddress, ...told }
     if (told) log.warn(fields, 'connection refused')
-  })
+  }
+  server.on('drop', (peer) => noteDrop(peer?.remoteAddress))
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     const status =
       error.code === 'HPE_HEADER_OVERFLOW'

@@ -66,7 +66,12 @@ export function createEst(context: EstContext): {
   // The audit log is kept for ever, so strangers may write only so much into it.
   const failuresOfAll = new AttemptLimit(context.attemptsPerMinute * 20)
 
+  const guesses = new AttemptLimit(context.attemptsPerMinute)
+
   async function handle(request: EdgeRequest): Promise<EdgeAnswer> {
+    const credential = credentialOf(request)
+    const lockedMs = credential === undefined ? 0 : guesses.waitMs(credential, context.clock().getTime())
+    if (lockedMs > 0) throw tooMany(lockedMs)
     const { operation, label } = findOperation(request, context.profiles)
     const answer = await operation.handle(request, label, context)
     if (!('refused' in answer)) return answer
@@ -89,7 +94,11 @@ export function createEst(context: EstContext): {
     const counts = isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated'
     if (!counts) return error
     // A good credential is never held up by its neighbours' failures: only refusals are counted.
-    const waitMs = spend(request, context.clock().getTime())
+    const now = context.clock().getTime()
+    // What was no credential is looked at no more for a while. One that is good is never locked out: it is another.
+    const credential = credentialOf(request)
+    if (credential !== undefined && problems[error.code].status === 401) guesses.note(credential, now)
+    const waitMs = spend(request, now)
     if (waitMs > 0) return error.code === 'too_many_requests' ? error : tooMany(waitMs)
     await noteRefusal(request, error, context)
     return error
@@ -143,6 +152,18 @@ const tooMany = (waitMs: number): FleetError =>
   new FleetError('too_many_requests', 'too many refused requests; wait before the next', {
     context: { retryAfterSeconds: Math.ceil(waitMs / 1000) },
   })
+
+/** What was shown, as a whole, and from where; undefined where nothing was. */
+function credentialOf({ headers, certificate, remoteAddress }: EdgeRequestHead): string | undefined {
+  const { authorization } = headers
+  if (authorization === undefined && certificate === undefined) return undefined
+  const shown = createHash('sha256').update(authorization ?? '')
+  const digest = shown
+    .update('\0')
+    .update(certificate ?? '')
+    .digest('hex')
+  return `${networkOf(remoteAddress)} ${digest}`
+}
 
 /** What a caller says it is, so that its refusals are counted apart from its neighbours' at the same address. */
 function nameOf(request: EdgeRequestHead): string {

@@ -73,6 +73,7 @@ async function startEdge(options: Options = {}): Promise<Edge & { seen: EdgeRequ
     clientAuthorities: [client.authority],
     maxBodyBytes: 1_000,
     maxConnections: 100,
+    maxConnectionsPerAddress: 100,
     requestTimeoutMs: 5_000,
     handshakeTimeoutMs: 5_000,
     log: createLog('edge', 'silent'),
@@ -430,6 +431,19 @@ test('a connection over the limit is closed and the ones that are open go on', a
   assert.equal(await readAll(second), '')
   first.write(get)
   assert.match(await readAll(first), /200 OK/)
+})
+
+test('one address has only so many connections, and gets another when one is closed', async () => {
+  await using edge = await startEdge({ maxConnectionsPerAddress: 2 })
+  const [first, second] = [await dial(edge), await dial(edge)]
+  await assert.rejects(dial(edge))
+  first.destroy()
+  let third: TLSSocket | undefined
+  while (third === undefined) third = await dial(edge).catch(() => undefined)
+  for (const socket of [second, third]) {
+    socket.write(get)
+    assert.match(await readAll(socket), /200 OK/)
+  }
 })
 
 test('dispose lets a running request finish and closes what is idle', async () => {

@@ -101,6 +101,56 @@ suite('the table of EST operations (RFC 7030 3.2.2)', () => {
   })
 })
 
+test('a wrong token costs the look-ups that an unknown device costs, and is looked at no more once it was refused too often', async () => {
+  const config = testConfiguration()
+  const looked: string[] = []
+  const registry = {
+    find: async (kind: string) => {
+      looked.push(kind)
+      return looked.length % 2 === 1 ? undefined : { doc: { deviceId: 'cam-1' }, rev: 1 }
+    },
+    commit: async () => undefined,
+  }
+  const log = { warn: () => undefined }
+  const clock = movableClock()
+  const est = createEst({
+    registry,
+    log,
+    profiles: new Profiles(config),
+    clock: clock.now,
+    attemptsPerMinute: 2,
+  } as never)
+  const ask = async (id: string, token: string) => {
+    const request = {
+      id: '01',
+      method: 'POST',
+      path: '/.well-known/est/simpleenroll',
+      headers: { 'content-type': 'application/pkcs10', authorization: basic(id, token) },
+      body: Buffer.from('AAAA'),
+      remoteAddress: '192.0.2.1',
+      certificate: undefined,
+      certificateFault: undefined,
+      channelBinding: () => undefined,
+    }
+    return est.handle(request).catch((error) => est.fail(error, request))
+  }
+  const before = (count: number) => looked.splice(0, count)
+  assert.equal((await ask('ghost', 'x')).status, 401)
+  const unknown = before(9)
+  looked.push('') // the next look-up finds a token, of another device
+  assert.equal((await ask('cam-2', 'y')).status, 401)
+  assert.deepEqual(before(9).slice(1), unknown)
+  assert.deepEqual(unknown, ['token'])
+  assert.equal((await ask('ghost', 'x')).status, 401)
+  before(9)
+  const locked = await ask('ghost', 'x')
+  assert.deepEqual([locked.status, locked.headers!['Retry-After'], looked.length], [429, '60', 0])
+  assert.equal((await ask('ghost', 'another')).status, 429, 'it was looked at, and refused as one too many')
+  assert.equal(looked.length, 1)
+  clock.advance(60_001)
+  assert.equal((await ask('ghost', 'x')).status, 401)
+})
+
 test('a decision that waits for somebody is 202 with Retry-After in whole seconds (RFC 7030 4.2.3)', async () => {
   const config = testConfiguration()
   const ra = new (class extends RegistrationAuthority {
