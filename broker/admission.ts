@@ -1,5 +1,6 @@
 import { clientIdBelongsTo, type DeviceId } from '../contract/ids.ts'
 import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
+import type { PrincipalFacts } from '../contract/principal-facts.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import {
   defaultHandling,
@@ -56,7 +57,18 @@ export type Verdict = {
 /** For log lines. */
 export const verdictFields = ({ listener, state, action }: Verdict) => ({ listener, verification: state, action })
 
-export type Refusal = { admitted: false; reason: ProblemCode; message: string; verdict: Verdict }
+export type Refusal = {
+  admitted: false
+  reason: ProblemCode
+  message: string
+  verdict: Verdict
+  /** Of who was known, and would have been let in by verification alone. */
+  facts?: PrincipalFacts
+  /** Where a number was exceeded: what would have been enough. */
+  needed?: number | undefined
+  /** What refused was the will. */
+  isWill?: boolean | undefined
+}
 export type Admission = { admitted: true; principal: Principal; matcher: Matcher; verdict: Verdict } | Refusal
 
 type Situation = Facts & { rules: ListenerRules }
@@ -127,14 +139,18 @@ export function admitConnect(
   }
   if (connect.clientId === '' && !connect.clean) return refuse(...namelessSession)
   if (input.otherConnections >= input.maxConnections) {
-    return refuse('too_many_connections', `${deviceId} has ${input.otherConnections} connections already`)
+    const message = `${deviceId} has ${input.otherConnections} connections already`
+    return { ...refuse('too_many_connections', message), needed: input.otherConnections + 1 }
   }
   const device = beliefs.findDevice(deviceId)!
   const clientId = connect.clientId || deviceId
   const principal = principalOf({ certificate, deviceId, device, clientId, verdict })
   const matcher = compilePolicy(beliefs.policy.document, principal.facts)
   const fault = connectFault(matcher, { ...input, deviceId, will: connect.will })
-  if (fault !== undefined) return refuse(fault.reason, fault.message)
+  if (fault !== undefined) {
+    const { reason, message, needed, isWill } = fault
+    return { ...refuse(reason, message), facts: principal.facts, needed, isWill }
+  }
   return { admitted: true, principal, matcher, verdict }
 }
 

@@ -14,8 +14,10 @@ type Asked = {
   now: Date
 }
 
+type ConnectFault = { reason: ProblemCode; message: string; needed?: number; isWill?: boolean }
+
 /** What the policy has against a CONNECT; undefined when nothing. */
-export function connectFault(matcher: Matcher, asked: Asked): { reason: ProblemCode; message: string } | undefined {
+export function connectFault(matcher: Matcher, asked: Asked): ConnectFault | undefined {
   const { deviceId, will, otherConnections } = asked
   for (const { statement, connect } of matcher.conditions) {
     const fault = conditionFault(connect, asked)
@@ -24,7 +26,7 @@ export function connectFault(matcher: Matcher, asked: Asked): { reason: ProblemC
   const { connections = Number.POSITIVE_INFINITY } = matcher.limits
   if (otherConnections >= connections) {
     const message = `${deviceId} has ${otherConnections} connections already; its policy gives it ${connections}`
-    return { reason: 'too_many_connections', message }
+    return { reason: 'too_many_connections', message, needed: otherConnections + 1 }
   }
   if (will === undefined) return undefined
   const verdict = matcher.allowsMessage(will)
@@ -36,7 +38,7 @@ export function connectFault(matcher: Matcher, asked: Asked): { reason: ProblemC
     payload_too_large: ' of that size',
   }
   const what = verdict.reason === undefined ? '' : how[verdict.reason]
-  return { reason: verdict.reason ?? 'will_denied', message: `a will${what} on ${topic} is not allowed` }
+  return { reason: verdict.reason ?? 'will_denied', message: `a will${what} on ${topic} is not allowed`, isWill: true }
 }
 
 /** Room that a packet needs beside its payload: topic and properties, or the filters of a SUBSCRIBE. */

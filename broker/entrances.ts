@@ -68,7 +68,11 @@ export class Entrances implements AsyncDisposable {
         onPeer: (socket, evidence, remoteAddress) =>
           entrances.#welcome({ socket, evidence, remoteAddress, rules }, streamOf[transport]),
         onRefused: (reason, message, remoteAddress) =>
-          gate.logRefusal({ reason, message }, { remoteAddress, listener: name }),
+          void gate.refused(
+            { remoteAddress, listener: name },
+            { stage: 'tls', cause: reason, message },
+            { remoteAddress, listener: name },
+          ),
       })
       entrances.#entrances.push({ listener, labels, rules })
       const { host, port } = listener.address
@@ -116,12 +120,14 @@ export class Entrances implements AsyncDisposable {
   ): void {
     const { config, gate, sessions, snapshot, serve } = this.#options
     const { socket, evidence, remoteAddress, rules } = peer
-    const serial = evidence.certificate?.serial
+    const { certificate } = evidence
+    const serial = certificate?.serial
     const verdict = judgeHandshake(evidence, rules)
     if (verdict?.cause !== undefined) {
       socket.destroy()
-      gate.logRefusal(
-        { reason: verdict.cause, message: verdict.message },
+      gate.refused(
+        { remoteAddress, listener: rules.name, certificate, verdict },
+        { stage: 'tls', cause: verdict.cause, message: verdict.message },
         { remoteAddress, serial, ...verdictFields(verdict) },
       )
       return
@@ -130,8 +136,9 @@ export class Entrances implements AsyncDisposable {
     // Connections without a CONNECT count too, more leniently: one device must not use up every socket.
     if (deviceId !== undefined && sessions.ofDevice(deviceId).length >= 4 * config.maxConnectionsPerDevice) {
       socket.destroy()
-      gate.logRefusal(
-        { reason: 'too_many_connections', message: `${deviceId} opens too many connections` },
+      gate.refused(
+        { remoteAddress, listener: rules.name, deviceId, certificate },
+        { stage: 'tls', cause: 'too_many_connections', message: `${deviceId} opens too many connections` },
         { remoteAddress, deviceId, serial, listener: rules.name },
       )
       return

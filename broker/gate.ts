@@ -1,12 +1,14 @@
 import type { DeviceId } from '../contract/ids.ts'
 import { ownAuthority } from '../contract/listeners.ts'
 import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
+import type { PrincipalFacts } from '../contract/principal-facts.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { type Admission, admitConnect, type ConnectFacts, judge, refusal, type Verdict } from './admission.ts'
 import type { Authorities } from './authorities.ts'
 import { deviceOf } from './backends/session-store.ts'
+import { type Denials, type Refusal, type Refused, refusedOf } from './denials.ts'
 import { factsOfRecord, principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import type { FeedClient } from './trust/feed-client.ts'
@@ -28,6 +30,7 @@ type GateOptions = {
   /** What follows the device id in a client id of our own; never the same twice. */
   newSuffix: () => string
   log: Log
+  denials: Pick<Denials, 'note'>
 }
 
 /** What the registry, or a CA, can say of a certificate at any time. */
@@ -124,6 +127,15 @@ export class Gate {
    * by a name in it; a device without standing may do nothing.
    */
   matcherOfClient(clientId: string, certificate: CertificateFacts | undefined): Matcher {
+    const facts = this.factsOfClient(clientId, certificate)
+    if (facts === undefined) return compilePolicy({ policies: [] }, {})
+    const { document } = this.#options.snapshot.policy
+    if (certificate !== undefined) return compilePolicy(document, facts)
+    return compilePolicy(document, facts, { isUnknown: (name) => !/^(device|client)\./.test(name) })
+  }
+
+  /** @returns undefined for a device without standing */
+  factsOfClient(clientId: string, certificate: CertificateFacts | undefined): PrincipalFacts | undefined {
     const { snapshot, authorities, clock } = this.#options
     const deviceId = deviceOf(clientId) as DeviceId
     const device = snapshot.findDevice(deviceId)
@@ -131,14 +143,10 @@ export class Gate {
     const authority = certificate && authorities.findLabel(certificate)
     const isRefused =
       record === undefined ? authority === ownAuthority : record.status === 'revoked' || record.deviceId !== deviceId
-    if (device?.status !== 'active' || isRefused) return compilePolicy({ policies: [] }, {})
-    if (certificate !== undefined) {
-      const state = clock() > certificate.notAfter ? 'expired' : 'valid'
-      const { facts } = principalOf({ certificate, deviceId, device, clientId, verdict: { state, authority } })
-      return compilePolicy(snapshot.policy.document, facts)
-    }
-    const facts = factsOfRecord({ deviceId, device, clientId })
-    return compilePolicy(snapshot.policy.document, facts, { isUnknown: (name) => !/^(device|client)\./.test(name) })
+    if (device?.status !== 'active' || isRefused) return undefined
+    if (certificate === undefined) return factsOfRecord({ deviceId, device, clientId })
+    const state = clock() > certificate.notAfter ? 'expired' : 'valid'
+    return principalOf({ certificate, deviceId, device, clientId, verdict: { state, authority } }).facts
   }
 
   /** Whether it is known who is revoked; before that nobody is let in, and no will is published. */
@@ -187,7 +195,10 @@ export class Gate {
       // A policy may look at the state.
       connection.matcherEpoch = -1
       this.#changes++
-      if (verdict.policy !== 'normal') connection.close(verdict.cause ?? 'internal')
+      if (verdict.policy === 'normal') continue
+      const { cause = 'internal', message } = verdict
+      const denial = this.#options.denials.note(refusedOf(connection), { stage: 'session', cause, message })
+      connection.close(cause, `${message}; denial ${denial}`)
     }
   }
 
@@ -213,25 +224,30 @@ export class Gate {
     if (policy === undefined && withdrawals.has(state) && isKnown) sessions.kick(connection, cause)
   }
 
-  /** A storm of refusals from one address is told in summary. */
-  logRefusal(
-    refusal: { reason: string; message: string },
-    peer: { remoteAddress: string; [field: string]: unknown },
-  ): void {
-    const { clock, log } = this.#options
-    const turn = this.#refusals.take(peer.remoteAddress, clock().getTime())
-    if (turn === undefined) return
+  /**
+   * A connection was refused, at its handshake or at its CONNECT. A storm of them from one address is told in summary.
+   *
+   * @param fields for the log
+   * @returns the id under which it can be asked about
+   */
+  refused(refused: Refused & { remoteAddress: string }, refusal: Refusal, fields: Record<string, unknown>): string {
+    const { clock, log, denials } = this.#options
+    const denial = denials.note(refused, refusal)
+    const turn = this.#refusals.take(refused.remoteAddress, clock().getTime())
+    if (turn === undefined) return denial
     const { suppressed } = turn
     log.warn(
       {
         event: 'connection.refused',
-        reason: refusal.reason,
+        reason: refusal.cause,
         detail: refusal.message,
-        ...peer,
+        denial,
+        ...fields,
         ...(suppressed > 0 ? { suppressed } : {}),
       },
       'connection refused',
     )
+    return denial
   }
 
   /**

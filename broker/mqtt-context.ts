@@ -1,9 +1,10 @@
 /** What every MQTT connection is served with. */
 import type { Configuration } from '../contract/configuration.ts'
-import type { ProblemCode } from '../contract/problems.ts'
+import { type ProblemCode, problems } from '../contract/problems.ts'
 import type { Log } from '../runtime/log.ts'
-import { verdictFields } from './admission.ts'
+import { type Refusal, verdictFields } from './admission.ts'
 import type { SessionStore } from './backends/session-store.ts'
+import { type Asked, type Denials, refusedOf } from './denials.ts'
 import type { FastPath } from './fast-path.ts'
 import type { Gate } from './gate.ts'
 import type { Quotas } from './quotas.ts'
@@ -32,7 +33,8 @@ export type MqttContext = {
   quotas: Quotas
   linkLimits: LinkLimits
   /** A line that a client can bring about as often as it likes. */
-  warn(key: string, fields: { event: string; reason: string } & Record<string, unknown>): void
+  warn(key: string, fields: () => { event: string; reason: string } & Record<string, unknown>): void
+  denials: Pick<Denials, 'note'>
 }
 
 export const shown = (topic: string): string => topic.slice(0, 200)
@@ -46,12 +48,63 @@ export const who = ({ remoteAddress, deviceId, certificate, clientId, rules, ver
   ...(verdict === undefined ? {} : verdictFields(verdict)),
 })
 
-/** A publish or a subscription that the policy does not allow, each kind of refusal of a client told in summary. */
+/**
+ * A publish or a subscription that is refused, each kind of refusal of a client told in summary.
+ *
+ * @returns the id under which it can be asked about
+ */
 export function warnRefused(
   context: MqttContext,
   connection: Connection,
-  { topic, ...fields }: { event: string; reason: ProblemCode; topic: string; [field: string]: unknown },
-): void {
+  {
+    asked,
+    needed,
+    ...fields
+  }: { event: string; reason: ProblemCode; asked: Asked; needed?: number; [field: string]: unknown },
+): string {
   const { event, reason } = fields
-  context.warn(`${event} ${reason} ${connection.clientId}`, { ...fields, ...who(connection), topic: shown(topic) })
+  const stage = asked.action === 'subscribe' ? 'subscribe' : 'publish'
+  const message = problems[reason].title
+  const denial = context.denials.note(refusedOf(connection), { stage, cause: reason, message, asked, needed })
+  context.warn(`${event} ${reason} ${connection.clientId}`, () => ({
+    ...fields,
+    denial,
+    ...who(connection),
+    topic: shown(asked.topic),
+  }))
+  return denial
 }
+
+export type ConnectRefusal = Pick<Refusal, 'reason' | 'message' | 'facts' | 'needed' | 'isWill'>
+
+/** A CONNECT that is refused. @returns what to tell the client */
+export function noteRefused(
+  { gate }: MqttContext,
+  connection: Connection,
+  { reason: cause, message, facts, needed, isWill = false }: ConnectRefusal,
+  will: Omit<Asked, 'action'> | undefined,
+): string {
+  if (connection.endReason !== undefined) return message // it was told already
+  connection.endReason = cause
+  const refused = refusedOf(connection)
+  const asked = isWill && will ? ({ ...will, action: 'publish' } as const) : undefined
+  const denial = gate.refused(
+    { ...refused, facts: facts ?? refused.facts },
+    { stage: isWill ? 'will' : 'connect', cause, message, asked, needed },
+    who(connection),
+  )
+  return `${message}; ${askAbout(denial)}`
+}
+
+/** A message that a subscription matched and the policy keeps back. */
+export function noteUndelivered({ denials, log }: MqttContext, connection: Connection, topic: string): void {
+  const cause = 'delivery_denied'
+  const { title: message } = problems[cause]
+  const asked = { action: 'receive', topic } as const
+  const denial = denials.note(refusedOf(connection), { stage: 'delivery', cause, message, asked })
+  const fields = { event: 'delivery.denied', reason: cause, denial, ...who(connection), topic: shown(topic) }
+  log.debug(fields, 'delivery denied')
+}
+
+/** What a version 5 client is told of a refusal. */
+export const askAbout = (denial: string): string => `denial ${denial}`

@@ -2,9 +2,10 @@ import type { ProblemCode } from '../contract/problems.ts'
 import { type FleetError, isFleetError } from '../runtime/errors.ts'
 import type { Message } from './backends/session-store.ts'
 import { termsOf } from './connect-policy.ts'
+import { refusedOf } from './denials.ts'
 import { type Audience, Lanes } from './fast-path.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
-import { type MqttContext, shown, who } from './mqtt-context.ts'
+import { type ConnectRefusal, type MqttContext, noteRefused, noteUndelivered, who } from './mqtt-context.ts'
 import { later, PublishGuard, pass } from './publish-guard.ts'
 import { reasonOf } from './refusals.ts'
 import { SessionPump } from './session-pump.ts'
@@ -73,7 +74,7 @@ export class MqttSession implements LinkEvents, Receiver {
     const code = this.#guard.judge(packet)
     if (code > pass) {
       // Before version 5 there is no refusal: acknowledged, or the client would repeat it for ever ([MQTT-3.3.5-2] of 3.1.1).
-      this.#acknowledge(packet, code)
+      this.#acknowledge(packet, code, this.#guard.sentence)
       return
     }
     if (code === pass && this.#deliverAtOnce(packet)) return
@@ -91,7 +92,7 @@ export class MqttSession implements LinkEvents, Receiver {
     this.#chain = this.#chain.then(async () => {
       try {
         const turn = code === later ? await this.#guard.turn(packet) : pass
-        if (turn > pass) this.#acknowledge(packet, turn)
+        if (turn > pass) this.#acknowledge(packet, turn, this.#guard.sentence)
         if (turn === pass) await this.#publishInTurn(packet, message, mayBeKnown)
       } catch (error) {
         this.#failed(error)
@@ -107,7 +108,10 @@ export class MqttSession implements LinkEvents, Receiver {
     if (audience?.links === undefined || !this.#isAtOnce(audience, publish.qos)) return undefined
     if (this.#guard.mayDelay(publish.qos)) return undefined
     const code = this.#guard.judge(publish)
-    if (code !== pass) return code
+    if (code !== pass) {
+      publish.sentence = this.#guard.sentence
+      return code
+    }
     for (const link of audience.links) link.forward(publish)
     return reasonFor(audience.isWanted)
   }
@@ -180,7 +184,7 @@ export class MqttSession implements LinkEvents, Receiver {
     if (admission === undefined) return // gone meanwhile
     if (!admission.admitted) {
       connection.clientId = clientId
-      this.#refuse(admission.reason, admission.message)
+      this.#refuse(admission, packet)
       return
     }
     this.#endTurn = admission.endTurn
@@ -189,7 +193,7 @@ export class MqttSession implements LinkEvents, Receiver {
     } catch (error) {
       if (!isFleetError(error)) throw error
       this.#warnOfStore(error)
-      this.#refuse(error.code, error.message)
+      this.#refuse({ reason: error.code, message: error.message }, packet)
     } finally {
       this.#endTurn?.()
     }
@@ -320,29 +324,24 @@ export class MqttSession implements LinkEvents, Receiver {
     this.#watch(routed.then((isWanted) => this.#acknowledge(packet, reasonFor(isWanted))))
   }
 
-  #acknowledge({ qos, packetId }: Publish, code: number): void {
-    if (qos > 0) this.#connection.link.send({ type: qos === 1 ? 'puback' : 'pubrec', packetId, reason: code })
+  #acknowledge({ qos, packetId }: Publish, code: number, sentence = ''): void {
+    if (qos === 0) return
+    const properties = sentence === '' ? {} : { properties: { reasonString: sentence } }
+    this.#connection.link.send({ type: qos === 1 ? 'puback' : 'pubrec', packetId, reason: code, ...properties })
   }
 
   /** The net under every delivery: live, retained, queued, of a restored session (trap T8). */
   mayReceive(topic: string): boolean {
-    const { gate, log } = this.#context
+    const { gate } = this.#context
     if (!this.#isLive) return false
     if (gate.matcherOf(this.#connection).allowsDelivery(topic)) return true
-    log.debug(
-      { event: 'delivery.denied', reason: 'delivery_denied', ...who(this.#connection), topic: shown(topic) },
-      'delivery denied',
-    )
+    noteUndelivered(this.#context, this.#connection, topic)
     return false
   }
 
-  #refuse(problem: ProblemCode, message: string): void {
-    const connection = this.#connection
-    if (connection.endReason === undefined) {
-      connection.endReason = problem
-      this.#context.gate.logRefusal({ reason: problem, message }, who(connection))
-    }
-    connection.link.refuse(reasonOf(problem), message)
+  #refuse(refusal: ConnectRefusal, { will }: Connect): void {
+    const { link } = this.#connection
+    link.refuse(reasonOf(refusal.reason), noteRefused(this.#context, this.#connection, refusal, will))
   }
 
   #watch(done: Promise<unknown>): void {
@@ -362,7 +361,7 @@ export class MqttSession implements LinkEvents, Receiver {
   /** What lies under a refusal is for the operator alone: a disk that is full, or cannot be read. */
   #warnOfStore(error: FleetError): void {
     if (error.cause === undefined) return
-    this.#context.warn('store', { event: 'store.failed', reason: error.code, err: error })
+    this.#context.warn('store', () => ({ event: 'store.failed', reason: error.code, err: error }))
   }
 
   /** After the connection: its place on the bus, its session, then the will; then the client id is free. */
@@ -375,7 +374,8 @@ export class MqttSession implements LinkEvents, Receiver {
     const said = end.code === 'closed' ? 'internal' : end.code
     const why: EndReason = connection.endReason ?? said
     if (!wasLive && connection.endReason === undefined && !isOwnWay(why)) {
-      this.#context.gate.logRefusal({ reason: why, message: end.sentence }, who(connection))
+      const refusal = { stage: 'connect', cause: why, message: end.sentence } as const
+      this.#context.gate.refused(refusedOf(connection), refusal, who(connection))
     }
     if (end.cause !== undefined) log.error({ event: 'broker.failed', err: end.cause }, 'a packet could not be handled')
     this.#guard.stop()

@@ -1,11 +1,12 @@
 import { randomInt } from 'node:crypto'
 import type { Configuration } from '../contract/configuration.ts'
-import type { ProblemCode } from '../contract/problems.ts'
+import { problems } from '../contract/problems.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { mayQuarantine } from './admission.ts'
 import { LevelSessions } from './backends/level-sessions.ts'
 import { type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
+import type { Denials } from './denials.ts'
 import { FastPath } from './fast-path.ts'
 import type { Gate } from './gate.ts'
 import { type MqttContext, shown } from './mqtt-context.ts'
@@ -18,7 +19,7 @@ import { type Carried, Router } from './router.ts'
 import { maxFilters } from './session-subscriptions.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import type { Area } from './store.ts'
-import { Wills } from './wills.ts'
+import { Wills, type WillsOptions } from './wills.ts'
 import { Bus } from './wire/aedes-port.ts'
 import { Link } from './wire/link.ts'
 import type { LinkLimits } from './wire/link-events.ts'
@@ -31,6 +32,7 @@ type MqttOptions = {
   area: Area
   clock: () => Date
   log: Log
+  denials: Denials
   /** false: every message takes the general way, to which the fast one is compared */
   isFast?: boolean | undefined
 }
@@ -54,13 +56,14 @@ export class MqttService implements AsyncDisposable {
 
   /** @throws FleetError `data_damaged` */
   static async start(options: MqttOptions): Promise<MqttService> {
-    const { config, gate, sessions, area, clock, log, isFast = true } = options
+    const { config, gate, sessions, area, clock, log, denials, isFast = true } = options
     await using stack = new AsyncDisposableStack()
     const now = (): number => clock().getTime()
-    const denials = new LogLimit({ burst: 10, everyMs: 60_000 })
-    const warn: MqttContext['warn'] = (key, fields) => {
-      const turn = denials.take(key, now())
+    const lines = new LogLimit({ burst: 10, everyMs: 60_000 })
+    const warn: MqttContext['warn'] = (key, describe) => {
+      const turn = lines.take(key, now())
       if (turn === undefined) return
+      const fields = describe()
       log.warn({ ...fields, ...(turn.suppressed > 0 ? { suppressed: turn.suppressed } : {}) }, fields.event)
     }
     const quota = quotaOf(config)
@@ -89,13 +92,22 @@ export class MqttService implements AsyncDisposable {
       },
       onDropped: (what, owner, topic) => {
         const fields = { event: 'message.dropped', reason: 'quota_exceeded', what, owner, topic: shown(topic) }
-        warn(`dropped ${what} ${owner}`, fields)
+        warn(`dropped ${what} ${owner}`, () => fields)
       },
     })
-    const onDenied = (clientId: string, topic: string, reason: ProblemCode): void => {
+    const onDenied: WillsOptions['onDenied'] = ({ clientId, message, reason, facts }) => {
       const deviceId = deviceOf(clientId)
-      const fields = { event: 'publish.denied', reason, deviceId, clientId, topic: shown(topic) }
-      warn(`will ${clientId}`, fields)
+      const denial = denials.note(
+        { deviceId, clientId, facts },
+        {
+          stage: 'will',
+          cause: reason,
+          message: problems[reason].title,
+          asked: { ...message, action: 'publish' },
+        },
+      )
+      const fields = { event: 'publish.denied', reason, denial, deviceId, clientId, topic: shown(message.topic) }
+      warn(`will ${clientId}`, () => fields)
     }
     const wills = stack.use(new Wills({ store, router, retained, index, gate, sessions, clock, log, onDenied }))
     const context = {
@@ -114,6 +126,7 @@ export class MqttService implements AsyncDisposable {
       quotas,
       linkLimits: linkLimitsOf(config),
       warn,
+      denials,
     }
     return new MqttService(context, stack.move())
   }

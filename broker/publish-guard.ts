@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { PolicyLimits } from '../contract/policy-limits.ts'
 import type { AskedMessage, Verdict } from '../contract/policy-matcher.ts'
 import type { ProblemCode } from '../contract/problems.ts'
-import { type MqttContext, warnRefused } from './mqtt-context.ts'
+import { askAbout, type MqttContext, warnRefused } from './mqtt-context.ts'
 import type { Connection } from './sessions.ts'
 import { reason } from './wire/reason.ts'
 
@@ -24,6 +24,8 @@ export class PublishGuard {
   readonly #connection: Connection
   readonly #context: MqttContext
   readonly #stopped = new AbortController()
+  /** Of the last refusal, for a client of version 5. */
+  sentence = ''
   #waiting = 0
   #waitMs = 0
 
@@ -84,12 +86,14 @@ export class PublishGuard {
   #refuse(packet: AskedMessage, { reason: fault, statement }: Verdict, isOver: boolean): number {
     const problem = fault ?? 'publish_denied'
     this.#warn('publish.denied', packet, { reason: problem, statement })
-    if (isOver) this.#connection.close(problem)
+    if (isOver) this.#connection.close(problem, this.sentence)
     return problem === 'payload_too_large' ? reason.quotaExceeded : reason.notAuthorized
   }
 
-  #warn(event: string, { topic }: AskedMessage, fields: { reason: ProblemCode; [field: string]: unknown }): void {
-    warnRefused(this.#context, this.#connection, { event, topic, ...fields })
+  #warn(event: string, message: AskedMessage, fields: { reason: ProblemCode; [field: string]: unknown }): void {
+    const { topic, qos, retain, payload } = message
+    const asked = { action: 'publish', topic, qos, retain, payload } as const
+    this.sentence = askAbout(warnRefused(this.#context, this.#connection, { event, asked, ...fields }))
   }
 }
 

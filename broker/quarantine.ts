@@ -5,8 +5,9 @@ import type { VerificationState } from '../contract/verification.ts'
 import { AttemptLimit } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { namelessSession, refusal } from './admission.ts'
+import { refusedOf } from './denials.ts'
 import type { Gate } from './gate.ts'
-import { who } from './mqtt-context.ts'
+import { askAbout, who } from './mqtt-context.ts'
 import { reasonOf } from './refusals.ts'
 import type { Connection } from './sessions.ts'
 import type { LinkEvents } from './wire/link-events.ts'
@@ -88,11 +89,13 @@ export class Quarantine {
     connection.verdict = this.#gate.judge(connection, clientId)
   }
 
-  refused(connection: Connection, why: ProblemCode, message: string): void {
+  /** @returns what to tell the client */
+  refused(connection: Connection, why: ProblemCode, message: string): string {
     const { verdict } = connection
     if (verdict) connection.verdict = refusal(verdict, why, message).verdict
     connection.endReason = why
-    this.#gate.logRefusal({ reason: why, message }, who(connection))
+    const denial = this.#gate.refused(refusedOf(connection), { stage: 'connect', cause: why, message }, who(connection))
+    return `${message}; ${askAbout(denial)}`
   }
 
   log(event: 'quarantine.entered' | 'quarantine.asked' | 'quarantine.left', connection: Connection): void {
@@ -127,8 +130,7 @@ export class QuarantineSession implements LinkEvents {
     const { link, remoteAddress } = this.#connection
     const refusal = clientId === '' && !clean && version < 5 ? namelessSession : this.#full(remoteAddress)
     if (refusal !== undefined) {
-      this.#quarantine.refused(this.#connection, ...refusal)
-      link.refuse(reasonOf(refusal[0]), refusal[1])
+      link.refuse(reasonOf(refusal[0]), this.#quarantine.refused(this.#connection, ...refusal))
       return
     }
     this.#isIn = true

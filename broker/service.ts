@@ -1,9 +1,11 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import type { Configuration } from '../contract/configuration.ts'
+import { problems } from '../contract/problems.ts'
 import type { Log } from '../runtime/log.ts'
 import { Authorities } from './authorities.ts'
 import { credentialStamp, readCredential } from './credential.ts'
+import { Denials, refusedOf } from './denials.ts'
 import { Entrances } from './entrances.ts'
 import { Gate } from './gate.ts'
 import { MqttService } from './mqtt.ts'
@@ -50,8 +52,20 @@ export async function createBrokerService(options: {
   mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   const store = stack.use(await BrokerStore.open(dataDir))
   const snapshot = await Snapshot.load(store)
-  const sessions = new Sessions((connection) => {
-    log.warn({ event: 'session.kicked', reason: connection.endReason, ...who(connection) }, 'session kicked')
+  const denials = stack.use(
+    await Denials.open({
+      area: store.denials,
+      brokerId: config.id,
+      policy: () => snapshot.policy,
+      newId: () => randomBytes(6).toString('hex'),
+      clock,
+      log,
+    }),
+  )
+  const sessions = new Sessions((connection, cause) => {
+    const message = connection.verdict?.message || problems[cause].title
+    const denial = denials.note(refusedOf(connection), { stage: 'session', cause, message })
+    log.warn({ event: 'session.kicked', reason: cause, denial, ...who(connection) }, 'session kicked')
   })
   const feed = stack.use(
     new FeedClient({
@@ -60,6 +74,7 @@ export async function createBrokerService(options: {
       snapshot,
       credential: () => credential,
       onChange: (change) => bringIntoForce(change),
+      denials: (query) => denials.list(query),
       random: Math.random,
       log,
     }),
@@ -75,12 +90,13 @@ export async function createBrokerService(options: {
     authorities,
     lastLive: await store.readLastLive(),
     clock,
+    denials,
     newSuffix: randomUUID,
     log,
     maxConnectionsPerDevice: config.maxConnectionsPerDevice,
   })
 
-  const mqtt = await MqttService.start({ config, gate, sessions, area: store.sessions, clock, log, isFast })
+  const mqtt = await MqttService.start({ config, gate, sessions, area: store.sessions, clock, log, denials, isFast })
   lookAtLists()
   const entrances = await Entrances.open({
     config,

@@ -1,6 +1,6 @@
 import { isFleetError } from '../runtime/errors.ts'
 import type { StoredSubscription } from './backends/session-store.ts'
-import { type MqttContext, warnRefused } from './mqtt-context.ts'
+import { askAbout, type MqttContext, warnRefused } from './mqtt-context.ts'
 import type { RetainedDelivery } from './retained.ts'
 import { restoreRoutes } from './routes.ts'
 import type { Connection } from './sessions.ts'
@@ -19,6 +19,8 @@ type SubscriptionsOptions = {
 
 /** The bus asks once for each filter that matches: a few hundred overlapping ones would stall everybody. */
 export const maxFilters = 100
+/** Denials that one SUBACK names. */
+const maxTold = 8
 
 /** What one connection is subscribed to, in the store, in the route index and on the bus; and retained messages for it. */
 export class SessionSubscriptions {
@@ -47,8 +49,9 @@ export class SessionSubscriptions {
     const clientId = id!
     const identifier = properties?.subscriptionIdentifiers?.[0]
     const granted = new Map<string, StoredSubscription>()
+    const told: string[] = []
     const reasons = subscriptions.map(({ filter, ...options }) => {
-      const refusal = this.#refusalOf(filter)
+      const refusal = this.#refusalOf(filter, told)
       if (refusal !== undefined) return refusal
       filters.add(filter)
       granted.set(filter, { filter, ...options, ...(identifier === undefined ? {} : { identifier }) })
@@ -75,7 +78,7 @@ export class SessionSubscriptions {
     }
     // Not what the client, behind this packet, has unsubscribed from: nobody would take it off the bus again.
     await this.#options.bus.subscribe([...granted.keys()].filter((filter) => filters.has(filter) && isPlain(filter)))
-    this.#answer(packetId, reasons)
+    this.#answer(packetId, reasons, told)
     for (const route of routes) await this.#sendRetained(route, fresh.has(route.filter))
   }
 
@@ -108,11 +111,12 @@ export class SessionSubscriptions {
     return this.#connection.state === 'live' && !this.#connection.cut
   }
 
-  #answer(packetId: number, reasons: number[]): void {
-    this.#connection.link.send({ type: 'suback', packetId, reasons })
+  #answer(packetId: number, reasons: number[], denials: readonly string[] = []): void {
+    const properties = denials.length === 0 ? {} : { properties: { reasonString: askAbout(denials.join(' ')) } }
+    this.#connection.link.send({ type: 'suback', packetId, reasons, ...properties })
   }
 
-  #refusalOf(filter: string): number | undefined {
+  #refusalOf(filter: string, told: string[]): number | undefined {
     const { filters } = this.#connection
     const parts = parseFilter(filter)
     if (parts === undefined) return reason.topicFilterInvalid
@@ -122,9 +126,12 @@ export class SessionSubscriptions {
     const isFull = filters.size >= Math.min(maxFilters, limits.subscriptions ?? maxFilters) && !filters.has(filter)
     if (allowed && !isFull) return undefined
     const problem = allowed ? 'quota_exceeded' : 'subscribe_denied'
-    const refused = { event: 'subscribe.denied', reason: problem, topic: filter, statement } as const
-    warnRefused(this.#context, this.#connection, refused)
-    if (!allowed && onDeny === 'disconnect') this.#connection.close('subscribe_denied')
+    const asked = { action: 'subscribe', topic: parts.filter } as const
+    const needed = allowed ? { needed: filters.size + 1 } : {}
+    const refused = { event: 'subscribe.denied', reason: problem, asked, statement, ...needed } as const
+    const denial = warnRefused(this.#context, this.#connection, refused)
+    if (told.length < maxTold && !told.includes(denial)) told.push(denial)
+    if (!allowed && onDeny === 'disconnect') this.#connection.close('subscribe_denied', askAbout(denial))
     return allowed ? reason.quotaExceeded : reason.notAuthorized
   }
 

@@ -76,9 +76,9 @@ export class Connection {
   }
 
   /** Lets what was sent go out, says why where the version can, and ends the connection. The will is due. */
-  close(why: ProblemCode | 'shutdown'): void {
+  close(why: ProblemCode | 'shutdown', sentence = ''): void {
     this.endReason ??= why
-    this.link.fail(why === 'shutdown' ? reason.serverShuttingDown : reasonOf(why))
+    this.link.fail(why === 'shutdown' ? reason.serverShuttingDown : reasonOf(why), sentence)
   }
 }
 
@@ -92,10 +92,10 @@ export class Sessions {
   readonly #byFingerprint = new Map<string, Set<Connection>>()
   readonly #byClientId = new Map<string, Connection>()
   readonly #turns = new Map<string, Promise<void>>()
-  readonly #onKick: (connection: Connection) => void
+  readonly #onKick: (connection: Connection, reason: ProblemCode) => void
   #epoch = 0
 
-  constructor(onKick: (connection: Connection) => void) {
+  constructor(onKick: (connection: Connection, reason: ProblemCode) => void) {
     this.#onKick = onKick
   }
 
@@ -175,7 +175,7 @@ export class Sessions {
     connection.endReason = reason
     connection.link.destroy()
     connection.socket.destroy()
-    this.#onKick(connection)
+    this.#onKick(connection, reason)
   }
 
   /**

@@ -60,6 +60,8 @@ const certificateKey = 'certificate!'
 const liveKey = 'live'
 /** Begins every key of the sessions' area, and sorts behind all keys of the snapshot. */
 const sessionsKey = '~'
+/** Of what was refused; behind the sessions' area. */
+const denialsKey = '\u007fd'
 const binary = { keyEncoding: 'utf8', valueEncoding: 'buffer' } as const
 
 /** This broker's own folder. One process opens it; every write of the snapshot is one synced batch. */
@@ -68,11 +70,13 @@ export class BrokerStore implements AsyncDisposable {
   readonly #level: Level<string, unknown>
   /** For MQTT sessions and retained messages. */
   readonly sessions: Area
+  readonly denials: Area
 
   private constructor(folder: string) {
     this.#folder = folder
     this.#level = new Level(folder, { valueEncoding: 'json' })
     this.sessions = this.#area(sessionsKey)
+    this.denials = this.#area(denialsKey)
   }
 
   /** @throws FleetError `data_in_use`, `data_damaged` */

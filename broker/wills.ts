@@ -1,8 +1,9 @@
+import type { PrincipalFacts } from '../contract/principal-facts.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { parseCertificate } from '../pki/certificate.ts'
 import { isFleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
-import type { Due, SessionStore, Will } from './backends/session-store.ts'
+import type { Due, Message, SessionStore, Will } from './backends/session-store.ts'
 import type { Gate } from './gate.ts'
 import { dueWill } from './messages.ts'
 import type { RetainedMessages } from './retained.ts'
@@ -11,16 +12,16 @@ import { restoreRoutes } from './routes.ts'
 import type { Sessions } from './sessions.ts'
 import type { RouteIndex } from './wire/route-index.ts'
 
-type WillsOptions = {
+export type WillsOptions = {
   store: SessionStore
   router: Pick<Router, 'retain' | 'route'>
   retained: Pick<RetainedMessages, 'swept'>
   index: RouteIndex
-  gate: Pick<Gate, 'isLive' | 'isRevoked' | 'matcherOfClient'>
+  gate: Pick<Gate, 'isLive' | 'isRevoked' | 'matcherOfClient' | 'factsOfClient'>
   sessions: Pick<Sessions, 'isHeld'>
   clock: () => Date
   log: Log
-  onDenied(clientId: string, topic: string, reason: ProblemCode): void
+  onDenied(denied: { clientId: string; message: Message; reason: ProblemCode; facts: PrincipalFacts }): void
 }
 
 /** How a connection ended, for its session. */
@@ -145,7 +146,8 @@ export class Wills implements Disposable {
     const matcher = gate.matcherOfClient(clientId, certificate)
     const verdict = matcher.allowsMessage(message)
     if (!verdict.allowed) {
-      onDenied(clientId, message.topic, verdict.reason ?? 'will_denied')
+      const facts = gate.factsOfClient(clientId, certificate) ?? {}
+      onDenied({ clientId, message, reason: verdict.reason ?? 'will_denied', facts })
       return
     }
     if (message.retain) await router.retain(message, matcher.limits)

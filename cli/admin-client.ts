@@ -15,8 +15,10 @@ import {
   type CreateDevice,
   type CreateToken,
   certificateView,
+  type DenialPage,
   type DenyRequest,
   type DeviceView,
+  denialPage,
   deviceView,
   type PolicyView,
   type pageOf,
@@ -28,6 +30,7 @@ import {
   type TokenView,
   tokenView,
 } from '../contract/admin-api.ts'
+import { type Denial, denialView } from '../contract/denials.ts'
 import type { RevocationReason } from '../contract/ids.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
@@ -156,6 +159,14 @@ export class AdminClient implements Disposable {
 
   applyPolicy(body: PolicyDocument): Promise<PolicyView> {
     return this.#call(policyView, { method: 'PUT', path: '/v1/policy', body })
+  }
+
+  listDenials(query: { deviceId?: string | undefined; limit: number }): Promise<DenialPage> {
+    return this.#call(denialPage, { method: 'GET', path: '/v1/denials', query })
+  }
+
+  getDenial(id: string): Promise<Denial> {
+    return this.#call(denialView, { method: 'GET', path: `/v1/denials/${encodeURIComponent(id)}` })
   }
 
   listAudit(query: { after?: number; limit: number; waitMs?: number }, signal?: AbortSignal): Promise<AuditPage> {

@@ -7,6 +7,7 @@ import { addAudit } from './commands/audit.ts'
 import { addBroker } from './commands/broker.ts'
 import { addCert } from './commands/cert.ts'
 import { addDemo } from './commands/demo.ts'
+import { addDenials } from './commands/denials.ts'
 import { addDevice } from './commands/device.ts'
 import { addEnroll } from './commands/enroll.ts'
 import { addPolicy } from './commands/policy.ts'
@@ -60,6 +61,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addUp,
     addDemo,
     addDevice,
+    addDenials,
     addToken,
     addEnroll,
     addRenew,

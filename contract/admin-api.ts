@@ -22,11 +22,14 @@
  * | GET  /v1/certificates/:serial |                         | certificateView            |
  * | GET  /v1/policy               |                         | policyView                 |
  * | PUT  /v1/policy               | policyDocument          | policyView                 |
+ * | GET  /v1/denials             | listDenials             | denialPage                 |
+ * | GET  /v1/denials/:id         |                         | denialView                 |
  * | GET  /v1/audit                | listAudit               | auditPage                  |
  *
  * A write may carry `Idempotency-Key` (8 to 64 letters, digits, `-`): the same key has one effect and one answer.
  */
 import { z } from 'zod'
+import { denialView } from './denials.ts'
 import { attributeChanges, deviceAttributes } from './device-attributes.ts'
 import { isDeviceId, isGroupName, isProfileName, isSerialNumber, nameRule, revocationReasons } from './ids.ts'
 import { policyDocument } from './policy-document.ts'
@@ -111,6 +114,11 @@ export const listAudit = z.strictObject({
     .max(30_000)
     .default(0)
     .describe('Waits this long for an entry when there is none'),
+})
+
+export const listDenials = z.strictObject({
+  deviceId: deviceId.optional(),
+  limit: z.coerce.number().int().min(1).max(200).default(50),
 })
 
 export const deviceView = z.object({
@@ -198,6 +206,10 @@ export const auditPage = z.object({
   items: z.array(auditView),
   next: z.number().describe('Pass as `after` for what follows'),
 })
+export const denialPage = z.object({
+  items: z.array(denialView),
+  unheard: z.array(z.string()).describe('Brokers that did not answer: what they refused is not among the items'),
+})
 export const statusView = z.object({
   version: z.string(),
   startedAt: z.string(),
@@ -224,4 +236,5 @@ export type RevocationReceipt = z.output<typeof revocationReceipt>
 export type PolicyView = z.output<typeof policyView>
 export type AuditView = z.output<typeof auditView>
 export type AuditPage = z.output<typeof auditPage>
+export type DenialPage = z.output<typeof denialPage>
 export type StatusView = z.output<typeof statusView>

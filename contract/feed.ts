@@ -2,8 +2,10 @@
  * The trust feed: what enroll tells brokers. Ordered events with a cursor; lines of JSON over mutual TLS, both ways.
  *
  * broker -> enroll  hello (who, cursor), then `applied` after each batch it has put in force, `ping` to ask for the head
- * enroll -> broker  `reset` when the cursor is not of this feed, events in order, `live` once the head is reached, `pong`
+ * enroll -> broker  `ask` what was refused there lately, which `answer` tells
+ *                   `reset` when the cursor is not of this feed, events in order, `live` once the head is reached, `pong`
  */
+import type { Denial, DenialQuery } from './denials.ts'
 import type { DeviceAttributes } from './device-attributes.ts'
 import type { PolicyDocument } from './policy-document.ts'
 
@@ -33,14 +35,17 @@ export type Cursor = { seq: number; hash: string }
 export type FeedEvent = { seq: number; hash: string; body: string }
 
 export type FromBroker =
-  | { kind: 'hello'; protocol: 1; broker: string; cursor: Cursor }
+  /** `answers`: knows what an `ask` is; one that does not is not asked. */
+  | { kind: 'hello'; protocol: 1; broker: string; cursor: Cursor; answers?: boolean }
   | { kind: 'applied'; seq: number }
   | { kind: 'ping'; id: number }
+  | { kind: 'answer'; id: number; denials: Denial[] }
 export type FromEnroll =
   | { kind: 'reset' }
   | ({ kind: 'event' } & FeedEvent)
   | { kind: 'live'; seq: number }
   | { kind: 'pong'; id: number }
+  | { kind: 'ask'; id: number; denials: DenialQuery }
 
 // hash(n) = SHA-256(hash(n-1), body(n)), the rule of runtime/chain.ts; before the first event stand 32 zero octets.
 export const genesis = '0'.repeat(64)

@@ -52,6 +52,7 @@ export const problems = {
   approval_denied: { status: 403, title: 'An operator denied the request' },
   approval_spent: { status: 403, title: 'The approved request had its certificate' },
   approval_queue_full: { status: 429, title: 'Too many requests wait for approval' },
+  denial_unknown: { status: 404, title: 'No such denial is kept' },
   evidence_mismatch: { status: 403, title: 'The credentials are of different devices' },
   certificate_unknown: { status: 404, title: 'There is no such certificate' },
 

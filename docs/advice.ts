@@ -139,6 +139,9 @@ export const advice: Record<ProblemCode, string> = {
     'The sentence names file, line and statement. Try it with `npx fleetgate policy check FILE` before you apply it.',
   port_in_use: 'Stop what uses the port, choose another address, or start with `--ports auto`.',
   data_in_use: 'Another gateway runs on this data folder. Stop it, or give this one another folder with `--data`.',
+  denial_unknown:
+    'Only the last ones are kept, 32 of a device. The log line has the id too, with the cause; see those that are there with `npx fleetgate denial ls`.',
+
   data_damaged:
     'The sentence names the file. Restore the data folder as a whole from a backup; never mix files of two.',
   key_permissions: 'Run the `chmod` in the sentence, and consider whether somebody has read the key.',

@@ -13,6 +13,7 @@ import {
   tokenView,
 } from '../contract/admin-api.ts'
 import { configuration } from '../contract/configuration.ts'
+import { denialView } from '../contract/denials.ts'
 import { type ProblemCode, problems, problemType, setUpProblems } from '../contract/problems.ts'
 import { advice } from './advice.ts'
 
@@ -82,8 +83,9 @@ function errorsPage(): string {
 # Errors
 
 Every refusal has a code. It is stable: scripts, alerts and this page know it by name, while sentences may change.
-EST answers \`code: sentence (request id)\` as plain text, the admin API an RFC 9457 problem of type
+EST answers \`code: sentence (request id, denial id)\` as plain text, the admin API an RFC 9457 problem of type
 \`${problemType('device_revoked')}\` and the like, MQTT a CONNACK code or a closed connection, and the log has the code as \`reason\`.
+With a denial id, from a log line, a reason string of MQTT 5 or an EST answer, \`npx fleetgate explain ID\` says why, and what lets it pass.
 The status is what HTTP answers; for refusals that only MQTT knows it is the nearest of the kind.
 
 | code | status | what it means | what to do |
@@ -163,6 +165,7 @@ function jsonPage(): string {
     ['certificate', certificateView, '`cert show`; `cert ls` gives `{ "items": [certificate, …] }`, without `pem`'],
     ['receipt', revocationReceipt, '`device revoke`'],
     ['policy', policyView, '`policy show`, `policy apply`'],
+    ['denial', denialView, '`explain`; `denial ls` gives `{ "items": [denial, …], "unheard": [broker, …] }`'],
     ['audit entry', auditView, '`audit tail`, one object a line; `details` differ by action'],
     ['status', statusView, '`status`'],
   ]

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
+import { byLastAt, type Denial, type DenialQuery, denialView } from '../contract/denials.ts'
 import {
   type Cursor,
   encodeLine,
@@ -23,6 +24,9 @@ export type BrokerState = { id: string; connected: boolean; appliedSeq: number; 
 export type Confirmation = { broker: string; connected: boolean; confirmed: boolean; confirmedMs?: number }
 
 const batch = 500
+const askMs = 2_000
+/** More than was asked for is not looked at. */
+const maxAnswered = 200
 
 /** One broker that follows: backfill from its cursor, then live. */
 class Follower {
@@ -35,8 +39,17 @@ class Follower {
   #again = false
   #pings: number[] = []
   appliedSeq: number
+  readonly answers: boolean
+  readonly #asked = new Map<number, (denials: Denial[] | undefined) => void>()
+  #nextAsk = 1
 
-  constructor(id: string, socket: TLSSocket, registry: Registry, cursor: Cursor) {
+  constructor(
+    id: string,
+    socket: TLSSocket,
+    registry: Registry,
+    { cursor, answers }: { cursor: Cursor; answers: boolean },
+  ) {
+    this.answers = answers
     this.id = id
     this.socket = socket
     this.#registry = registry
@@ -47,6 +60,31 @@ class Follower {
   ping(id: number): void {
     this.#pings.push(id)
     void this.pump()
+  }
+
+  /** @returns undefined when no answer came in time */
+  async ask(denials: DenialQuery, timeoutMs: number): Promise<Denial[] | undefined> {
+    const id = this.#nextAsk++
+    const { promise, resolve } = Promise.withResolvers<Denial[] | undefined>()
+    const timer = setTimeout(() => resolve(undefined), timeoutMs)
+    const gone = (): void => resolve(undefined)
+    this.socket.once('close', gone)
+    this.#asked.set(id, resolve)
+    void this.#send({ kind: 'ask', id, denials })
+    try {
+      return await promise
+    } finally {
+      clearTimeout(timer)
+      this.socket.off('close', gone)
+      this.#asked.delete(id)
+    }
+  }
+
+  /** Of what a broker says nothing is believed but what it has been asked for, in the form that was agreed. */
+  answered(id: number, denials: unknown): void {
+    const list = Array.isArray(denials) ? denials : []
+    const read = list.slice(0, maxAnswered).flatMap((one) => denialView.safeParse(one).data ?? [])
+    this.#asked.get(id)?.(read.map((denial) => ({ ...denial, by: this.id })))
   }
 
   /** Sends what is new, in order; a call during a run makes the run look once more. */
@@ -167,6 +205,25 @@ export class FeedServer implements AsyncDisposable {
   }
 
   /**
+   * Asks the brokers what they have refused.
+   *
+   * @returns newest first, and the brokers that did not say
+   */
+  async denials(query: DenialQuery): Promise<{ items: Denial[]; unheard: string[] }> {
+    const known = await readAll((paging) => listBrokers(this.#registry, paging))
+    const unheard: string[] = []
+    const answers = await Promise.all(
+      known.map(async ({ doc: { id } }) => {
+        const follower = this.#followers.get(id)
+        const answer = follower?.answers ? await follower.ask(query, askMs) : undefined
+        if (answer === undefined) unheard.push(id)
+        return answer ?? []
+      }),
+    )
+    return { items: answers.flat().toSorted(byLastAt).slice(0, query.limit), unheard }
+  }
+
+  /**
    * Waits until every known broker has put in force what the feed has up to `seq`.
    *
    * @param timeoutMs 0 asks and does not wait
@@ -243,7 +300,7 @@ export class FeedServer implements AsyncDisposable {
       else if (message.kind === 'hello' && message.protocol === 1) {
         greeted = true
         clearTimeout(deadline)
-        void this.#welcome(id, socket, message.cursor).then((welcomed) => {
+        void this.#welcome(id, socket, message).then((welcomed) => {
           follower = welcomed
           for (const message of early.splice(0)) hear(message)
         }, refuse)
@@ -291,10 +348,14 @@ export class FeedServer implements AsyncDisposable {
     return valuesOf(certificate.subject, 'CN')[0]!
   }
 
-  async #welcome(id: string, socket: TLSSocket, cursor: Cursor): Promise<Follower> {
+  async #welcome(
+    id: string,
+    socket: TLSSocket,
+    { cursor, answers = false }: { cursor: Cursor; answers?: boolean },
+  ): Promise<Follower> {
     const ours = cursor.seq === 0 ? startCursor.hash : await this.#registry.feedHashAt(cursor.seq)
     const known = ours !== undefined && ours === cursor.hash
-    const follower = new Follower(id, socket, this.#registry, known ? cursor : startCursor)
+    const follower = new Follower(id, socket, this.#registry, { cursor: known ? cursor : startCursor, answers })
     this.#followers.get(id)?.socket.destroy()
     this.#followers.set(id, follower)
     await this.#remember(id, follower.appliedSeq)
@@ -309,6 +370,7 @@ export class FeedServer implements AsyncDisposable {
       follower.appliedSeq = message.seq
       for (const wake of this.#waiting) wake()
     } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id)
+    else if (message.kind === 'answer') follower.answered(message.id, message.denials)
     else throw new Error('unexpected line')
   }
 

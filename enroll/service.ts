@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Configuration } from '../contract/configuration.ts'
@@ -20,6 +21,7 @@ import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
 import { putPolicy } from './policy.ts'
 import { ApprovalQueue } from './ra/approval-queue.ts'
+import { EnrollmentDenials } from './ra/enrollment-denials.ts'
 import { Profiles } from './ra/profiles.ts'
 import { RegistrationAuthority } from './ra/registration-authority.ts'
 import { openDatabase } from './registry/database.ts'
@@ -83,6 +85,7 @@ export async function createEnrollService(input: {
   const profiles = new Profiles(config)
   const approvals = new ApprovalQueue(registry, config.enroll.approvals)
   const ra = new RegistrationAuthority(registry, profiles, approvals)
+  const denials = await EnrollmentDenials.open(registry, () => randomBytes(6).toString('hex'))
   const ca = new CertificateAuthority(registry, hierarchy)
   const { anchors } = hierarchy
   const credential = (): EdgeCredential => ({
@@ -104,7 +107,17 @@ export async function createEnrollService(input: {
   )
   const admin = opened.use(
     await createAdmin(
-      { registry, ra, approvals, feed, clock, log, rootFingerprint: hierarchy.root.fingerprint, startedAt: clock() },
+      {
+        registry,
+        ra,
+        approvals,
+        feed,
+        denials,
+        clock,
+        log,
+        rootFingerprint: hierarchy.root.fingerprint,
+        startedAt: clock(),
+      },
       { listen: config.enroll.admin, credential: credential(), anchors },
     ),
   )
@@ -131,7 +144,19 @@ export async function createEnrollService(input: {
       requestTimeoutMs,
       handshakeTimeoutMs,
       log,
-      ...createEst({ registry, hierarchy, profiles, ra, ca, responder, clock, log, attemptsPerMinute, renewals }),
+      ...createEst({
+        registry,
+        hierarchy,
+        profiles,
+        ra,
+        ca,
+        responder,
+        clock,
+        log,
+        attemptsPerMinute,
+        denials,
+        renewals,
+      }),
     }),
   )
 

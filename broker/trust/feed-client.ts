@@ -1,4 +1,5 @@
 import { connect, type TLSSocket } from 'node:tls'
+import { type Denial, type DenialQuery, denialQuery } from '../../contract/denials.ts'
 import {
   encodeLine,
   type FeedEvent,
@@ -31,6 +32,8 @@ type FeedOptions = {
   credential: () => EdgeCredential & { root: string }
   /** Puts a change in force with the sessions that are open; `applied` is reported after it. */
   onChange: (change: SnapshotChange) => void
+  /** Told to enroll when somebody asks there. */
+  denials: (query: DenialQuery) => Denial[]
   random: () => number
   log: Log
 }
@@ -145,6 +148,7 @@ export class FeedClient implements AsyncDisposable {
         protocol: 1,
         broker: brokerId,
         cursor: this.#mistrustCursor ? startCursor : snapshot.cursor,
+        answers: true,
       })
     })
     socket.on('data', (chunk: string) => {
@@ -263,6 +267,11 @@ export class FeedClient implements AsyncDisposable {
         this.#confirm(socket, message.seq) // with what an earlier write may have failed to save
         for (const listener of [...this.#liveListeners]) listener()
         this.#liveListeners.clear()
+        return
+      }
+      case 'ask': {
+        const { id, denials } = message
+        this.#send({ kind: 'answer', id, denials: this.#options.denials(denialQuery.parse(denials)) })
         return
       }
       case 'pong':

@@ -200,10 +200,8 @@ export class Link {
   #write(packet: Ack | SubscriptionAck | Connack): void {
     const frame = encodeWithin(packet, this.version!, this.#peerMaxBytes, this.#explains)
     if (frame !== undefined) this.#pushControl(frame)
-    else {
-      const sentence = `${packet.type} is larger than the client takes`
-      this.#fail(reason.packetTooLarge, sentence, { code: 'packet_too_large' })
-    }
+    else
+      this.#fail(reason.packetTooLarge, `${packet.type} is larger than the client takes`, { code: 'packet_too_large' })
   }
 
   #pushControl(frame: Buffer): void {
@@ -275,7 +273,10 @@ export class Link {
     if (code === undefined) return false
     this.#packetsIn++
     this.#reader.take(plain)
-    if (plain.qos === 1 && this.#is('open')) this.#pushControl(pubackFrame(plain.packetId, code, this.version!))
+    if (plain.qos === 0 || !this.#is('open')) return true
+    const { packetId, sentence: reasonString } = plain
+    if (code < 0x80) this.#pushControl(pubackFrame(packetId, code, this.version!))
+    else this.#write({ type: 'puback', packetId, reason: code, properties: { reasonString } })
     return true
   }
 
@@ -437,12 +438,8 @@ export class Link {
   }
 
   #thrown(error: unknown): void {
-    if (!(error instanceof Malformed)) {
-      this.#fail(reason.unspecifiedError, '', { code: 'internal', cause: error })
-    } else if (this.#state === 'new') {
-      this.#refuse(error.version, error.reason, error.message, { code: error.code })
-    } else {
-      this.#fail(error.reason, error.message, { code: error.code })
-    }
+    if (!(error instanceof Malformed)) this.#fail(reason.unspecifiedError, '', { code: 'internal', cause: error })
+    else if (this.#state === 'new') this.#refuse(error.version, error.reason, error.message, { code: error.code })
+    else this.#fail(error.reason, error.message, { code: error.code })
   }
 }

@@ -18,6 +18,8 @@ export class PlainPublish {
   octets: Buffer = none
   /** For whoever knows it by its octets to say. */
   topic = ''
+  /** For whoever refuses it to say why; means nothing otherwise. */
+  sentence = ''
   readonly retain = false
   readonly payload = { length: 0 }
   topicFrom = 0

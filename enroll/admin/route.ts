@@ -2,6 +2,7 @@ import type { z } from 'zod'
 import type { Log } from '../../runtime/log.ts'
 import type { FeedServer } from '../feed-server.ts'
 import type { ApprovalQueue } from '../ra/approval-queue.ts'
+import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { Registry } from '../registry/registry.ts'
@@ -11,6 +12,7 @@ export type AdminContext = {
   ra: RegistrationAuthority
   approvals: ApprovalQueue
   feed: FeedServer
+  denials: EnrollmentDenials
   clock: () => Date
   log: Log
   rootFingerprint: string

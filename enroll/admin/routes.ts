@@ -12,6 +12,7 @@ import { describeIssue } from '../../runtime/yaml.ts'
 import { approvalRoutes } from './approvals.ts'
 import { requireOperator } from './auth.ts'
 import { brokerRoutes } from './brokers.ts'
+import { denialRoutes } from './denials.ts'
 import { deviceRoutes } from './devices.ts'
 import { issuanceRoutes } from './issuance.ts'
 import { type AdminContext, type Route, route } from './route.ts'
@@ -54,7 +55,14 @@ export async function createAdmin(
       context.log,
     ),
   )
-  for (const row of [statusRoute, ...approvalRoutes, ...brokerRoutes, ...deviceRoutes, ...issuanceRoutes])
+  for (const row of [
+    statusRoute,
+    ...approvalRoutes,
+    ...brokerRoutes,
+    ...denialRoutes,
+    ...deviceRoutes,
+    ...issuanceRoutes,
+  ])
     addRoute(app, row, context)
   const { host, port } = splitAddress(options.listen)
   try {

@@ -49,9 +49,11 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
   } catch (error) {
     if (!isFleetError(error)) throw error
     // RFC 7030 4.3.2: a refusal is a CMC answer too.
-    const why = { failure: failureOf(error.code), sentence: `${error.code}: ${error.message} (request ${request.id})` }
-    const der = await cmcFailure(reference ?? wholeMessage, why, responder)
-    return { refused: error, contentType: responseType, body: encodeBody(der, request) }
+    const body = async (about: string): Promise<string | Buffer> => {
+      const why = { failure: failureOf(error.code), sentence: `${error.code}: ${error.message} (${about})` }
+      return encodeBody(await cmcFailure(reference ?? wholeMessage, why, responder), request)
+    }
+    return { refused: error, contentType: responseType, body }
   }
 }
 

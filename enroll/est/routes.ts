@@ -9,6 +9,7 @@ import type { Log } from '../../runtime/log.ts'
 import { LogLimit } from '../../runtime/log-limit.ts'
 import type { CertificateAuthority } from '../ca/certificate-authority.ts'
 import type { Hierarchy } from '../ca/hierarchy.ts'
+import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
 import { defaultLabel, type Label, type Profiles } from '../ra/profiles.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
 import { findBasicCredentials } from '../ra/token.ts'
@@ -30,6 +31,7 @@ export type EstContext = {
   clock: () => Date
   log: Log
   attemptsPerMinute: number
+  denials: EnrollmentDenials
   /** Renewals by device. */
   renewals: AttemptLimit
 }
@@ -42,7 +44,7 @@ type Operation = {
 }
 
 /** A refusal that an operation words itself; status, headers and record are those of any other. */
-export type Refusal = { refused: FleetError; contentType: string; body: string }
+export type Refusal = { refused: FleetError; contentType: string; body: (about: string) => Promise<string | Buffer> }
 
 const prefix = '/.well-known/est/'
 
@@ -76,20 +78,38 @@ export function createEst(context: EstContext): {
     const answer = await operation.handle(request, label, context)
     if (!('refused' in answer)) return answer
     const { refused, contentType, body } = answer
-    const plain = await fail(refused, request)
+    const denial = note(refused, request)
+    const plain = await told(refused, request, denial)
     // Who is told to wait is told in plain text, like everywhere.
     if (plain.status !== problems[refused.code].status) return plain
-    return { ...plain, headers: { ...plain.headers, 'Content-Type': contentType }, body }
+    return {
+      ...plain,
+      headers: { ...plain.headers, 'Content-Type': contentType },
+      body: await body(aboutOf(request.id, denial)),
+    }
   }
 
-  async function fail(error: unknown, request: EdgeRequestHead): Promise<EdgeAnswer> {
-    const told = await record(error, request).catch((cause: unknown) => cause)
-    logFailure(told, request)
-    return renderFailure(told, request.id)
+  const fail = (error: unknown, request: EdgeRequestHead): Promise<EdgeAnswer> =>
+    told(error, request, note(error, request))
+
+  async function told(error: unknown, request: EdgeRequestHead, denial: string | undefined): Promise<EdgeAnswer> {
+    const known = await record(error, request, denial).catch((cause: unknown) => cause)
+    logFailure(known, request, denial)
+    return renderFailure(known, request.id, denial)
+  }
+
+  /** @returns the id under which a refusal can be asked about; undefined for a failure of ours */
+  function note(error: unknown, request: EdgeRequestHead): string | undefined {
+    if (!isFleetError(error) || problems[error.code].status >= 500) return undefined
+    const { code: cause, message } = error
+    const { deviceId } = error.context as { deviceId?: string }
+    const { path, remoteAddress } = request
+    const claimedId = findBasicCredentials(request)?.username
+    return context.denials.note({ cause, message, path, remoteAddress, deviceId, claimedId, now: context.clock() })
   }
 
   /** @returns what the caller is told: who fails too often loses the reason, and its place in the audit log */
-  async function record(error: unknown, request: EdgeRequestHead): Promise<unknown> {
+  async function record(error: unknown, request: EdgeRequestHead, denial: string | undefined): Promise<unknown> {
     // A request without any credential is how some clients begin; it is answered with the challenge and not counted.
     const counts = isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated'
     if (!counts) return error
@@ -100,7 +120,7 @@ export function createEst(context: EstContext): {
     if (credential !== undefined && problems[error.code].status === 401) guesses.note(credential, now)
     const waitMs = spend(request, now)
     if (waitMs > 0) return error.code === 'too_many_requests' ? error : tooMany(waitMs)
-    await noteRefusal(request, error, context)
+    await noteRefusal(request, error, { ...context, denial })
     return error
   }
 
@@ -119,7 +139,7 @@ export function createEst(context: EstContext): {
   }
 
   const lines = new LogLimit({ burst: 20, everyMs: 10_000 })
-  function logFailure(error: unknown, request: EdgeRequestHead): void {
+  function logFailure(error: unknown, request: EdgeRequestHead, denial: string | undefined): void {
     if (!isFleetError(error) || problems[error.code].status >= 500) {
       const reason = isFleetError(error) ? error.code : 'internal'
       const fields = {
@@ -138,6 +158,7 @@ export function createEst(context: EstContext): {
         event: 'enrollment.refused',
         reason: error.code,
         requestId,
+        denial,
         remoteAddress,
         path: request.path.slice(0, 200),
         detail: error.message,
@@ -202,12 +223,12 @@ function findOperation(request: EdgeRequest, profiles: Profiles): { operation: O
 async function noteRefusal(
   request: EdgeRequestHead,
   error: FleetError,
-  { registry, clock }: EstContext,
+  { registry, clock, denials, denial }: EstContext & { denial: string | undefined },
 ): Promise<void> {
   const { deviceId, serial } = error.context as { deviceId?: string; serial?: string }
   await registry.commit({
     requestId: `${request.id}-refused`,
-    writes: [],
+    writes: denial === undefined ? [] : denials.writes(denial),
     audit: [
       {
         action: 'enrollment.refused',
@@ -215,7 +236,7 @@ async function noteRefusal(
         subject: request.path,
         outcome: 'refused',
         reason: error.code,
-        details: { sentence: error.message },
+        details: { sentence: error.message, ...(denial === undefined ? {} : { denial }) },
         remoteAddress: request.remoteAddress,
         requestId: request.id,
       },
@@ -225,7 +246,7 @@ async function noteRefusal(
 }
 
 // RFC 7030 4.2.3: an error is a status and plain text for a person.
-function renderFailure(error: unknown, requestId: string): EdgeAnswer {
+function renderFailure(error: unknown, requestId: string, denial: string | undefined): EdgeAnswer {
   const headers: Record<string, string> = { 'Content-Type': 'text/plain; charset=utf-8' }
   if (!isFleetError(error)) {
     return { status: 500, headers, body: `internal: the service failed; tell the operator (request ${requestId})\n` }
@@ -236,5 +257,8 @@ function renderFailure(error: unknown, requestId: string): EdgeAnswer {
   if (status === 401) headers['WWW-Authenticate'] = 'Basic realm="fleetgate"'
   if (error.code === 'method_not_allowed') headers.Allow = String(error.context.allow)
   if (status === 429) headers['Retry-After'] = String(error.context.retryAfterSeconds)
-  return { status, headers, body: `${error.code}: ${error.message} (request ${requestId})\n` }
+  return { status, headers, body: `${error.code}: ${error.message} (${aboutOf(requestId, denial)})\n` }
 }
+
+const aboutOf = (requestId: string, denial: string | undefined): string =>
+  denial === undefined ? `request ${requestId}` : `request ${requestId}, denial ${denial}`

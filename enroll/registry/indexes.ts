@@ -4,6 +4,7 @@ import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
 import { type CertificateRecord, instant } from './certificates.ts'
 import type { ClaimRecord } from './claims.ts'
+import type { DenialRecord } from './denials.ts'
 import type { DeviceRecord } from './devices.ts'
 import type { IndexEntry } from './engine.ts'
 import type { HierarchyRecord } from './hierarchies.ts'
@@ -21,6 +22,7 @@ export type RecordTypes = {
   allowance: AllowanceRecord
   claim: ClaimRecord
   broker: BrokerRecord
+  denial: DenialRecord
   policy: PolicyRecord
   hierarchy: HierarchyRecord
   request: RequestRecord
@@ -47,6 +49,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   allowance: ({ deviceId }) => [{ index: 'allowance.device', value: deviceId }],
   claim: () => [],
   broker: () => [],
+  denial: () => [],
   policy: () => [],
   hierarchy: () => [],
   request: ({ at }) => [{ index: 'request.at', value: at }],

@@ -296,7 +296,8 @@ class Side {
     client.send([
       { type: 'subscribe', packetId, subscriptions: [{ filter, ...options }], properties } satisfies Subscribe,
     ])
-    return client.answer('suback')
+    // A refusal is known by another id on each side.
+    return { ...(await client.answer('suback')), properties: undefined }
   }
 
   /** In one write; another client does not read meanwhile. */

@@ -33,6 +33,7 @@ async function open() {
     isLive: true,
     revoked: new Set<string>(),
     isRevoked: (id: string) => gate.revoked.has(id),
+    factsOfClient: () => undefined,
     matcherOfClient: (clientId: string, certificate: CertificateFacts | undefined) => {
       asked.push(certificate)
       return compilePolicy(clientId.startsWith('denied') ? { policies: [] } : anything, {})
@@ -69,7 +70,7 @@ async function open() {
       sessions: { isHeld: (clientId) => held.has(clientId) },
       clock: () => new Date(clock.now),
       log: testLog.log,
-      onDenied: (clientId, topic) => did.push(`denied ${clientId} ${topic}`),
+      onDenied: ({ clientId, message }) => did.push(`denied ${clientId} ${message.topic}`),
     }),
   )
   const claim = async (clientId: string, more?: Will, keepMs = Number.POSITIVE_INFINITY): Promise<number> => {

@@ -2,6 +2,7 @@
 import { EventEmitter, once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
+import type { Denial, DenialQuery } from '../../contract/denials.ts'
 import {
   type Cursor,
   encodeLine,
@@ -102,6 +103,13 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
     await closed
   }
 
+  /** What the broker answers when it is asked for its denials. */
+  async askDenials(denials: DenialQuery): Promise<Denial[]> {
+    for (const socket of this.#sent.keys()) this.#send(socket, { kind: 'ask', id: 1, denials })
+    const [answer] = await once(this, 'answer')
+    return answer.denials
+  }
+
   #accept(socket: TLSSocket): void {
     this.#sockets.add(socket)
     socket.on('error', () => socket.destroy())
@@ -125,6 +133,10 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
     if (message.kind === 'hello') {
       this.hellos.push(message)
       this.emit('hello', message)
+    }
+    if (message.kind === 'answer') {
+      this.emit('answer', message)
+      return
     }
     if (!this.answering) return
     if (message.kind === 'ping') {

@@ -200,7 +200,7 @@ suite('simpleenroll', () => {
     for (const [body, type, status, code] of cases) {
       const answer = await send(body, type)
       assert.deepEqual([answer.status, codeOf(answer)], [status, code], answer.body)
-      assert.match(answer.body, /^[^\n]+\(request [0-9a-f]{16}\)\n$/)
+      assert.match(answer.body, /^[^\n]+\(request [0-9a-f]{16}, denial [0-9a-f]{12}\)\n$/)
       assert.equal(answer.headers['content-type'], 'text/plain; charset=utf-8')
     }
     assert.equal((await send(csrDer.toString('base64'))).status, 200)

@@ -106,7 +106,7 @@ suite('fullcmc (RFC 7030 4.3)', () => {
     const token = await fleet.token('cam-3')
     const wrongName = await readRefusal(await withToken('cam-3', token, await firstRequest('cam-4', { bodyPartId: 7 })))
     assert.deepEqual([wrongName.status, wrongName.part, wrongName.failInfo], [403, 7, 7])
-    assert.match(wrongName.sentence, /^csr_subject_mismatch: .*CN=cam-3 \(request [0-9a-f]{16}\)$/)
+    assert.match(wrongName.sentence, /^csr_subject_mismatch: .*CN=cam-3 \(request [0-9a-f]{16}, denial [0-9a-f]{12}\)$/)
     const { body } = await fleet.admin('GET', '/audit?limit=1')
     assert.equal(body.items[0].reason, 'csr_subject_mismatch')
     const wrongToken = await withToken('cam-3', 'x', await firstRequest('cam-3'))

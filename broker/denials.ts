@@ -1,0 +1,265 @@
+import { explainDenial } from '../contract/denial-explain.ts'
+import {
+  byLastAt,
+  type Denial,
+  type DenialAsked,
+  type DenialQuery,
+  type DenialStage,
+  denialView,
+} from '../contract/denials.ts'
+import type { PolicyDocument } from '../contract/policy-document.ts'
+import type { PrincipalFacts } from '../contract/principal-facts.ts'
+import type { ProblemCode } from '../contract/problems.ts'
+import type { CertificateFacts } from '../pki/certificate.ts'
+import { formatName } from '../pki/names.ts'
+import { factsOfCertificate } from '../pki/principal-facts.ts'
+import { DenialRing, type Entry } from '../runtime/denial-ring.ts'
+import type { Log } from '../runtime/log.ts'
+import type { Verdict } from './admission.ts'
+import type { Connection } from './sessions.ts'
+import type { Area, Operation, PolicyState } from './store.ts'
+
+/** Who was refused, as far as it is known. */
+export type Refused = {
+  readonly remoteAddress?: string | undefined
+  readonly listener?: string | undefined
+  readonly deviceId?: string | undefined
+  readonly clientId?: string | undefined
+  readonly certificate?: CertificateFacts | undefined
+  readonly verdict?: Verdict | undefined
+  /** Without them, what the certificate says. */
+  readonly facts?: PrincipalFacts | undefined
+}
+export type Asked = {
+  readonly action: DenialAsked['action']
+  readonly topic: string
+  readonly qos?: number
+  readonly retain?: boolean
+  readonly payload?: { readonly length: number }
+}
+export type Refusal = {
+  readonly stage: DenialStage
+  readonly cause: ProblemCode
+  readonly message: string
+  readonly asked?: Asked | undefined
+  readonly needed?: number | undefined
+}
+
+/** As denials know it. */
+export const refusedOf = (connection: Connection): Refused & { remoteAddress: string } => ({
+  remoteAddress: connection.remoteAddress,
+  listener: connection.rules.name,
+  deviceId: connection.deviceId ?? connection.verdict?.deviceId,
+  clientId: connection.clientId,
+  certificate: connection.certificate,
+  verdict: connection.verdict,
+  facts: connection.principal?.facts,
+})
+
+/** The policy of that moment is let go as soon as what it said is written down. */
+type Kept = { view: Denial; document: PolicyDocument | undefined; isStored: boolean }
+
+type DenialsOptions = {
+  area: Area
+  brokerId: string
+  policy: () => PolicyState
+  newId: () => string
+  clock: () => Date
+  log: Log
+}
+
+const maxOfDevices = 10_000
+const maxPerDevice = 32
+const maxOfStrangers = 1_000
+const maxPerAddress = 8
+const flushMs = 1_000
+/** Each takes a look through the policy; what is not told by then waits for the next second, or for who asks. */
+const explainedPerFlush = 50
+const maxListed = 200
+const maxText = 500
+const maxValues = 16
+const maxNames = 64
+const pageSize = 500
+
+/**
+ * What this broker has refused lately. To note a refusal costs a look into a table: it is explained, and written, at most once a
+ * second, and outside of whatever is being served. Devices and strangers have rooms of their own.
+ */
+export class Denials implements AsyncDisposable {
+  readonly #options: DenialsOptions
+  readonly #devices: DenialRing<Kept>
+  readonly #strangers: DenialRing<Kept>
+  readonly #unwritten = new Set<Entry<Kept>>()
+  readonly #gone = new Set<string>()
+  readonly #timer: NodeJS.Timeout
+  #flushing: Promise<void> | undefined
+
+  private constructor(options: DenialsOptions) {
+    this.#options = options
+    const { newId } = options
+    this.#devices = new DenialRing({ max: maxOfDevices, maxPerOwner: maxPerDevice, newId })
+    this.#strangers = new DenialRing({ max: maxOfStrangers, maxPerOwner: maxPerAddress, newId })
+    this.#timer = setInterval(() => void this.flush(), flushMs)
+    this.#timer.unref()
+  }
+
+  static async open(options: DenialsOptions): Promise<Denials> {
+    const denials = new Denials(options)
+    await denials.#restore()
+    return denials
+  }
+
+  /** @returns the id to tell, at once; that of an earlier one of the same kind where there is one */
+  note(refused: Refused, refusal: Refusal): string {
+    const { stage, cause, asked } = refusal
+    const { deviceId, remoteAddress, clientId } = refused
+    const owner = deviceId ?? remoteAddress ?? 'unknown'
+    const kind = `${stage} ${cause}`
+    const key = `${kind} ${owner} ${clientId ?? ''} ${asked?.topic ?? refused.listener ?? ''}`
+    const now = this.#options.clock().getTime()
+    const ring = deviceId === undefined ? this.#strangers : this.#devices
+    const { entry, isRepeat, dropped } = ring.note({ key, kind, owner, now }, (id, isRest) =>
+      this.#describe(id, isRest, refused, refusal),
+    )
+    if (isRepeat) entry.value.view.count++
+    for (const gone of dropped) {
+      this.#unwritten.delete(gone)
+      if (gone.value.isStored) this.#gone.add(gone.id)
+    }
+    this.#unwritten.add(entry)
+    return entry.id
+  }
+
+  find(id: string): Denial | undefined {
+    const entry = this.#devices.find(id) ?? this.#strangers.find(id)
+    return entry && shown(entry)
+  }
+
+  /** The last ones, newest first. */
+  list({ id, deviceId, limit }: DenialQuery): Denial[] {
+    if (id !== undefined) return [this.find(id)].filter((denial) => denial !== undefined)
+    const entries = deviceId === undefined ? [...this.#devices, ...this.#strangers] : this.#devices.ofOwner(deviceId)
+    return entries
+      .toSorted((a, b) => b.lastAt - a.lastAt)
+      .slice(0, Math.min(limit, maxListed))
+      .map(shown)
+      .toSorted(byLastAt)
+  }
+
+  /** Writes what has changed, as far as a second's work goes. */
+  async flush(): Promise<void> {
+    await this.#flushing
+    this.#flushing = this.#write()
+    await this.#flushing
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer)
+    await this.flush()
+  }
+
+  async #write(): Promise<void> {
+    const operations: Operation[] = [...this.#gone].map((key) => ({ type: 'del', key }))
+    this.#gone.clear()
+    let explained = 0
+    for (const entry of [...this.#unwritten]) {
+      if (entry.value.document !== undefined && ++explained > explainedPerFlush) continue
+      this.#unwritten.delete(entry)
+      entry.value.isStored = true
+      const value = Buffer.from(JSON.stringify({ key: entry.key, owner: entry.owner, view: shown(entry) }))
+      operations.push({ type: 'put', key: entry.id, value })
+    }
+    if (operations.length === 0) return
+    // A record of what was refused is worth no sync: nothing rests on it.
+    await this.#options.area.write(operations, { sync: false }).catch((err) => {
+      this.#options.log.error({ event: 'broker.failed', err }, 'denials were not kept')
+    })
+  }
+
+  async #restore(): Promise<void> {
+    const { area } = this.#options
+    const found: Entry<Kept>[] = []
+    for (let after = ''; ; ) {
+      const page = await area.page('', after, pageSize)
+      for (const [id, text] of page) {
+        const { key, owner, view } = JSON.parse(String(text))
+        const parsed = denialView.safeParse(view)
+        if (!parsed.success)
+          this.#gone.add(id) // of another version
+        else {
+          const value = { view: parsed.data, document: undefined, isStored: true }
+          found.push({ id, key, owner, lastAt: Date.parse(parsed.data.lastAt), value })
+        }
+      }
+      if (page.length < pageSize) break
+      after = page.at(-1)![0]
+    }
+    for (const entry of found.toSorted((a, b) => a.lastAt - b.lastAt)) {
+      const ring = entry.value.view.deviceId === undefined ? this.#strangers : this.#devices
+      for (const { id } of ring.restore(entry)) this.#gone.add(id)
+    }
+  }
+
+  #describe(id: string, isRest: boolean, refused: Refused, { stage, cause, message, asked, needed }: Refusal): Kept {
+    const { brokerId, policy, clock } = this.#options
+    const { remoteAddress, listener, deviceId, clientId, certificate, verdict } = refused
+    const at = clock().toISOString()
+    const { version, document } = policy()
+    const view: Denial = {
+      id,
+      stage,
+      cause,
+      message: message.slice(0, maxText),
+      count: 1,
+      firstAt: at,
+      lastAt: at,
+      ...(isRest ? { isMixed: true } : {}),
+      by: brokerId,
+      ...(remoteAddress === undefined ? {} : { remoteAddress }),
+      ...(listener === undefined ? {} : { listener }),
+      ...(verdict === undefined ? {} : { state: verdict.state, action: verdict.action }),
+      ...(deviceId === undefined ? {} : { deviceId }),
+      ...(clientId === undefined ? {} : { clientId: clientId.slice(0, maxText) }),
+      ...(asked === undefined ? {} : { asked: written(asked) }),
+      ...(needed === undefined ? {} : { needed }),
+      ...(certificate === undefined ? {} : { certificate: factsShown(certificate) }),
+      variables: bounded(refused.facts ?? (certificate === undefined ? {} : factsOfCertificate(certificate))),
+      policyVersion: version,
+    }
+    return { view, document, isStored: false }
+  }
+}
+
+function shown({ lastAt, value }: Entry<Kept>): Denial {
+  if (value.document !== undefined) {
+    Object.assign(value.view, explainDenial(value.view, value.document))
+    value.document = undefined
+  }
+  value.view.lastAt = new Date(lastAt).toISOString()
+  return value.view
+}
+
+const written = ({ action, topic, qos = 0, retain = false, payload }: Asked): DenialAsked => ({
+  action,
+  topic: topic.slice(0, 1_024),
+  qos,
+  retain,
+  bytes: payload?.length ?? 0,
+})
+
+const factsShown = ({ subject, issuer, serial, fingerprint, notBefore, notAfter }: CertificateFacts) => ({
+  subject: formatName(subject).slice(0, maxText),
+  issuer: formatName(issuer).slice(0, maxText),
+  serial,
+  fingerprint,
+  notBefore: notBefore.toISOString(),
+  notAfter: notAfter.toISOString(),
+})
+
+/** A certificate can hold a hundred values under one name. */
+const bounded = (facts: PrincipalFacts): Record<string, string[]> =>
+  Object.fromEntries(
+    Object.entries(facts)
+      .slice(0, maxNames)
+      .map(([name, values]) => [name, (values ?? []).slice(0, maxValues).map((value) => value.slice(0, maxText))]),
+  )

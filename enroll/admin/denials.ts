@@ -1,0 +1,29 @@
+import { type DenialPage, listDenials as listQuery } from '../../contract/admin-api.ts'
+import { byLastAt, type Denial, isDenialId } from '../../contract/denials.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { route } from './route.ts'
+
+export const denialRoutes = [
+  route({
+    method: 'GET',
+    path: '/v1/denials',
+    query: listQuery,
+    handle: async ({ query }, { feed, denials }): Promise<DenialPage> => {
+      const { items, unheard } = await feed.denials(query)
+      return { items: [...items, ...denials.list(query)].toSorted(byLastAt).slice(0, query.limit), unheard }
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/denials/:id',
+    handle: async ({ params: { id = '' } }, { feed, denials }): Promise<Denial> => {
+      if (!isDenialId(id)) throw new FleetError('request_malformed', 'a denial id is 12 lower-case hex digits')
+      const own = denials.find(id)
+      if (own !== undefined) return own
+      const { items, unheard } = await feed.denials({ id, limit: 1 })
+      if (items[0] !== undefined) return items[0]
+      const away = unheard.length === 0 ? '' : `; ${unheard.join(', ')} cannot be asked now`
+      throw new FleetError('denial_unknown', `no denial ${id} is kept${away}`)
+    },
+  }),
+]

@@ -1,0 +1,100 @@
+/** Something that was refused, as it is first noted. `owner` is the device, or the address of who has no name. */
+export type Noted = { key: string; kind: string; owner: string; now: number }
+export type Entry<T> = { readonly id: string; readonly key: string; readonly owner: string; lastAt: number; value: T }
+
+type RingOptions = { max: number; maxPerOwner: number; newId: () => string }
+
+/** One that was seen this lately keeps its place: its id has just been told to somebody. */
+const freshMs = 60_000
+
+/**
+ * The last refusals, each by an id. What is like one that is kept is counted there. An owner has its own places, so that it can
+ * push out nobody else's; one that fills them faster than anybody could look has the rest counted together, by kind.
+ */
+export class DenialRing<T> {
+  readonly #options: RingOptions
+  readonly #byId = new Map<string, Entry<T>>()
+  readonly #byKey = new Map<string, Entry<T>>()
+  readonly #byOwner = new Map<string, Set<Entry<T>>>()
+
+  constructor(options: RingOptions) {
+    this.#options = options
+  }
+
+  get size(): number {
+    return this.#byId.size
+  }
+
+  /**
+   * @param create makes the value where nothing like it is kept; `isRest` for one that stands for all the rest of its kind
+   * @returns the entry, whether it was there before, and what had to go for it
+   */
+  note(
+    { key, kind, owner, now }: Noted,
+    create: (id: string, isRest: boolean) => T,
+  ): { entry: Entry<T>; isRepeat: boolean; dropped: Entry<T>[] } {
+    const known = this.#byKey.get(key) ?? this.#restOf(kind, owner, now)
+    if (known !== undefined) {
+      known.lastAt = now
+      // Behind the others: the oldest goes first.
+      this.#byId.delete(known.id)
+      this.#byId.set(known.id, known)
+      const own = this.#byOwner.get(owner)!
+      own.delete(known)
+      own.add(known)
+      return { entry: known, isRepeat: true, dropped: [] }
+    }
+    const isRest = this.#isCrowded(owner, now)
+    const id = this.#options.newId()
+    const entry = { id, key: isRest ? restKey(kind, owner) : key, owner, lastAt: now, value: create(id, isRest) }
+    return { entry, isRepeat: false, dropped: this.restore(entry) }
+  }
+
+  /** Puts back what an earlier process had kept; the oldest first. @returns what had to go for it */
+  restore(entry: Entry<T>): Entry<T>[] {
+    const { max, maxPerOwner } = this.#options
+    this.#byId.set(entry.id, entry)
+    this.#byKey.set(entry.key, entry)
+    const own = this.#byOwner.get(entry.owner) ?? new Set()
+    this.#byOwner.set(entry.owner, own.add(entry))
+    const dropped: Entry<T>[] = []
+    if (own.size > maxPerOwner && !entry.key.startsWith(restMark)) dropped.push(this.#drop(own.values().next().value!))
+    if (this.#byId.size > max) dropped.push(this.#drop(this.#byId.values().next().value!))
+    return dropped
+  }
+
+  find(id: string): Entry<T> | undefined {
+    return this.#byId.get(id)
+  }
+
+  /** The oldest first. */
+  ofOwner(owner: string): Entry<T>[] {
+    return [...(this.#byOwner.get(owner) ?? [])]
+  }
+
+  [Symbol.iterator](): Iterator<Entry<T>> {
+    return this.#byId.values()
+  }
+
+  #isCrowded(owner: string, now: number): boolean {
+    const own = this.#byOwner.get(owner)
+    if (own === undefined || own.size < this.#options.maxPerOwner) return false
+    return now - own.values().next().value!.lastAt < freshMs
+  }
+
+  #restOf(kind: string, owner: string, now: number): Entry<T> | undefined {
+    return this.#isCrowded(owner, now) ? this.#byKey.get(restKey(kind, owner)) : undefined
+  }
+
+  #drop(entry: Entry<T>): Entry<T> {
+    this.#byId.delete(entry.id)
+    this.#byKey.delete(entry.key)
+    const own = this.#byOwner.get(entry.owner)
+    own?.delete(entry)
+    if (own?.size === 0) this.#byOwner.delete(entry.owner)
+    return entry
+  }
+}
+
+const restMark = '* '
+const restKey = (kind: string, owner: string): string => `${restMark}${kind} ${owner}`

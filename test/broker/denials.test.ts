@@ -1,0 +1,181 @@
+/** Every place where a broker refuses: an id is told to the client and to the log, and asked for by it all is there. */
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import type { IClientOptions } from 'mqtt'
+import type { Denial } from '../../contract/denials.ts'
+import { BrokerHarness, closeOf, connectPacket, parsePolicy, readToEnd, type TestDevice } from '../harness/broker.ts'
+
+let harness: BrokerHarness
+const skewMs = 0
+before(async () => {
+  harness = await BrokerHarness.start({
+    clock: () => new Date(Date.now() + skewMs),
+    policy: parsePolicy(`policies:
+      - name: own
+        match: { profile: sensor }
+        allow: { publish: ["devices/\${device.id}/#"], subscribe: ["devices/\${device.id}/#", "hall/#"] }
+      - { name: quiet, deny: { publish: ["devices/+/firmware"], subscribe: ["hall/secret"] } }
+      - { name: teller, match: { profile: service }, allow: { publish: ["#"] } }
+      - { name: night, match: { group: night }, connect: { networks: [10.0.0.0/8] } }`),
+  })
+})
+after(() => harness[Symbol.asyncDispose]())
+
+async function denialOf(id: string): Promise<Denial> {
+  const [denial] = await harness.feed.askDenials({ id, limit: 1 })
+  assert.ok(denial, `denial ${id} is kept`)
+  return denial
+}
+const idIn = (text: string | undefined): string => /denial ([0-9a-f]{12})/.exec(text ?? '')?.[1] ?? ''
+const five = { protocolVersion: 5 } as const
+
+async function told(device: TestDevice, options: IClientOptions = {}): Promise<string> {
+  const client = harness.dial(device, { clientId: device.id, ...five, ...options })
+  return new Promise((resolve) => {
+    client.once('packetreceive', (packet) =>
+      resolve(packet.cmd === 'connack' ? (packet.properties?.reasonString ?? '') : ''),
+    )
+  })
+}
+
+test('a stranger: the log line has the id, and the record what was seen of it', async () => {
+  const socket = await harness.socket(undefined)
+  socket.write(connectPacket('x'))
+  await readToEnd(socket)
+  const line = await harness.testLog.until('connection.refused', { reason: 'certificate_missing' })
+  const { stage, cause, state, action, remoteAddress, deviceId, fix } = await denialOf(String(line.denial))
+  assert.deepEqual([stage, cause, state, action, deviceId], ['tls', 'certificate_missing', 'none', 'reject', undefined])
+  assert.match(remoteAddress!, /127\.0\.0\.1$/)
+  assert.deepEqual(fix?.command?.slice(0, 2), ['token', 'create'])
+})
+
+test('a CONNECT: the CONNACK, the log line and the record have one id', async () => {
+  const device = await harness.device('named-1')
+  const id = idIn(await told(device, { clientId: 'other' }))
+  const line = await harness.testLog.until('connection.refused', { reason: 'client_id_mismatch' })
+  const denial = await denialOf(id)
+  assert.equal(line.denial, id)
+  assert.deepEqual([denial.stage, denial.deviceId, denial.clientId], ['connect', 'named-1', 'other'])
+  assert.deepEqual([denial.certificate?.serial, denial.variables['subject.CN']], [device.serial, ['named-1']])
+})
+
+test('a condition and a will: the record has the variables of who would have been let in', async () => {
+  const night = await harness.device('night-1', { groups: ['night'] })
+  const conditional = await denialOf(idIn(await told(night)))
+  assert.deepEqual([conditional.stage, conditional.cause], ['connect', 'connect_condition'])
+  assert.deepEqual(conditional.variables['device.group'], ['night'])
+  const device = await harness.device('will-1')
+  const will = { topic: 'elsewhere/x', payload: Buffer.from('x'), qos: 1 as const, retain: false }
+  const denied = await denialOf(idIn(await told(device, { will })))
+  assert.deepEqual([denied.stage, denied.cause, denied.asked?.topic], ['will', 'will_denied', 'elsewhere/x'])
+})
+
+test('PUBLISH: PUBACK and PUBREC name it, the same again is counted, and the statements that were tried are told', async () => {
+  const client = await harness.connect(await harness.device('pub-1'), five)
+  const acks: string[] = []
+  client.on('packetreceive', (packet) => {
+    if (packet.cmd === 'puback' || packet.cmd === 'pubrec') acks.push(idIn(packet.properties?.reasonString))
+  })
+  for (const qos of [1, 2, 1] as const)
+    await client.publishAsync('devices/pub-1/firmware', 'x', { qos }).catch(() => {})
+  assert.equal(new Set(acks).size, 1)
+  const denial = await denialOf(acks[0]!)
+  assert.deepEqual([denial.count, denial.stage, denial.cause], [3, 'publish', 'publish_denied'])
+  assert.deepEqual(denial.asked, {
+    action: 'publish',
+    topic: 'devices/pub-1/firmware',
+    qos: 1,
+    retain: false,
+    bytes: 1,
+  })
+  assert.deepEqual(denial.statements, [
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: a variable of the policy language
+    { statement: 'own', because: 'allows devices/${device.id}/#' },
+    { statement: 'quiet', because: 'denies devices/+/firmware' },
+    { statement: 'teller', because: 'is for profile service' },
+  ])
+  const line = await harness.testLog.until('publish.denied', { clientId: 'pub-1' })
+  assert.equal(line.denial, acks[0])
+})
+
+test('a PUBLISH on the fast path is refused with an id too, once a policy has changed under it', async () => {
+  const client = await harness.connect(await harness.device('fast-1'), five)
+  await client.subscribeAsync('devices/fast-1/#')
+  const policy = harness.settings.policy!
+  const publish = (): Promise<string> =>
+    new Promise((resolve) => {
+      client.once('packetreceive', (packet) =>
+        resolve(idIn((packet as { properties?: { reasonString?: string } }).properties?.reasonString)),
+      )
+      client.publish('devices/fast-1/state', 'x', { qos: 1 }, () => {})
+    })
+  await client.publishAsync('devices/fast-1/state', 'x', { qos: 1 })
+  await client.publishAsync('devices/fast-1/state', 'x', { qos: 1 })
+  const deny = { name: 'stop', match: {}, allow: {}, deny: { publish: ['devices/fast-1/state'] } }
+  harness.setPolicy({ policies: [...policy.policies, deny] })
+  await harness.feed.untilApplied()
+  const denial = await denialOf(await publish())
+  harness.setPolicy(policy)
+  await harness.feed.untilApplied()
+  assert.deepEqual([denial.cause, denial.statements?.at(-1)?.statement], ['publish_denied', 'teller'])
+})
+
+test('SUBSCRIBE: SUBACK names it, with the nearest statement', async () => {
+  const client = await harness.connect(await harness.device('sub-1'), five)
+  const suback = new Promise<string>((resolve) => {
+    client.on('packetreceive', (packet) => packet.cmd === 'suback' && resolve(idIn(packet.properties?.reasonString)))
+  })
+  await client.subscribeAsync('devices/sub-2/x').catch(() => {})
+  const denial = await denialOf(await suback)
+  assert.deepEqual([denial.stage, denial.nearest?.statement], ['subscribe', 'own'])
+})
+
+test('a delivery that the policy no longer allows is noted, and counted', async () => {
+  const device = await harness.device('hears-1')
+  const client = await harness.connect(device)
+  await client.subscribeAsync('hall/#')
+  const teller = await harness.connect(await harness.device('teller-1', { profile: 'service' }))
+  for (let i = 0; i < 3; i++) await teller.publishAsync('hall/secret', 'x', { qos: 1 })
+  const [denial] = await harness.feed.askDenials({ deviceId: device.id, limit: 5 })
+  assert.deepEqual([denial?.stage, denial?.cause, denial?.asked?.topic], ['delivery', 'delivery_denied', 'hall/secret'])
+})
+
+test('a session that a revocation ends is noted', async () => {
+  const device = await harness.device('gone-1')
+  const client = await harness.connect(device)
+  const closed = closeOf(client)
+  await harness.revokeDevice(device)
+  await closed
+  const { denial } = await harness.testLog.until('session.kicked', { deviceId: 'gone-1' })
+  const { stage, cause } = await denialOf(String(denial))
+  assert.deepEqual([stage, cause], ['session', 'device_revoked'])
+})
+
+test('one device that is refused on thousands of topics keeps what others were refused', async () => {
+  const [before] = await harness.feed.askDenials({ deviceId: 'sub-1', limit: 1 })
+  const client = await harness.connect(await harness.device('loud-1'))
+  for (let i = 0; i < 2_000; i++) client.publish(`elsewhere/${i}`, 'x')
+  await client.publishAsync('devices/loud-1/end', 'x', { qos: 1 })
+  const own = await harness.feed.askDenials({ deviceId: 'loud-1', limit: 200 })
+  assert.equal(own.length, 33)
+  assert.equal(
+    own.reduce((sum, { count }) => sum + count, 0),
+    2_000,
+  )
+  assert.equal(own.find(({ isMixed }) => isMixed)?.count, 2_000 - 32)
+  assert.deepEqual((await harness.feed.askDenials({ id: before!.id, limit: 1 }))[0]?.id, before!.id)
+  const lines = harness.testLog.lines.filter(
+    ({ event, clientId }) => event === 'publish.denied' && clientId === 'loud-1',
+  )
+  assert.ok(lines.length <= 20, `${lines.length} lines`)
+})
+
+test('what was refused is still there after a restart', async () => {
+  const before = await harness.feed.askDenials({ limit: 200 })
+  await harness.stopBroker()
+  await harness.startBroker()
+  const after = await harness.feed.askDenials({ limit: 200 })
+  const plain = (list: Denial[]) => list.map(({ id, count, cause }) => `${id} ${count} ${cause}`).toSorted()
+  assert.deepEqual(plain(after), plain(before))
+  assert.ok(after.every(({ policyVersion }) => policyVersion !== undefined))
+})

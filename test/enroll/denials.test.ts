@@ -1,0 +1,98 @@
+/** The way of a denial: from where it was made to the admin API, and what enroll believes of a broker. */
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import type { Denial } from '../../contract/denials.ts'
+import { startCursor } from '../../contract/feed.ts'
+import { createKeyAndCsr } from '../../pki/x509.ts'
+import { EnrollHarness } from '../harness/fleet.ts'
+import { type Follower, followFeed } from '../harness/follower.ts'
+
+let fleet: EnrollHarness
+before(async () => {
+  fleet = await EnrollHarness.start()
+})
+after(() => fleet[Symbol.asyncDispose]())
+
+const idIn = (body: string): string => /denial ([0-9a-f]{12})/.exec(body)![1]!
+
+async function refusedId(deviceId: string): Promise<string> {
+  const { csrDer } = await createKeyAndCsr({ commonName: deviceId })
+  return idIn((await fleet.enroll(deviceId, 'fgt_wrong', csrDer)).body)
+}
+
+async function broker(answers: boolean): Promise<Follower> {
+  const follower = await followFeed(fleet, undefined)
+  follower.send({ kind: 'hello', protocol: 1, broker: 'broker-1', cursor: startCursor, answers })
+  await follower.see(({ kind }) => kind === 'live')
+  return follower
+}
+
+const denial = (id: string, more: Partial<Denial> = {}): Denial => ({
+  id,
+  stage: 'publish',
+  cause: 'publish_denied',
+  message: 'no',
+  count: 1,
+  firstAt: '2026-01-01T00:00:00.000Z',
+  lastAt: '2026-01-01T00:00:00.000Z',
+  by: 'somebody else',
+  variables: {},
+  ...more,
+})
+
+/** Answers the next question with `denials`. */
+async function answering(follower: Follower, denials: unknown[], at = 1): Promise<void> {
+  await follower.see((message) => message.kind === 'ask' && message.id === at)
+  follower.send({ kind: 'answer', id: at, denials: denials as Denial[] })
+}
+
+test('an enrollment that is refused names a denial, which has cause and fix, also after a restart', async () => {
+  await fleet.token('cam-1')
+  const id = await refusedId('cam-1')
+  assert.equal(await refusedId('cam-1'), id)
+  const { status, body } = await fleet.admin('GET', `/denials/${id}`)
+  assert.deepEqual([status, body.stage, body.cause, body.by], [200, 'enrollment', 'token_invalid', 'enroll'])
+  assert.deepEqual(body.fix.command, ['token', 'create', '--device', 'cam-1'])
+  await fleet.close()
+  await fleet.open()
+  const kept = await fleet.admin('GET', `/denials/${id}`)
+  assert.deepEqual([kept.status, kept.body.cause], [200, 'token_invalid'])
+  const { body: audit } = await fleet.admin('GET', '/audit?limit=50')
+  assert.ok(audit.items.some(({ details }: { details?: { denial?: string } }) => details?.denial === id))
+})
+
+test('what a broker answers is passed on under its own name, and what has another form is left out', async () => {
+  await using follower = await broker(true)
+  const asking = fleet.admin('GET', '/denials?deviceId=cam-9')
+  await answering(follower, [denial('00000000000a'), { ...denial('00000000000b'), stage: 'elsewhere' }, null, 7])
+  const { body } = await asking
+  assert.deepEqual([body.unheard, body.items.length], [[], 1])
+  assert.deepEqual([body.items[0].id, body.items[0].by], ['00000000000a', 'broker-1'])
+  const asked = follower.messages.find(({ kind }) => kind === 'ask')
+  assert.deepEqual(asked, { kind: 'ask', id: 1, denials: { deviceId: 'cam-9', limit: 50 } })
+  const one = fleet.admin('GET', '/denials/00000000000c')
+  await answering(follower, [denial('00000000000c')], 2)
+  assert.equal((await one).body.id, '00000000000c')
+})
+
+test('a broker that knows no question is not asked, and named; an id that nobody has is not found', async () => {
+  await using follower = await broker(false)
+  const { body } = await fleet.admin('GET', '/denials')
+  assert.deepEqual(body.unheard, ['broker-1'])
+  assert.equal(
+    follower.messages.some(({ kind }) => kind === 'ask'),
+    false,
+  )
+  const missing = await fleet.admin('GET', '/denials/ffffffffffff')
+  assert.deepEqual([missing.status, missing.body.code], [404, 'denial_unknown'])
+  assert.match(missing.body.detail, /broker-1 cannot be asked now/)
+  assert.equal((await fleet.admin('GET', '/denials/nonsense')).body.code, 'request_malformed')
+})
+
+test('a broker that goes away in the middle of a question is one that did not answer', async () => {
+  const follower = await broker(true)
+  const asking = fleet.admin('GET', '/denials')
+  await follower.see(({ kind }) => kind === 'ask')
+  await follower[Symbol.asyncDispose]()
+  assert.deepEqual((await asking).body.unheard, ['broker-1'])
+})
