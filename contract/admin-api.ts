@@ -158,7 +158,11 @@ export const approvalView = z.object({
   decidedAt: z.string().optional(),
   decidedBy: z.string().optional(),
   reason: z.string().optional(),
-  serial: z.string().optional(),
+  serial: z.string().optional().describe('Of the certificate that was made for it'),
+  currentSerial: z
+    .string()
+    .optional()
+    .describe('Of the certificate that the device of this name has; shown for one request alone'),
 })
 export const certificateView = z.object({
   serial: z.string(),

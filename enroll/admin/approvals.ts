@@ -1,5 +1,6 @@
 import { type ApprovalView, approveRequest, denyRequest, listApprovals as listQuery } from '../../contract/admin-api.ts'
 import { type ApprovalRecord, getApproval, listApprovals } from '../registry/approvals.ts'
+import { findDevice } from '../registry/devices.ts'
 import { route } from './route.ts'
 
 export const approvalRoutes = [
@@ -16,7 +17,11 @@ export const approvalRoutes = [
   route({
     method: 'GET',
     path: '/v1/approvals/:id',
-    handle: async ({ params }, { registry }) => show((await getApproval(registry, params.id ?? '')).doc),
+    handle: async ({ params }, { registry }) => {
+      const { doc } = await getApproval(registry, params.id ?? '')
+      const currentSerial = (await findDevice(registry, doc.deviceId))?.doc.currentSerial
+      return { ...show(doc), ...(currentSerial === undefined ? {} : { currentSerial }) }
+    },
   }),
   route({
     method: 'POST',

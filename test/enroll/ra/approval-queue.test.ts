@@ -66,6 +66,11 @@ suite('the approval queue', () => {
     )
     const shown = await fleet.admin('GET', `/approvals/${idOf(csr)}`)
     assert.deepEqual([shown.body.decision, shown.body.serial], ['issued', first.serial])
+    const another = await request('kiosk-1')
+    await ask(another)
+    const warned = await fleet.admin('GET', `/approvals/${idOf(another)}`)
+    assert.equal(warned.body.currentSerial, first.serial, 'the operator sees that the name is in use')
+    clear()
   })
 
   test('approving one key does not approve another of the same name, nor the same request under another label', async () => {
