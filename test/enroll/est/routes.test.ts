@@ -112,10 +112,12 @@ test('a wrong token costs the look-ups that an unknown device costs, and is look
     commit: async () => undefined,
   }
   const log = { warn: () => undefined }
+  const denials = { note: () => 'd1', writes: () => [] }
   const clock = movableClock()
   const est = createEst({
     registry,
     log,
+    denials,
     profiles: new Profiles(config),
     clock: clock.now,
     attemptsPerMinute: 2,
