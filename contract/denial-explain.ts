@@ -132,7 +132,11 @@ const enrollment =
   (why: string) =>
   (denial: Denial): DenialFix =>
     command(`${why}: make a token and enroll the device with it`, 'token', 'create', '--device', claimed(denial))
-const again = 'enroll it again under its name'
+
+const readmission = (denial: Denial): DenialFix => {
+  const why = 'the device was revoked, and its tokens and certificates with it'
+  return command(`${why}; take that back, then make a token and enroll it again`, 'device', 'readmit', claimed(denial))
+}
 
 /** What it takes where the policy has no say. */
 const fixes: Partial<Record<ProblemCode, (denial: Denial) => DenialFix>> = {
@@ -144,21 +148,8 @@ const fixes: Partial<Record<ProblemCode, (denial: Denial) => DenialFix>> = {
   certificate_wrong_usage: enrollment('the certificate is not one for devices'),
   certificate_unregistered: enrollment('the registry does not know the certificate'),
   certificate_pin_mismatch: enrollment('the registry knows another certificate of the device'),
-  certificate_revoked: ({ deviceId = 'DEVICE', message }) =>
-    message.startsWith('the certificate')
-      ? command(
-          `somebody took it out of service; to let it in again, ${again}`,
-          'token',
-          'create',
-          '--device',
-          deviceId,
-        )
-      : command(
-          'the device was revoked; take that back, then make a token and enroll it again',
-          'device',
-          'readmit',
-          deviceId,
-        ),
+  certificate_revoked: (denial) =>
+    denial.stage === 'enrollment' ? readmission(denial) : enrollment('the certificate was revoked')(denial),
   certificate_held: () => wait('the CA that issued the certificate has put it on hold, and it alone can end that'),
   certificate_not_yet_valid: ({ certificate }) =>
     wait(`the certificate begins at ${certificate?.notBefore}; look at the clocks if that has been`),
@@ -195,16 +186,10 @@ const fixes: Partial<Record<ProblemCode, (denial: Denial) => DenialFix>> = {
   token_invalid: enrollment('the token is not one of this device'),
   token_expired: enrollment('the token has run out'),
   token_spent: enrollment('the token was used for another key'),
-  token_void: enrollment('the token was voided'),
+  token_void: (denial) => readmission(denial),
   unauthenticated: enrollment('nothing was shown that could be believed'),
   device_unknown: enrollment('the device is not in the registry'),
-  device_revoked: ({ deviceId = 'DEVICE' }) =>
-    command(
-      'the device was revoked; take that back, then make a token and enroll it again',
-      'device',
-      'readmit',
-      deviceId,
-    ),
+  device_revoked: (denial) => readmission(denial),
   approval_denied: () => command('an operator has said no; see who and why', 'enroll', 'approvals', 'ls', '--all'),
   approval_spent: enrollment('what was approved was used'),
   approval_queue_full: () => command('decide about what waits', 'enroll', 'approvals', 'ls'),

@@ -142,7 +142,12 @@ function nextEdits(
   if (reason === 'payload_too_large' && 'bytes' in question)
     return fixLimit(document, facts, 'payloadBytes', question.bytes)
   const found = document.policies.find(({ name }) => name === statement)
-  if (found === undefined) return newAllowance(document, facts, question)
+  if (found === undefined) {
+    // Of a delivery only the answer is known, not who gave it.
+    const denies = question.action === 'receive' ? applying(document, facts) : []
+    const open = denies.flatMap((one) => withoutDeny(one, facts, question))
+    return open.length > 0 ? open : newAllowance(document, facts, question)
+  }
   if (reason === undefined) return withoutDeny(found, facts, question)
   const { qos = 0, retain = false } = question as { qos?: number; retain?: boolean }
   return [

@@ -102,9 +102,9 @@ export function createEst(context: EstContext): {
   function note(error: unknown, request: EdgeRequestHead): string | undefined {
     if (!isFleetError(error) || problems[error.code].status >= 500) return undefined
     const { code: cause, message } = error
-    const { deviceId } = error.context as { deviceId?: string }
+    const { deviceId, ...found } = error.context as { deviceId?: string; claimedId?: string }
     const { path, remoteAddress } = request
-    const claimedId = findBasicCredentials(request)?.username
+    const claimedId = found.claimedId ?? findBasicCredentials(request)?.username
     return context.denials.note({ cause, message, path, remoteAddress, deviceId, claimedId, now: context.clock() })
   }
 

@@ -57,7 +57,7 @@ export async function readCertificateEvidence(
     throw new FleetError(
       'certificate_revoked',
       `the certificate was revoked for ${record.doc.revocationReason ?? 'an unknown reason'}`,
-      { context },
+      { context: { ...context, claimedId: record.doc.deviceId } },
     )
   }
   return { kind: 'certificate', certificate, record }

@@ -4,11 +4,13 @@ import { after, before, test } from 'node:test'
 import type { IClientOptions } from 'mqtt'
 import type { Denial } from '../../contract/denials.ts'
 import { BrokerHarness, closeOf, connectPacket, parsePolicy, readToEnd, type TestDevice } from '../harness/broker.ts'
+import { TestPki } from '../harness/certificates.ts'
 
 let harness: BrokerHarness
-const skewMs = 0
+let skewMs = 0
 before(async () => {
   harness = await BrokerHarness.start({
+    broker: { maxConnectionsPerDevice: 4 },
     clock: () => new Date(Date.now() + skewMs),
     policy: parsePolicy(`policies:
       - name: own
@@ -178,4 +180,87 @@ test('what was refused is still there after a restart', async () => {
   const plain = (list: Denial[]) => list.map(({ id, count, cause }) => `${id} ${count} ${cause}`).toSorted()
   assert.deepEqual(plain(after), plain(before))
   assert.ok(after.every(({ policyVersion }) => policyVersion !== undefined))
+})
+
+const day = 86_400_000
+type Credential = Parameters<BrokerHarness['socket']>[0]
+type Row = {
+  cause: string
+  fix: RegExp
+
+  make(id: string): Promise<Credential>
+}
+/** Certificates that are refused: the fix is a certificate of our own. Those of ours hear of it in their CONNACK. */
+const certificates: Row[] = [
+  { cause: 'certificate_missing', fix: /^token create --device/, make: async () => undefined },
+  { cause: 'certificate_self_signed', fix: /^token create --device/, make: (id) => TestPki.selfSigned(id) },
+  {
+    cause: 'certificate_untrusted',
+    fix: /^token create --device/,
+    make: async (id) => (await TestPki.create('Foreign')).device(id),
+  },
+  {
+    cause: 'certificate_expired',
+    fix: /^token create --device/,
+    make: (id) =>
+      harness.device(id, { notBefore: new Date(Date.now() - 3 * day), notAfter: new Date(Date.now() - day) }),
+  },
+  {
+    cause: 'certificate_not_yet_valid',
+    fix: /begins at/,
+    make: (id) => {
+      skewMs -= day // our clock is wrong
+      return harness.device(id, { notBefore: new Date(Date.now() - 60_000) })
+    },
+  },
+  { cause: 'certificate_wrong_usage', fix: /^token create --device/, make: (id) => harness.device(id, { usage: [] }) },
+  { cause: 'certificate_unregistered', fix: /^token create --device/, make: (id) => harness.strangeDevice(id) },
+  {
+    cause: 'certificate_revoked',
+    fix: /^token create --device/,
+    make: async (id) => {
+      const device = await harness.device(id)
+      await harness.revokeCertificate(device)
+      return device
+    },
+  },
+]
+for (const { cause, fix, make } of certificates) {
+  test(`${cause}: with the fix applied it gets in`, async () => {
+    skewMs += 120_000 // so that the log tells it
+    const id = `fix-${cause.replaceAll('_', '-')}`
+    const credential = await make(id)
+    const socket = await harness.socket(credential)
+    socket.write(connectPacket(id))
+    await readToEnd(socket)
+    const line = await harness.testLog.until('connection.refused', {
+      reason: cause,
+      ...(credential && { serial: credential.serial }),
+    })
+    const denial = await denialOf(String(line.denial))
+    assert.equal(denial.cause, cause)
+    assert.match(denial.fix?.command?.join(' ') ?? denial.fix?.text ?? '', fix)
+    if (denial.fix?.kind === 'wait') {
+      skewMs += day
+      assert.equal(await harness.refusal({ id, ...credential! }), 0)
+    } else assert.equal(await harness.refusal(await harness.device(id)), 0)
+  })
+}
+
+test('client_id_mismatch and too_many_connections: with the fix applied they get in', async () => {
+  const device = await harness.device('fix-named')
+  const mismatch = await denialOf(idIn(await told(device, { clientId: 'x' })))
+  assert.match(mismatch.fix!.text, /client id fix-named,/)
+  assert.equal(await harness.refusal(device), 0)
+  for (const suffix of ['a', 'b', 'c', 'd']) await harness.refusal(device, { clientId: `fix-named:${suffix}` })
+  const many = await denialOf(idIn(await told(device, { clientId: 'fix-named:z' })))
+  assert.equal(many.cause, 'too_many_connections')
+  const { path, value } = many.fix!.setting!
+  assert.equal(path, 'broker.maxConnectionsPerDevice')
+  await harness.stopBroker()
+  harness.settings.broker = { maxConnectionsPerDevice: value as number }
+  await harness.startBroker()
+  for (const suffix of ['a', 'b', 'c', 'd', 'e']) {
+    assert.equal(await harness.refusal(device, { clientId: `fix-named:${suffix}` }), 0)
+  }
 })

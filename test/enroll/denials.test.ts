@@ -96,3 +96,78 @@ test('a broker that goes away in the middle of a question is one that did not an
   await follower[Symbol.asyncDispose]()
   assert.deepEqual((await asking).body.unheard, ['broker-1'])
 })
+
+type Row = { name: string; cause: string; fix: RegExp; id: string; fail(id: string): Promise<string> }
+const enrollWith = async (id: string, token: string, commonName = id): Promise<string> => {
+  const { csrDer } = await createKeyAndCsr({ commonName })
+  return (await fleet.enroll(id, token, csrDer)).body
+}
+const rows: Row[] = [
+  {
+    name: 'no such token',
+    id: 'f-1',
+    cause: 'token_invalid',
+    fix: /^token create --device f-1$/,
+    fail: (id) => enrollWith(id, 'fgt_x'),
+  },
+  {
+    name: 'no credential',
+    id: 'f-2',
+    cause: 'unauthenticated',
+    fix: /^token create --device/,
+    fail: async () =>
+      (await fleet.est('simpleenroll', { method: 'POST', headers: { 'Content-Type': 'application/pkcs10' } })).body,
+  },
+  {
+    name: 'a token that was used for another key',
+    id: 'f-3',
+    cause: 'token_spent',
+    fix: /^token create --device f-3$/,
+    fail: async (id) => {
+      const token = await fleet.token(id)
+      await enrollWith(id, token)
+      return enrollWith(id, token)
+    },
+  },
+  {
+    name: 'the token of a device with the name of another in the request',
+    id: 'f-4',
+    cause: 'csr_subject_mismatch',
+    fix: /CN=f-4/,
+    fail: async (id) => enrollWith(id, await fleet.token(id), 'f-5'),
+  },
+  {
+    name: 'a device that was revoked',
+    id: 'f-6',
+    cause: 'certificate_revoked',
+    fix: /^device readmit f-6$/,
+    fail: async (id) => {
+      const { key, certificate } = await fleet.enrolledDevice(id)
+      await fleet.admin('POST', `/devices/${id}/revoke`, { reason: 'keyCompromise' })
+      const { csrDer } = await createKeyAndCsr({ commonName: id })
+      return (await fleet.reenroll({ key, certificate }, csrDer)).body
+    },
+  },
+  {
+    name: 'a token from before the device was revoked',
+    id: 'f-7',
+    cause: 'device_revoked',
+    fix: /^device readmit f-7$/,
+    fail: async (id) => {
+      const token = await fleet.token(id)
+      await fleet.admin('POST', `/devices/${id}/revoke`, { reason: 'keyCompromise' })
+      return enrollWith(id, token)
+    },
+  },
+]
+for (const { name, cause, fix, id, fail } of rows) {
+  test(`${cause}: ${name}; the fix applied, it enrolls`, async () => {
+    const { body } = await fleet.admin('GET', `/denials/${idIn(await fail(id))}`)
+    assert.equal(body.cause, cause)
+    assert.match(body.fix.command?.join(' ') ?? body.fix.text, fix)
+    if (body.fix.command?.[1] === 'readmit') {
+      assert.equal((await fleet.admin('POST', `/devices/${id}/readmit`)).status, 200)
+    }
+    assert.doesNotMatch(await enrollWith(id, await fleet.token(id)), /denial/)
+  })
+}
