@@ -133,12 +133,14 @@ export class Entrances implements AsyncDisposable {
       return
     }
     const deviceId = deviceIdOf(evidence, snapshot)
-    // Connections without a CONNECT count too, more leniently: one device must not use up every socket.
-    if (deviceId !== undefined && sessions.ofDevice(deviceId).length >= 4 * config.maxConnectionsPerDevice) {
+    // Connections without a CONNECT count too, more leniently: nobody must use up every socket. They count for their certificate:
+    // with one that was revoked, its device would be kept out.
+    const { fingerprint } = certificate ?? {}
+    if (fingerprint !== undefined && sessions.ofCertificate(fingerprint).length >= 4 * config.maxConnectionsPerDevice) {
       socket.destroy()
       gate.refused(
         { remoteAddress, listener: rules.name, deviceId, certificate },
-        { stage: 'tls', cause: 'too_many_connections', message: `${deviceId} opens too many connections` },
+        { stage: 'tls', cause: 'too_many_connections', message: `certificate ${serial} opens too many connections` },
         { remoteAddress, deviceId, serial, listener: rules.name },
       )
       return

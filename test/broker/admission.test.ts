@@ -190,6 +190,17 @@ test('a device that opens connections without a CONNECT is refused at the handsh
   await harness.testLog.until('connection.refused', { reason: 'too_many_connections', deviceId: 'flood-1' })
 })
 
+test('whoever has a revoked certificate of a device cannot use up the connections of its new one', async () => {
+  const stolen = await harness.device('stolen-1')
+  await harness.revokeCertificate(stolen)
+  const device = await harness.strangeDevice('stolen-1')
+  harness.feed.append(harness.issuedFact(device))
+  await harness.feed.untilApplied()
+  for (let i = 0; i < 8; i++) await harness.socket(stolen)
+  assert.equal((await readToEnd(await harness.socket(stolen))).length, 0)
+  assert.equal(await harness.refusal(device), 0)
+})
+
 test('a will that the policy does not allow is refused at CONNECT', async () => {
   const device = await harness.device('will-1')
   const will = { payload: Buffer.from('gone'), qos: 0 as const, retain: false }
