@@ -19,6 +19,8 @@ type ListenerOptions = {
   onRefused: (reason: 'handshake_failed' | 'too_many_connections', message: string, remoteAddress: string) => void
 }
 
+type Handshake = { readonly socket: Socket; readonly timer: NodeJS.Timeout; remoteAddress: string }
+
 const keepAliveMs = 60_000
 
 /** Accepts TLS and asks every peer for a certificate. It refuses none for it: that is for admission, which can say why. */
@@ -28,7 +30,7 @@ export class Listener implements AsyncDisposable {
   /** What listens: the TLS server itself, but where a header has to be read first. */
   readonly #acceptor: PlainServer
   readonly #isProxy: (address: string) => boolean
-  readonly #handshakes = new Map<string, { socket: Socket; timer: NodeJS.Timeout; remoteAddress: string }>()
+  readonly #handshakes = new Map<string, Handshake>()
   #closed: Promise<void> | undefined
   #credential: EdgeCredential
   #trust: Trust
@@ -102,25 +104,33 @@ export class Listener implements AsyncDisposable {
 
   /** Node's own timeout starts again with every octet that trickles in; this one does not. */
   #watchHandshake(socket: Socket): void {
-    const peer = peerOf(socket)
+    const key = connectionOf(socket)
     const remoteAddress = socket.remoteAddress ?? 'unknown'
     const timer = setTimeout(() => {
       this.#refuse(socket, `no TLS within ${this.#options.handshakeTimeoutMs} ms`)
     }, this.#options.handshakeTimeoutMs)
-    this.#handshakes.set(peer, { socket, timer, remoteAddress })
+    const handshake: Handshake = { socket, timer, remoteAddress }
+    this.#handshakes.set(key, handshake)
     socket.once('close', () => {
-      if (this.#handshakes.get(peer)?.socket === socket) this.#handshakeOver(peer)
+      clearTimeout(timer)
+      if (this.#handshakes.get(key) !== handshake) return
+      this.#handshakes.delete(key)
+      this.#options.onRefused('handshake_failed', 'the connection ended before TLS', handshake.remoteAddress)
     })
   }
 
-  #handshakeOver(peer: string): void {
-    clearTimeout(this.#handshakes.get(peer)?.timer)
-    this.#handshakes.delete(peer)
+  #handshakeOver(socket: Socket): Handshake | undefined {
+    const key = connectionOf(socket)
+    const handshake = this.#handshakes.get(key)
+    clearTimeout(handshake?.timer)
+    this.#handshakes.delete(key)
+    return handshake
   }
 
   #refuse(socket: Socket, message: string): void {
-    const remoteAddress = this.#handshakes.get(peerOf(socket))?.remoteAddress ?? socket.remoteAddress ?? 'unknown'
-    this.#options.onRefused('handshake_failed', message, remoteAddress)
+    // Of a peer that has gone TLS does not know the address any more: that is told when its socket closes.
+    const handshake = this.#handshakeOver(socket)
+    if (handshake !== undefined) this.#options.onRefused('handshake_failed', message, handshake.remoteAddress)
     socket.destroy()
   }
 
@@ -135,7 +145,7 @@ export class Listener implements AsyncDisposable {
 
   async #admitPlain(socket: Socket): Promise<void> {
     socket.on('error', () => socket.destroy())
-    const handshake = this.#handshakes.get(peerOf(socket))
+    const handshake = this.#handshakes.get(connectionOf(socket))
     if (handshake === undefined) return void socket.destroy()
     if (this.#isProxy(handshake.remoteAddress)) {
       try {
@@ -149,10 +159,14 @@ export class Listener implements AsyncDisposable {
   }
 
   #accept(socket: TLSSocket): void {
-    const remoteAddress = this.#handshakes.get(peerOf(socket))?.remoteAddress ?? socket.remoteAddress ?? 'unknown'
-    this.#handshakeOver(peerOf(socket))
+    const handshake = this.#handshakeOver(socket)
     socket.on('error', () => socket.destroy())
     if (socket.destroyed) return
+    if (handshake === undefined) {
+      socket.destroy()
+      return
+    }
+    const { remoteAddress } = handshake
     if (!this.#isNamed(socket.servername)) {
       this.#options.onRefused('handshake_failed', 'the client names no server', remoteAddress)
       socket.destroy()
@@ -171,4 +185,6 @@ export class Listener implements AsyncDisposable {
   }
 }
 
-const peerOf = (socket: Socket): string => `${socket.remoteAddress} ${socket.remotePort}`
+/** TLS and the socket below it have these in common. One peer may have a port of its own to several of our addresses. */
+const connectionOf = ({ remoteAddress, remotePort, localAddress, localPort }: Socket): string =>
+  `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`

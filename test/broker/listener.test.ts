@@ -76,6 +76,14 @@ test('a port in use is one sentence', async () => {
   await harness.startBroker() // the failed start has let go of the folder
 })
 
+test('a peer that resets its connection inside the handshake is told of by its address', async () => {
+  const socket = await dial()
+  socket.write('GET / HTTP/1.1\r\n\r\n')
+  socket.resetAndDestroy()
+  const told = await harness.testLog.until('connection.refused', { detail: 'the connection ended before TLS' })
+  assert.equal(told.remoteAddress, '127.0.0.1')
+})
+
 test('stopping does not wait for peers that never finish their handshake', async () => {
   const socket = await dial()
   const closed = closeOf(socket)
