@@ -1,7 +1,7 @@
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import type { Configuration } from '../contract/configuration.ts'
-import { listenersOf } from '../contract/listeners.ts'
+import { type ListenerConfiguration, listenersOf } from '../contract/listeners.ts'
 import { handlingTable } from '../contract/verification.ts'
 import { joinAddress } from '../runtime/config.ts'
 import { type EdgeCredential, reachableHost } from '../runtime/https.ts'
@@ -27,6 +27,7 @@ type EntrancesOptions = {
   log: Log
   serve: (connection: Connection) => void
 }
+type StreamOf = (socket: TLSSocket, isLetIn: () => boolean) => Duplex
 type Entrance = { listener: Listener; labels: readonly string[]; rules: ListenerRules }
 
 /** Every listener of this broker, and what happens between its handshake and MQTT. */
@@ -52,7 +53,10 @@ export class Entrances implements AsyncDisposable {
       maxFirstBytes: 2 * maxConnectBytes,
       maxBufferedBytes,
     })
-    const streamOf = { mqtts: (socket: TLSSocket) => socket, wss: (socket: TLSSocket) => webSockets.open(socket) }
+    const streamOf: Record<ListenerConfiguration['transport'], StreamOf> = {
+      mqtts: (socket) => socket,
+      wss: (socket, isLetIn) => webSockets.open(socket, isLetIn),
+    }
     for (const row of listenersOf(config)) {
       const { name, mode, transport, trust: labels } = row
       const secondFactor = row.password && new SecondFactor(row.password.file, () => clock().getTime())
@@ -116,7 +120,7 @@ export class Entrances implements AsyncDisposable {
 
   #welcome(
     peer: { socket: TLSSocket; evidence: PeerEvidence; remoteAddress: string; rules: ListenerRules },
-    streamOf: (socket: TLSSocket) => Duplex,
+    streamOf: StreamOf,
   ): void {
     const { config, gate, sessions, snapshot, serve } = this.#options
     const { socket, evidence, remoteAddress, rules } = peer
@@ -145,7 +149,8 @@ export class Entrances implements AsyncDisposable {
       )
       return
     }
-    const connection = new Connection({ ...peer, stream: streamOf(socket) })
+    const stream = streamOf(socket, () => connection.state === 'live')
+    const connection = new Connection({ ...peer, stream })
     sessions.add(connection, deviceId)
     serve(connection)
   }

@@ -10,7 +10,7 @@ type WebSocketOptions = {
   upgradeTimeoutMs: number
   /** Of one WebSocket message, which may hold several packets or a part of one. */
   maxMessageBytes: number
-  /** Of what is held for a peer that has not been answered yet: a message under way may be a stranger's. */
+  /** Of what is held for a peer that is not a device that was let in: a message under way may be a stranger's. */
   maxFirstBytes: number
   /** Unread output: a peer that pings and does not read is closed above it. */
   maxBufferedBytes: number
@@ -20,6 +20,11 @@ const path = '/mqtt'
 const upgradeHelp = `this is MQTT over WebSocket: upgrade to it at ${path} with the subprotocol mqtt`
 const unsupportedData = 1003 // RFC 6455 7.4.1
 const tooBig = 1009
+/** Each piece of a message that is held, a fragment or what came at once, takes hundreds of octets beside its own. */
+const leastPieces = 256
+const pieceBytes = 256
+/** Of a ping from a client, around its payload: RFC 6455 5.2, 5.5. */
+const pingHeadBytes = 6
 /** A peer that is being refused has this long to read why. */
 const lingerMs = 1_000
 
@@ -32,12 +37,15 @@ export class WebSocketEdge {
 
   constructor(options: WebSocketOptions) {
     this.#options = options
+    const maxPieces = Math.max(leastPieces, Math.ceil(options.maxMessageBytes / pieceBytes))
     this.#upgrades = new WebSocketServer({
       noServer: true,
       clientTracking: false,
       perMessageDeflate: false,
       autoPong: false,
       maxPayload: options.maxMessageBytes,
+      maxFragments: maxPieces,
+      maxBufferedChunks: maxPieces,
       handleProtocols: (offered) => (offered.has('mqtt') ? 'mqtt' : 'mqttv3.1'),
     })
     this.#upgrades.on('wsClientError', (error, socket) => this.#refuse(socket, '400 Bad Request', error.message))
@@ -48,9 +56,9 @@ export class WebSocketEdge {
     this.#http.on('connect', (_request, socket) => this.#refuse(socket, '405 Method Not Allowed', upgradeHelp))
   }
 
-  /** Reads the upgrade from `socket`; what comes behind it is the stream. */
-  open(socket: TLSSocket): Duplex {
-    const stream = new WebSocketStream(socket, this.#options)
+  /** Reads the upgrade from `socket`; what comes behind it is the stream. `isLetIn` is asked as long as the answer is no. */
+  open(socket: TLSSocket, isLetIn: () => boolean): Duplex {
+    const stream = new WebSocketStream(socket, isLetIn, this.#options)
     this.#streams.set(socket, stream)
     this.#http.emit('connection', socket)
     return stream
@@ -86,15 +94,17 @@ export class WebSocketEdge {
 /** The bytes in one peer's binary messages, wherever their borders are [MQTT-6.0.0-2]. */
 class WebSocketStream extends Duplex {
   readonly #socket: TLSSocket
+  readonly #isLetIn: () => boolean
   readonly #options: WebSocketOptions
   readonly #deadline: NodeJS.Timeout
   #webSocket: WebSocket | undefined
-  /** Arrived since the last whole message; counted until the first answer. */
+  /** Arrived since the last whole message; counted until the peer is let in. */
   #heldBytes = 0
 
-  constructor(socket: TLSSocket, options: WebSocketOptions) {
+  constructor(socket: TLSSocket, isLetIn: () => boolean, options: WebSocketOptions) {
     super({ autoDestroy: false })
     this.#socket = socket
+    this.#isLetIn = isLetIn
     this.#options = options
     const { upgradeTimeoutMs } = options
     this.#deadline = setTimeout(() => {
@@ -118,6 +128,7 @@ class WebSocketStream extends Duplex {
       } else if (!this.push(data)) webSocket.pause()
     })
     webSocket.on('ping', (data) => {
+      this.#heldBytes = Math.max(0, this.#heldBytes - pingHeadBytes - data.length)
       if (webSocket.bufferedAmount <= this.#options.maxBufferedBytes) webSocket.pong(data)
       else this.destroy(new FleetError('slow_reader', 'pings are sent and their answers not read'))
     })
@@ -129,10 +140,14 @@ class WebSocketStream extends Duplex {
 
   #count = (chunk: Buffer): void => {
     this.#heldBytes += chunk.length
-    if (this.#heldBytes <= this.#options.maxFirstBytes) return
+    const isLetIn = this.#isLetIn()
+    if (!isLetIn && this.#heldBytes <= this.#options.maxFirstBytes) return
     this.#socket.off('data', this.#count)
+    if (isLetIn) return
     this.#webSocket?.close(tooBig)
-    this.destroy(new FleetError('packet_too_large', `${this.#heldBytes} octets of a message came before a CONNECT`))
+    this.destroy(
+      new FleetError('packet_too_large', `${this.#heldBytes} octets of a message from a peer that was not let in`),
+    )
   }
 
   override _read(): void {
@@ -140,7 +155,6 @@ class WebSocketStream extends Duplex {
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
-    this.#socket.off('data', this.#count)
     if (this.#webSocket?.readyState === 1) this.#webSocket.send(chunk, done)
     else done()
   }

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import type { IncomingMessage } from 'node:http'
 import { after, before, test } from 'node:test'
+import type { TLSSocket } from 'node:tls'
 import type { MqttClient } from 'mqtt'
 import { type ClientOptions, WebSocket } from 'ws'
 import { encode } from '../../broker/wire/codec.ts'
@@ -17,7 +18,10 @@ before(async () => {
       maxPacketBytes: 8_192,
       maxConnectBytes: 1_024,
       maxBufferedBytes: 65_536,
-      listeners: [{ name: 'web', transport: 'wss', listen: '127.0.0.1:0' }],
+      listeners: [
+        { name: 'web', transport: 'wss', listen: '127.0.0.1:0' },
+        { name: 'open', transport: 'wss', listen: '127.0.0.1:0', mode: 'permissive' },
+      ],
     },
   })
 })
@@ -186,6 +190,39 @@ test('little is held of a message that does not end, as long as there was no CON
     client.send(publish.subarray(at, at + 1_000), { fin: at + 1_000 >= publish.length })
   assert.equal(((await once(client, 'message'))[0] as Buffer)[0], 0x40)
   client.terminate()
+})
+
+test('no more is held of a message in quarantine, and pings in between do not count', async () => {
+  const stranger = new WebSocket(harness.broker.endpoints.open!, ['mqtt'], { ca: harness.pki.root.pem })
+  await once(stranger, 'open')
+  stranger.send(connectPacket('stranger'))
+  await once(stranger, 'message')
+  for (let i = 0; i < 30; i++) {
+    stranger.ping('x'.repeat(125))
+    await once(stranger, 'pong')
+  }
+  stranger.send(Buffer.from([0xc0, 0]))
+  await once(stranger, 'message')
+  for (let i = 0; i < 4; i++) stranger.send(Buffer.alloc(1_000), { fin: false })
+  assert.equal((await once(stranger, 'close'))[0], 1009)
+})
+
+test('a message in more pieces than its length asks for ends the connection with 1008', async () => {
+  const fragmented = await opened(await harness.device('pieces-1'))
+  fragmented.send(connectPacket('pieces-1'))
+  await once(fragmented, 'message')
+  for (let i = 0; i < 257; i++) fragmented.send(Buffer.from([0]), { fin: false })
+  assert.equal((await once(fragmented, 'close'))[0], 1008)
+  const device = await harness.device('pieces-2')
+  const chopped = await opened(device)
+  chopped.send(connectPacket('pieces-2'))
+  await once(chopped, 'message')
+  const closed = once(chopped, 'close')
+  const { _socket: socket } = chopped as unknown as { _socket: TLSSocket }
+  socket.write(Buffer.from('82fe100000000000', 'hex')) // a frame of 4,096 octets, of which every one is a TLS record
+  for (let i = 0; i < 300 && socket.writable; i++)
+    await new Promise<void>((resolve) => socket.write(Buffer.from([0]), () => resolve()))
+  assert.equal((await closed)[0], 1008)
 })
 
 test('a ping is answered; a peer that pings and does not read is closed', async () => {
