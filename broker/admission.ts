@@ -51,7 +51,7 @@ export type Verdict = {
   authority: string | undefined
   /** Of the registry; undefined where the certificate does not say. */
   deviceId: DeviceId | undefined
-  /** When it has to be looked at again: the certificate's end, or that of a grace. */
+  /** When it has to be looked at again: the end of the certificate, of its CA's revocation list, or of a grace. */
   until: Date | undefined
 }
 /** For log lines. */
@@ -101,6 +101,10 @@ export function judge(situation: Situation, clientId?: string): Verdict {
   const graceEnds = treated.flatMap(({ until }) => (until === undefined ? [] : [until]))
   const isExpired = faults.some(({ state }) => state === 'expired')
   const ends = [...graceEnds, ...(isExpired || certificate === undefined ? [] : [certificate.notAfter])]
+  if (certificate !== undefined && evidence.issuer.kind === 'trusted') {
+    const listed = evidence.issuer.authority.statusOf?.(certificate, now)
+    if (listed?.status === 'good' && listed.until !== undefined) ends.push(listed.until)
+  }
   const action = worst?.action ?? 'admit'
   return {
     listener: rules.name,

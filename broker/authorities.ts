@@ -51,8 +51,17 @@ export class Authorities {
 
   /** The label of its CA, by the name of its issuer; for a certificate whose signature was checked before. */
   findLabel(certificate: CertificateFacts): string | undefined {
-    const name = nameKey(certificate.issuer)
-    return [this.#own, ...this.#others].find(({ names }) => names.has(name))?.authority.label
+    return this.#of(certificate)[0]?.authority.label
+  }
+
+  /** Whether a revocation list has it; for a certificate whose signature was checked before. */
+  isListed(certificate: CertificateFacts, now: Date): boolean {
+    return this.#of(certificate).some(({ authority }) => authority.statusOf?.(certificate, now).status === 'revoked')
+  }
+
+  #of({ issuer }: CertificateFacts): Member[] {
+    const name = nameKey(issuer)
+    return [this.#own, ...this.#others].filter(({ names }) => names.has(name))
   }
 
   /** @param labels those of a listener; they are known */
@@ -158,6 +167,8 @@ class RevocationLists {
     const reason = list.revoked.get(certificate.serial)
     // Who is on an old list stays revoked.
     if (reason !== undefined) return { status: 'revoked', reason }
-    return now > list.nextUpdate ? { status: 'stale', since: list.nextUpdate } : { status: 'good' }
+    return now > list.nextUpdate
+      ? { status: 'stale', since: list.nextUpdate }
+      : { status: 'good', until: list.nextUpdate }
   }
 }

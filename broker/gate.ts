@@ -22,7 +22,7 @@ type GateOptions = {
   snapshot: Snapshot
   sessions: Sessions
   feed: Pick<FeedClient, 'everLive' | 'sync'>
-  authorities: Pick<Authorities, 'findLabel'>
+  authorities: Pick<Authorities, 'findLabel' | 'isListed'>
   /** When an earlier process last followed the feed. */
   lastLive: Date | undefined
   maxConnectionsPerDevice: number
@@ -141,8 +141,11 @@ export class Gate {
     const device = snapshot.findDevice(deviceId)
     const record = certificate && snapshot.findCertificate(certificate.fingerprint)
     const authority = certificate && authorities.findLabel(certificate)
-    const isRefused =
-      record === undefined ? authority === ownAuthority : record.status === 'revoked' || record.deviceId !== deviceId
+    const isWithdrawn =
+      record === undefined
+        ? certificate !== undefined && (authority === undefined || authority === ownAuthority)
+        : record.status === 'revoked' || record.deviceId !== deviceId
+    const isRefused = isWithdrawn || (certificate !== undefined && authorities.isListed(certificate, clock()))
     if (device?.status !== 'active' || isRefused) return undefined
     if (certificate === undefined) return factsOfRecord({ deviceId, device, clientId })
     const state = clock() > certificate.notAfter ? 'expired' : 'valid'
@@ -168,10 +171,7 @@ export class Gate {
           ...change.certificates.flatMap((id) => sessions.ofCertificate(id)),
         ]
     if (affected.length > 0) this.#changes++
-    for (const connection of affected) {
-      connection.matcherEpoch = -1
-      this.#review(connection)
-    }
+    for (const connection of affected) this.#review(connection)
   }
 
   /** A revocation list has changed: looks at everybody again whom its CA has vouched for. */
@@ -211,11 +211,18 @@ export class Gate {
     const { sessions, snapshot } = this.#options
     const verdict = this.judge(connection, connection.clientId)
     const { state, policy, cause = 'internal' } = verdict
-    if (connection.state === 'live' || connection.state === 'quarantined') {
-      if (policy === undefined || (connection.state === 'live' && policy !== 'normal')) {
-        connection.verdict = verdict
-        sessions.kick(connection, cause)
-      }
+    // Admitted is who is still being given a session, too: nobody asks again before that is done.
+    if (connection.principal !== undefined) {
+      if (connection.verdict?.state !== state) this.#changes++
+      connection.verdict = verdict
+      connection.matcherEpoch = -1
+      if (policy !== 'normal') sessions.kick(connection, cause)
+      return
+    }
+    if (connection.state === 'quarantined') {
+      if (policy !== undefined) return
+      connection.verdict = verdict
+      sessions.kick(connection, cause)
       return
     }
     const { certificate, deviceId } = connection

@@ -17,7 +17,8 @@ export type Authority = {
   statusOf: ((certificate: CertificateFacts, now: Date) => ListedStatus) | undefined
 }
 export type ListedStatus =
-  | { status: 'good' }
+  /** @param until when the list runs out */
+  | { status: 'good'; until?: Date }
   | { status: 'revoked'; reason: string }
   /** @param since when the list ran out, undefined when there never was one */
   | { status: 'stale'; since: Date | undefined }

@@ -51,8 +51,9 @@ after(async () => {
   rmSync(folder, { recursive: true })
 })
 
-async function writeList(serials: string[], signer = partner.issuing): Promise<void> {
-  writeFileSync(join(folder, 'list.pem'), await revocationList(signer, { serials }))
+async function writeList(serials: string[], signer = partner.issuing, forMs = 86_400_000): Promise<void> {
+  const nextUpdate = new Date(Date.now() + skewMs + forMs)
+  writeFileSync(join(folder, 'list.pem'), await revocationList(signer, { serials, nextUpdate }))
 }
 
 /** Of the least cost: guessing is tested here, not hashing. */
@@ -244,6 +245,52 @@ test('a revocation list is read again when it changes: who is on it goes, an old
   await harness.testLog.until('connection.refused', { reason: 'certificate_status_stale', serial: other.serial })
   writeFileSync(join(folder, 'list.pem'), 'nothing')
   await harness.testLog.until('revocationList.notRead', { authority: 'listed' })
+})
+
+const listsRead = (): number =>
+  harness.testLog.lines.filter(({ event, authority }) => event === 'revocationList.read' && authority === 'listed')
+    .length
+
+async function replaceList(...list: Parameters<typeof writeList>): Promise<void> {
+  const before = listsRead()
+  await writeList(...list)
+  await eventually(() => listsRead() > before)
+}
+
+test('a session goes on with the next revocation list, and ends when the last one has run out', async () => {
+  await replaceList([], partner.issuing, 3_600_000)
+  const device = await register('listed-3')
+  const socket = await harness.socket(device, { port: portOf('listing') })
+  assert.deepEqual(await answerOf(socket, device.id), accepted)
+  await replaceList([], partner.issuing, 7_200_000)
+  const { verdict } = harness.broker.sessions.findLive(device.id)!
+  assert.ok(verdict?.until && verdict.until.getTime() > Date.now() + skewMs + 3_700_000)
+  const end = readToEnd(socket)
+  skewMs += 7_300_000
+  await end
+  await harness.testLog.until('session.closed', { clientId: device.id, reason: 'certificate_status_stale' })
+})
+
+test('a will that waits is not published once its certificate is on a revocation list', async () => {
+  await replaceList([])
+  const device = await register('listed-4')
+  const client = RawClient.over(await harness.socket(device, { port: portOf('listing') }), 5)
+  const topic = `devices/${device.id}/telemetry/gone`
+  const will = {
+    topic,
+    payload: Buffer.from('x'),
+    qos: 0 as const,
+    retain: false,
+    properties: { willDelayInterval: 60 },
+  }
+  client.send(rawConnect(5, { clientId: device.id, will, properties: { sessionExpiryInterval: 3_600 } }))
+  await client.expect('connack', { reason: 0 })
+  const closed = harness.testLog.until('session.closed', { clientId: device.id })
+  client.socket.destroy()
+  await closed
+  await replaceList([device.serial])
+  skewMs += 61_000
+  await harness.testLog.until('publish.denied', { clientId: device.id, reason: 'will_denied' })
 })
 
 test('a second factor is asked for beside the certificate, in either version', async () => {

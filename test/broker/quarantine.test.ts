@@ -26,6 +26,7 @@ before(async () => {
       maxConnectionsPerDevice: 3,
       maxQuarantined: 6,
       listeners: [
+        { name: 'told', handling: { revoked: 'quarantine' }, listen: '127.0.0.1:0' },
         { name: 'open', mode: 'permissive', listen: '127.0.0.1:0' },
         { name: 'table', listen: '127.0.0.1:0', handling: { expired: 'grace(2d)', wrong_eku: 'log-only' } },
       ],
@@ -322,6 +323,23 @@ for (const [state, make, outcomes] of matrix) {
     }
   })
 }
+
+test('a device that is revoked while it is given its session does not get one, where the revoked are quarantined', async () => {
+  const device = await harness.device('late-1')
+  const first = await dial('told', device)
+  first.send(connectPacket(5, { clientId: 'late-1' }))
+  await first.expect('connack', { reason: 0 })
+  const holder = harness.broker.sessions.findLive('late-1')!
+  const { promise, resolve } = Promise.withResolvers<void>()
+  holder.finished = promise
+  const second = await dial('told', device)
+  second.send(connectPacket(5, { clientId: 'late-1' }))
+  await eventually(() => [...harness.broker.sessions].some((one) => one !== holder && one.clientId === 'late-1'))
+  await harness.revokeDevice(device)
+  resolve()
+  await second.closed()
+  await harness.testLog.until('session.kicked', { deviceId: 'late-1', reason: 'device_revoked' })
+})
 
 test('a session ends when its certificate does, or the grace of its listener', async () => {
   const device = await harness.device('ends-1', { notAfter: new Date(Date.now() + skewMs + 3_600_000) })
