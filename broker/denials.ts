@@ -1,12 +1,5 @@
 import { explainDenial } from '../contract/denial-explain.ts'
-import {
-  byLastAt,
-  type Denial,
-  type DenialAsked,
-  type DenialQuery,
-  type DenialStage,
-  denialView,
-} from '../contract/denials.ts'
+import { type Denial, type DenialAsked, type DenialQuery, type DenialStage, denialView } from '../contract/denials.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import type { PrincipalFacts } from '../contract/principal-facts.ts'
 import type { ProblemCode } from '../contract/problems.ts'
@@ -73,9 +66,14 @@ const maxPerDevice = 32
 const maxOfStrangers = 1_000
 const maxPerAddress = 8
 const flushMs = 1_000
-/** Each takes a look through the policy; what is not told by then waits for the next second, or for who asks. */
-const explainedPerFlush = 50
+/** Milliseconds a flush may look through the policy; what is not told by then waits for the next, or for who asks. */
+const explainMs = 20
+const writtenPerFlush = 500
+/** Of the last flush, which is for all that is left. */
+const lastRounds = 20
 const maxListed = 200
+/** Of an answer, which is one line of the feed: a certificate can be large. */
+const maxListedBytes = 1_000_000
 const maxText = 500
 const maxValues = 16
 const maxNames = 64
@@ -139,11 +137,15 @@ export class Denials implements AsyncDisposable {
   list({ id, deviceId, limit }: DenialQuery): Denial[] {
     if (id !== undefined) return [this.find(id)].filter((denial) => denial !== undefined)
     const entries = deviceId === undefined ? [...this.#devices, ...this.#strangers] : this.#devices.ofOwner(deviceId)
+    let bytes = 0
     return entries
       .toSorted((a, b) => b.lastAt - a.lastAt)
       .slice(0, Math.min(limit, maxListed))
       .map(shown)
-      .toSorted(byLastAt)
+      .filter((view) => {
+        bytes += JSON.stringify(view).length
+        return bytes <= maxListedBytes
+      })
   }
 
   /** Writes what has changed, as far as a second's work goes. */
@@ -155,15 +157,15 @@ export class Denials implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer)
-    await this.flush()
+    for (let round = 0; round === 0 || (round < lastRounds && this.#unwritten.size > 0); round++) await this.flush()
   }
 
   async #write(): Promise<void> {
     const operations: Operation[] = [...this.#gone].map((key) => ({ type: 'del', key }))
     this.#gone.clear()
-    let explained = 0
-    for (const entry of [...this.#unwritten]) {
-      if (entry.value.document !== undefined && ++explained > explainedPerFlush) continue
+    const began = performance.now()
+    for (const entry of [...this.#unwritten].slice(0, writtenPerFlush)) {
+      if (performance.now() - began > explainMs) break
       this.#unwritten.delete(entry)
       entry.value.isStored = true
       const value = Buffer.from(JSON.stringify({ key: entry.key, owner: entry.owner, view: shown(entry) }))

@@ -2,7 +2,7 @@
 import type { Denial, DenialFix, PolicyEdit } from './denials.ts'
 import type { PolicyDocument, PolicyStatement } from './policy-document.ts'
 import { explainPolicy, type Question } from './policy-explain.ts'
-import { fixAttribute, fixConditions, fixLimit, fixRate, fixTopic } from './policy-fix.ts'
+import { fixAttribute, fixConditions, fixLimit, fixRate, fixTopic, statementsNear } from './policy-fix.ts'
 import { expandPattern, valueHolds } from './policy-match.ts'
 import { factNameOf, type PrincipalFacts } from './principal-facts.ts'
 import type { ProblemCode } from './problems.ts'
@@ -64,7 +64,8 @@ function triedOf(
 }
 
 function fixOf(denial: Denial, document: PolicyDocument | undefined): DenialFix | undefined {
-  return (document && policyFix(denial, document)) ?? fixes[denial.cause]?.(denial)
+  const near = document && statementsNear(document, denial.variables as PrincipalFacts)
+  return (near && policyFix(denial, near)) ?? fixes[denial.cause]?.(denial)
 }
 
 function policyFix(denial: Denial, document: PolicyDocument): DenialFix | undefined {

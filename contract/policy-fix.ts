@@ -12,7 +12,9 @@ import { filterCovers } from './topics.ts'
 /** A statement may stand in the way behind a statement that stood in the way. */
 const maxSteps = 8
 const attributePrefix = 'device.attributes.'
-const maxGuesses = 100
+const maxGuesses = 20
+/** Of statements for one device alone. */
+const ownPrefix = 'only-'
 
 /** @throws RangeError for a statement that is not there */
 export function editPolicy(document: PolicyDocument, edits: readonly PolicyEdit[]): PolicyDocument {
@@ -34,6 +36,17 @@ function setAt(target: object, [name = '', ...rest]: string[], value: unknown): 
   } else if (value === null) delete place[name]
   else place[name] = value
 }
+
+/**
+ * The statements that a fix can be about: those that are for the device, or would be if it had attributes that it lacks. What is
+ * tried again and again is tried on these, since a document may have thousands.
+ */
+export const statementsNear = ({ policies }: PolicyDocument, facts: PrincipalFacts): PolicyDocument => ({
+  policies: policies.filter(({ name, match }) => {
+    const asked = Object.entries(match).filter(([key]) => !key.startsWith(attributePrefix) || Object.hasOwn(facts, key))
+    return name.startsWith(ownPrefix) || matchHolds(Object.fromEntries(asked), facts)
+  }),
+})
 
 /** @returns undefined where no policy can allow it */
 export function fixTopic(
@@ -189,8 +202,8 @@ function newAllowance(document: PolicyDocument, facts: PrincipalFacts, question:
     return [{ statement: home.name, path: `allow.${list}`, value: [...home.allow[list]!, pattern] }]
   }
   const taken = new Set(document.policies.map(({ name }) => name))
-  let name = `only-${id}`
-  for (let count = 2; taken.has(name); count++) name = `only-${id}-${count}`
+  let name = `${ownPrefix}${id}`
+  for (let count = 2; taken.has(name); count++) name = `${ownPrefix}${id}-${count}`
   const statement = { name, match: { 'device.id': [id] }, allow: { [list]: [question.topic] }, deny: {} }
   return [{ statement: name, path: '', value: statement }]
 }

@@ -264,3 +264,18 @@ test('client_id_mismatch and too_many_connections: with the fix applied they get
     assert.equal(await harness.refusal(device, { clientId: `fix-named:${suffix}` }), 0)
   }
 })
+
+test('an answer is no longer than a line of the feed may be, however much a certificate says', async () => {
+  const organizationalUnits = Array.from({ length: 40 }, (_, i) => `${i} ${'x'.repeat(60)}`)
+  const ids = Array.from({ length: 8 }, (_, i) => `wordy-${i}`)
+  for (const id of ids) {
+    const device = await harness.device(id, { organizationalUnits })
+    const client = await harness.connect(device)
+    for (let at = 0; at < 32; at++) client.publish(`elsewhere/${at}/${'y'.repeat(900)}`, 'x')
+    await client.publishAsync(`devices/${id}/end`, 'x', { qos: 1 })
+    client.end(true)
+  }
+  const denials = await harness.feed.askDenials({ limit: 200 })
+  assert.ok(JSON.stringify(denials).length < 1_100_000)
+  assert.ok(denials.length > 50, `${denials.length}`)
+})
