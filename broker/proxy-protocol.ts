@@ -39,8 +39,12 @@ export async function readProxyHeader(socket: Socket): Promise<string> {
   return form.bytes === 4 ? body.subarray(0, 4).join('.') : ipv6Of(body.subarray(0, 16))
 }
 
-/** RFC 5952 text by way of the URL parser, which writes hosts that way. */
+const mapped = Buffer.from('00000000000000000000ffff', 'hex')
+
+/** RFC 5952 text by way of the URL parser, which writes hosts that way; an IPv4 address in IPv6's clothes is that address. */
 function ipv6Of(octets: Buffer): string {
+  // RFC 4291 2.5.5.2: a proxy that listens on both has IPv4 clients by such an address, and a policy names their network as IPv4.
+  if (octets.subarray(0, mapped.length).equals(mapped)) return octets.subarray(mapped.length).join('.')
   const groups = octets.toString('hex').match(/.{4}/g)!.join(':')
   return new URL(`http://[${groups}]/`).hostname.slice(1, -1)
 }
