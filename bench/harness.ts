@@ -159,7 +159,7 @@ export class Bench implements AsyncDisposable {
     return answer.done
   }
 
-  /** As `fleetgate up` starts it. */
+  /** As `fleetgate up` starts it; with BENCH_NODE_FLAGS, to profile it. */
   async #startOurs(): Promise<void> {
     const data = join(this.#folder, 'data')
     const credential = join(data, 'services', 'broker')

@@ -8,11 +8,11 @@ type Comparison = {
   publishers: Devices
   subscribers: Devices
   /** `wanted`: of mosquitto's figure */
-  modes: { name: string; qos: 0 | 1; granted: 0 | 1; wanted: number }[]
+  modes: { name: string; qos: 0 | 1; granted: 0 | 1; wanted: number; messages?: number }[]
   underWay: number
   payloadBytes: number
   rounds: number
-  /** of a round, all subscribers together */
+  /** of a round, all subscribers together, where a mode does not say fewer */
   messages: number
 }
 
@@ -23,7 +23,7 @@ const patienceMs = 60_000
 const versionsOf = (name: Peer): (4 | 5)[] => (name === 'aedes' ? [4] : [4, 5])
 
 export async function compare(bench: Bench, comparison: Comparison): Promise<void> {
-  const { title, publishers, subscribers, modes, underWay, payloadBytes, rounds, messages } = comparison
+  const { title, publishers, subscribers, modes, underWay, payloadBytes, rounds } = comparison
   const cases: { fleet: string; target: Target }[] = []
   for (const target of bench.targets) {
     for (const version of versionsOf(target.name)) {
@@ -32,8 +32,8 @@ export async function compare(bench: Bench, comparison: Comparison): Promise<voi
       cases.push({ fleet, target })
     }
   }
-  console.log(`${title}; at most ${underWay} messages under way; ${rounds} rounds of ${messages} messages in turns\n`)
-  for (const { name, qos, granted, wanted } of modes) {
+  console.log(`${title}; at most ${underWay} messages under way; ${rounds} rounds in turns\n`)
+  for (const { name, qos, granted, wanted, messages = comparison.messages } of modes) {
     const samples = new Map<string, Sample[]>(cases.map(({ fleet }) => [fleet, []]))
     for (let round = -1; round < rounds; round++) {
       for (const { fleet, target } of cases) {
@@ -43,14 +43,14 @@ export async function compare(bench: Bench, comparison: Comparison): Promise<voi
         if (round >= 0) samples.get(fleet)!.push(sample)
       }
     }
-    report(name, samples, wanted)
+    report(`${name}, ${messages} messages`, samples, wanted)
   }
   for (const { fleet } of cases) await bench.close(fleet)
 }
 
 function report(name: string, samples: Map<string, Sample[]>, wanted: number): void {
   const columns = ['a CPU-second', 'a second', 'broker CPU', 'generator', 'of mosquitto (spread)', 'of bare aedes']
-  console.log(`${name.padEnd(30)}${columns.map((column) => column.padStart(22)).join('')}`)
+  console.log(`${name.padEnd(44)}${columns.map((column) => column.padStart(22)).join('')}`)
   for (const [fleet, own] of samples) {
     const over = (other: string): string => {
       const theirs = samples.get(other) ?? samples.get(other.replace('version 5', 'version 4'))
@@ -68,7 +68,7 @@ function report(name: string, samples: Map<string, Sample[]>, wanted: number): v
       over(`mosquitto${version}`),
       over(`aedes${version}`),
     ]
-    console.log(`${fleet.padEnd(30)}${cells.map((cell) => cell.padStart(22)).join('')}`)
+    console.log(`${fleet.padEnd(44)}${cells.map((cell) => cell.padStart(22)).join('')}`)
     const lost = own.reduce((sum, one) => sum + one.lost, 0)
     if (lost > 0) console.log(`  ${lost} messages were not delivered`)
     const waited = own.filter(({ isBusy }) => !isBusy).length
