@@ -2,7 +2,7 @@ import type { Configuration } from '../contract/configuration.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { anyStatus, type QuarantineStatus, quarantineName, quarantineTopics } from '../contract/quarantine.ts'
 import type { VerificationState } from '../contract/verification.ts'
-import { AttemptLimit } from '../runtime/limits.ts'
+import { AttemptLimit, networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { namelessSession, refusal } from './admission.ts'
 import { refusedOf } from './denials.ts'
@@ -60,8 +60,9 @@ export class Quarantine {
   /** @returns why there is no room for this peer now */
   enter(name: string, remoteAddress: string): string | undefined {
     const now = this.#clock().getTime()
-    if (this.#admissions.waitMs(remoteAddress, now) > 0) return 'too many quarantined connections in a minute'
-    this.#admissions.note(remoteAddress, now)
+    const network = networkOf(remoteAddress)
+    if (this.#admissions.waitMs(network, now) > 0) return 'too many quarantined connections in a minute'
+    this.#admissions.note(network, now)
     const ofOne = this.#counts.get(name) ?? 0
     if (this.#size >= this.#maxConnections || ofOne >= this.#maxOfOne) return 'too many connections are in quarantine'
     this.#size++

@@ -37,5 +37,8 @@ export class AttemptLimit {
 }
 
 /** Whom a bound is counted for: an IPv6 peer has a whole /64 to come from. */
-export const networkOf = (address: string): string =>
-  address.includes('.') || !address.includes(':') ? address : address.split(':').slice(0, 4).join(':')
+export function networkOf(address: string): string {
+  if (address.includes('.') || !address.includes(':')) return address
+  const [head = [], tail = []] = address.split('::').map((half) => half.split(':').filter((group) => group !== ''))
+  return [...head, ...Array(Math.max(0, 8 - head.length - tail.length)).fill('0'), ...tail].slice(0, 4).join(':')
+}

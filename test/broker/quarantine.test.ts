@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { after, before, beforeEach, test } from 'node:test'
 import fc from 'fast-check'
 import type { Verdict } from '../../broker/admission.ts'
+import { Quarantine } from '../../broker/quarantine.ts'
 import { type Connect, parseFilter, type Version } from '../../broker/wire/packet.ts'
 import { connackCode, reason } from '../../broker/wire/reason.ts'
 import { type QuarantineStatus, quarantineName, quarantineTopics } from '../../contract/quarantine.ts'
@@ -252,6 +253,14 @@ test('quarantine is bounded: connections of one peer and of all, how often they 
   for (let i = 0; i < 52; i++) await leave(await quarantined(undefined))
   await refused(undefined)
   await leave()
+})
+
+test('how often they come is counted for a network, not for each of its addresses', () => {
+  const config = { maxQuarantined: 100, maxConnectionsPerDevice: 100 } as never
+  const quarantine = new Quarantine({ gate: {} as never, log: {} as never, clock: () => new Date(0), config })
+  for (let i = 0; i < 60; i++) assert.equal(quarantine.enter(`~${i}`, `2001:db8::${i}:1`), undefined)
+  assert.match(quarantine.enter('~60', '2001:db8::60:1') ?? '', /in a minute/)
+  assert.equal(quarantine.enter('~60', '2001:db8:1::1'), undefined)
 })
 
 test('a revocation reaches into the quarantine', async () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { AttemptLimit } from '../../runtime/limits.ts'
+import { AttemptLimit, networkOf } from '../../runtime/limits.ts'
 
 test('a key may try as often as the limit says, then waits until a minute after its first attempt', () => {
   const limit = new AttemptLimit(2)
@@ -32,4 +32,16 @@ test('at its bound the key that began first is forgotten, one that began again i
     [limit.waitMs('a', 60_002) > 0, limit.waitMs('b', 60_002) > 0, limit.waitMs('c', 60_002) > 0],
     [true, false, true],
   )
+})
+
+test('addresses of one /64 are one network, however they are written', () => {
+  const same = ['2001:db8::7', '2001:db8::8:9', '2001:db8::a:b:c:d', '2001:db8:0:0:1:2:3:4', '2001:db8:0:0:ffff::']
+  assert.deepEqual(new Set(same.map(networkOf)), new Set(['2001:db8:0:0']))
+  assert.deepEqual(['2001:db8:1:2::7', '::1', '192.0.2.7', '::ffff:192.0.2.7', 'unknown'].map(networkOf), [
+    '2001:db8:1:2',
+    '0:0:0:0',
+    '192.0.2.7',
+    '::ffff:192.0.2.7',
+    'unknown',
+  ])
 })
