@@ -109,7 +109,7 @@ export class MqttService implements AsyncDisposable {
       const fields = { event: 'publish.denied', reason, denial, deviceId, clientId, topic: shown(message.topic) }
       warn(`will ${clientId}`, () => fields)
     }
-    const wills = stack.use(new Wills({ store, router, retained, index, gate, sessions, clock, log, onDenied }))
+    const wills = stack.use(new Wills({ store, router, retained, index, gate, sessions, quotas, clock, log, onDenied }))
     const context = {
       config,
       gate,

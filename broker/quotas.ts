@@ -28,21 +28,27 @@ export class Quotas {
    */
   take(deviceId: string, { messagesPerSecond, bytesPerSecond }: PolicyLimits, bytes: number, now: number): number {
     if (messagesPerSecond === undefined && bytesPerSecond === undefined) return 0
-    const budget = this.#budgetOf(deviceId, now)
-    const elapsedMs = Math.max(0, now - budget.at)
-    budget.at = now
-    budget.messages = refilled(budget.messages, messagesPerSecond, elapsedMs)
-    budget.bytes = refilled(budget.bytes, bytesPerSecond, elapsedMs)
+    const limits = { messagesPerSecond, bytesPerSecond }
+    const budget = this.#refilled(deviceId, limits, now)
     const waitMs = Math.max(untilMs(1, budget.messages, messagesPerSecond), untilMs(0, budget.bytes, bytesPerSecond))
-    if (waitMs > 0) return waitMs
-    budget.messages -= 1
-    budget.bytes -= bytes
-    const { burst: messages = 0 } = messagesPerSecond ?? {}
-    const { burst: octets = 0 } = bytesPerSecond ?? {}
-    budget.fullAt =
-      now +
-      Math.max(untilMs(messages, budget.messages, messagesPerSecond), untilMs(octets, budget.bytes, bytesPerSecond))
-    return 0
+    if (waitMs === 0) charge(budget, limits, bytes, now)
+    return waitMs
+  }
+
+  /**
+   * Counts a will, which cannot wait: one connection after another that ends without a goodbye would send more than the rate
+   * allows. What it takes beyond is owed, up to another burst, or a will of each connection where that is more.
+   *
+   * @returns false where too much is owed already: it was not counted
+   */
+  borrow(deviceId: string, { messagesPerSecond, bytesPerSecond }: PolicyLimits, bytes: number, now: number): boolean {
+    if (messagesPerSecond === undefined && bytesPerSecond === undefined) return true
+    const limits = { messagesPerSecond, bytesPerSecond }
+    const budget = this.#refilled(deviceId, limits, now)
+    const mayOwe = Math.max(messagesPerSecond?.burst ?? 0, this.#base.sessions)
+    if (budget.messages - 1 < -mayOwe || budget.bytes < -(bytesPerSecond?.burst ?? 0)) return false
+    charge(budget, limits, bytes, now)
+    return true
   }
 
   /** To be told of what a policy says now, before something is kept for the device. */
@@ -74,6 +80,15 @@ export class Quotas {
     return budget
   }
 
+  #refilled(deviceId: string, { messagesPerSecond, bytesPerSecond }: Rates, now: number): Budget {
+    const budget = this.#budgetOf(deviceId, now)
+    const elapsedMs = Math.max(0, now - budget.at)
+    budget.at = now
+    budget.messages = refilled(budget.messages, messagesPerSecond, elapsedMs)
+    budget.bytes = refilled(budget.bytes, bytesPerSecond, elapsedMs)
+    return budget
+  }
+
   #sweep(now: number): void {
     for (const [deviceId, { fullAt }] of this.#budgets) {
       if (fullAt <= now) this.#budgets.delete(deviceId)
@@ -83,6 +98,16 @@ export class Quotas {
 }
 
 type Rate = PolicyLimits['messagesPerSecond']
+type Rates = Pick<PolicyLimits, 'messagesPerSecond' | 'bytesPerSecond'>
+
+function charge(budget: Budget, { messagesPerSecond, bytesPerSecond }: Rates, bytes: number, now: number): void {
+  budget.messages -= 1
+  budget.bytes -= bytes
+  const { burst: messages = 0 } = messagesPerSecond ?? {}
+  const { burst: octets = 0 } = bytesPerSecond ?? {}
+  budget.fullAt =
+    now + Math.max(untilMs(messages, budget.messages, messagesPerSecond), untilMs(octets, budget.bytes, bytesPerSecond))
+}
 
 /** Without a limit it is full, and full is where a new limit begins. */
 const refilled = (left: number, rate: Rate, elapsedMs: number): number =>

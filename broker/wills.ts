@@ -3,9 +3,10 @@ import type { ProblemCode } from '../contract/problems.ts'
 import { parseCertificate } from '../pki/certificate.ts'
 import { isFleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
-import type { Due, Message, SessionStore, Will } from './backends/session-store.ts'
+import { type Due, deviceOf, type Message, type SessionStore, type Will } from './backends/session-store.ts'
 import type { Gate } from './gate.ts'
 import { dueWill } from './messages.ts'
+import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
 import type { Router } from './router.ts'
 import { restoreRoutes } from './routes.ts'
@@ -19,6 +20,7 @@ export type WillsOptions = {
   index: RouteIndex
   gate: Pick<Gate, 'isLive' | 'isRevoked' | 'matcherOfClient' | 'factsOfClient'>
   sessions: Pick<Sessions, 'isHeld'>
+  quotas: Pick<Quotas, 'borrow'>
   clock: () => Date
   log: Log
   onDenied(denied: { clientId: string; message: Message; reason: ProblemCode; facts: PrincipalFacts }): void
@@ -140,14 +142,16 @@ export class Wills implements Disposable {
   }
 
   async #publish(clientId: string, will: Will): Promise<void> {
-    const { gate, router, clock, onDenied } = this.#options
+    const { gate, router, quotas, clock, onDenied } = this.#options
     const message = dueWill(will.message, clock().getTime())
     const certificate = will.certificate === undefined ? undefined : parseCertificate(will.certificate)
     const matcher = gate.matcherOfClient(clientId, certificate)
     const verdict = matcher.allowsMessage(message)
-    if (!verdict.allowed) {
-      const facts = gate.factsOfClient(clientId, certificate) ?? {}
-      onDenied({ clientId, message, reason: verdict.reason ?? 'will_denied', facts })
+    const isTooMuch = (): boolean =>
+      !quotas.borrow(deviceOf(clientId), matcher.limits, message.payload.length, clock().getTime())
+    if (!verdict.allowed || isTooMuch()) {
+      const reason = verdict.allowed ? 'rate_limited' : (verdict.reason ?? 'will_denied')
+      onDenied({ clientId, message, reason, facts: gate.factsOfClient(clientId, certificate) ?? {} })
       return
     }
     if (message.retain) await router.retain(message, matcher.limits)

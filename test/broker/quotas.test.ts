@@ -32,6 +32,22 @@ test('a device sends its burst at once and then at its rate, and is told how lon
   assert.equal(quotas.take('a', ten, 1, 5_000), 100)
 })
 
+test('wills are published and owed, until more is owed than another burst or a will of each connection', () => {
+  const quotas = new Quotas({ ...base, sessions: 3 })
+  const one = limits({ messagesPerSecond: { rate: 1, burst: 1 } })
+  const wills = (now: number, count: number) => Array.from({ length: count }, () => quotas.borrow('a', one, 1, now))
+  assert.deepEqual(wills(0, 5), [true, true, true, true, false])
+  assert.equal(quotas.take('a', one, 1, 0), 4_000)
+  assert.deepEqual(wills(2_000, 3), [true, true, false])
+  const bytes = limits({ bytesPerSecond: { rate: 100, burst: 100 } })
+  assert.deepEqual(
+    [300, 1, 0].map((size) => quotas.borrow('b', bytes, size, 0)),
+    [true, false, false],
+  )
+  assert.equal(quotas.borrow('b', bytes, 1, 1_000), true)
+  assert.equal(quotas.borrow('a', limits({}), 1_000_000, 0), true)
+})
+
 test('a payload larger than what is left is let through and owed', () => {
   const quotas = new Quotas(base)
   const bytes = limits({ bytesPerSecond: { rate: 100, burst: 50 } })

@@ -68,9 +68,10 @@ async function open() {
       index,
       gate,
       sessions: { isHeld: (clientId) => held.has(clientId) },
+      quotas: { borrow: (deviceId) => deviceId !== 'spent-1' },
       clock: () => new Date(clock.now),
       log: testLog.log,
-      onDenied: ({ clientId, message }) => did.push(`denied ${clientId} ${message.topic}`),
+      onDenied: ({ clientId, message, reason }) => did.push(`denied ${clientId} ${message.topic} ${reason}`),
     }),
   )
   const claim = async (clientId: string, more?: Will, keepMs = Number.POSITIVE_INFINITY): Promise<number> => {
@@ -94,6 +95,13 @@ const leaving = (
   dropsWill: false,
   keepUntil: Number.POSITIVE_INFINITY,
   ...more,
+})
+
+test('the will of a device that owes too much by its rate is dropped, and said so', async () => {
+  await using all = await open()
+  await all.wills.leave(leaving('spent-1', await all.claim('spent-1', will('x'))))
+  await all.wills.publishDue()
+  assert.deepEqual(all.did, ['denied spent-1 will/x rate_limited'])
 })
 
 test('a will is published once, when its delay is over; its expiry begins then', async () => {
@@ -129,7 +137,7 @@ test('the policy is asked with the certificate that the will was left under; wha
   await all.wills.leave(leaving('denied-1', await all.claim('denied-1', will('x', { certificate: certificate! }))))
   await all.wills.leave(leaving('bare', await all.claim('bare', will('y'))))
   for (let round = 0; round < 2; round++) await all.wills.publishDue()
-  assert.deepEqual(all.did.toSorted(), ['denied denied-1 will/x', 'routed y'])
+  assert.deepEqual(all.did.toSorted(), ['denied denied-1 will/x will_denied', 'routed y'])
   const units = all.asked.map((facts) => facts && valuesOf(facts.subject, 'OU'))
   assert.deepEqual(
     units.filter((names) => names !== undefined),
