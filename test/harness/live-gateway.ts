@@ -7,6 +7,7 @@ import { type Gateway, startGateway } from '../../cli/supervisor.ts'
 import { EstClient, fetchTrust } from '../../device-sim/est-client.ts'
 import type { FleetServer } from '../../device-sim/fleet.ts'
 import { loadConfig } from '../../runtime/config.ts'
+import { compileCache } from './stub-io.ts'
 
 /** A whole gateway in its own processes, on free loopback ports, in a folder that goes with it. */
 export class LiveGateway implements AsyncDisposable {
@@ -43,7 +44,7 @@ export class LiveGateway implements AsyncDisposable {
       configFile: undefined,
       dataDir: join(folder, 'data'),
       ports: 'auto',
-      env: {},
+      env: compileCache,
       output: openSync(join(folder, 'log'), 'a'),
       backOff: { firstMs: 20, maxMs: 200, steadyMs: 1_000 },
       notify: (event) => events.emit(event.kind, event.name),

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import type { ServiceEvent } from '../../cli/child-service.ts'
 import { type Gateway, type GatewayOptions, startGateway } from '../../cli/supervisor.ts'
 import { loadConfig } from '../../runtime/config.ts'
+import { compileCache } from './stub-io.ts'
 
 const stub = (name: string): string => fileURLToPath(new URL(`stub-${name}.ts`, import.meta.url))
 
@@ -31,7 +32,7 @@ export class StubGateway implements AsyncDisposable {
         configFile: undefined,
         dataDir: this.dataDir,
         ports: 'auto',
-        env: { PATH: '', STUB_NOTES: this.#notesFile, ...behaviour },
+        env: { PATH: '', ...compileCache, STUB_NOTES: this.#notesFile, ...behaviour },
         entries: { enroll: stub('enroll'), broker: stub('broker') },
         backOff: { firstMs: 5, maxMs: 40, steadyMs: 60_000 },
         notify: (event) => {

@@ -1,6 +1,10 @@
 import type { Io } from '../../cli/io.ts'
 import { run } from '../../cli/program.ts'
 
+const { NODE_COMPILE_CACHE } = process.env
+/** All that a child needs of this process' environment: it starts in half the time with what was compiled before. */
+export const compileCache: Record<string, string> = NODE_COMPILE_CACHE === undefined ? {} : { NODE_COMPILE_CACHE }
+
 export type Outcome = { code: number; out: string; err: string }
 
 /** Runs the command line in this process, as if in a terminal-less shell. */
@@ -16,7 +20,7 @@ export async function fleetgate(argv: string[], more: Partial<Io> = {}): Promise
     },
     isTerminal: false,
     colour: false,
-    env: {},
+    env: compileCache,
     readSecret: async () => '',
     untilSignal: () => new AbortController().signal,
     ...more,
