@@ -13,7 +13,9 @@ const cores = availableParallelism?.() ?? cpus().length
 const scripts = {
   start: (args) => [['cli/main.ts', 'up', ...args]],
   demo: (args) => [['cli/main.ts', 'demo', ...args]],
-  test: (args) => [tests(args.length > 0 ? args : allTests())],
+  // What needs nothing beyond Node: the journeys with other people's clients and the long ones are scripts of their own.
+  test: (args) => [tests(args.length > 0 ? args : ['test/together/*.test.ts'])],
+  long: (args) => [tests(args.length > 0 ? args : ['test/long/**/*.test.ts'])],
   interop: (args) => [tests(args.length > 0 ? args : ['test/interop/*.test.ts'])],
   bench: ([name, ...args]) => [[named('bench', name, '.bench.ts'), ...args]],
   crash: (args) => [['test/crash/kill.ts', ...args]],
@@ -31,16 +33,10 @@ function tests(files) {
     '--test',
     '--test-reporter=spec',
     `--test-concurrency=${Math.max(2, cores)}`,
-    '--test-timeout=120000',
+    // A file may be many: test/together gives each of them two minutes.
+    '--test-timeout=300000',
     ...files,
   ]
-}
-
-/** What needs nothing beyond Node: the interop journeys with other people's clients are a script of their own. */
-function allTests() {
-  const folders = readdirSync(join(root, 'test'), { withFileTypes: true }).filter((entry) => entry.isDirectory())
-  const own = folders.map(({ name }) => name).filter((name) => name !== 'interop')
-  return ['test/*.test.ts', ...own.map((name) => `test/${name}/**/*.test.ts`)]
 }
 
 function named(folder, name, ending) {

@@ -1,8 +1,9 @@
 /** The house's rules (docs/architecture.md), held by reading the import lines of every production file. */
 import assert from 'node:assert/strict'
 import { existsSync, globSync, readFileSync } from 'node:fs'
-import { dirname, join, posix } from 'node:path'
+import { basename, dirname, join, posix } from 'node:path'
 import { test } from 'node:test'
+import { filesOf, rows } from './together/together.ts'
 
 const root = dirname(import.meta.dirname)
 const folders = ['contract', 'runtime', 'pki', 'enroll', 'broker', 'device-sim', 'cli', 'bin']
@@ -264,6 +265,14 @@ test('no test is skipped for good or run alone, and what is to be done names its
     .filter((file) => file !== 'test/architecture.test.ts')
     .flatMap((file) => left.filter((word) => word.test(read(file))).map((word) => `${file} has ${word.source}`))
   assert.deepEqual(broken, [])
+})
+
+test('every test file is in one row of test/together and runs with npm test, or is of a script of its own', () => {
+  const scripts = ['interop', 'long', 'together']
+  const own = globSync('test/**/*.test.ts', { cwd: root }).filter((file) => !scripts.includes(file.split('/')[1]!))
+  assert.deepEqual(Object.keys(rows).flatMap(filesOf).sort(), own.map((file) => file.slice('test/'.length)).sort())
+  const launchers = globSync('test/together/*.test.ts', { cwd: root }).map((file) => basename(file, '.test.ts'))
+  assert.deepEqual(launchers.sort(), Object.keys(rows).sort())
 })
 
 test('the reader of import lines sees every form that is used here', () => {

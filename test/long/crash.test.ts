@@ -1,0 +1,3 @@
+import { crashJourneys } from '../journeys/crash.ts'
+
+crashJourneys(5)

@@ -1,0 +1,36 @@
+/**
+ * Which test files share a process. Loading the services and compiling what they run costs a process as much as most files
+ * then spend on their tests, so `npm test` starts one for each row and not for each file.
+ */
+import { globSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { suite } from 'node:test'
+import { pathToFileURL } from 'node:url'
+
+const root = join(import.meta.dirname, '..')
+
+/** Patterns below test/, without their ending. Each row is a file of this folder; several for broker, so that two run at once. */
+export const rows: Record<string, string[]> = {
+  'broker-a-m': ['broker/[a-m]*'],
+  'broker-n-r': ['broker/[n-r]*'],
+  'broker-s-z': ['broker/[s-z]*'],
+  'broker-parts': ['broker/*/**/*'],
+  cli: ['cli/**/*'],
+  'device-sim': ['device-sim/**/*', 'journeys/**/*'],
+  enroll: ['enroll/*', 'enroll/{admin,ca,ra,registry}/**/*'],
+  est: ['enroll/est/**/*'],
+  ground: ['*', '{contract,pki,runtime,soak}/**/*'],
+}
+
+export const filesOf = (row: string): string[] =>
+  rows[row]!.flatMap((pattern) => globSync(`${pattern}.test.ts`, { cwd: root })).sort()
+
+/** Each file is a suite of its own, with its own hooks. @param file of this folder, named as its row */
+export function together(file: string): void {
+  for (const name of filesOf(basename(file, '.test.ts'))) {
+    // What the runner allows a file; it has the whole row for one.
+    suite(name, { timeout: 120_000 }, async () => {
+      await import(pathToFileURL(join(root, name)).href)
+    })
+  }
+}
