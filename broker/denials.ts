@@ -49,8 +49,9 @@ export const refusedOf = (connection: Connection): Refused & { remoteAddress: st
   facts: connection.principal?.facts,
 })
 
-/** The policy of that moment is let go as soon as what it said is written down. */
-type Kept = { view: Denial; document: PolicyDocument | undefined; isStored: boolean }
+/** One that is on disk is there alone: it is some kilobytes. `document` is the policy of that moment, until it was asked. */
+type Fresh = { view: Denial; document: PolicyDocument | undefined }
+type Kept = { count: number; fresh: Fresh | undefined; isStored: boolean }
 
 type DenialsOptions = {
   area: Area
@@ -119,7 +120,7 @@ export class Denials implements AsyncDisposable {
     const { entry, isRepeat, dropped } = ring.note({ key, kind, owner, now }, (id, isRest) =>
       this.#describe(id, isRest, refused, refusal),
     )
-    if (isRepeat) entry.value.view.count++
+    if (isRepeat) entry.value.count++
     for (const gone of dropped) {
       this.#unwritten.delete(gone)
       if (gone.value.isStored) this.#gone.add(gone.id)
@@ -128,24 +129,41 @@ export class Denials implements AsyncDisposable {
     return entry.id
   }
 
-  find(id: string): Denial | undefined {
-    const entry = this.#devices.find(id) ?? this.#strangers.find(id)
-    return entry && shown(entry)
-  }
-
   /** The last ones, newest first. */
-  list({ id, deviceId, limit }: DenialQuery): Denial[] {
-    if (id !== undefined) return [this.find(id)].filter((denial) => denial !== undefined)
-    const entries = deviceId === undefined ? [...this.#devices, ...this.#strangers] : this.#devices.ofOwner(deviceId)
-    let bytes = 0
-    return entries
+  async list({ id, deviceId, limit }: DenialQuery): Promise<Denial[]> {
+    const entries = this.#entries(id, deviceId)
       .toSorted((a, b) => b.lastAt - a.lastAt)
       .slice(0, Math.min(limit, maxListed))
-      .map(shown)
+    const views = await this.#views(entries)
+    let bytes = 0
+    return entries
+      .flatMap((entry) => views.get(entry) ?? [])
       .filter((view) => {
         bytes += JSON.stringify(view).length
         return bytes <= maxListedBytes
       })
+  }
+
+  #entries(id: string | undefined, deviceId: string | undefined): Entry<Kept>[] {
+    if (id !== undefined) return [this.#devices.find(id) ?? this.#strangers.find(id) ?? []].flat()
+    return deviceId === undefined ? [...this.#devices, ...this.#strangers] : this.#devices.ofOwner(deviceId)
+  }
+
+  /** Of all that have not gone meanwhile. */
+  async #views(entries: readonly Entry<Kept>[]): Promise<Map<Entry<Kept>, Denial>> {
+    const views = new Map<Entry<Kept>, Denial>()
+    const stored: Entry<Kept>[] = []
+    for (const entry of entries) {
+      const { fresh } = entry.value
+      if (fresh === undefined) stored.push(entry)
+      else views.set(entry, asOfNow(entry, explained(fresh)))
+    }
+    const texts = stored.length === 0 ? [] : await this.#options.area.getMany(stored.map(({ id }) => id))
+    for (const [at, entry] of stored.entries()) {
+      const text = texts[at]
+      if (text !== undefined) views.set(entry, asOfNow(entry, JSON.parse(String(text)).view))
+    }
+    return views
   }
 
   /** Writes what has changed, as far as a second's work goes. */
@@ -163,24 +181,33 @@ export class Denials implements AsyncDisposable {
   async #write(): Promise<void> {
     const operations: Operation[] = [...this.#gone].map((key) => ({ type: 'del', key }))
     this.#gone.clear()
+    const batch: Entry<Kept>[] = []
     const began = performance.now()
-    for (const entry of [...this.#unwritten].slice(0, writtenPerFlush)) {
-      if (performance.now() - began > explainMs) break
-      this.#unwritten.delete(entry)
-      entry.value.isStored = true
-      const value = Buffer.from(JSON.stringify({ key: entry.key, owner: entry.owner, view: shown(entry) }))
-      operations.push({ type: 'put', key: entry.id, value })
+    for (const entry of this.#unwritten) {
+      if (batch.length === writtenPerFlush || performance.now() - began > explainMs) break
+      if (entry.value.fresh !== undefined) explained(entry.value.fresh)
+      batch.push(entry)
     }
-    if (operations.length === 0) return
-    // A record of what was refused is worth no sync: nothing rests on it.
-    await this.#options.area.write(operations, { sync: false }).catch((err) => {
-      this.#options.log.error({ event: 'broker.failed', err }, 'denials were not kept')
-    })
+    for (const entry of batch) this.#unwritten.delete(entry)
+    const { area, log } = this.#options
+    try {
+      for (const [entry, view] of await this.#views(batch)) {
+        entry.value.isStored = true
+        const value = Buffer.from(JSON.stringify({ key: entry.key, owner: entry.owner, view }))
+        operations.push({ type: 'put', key: entry.id, value })
+      }
+      if (operations.length === 0) return
+      // A record of what was refused is worth no sync: nothing rests on it.
+      await area.write(operations, { sync: false })
+      for (const { value } of batch) value.fresh = undefined
+    } catch (err) {
+      log.error({ event: 'broker.failed', err }, 'denials were not kept')
+    }
   }
 
   async #restore(): Promise<void> {
     const { area } = this.#options
-    const found: Entry<Kept>[] = []
+    const found: { ring: DenialRing<Kept>; entry: Entry<Kept> }[] = []
     for (let after = ''; ; ) {
       const page = await area.page('', after, pageSize)
       for (const [id, text] of page) {
@@ -189,15 +216,16 @@ export class Denials implements AsyncDisposable {
         if (!parsed.success)
           this.#gone.add(id) // of another version
         else {
-          const value = { view: parsed.data, document: undefined, isStored: true }
-          found.push({ id, key, owner, lastAt: Date.parse(parsed.data.lastAt), value })
+          const { count, lastAt, deviceId } = parsed.data
+          const value = { count, fresh: undefined, isStored: true }
+          const ring = deviceId === undefined ? this.#strangers : this.#devices
+          found.push({ ring, entry: { id, key, owner, lastAt: Date.parse(lastAt), value } })
         }
       }
       if (page.length < pageSize) break
       after = page.at(-1)![0]
     }
-    for (const entry of found.toSorted((a, b) => a.lastAt - b.lastAt)) {
-      const ring = entry.value.view.deviceId === undefined ? this.#strangers : this.#devices
+    for (const { ring, entry } of found.toSorted((a, b) => a.entry.lastAt - b.entry.lastAt)) {
       for (const { id } of ring.restore(entry)) this.#gone.add(id)
     }
   }
@@ -228,18 +256,23 @@ export class Denials implements AsyncDisposable {
       variables: bounded(refused.facts ?? (certificate === undefined ? {} : factsOfCertificate(certificate))),
       policyVersion: version,
     }
-    return { view, document, isStored: false }
+    return { count: 1, fresh: { view, document }, isStored: false }
   }
 }
 
-function shown({ lastAt, value }: Entry<Kept>): Denial {
-  if (value.document !== undefined) {
-    Object.assign(value.view, explainDenial(value.view, value.document))
-    value.document = undefined
+function explained(fresh: Fresh): Denial {
+  if (fresh.document !== undefined) {
+    Object.assign(fresh.view, explainDenial(fresh.view, fresh.document))
+    fresh.document = undefined
   }
-  value.view.lastAt = new Date(lastAt).toISOString()
-  return value.view
+  return fresh.view
 }
+
+const asOfNow = ({ lastAt, value: { count } }: Entry<Kept>, view: Denial): Denial => ({
+  ...view,
+  count,
+  lastAt: new Date(lastAt).toISOString(),
+})
 
 const written = ({ action, topic, qos = 0, retain = false, payload }: Asked): DenialAsked => ({
   action,

@@ -33,7 +33,7 @@ type FeedOptions = {
   /** Puts a change in force with the sessions that are open; `applied` is reported after it. */
   onChange: (change: SnapshotChange) => void
   /** Told to enroll when somebody asks there. */
-  denials: (query: DenialQuery) => Denial[]
+  denials: (query: DenialQuery) => Promise<Denial[]>
   random: () => number
   log: Log
 }
@@ -271,7 +271,11 @@ export class FeedClient implements AsyncDisposable {
       }
       case 'ask': {
         const { id, denials } = message
-        this.#send({ kind: 'answer', id, denials: this.#options.denials(denialQuery.parse(denials)) })
+        // Not waited for: what is to be put in force goes on meanwhile. Who asks has a deadline of its own.
+        this.#options.denials(denialQuery.parse(denials)).then(
+          (found) => this.#send({ kind: 'answer', id, denials: found }),
+          (err) => log.error({ event: 'broker.failed', err }, 'denials could not be read'),
+        )
         return
       }
       case 'pong':

@@ -1,9 +1,23 @@
 /** Every place where a broker refuses: an id is told to the client and to the log, and asked for by it all is there. */
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { IClientOptions } from 'mqtt'
+import { Denials } from '../../broker/denials.ts'
+import { BrokerStore } from '../../broker/store.ts'
 import type { Denial } from '../../contract/denials.ts'
-import { BrokerHarness, closeOf, connectPacket, parsePolicy, readToEnd, type TestDevice } from '../harness/broker.ts'
+import {
+  BrokerHarness,
+  closeOf,
+  connectPacket,
+  parsePolicy,
+  readToEnd,
+  starter,
+  type TestDevice,
+  TestLog,
+} from '../harness/broker.ts'
 import { TestPki } from '../harness/certificates.ts'
 
 let harness: BrokerHarness
@@ -278,4 +292,52 @@ test('an answer is no longer than a line of the feed may be, however much a cert
   const denials = await harness.feed.askDenials({ limit: 200 })
   assert.ok(JSON.stringify(denials).length < 1_100_000)
   assert.ok(denials.length > 50, `${denials.length}`)
+})
+
+test('a denial that is on disk alone is counted, told and restored as one in memory', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-denials-'))
+  await using cleanUp = new AsyncDisposableStack()
+  cleanUp.defer(() => rmSync(folder, { recursive: true }))
+  const store = cleanUp.use(await BrokerStore.open(folder))
+  let minute = 0
+  let ids = 0
+  const open = (): Promise<Denials> =>
+    Denials.open({
+      area: store.denials,
+      brokerId: 'broker-1',
+      policy: () => ({ version: 1, document: starter }),
+      newId: () => String(++ids).padStart(12, '0'),
+      clock: () => new Date(Date.UTC(2026, 0, 1, 0, minute)),
+      log: new TestLog().log,
+    })
+  const note = (denials: Denials, deviceId: string): string =>
+    denials.note(
+      { deviceId, facts: { 'device.id': [deviceId], 'device.profile': ['sensor'] } },
+      { stage: 'publish', cause: 'publish_denied', message: 'no', asked: { action: 'publish', topic: 'elsewhere' } },
+    )
+  const told = async (denials: Denials): Promise<unknown[]> =>
+    (await denials.list({ limit: 10 })).map(({ deviceId, count, firstAt, lastAt, statements }) => [
+      deviceId,
+      count,
+      firstAt.slice(14, 16),
+      lastAt.slice(14, 16),
+      (statements ?? []).length > 0,
+    ])
+  const denials = await open()
+  const id = note(denials, 'cam-1')
+  await denials.flush()
+  minute = 1
+  note(denials, 'cam-2')
+  minute = 2
+  assert.equal(note(denials, 'cam-1'), id, 'the same refusal has the same id')
+  const wanted = [
+    ['cam-1', 2, '00', '02', true],
+    ['cam-2', 1, '01', '01', true],
+  ]
+  assert.deepEqual(await told(denials), wanted, 'one from the disk, one from memory')
+  await denials[Symbol.asyncDispose]()
+  await using again = await open()
+  assert.deepEqual(await told(again), wanted)
+  assert.equal((await again.list({ id, limit: 1 }))[0]?.count, 2)
+  assert.deepEqual(await again.list({ id: 'ffffffffffff', limit: 1 }), [])
 })
