@@ -147,7 +147,7 @@ export class Worker extends Device {
 
   override async enter(): Promise<void> {
     await super.enter()
-    await this.client.subscribe([{ topic: `$share/work/cells/${this.cell.name}/+/job`, qos: 1 }])
+    await this.client.subscribe([{ topic: `$share/crew/cells/${this.cell.name}/+/job`, qos: 1 }])
   }
 
   override async play(stop: AbortSignal): Promise<void> {
