@@ -188,11 +188,14 @@ export class Denials implements AsyncDisposable {
       if (entry.value.fresh !== undefined) explained(entry.value.fresh)
       batch.push(entry)
     }
-    for (const entry of batch) this.#unwritten.delete(entry)
+    for (const entry of batch) {
+      this.#unwritten.delete(entry)
+      // From here on: one that has to go while it is being written is removed by the next flush.
+      entry.value.isStored = true
+    }
     const { area, log } = this.#options
     try {
       for (const [entry, view] of await this.#views(batch)) {
-        entry.value.isStored = true
         const value = Buffer.from(JSON.stringify({ key: entry.key, owner: entry.owner, view }))
         operations.push({ type: 'put', key: entry.id, value })
       }

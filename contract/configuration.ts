@@ -240,4 +240,3 @@ export const configuration = fields.superRefine(({ labels, profiles }, context) 
 
 export type Configuration = z.output<typeof configuration>
 export type LabelConfiguration = z.output<typeof label>
-export type ProfileConfiguration = z.output<typeof profile>
