@@ -31,12 +31,6 @@ export const issuingProfile: CertificateProfile = {
   ca: { pathLength: 0 },
 }
 
-export const serverProfile: CertificateProfile = {
-  name: 'server',
-  validityMs: 365 * day,
-  extendedKeyUsage: ['serverAuth'],
-}
-
 /** The EST service, which may also speak for the CA in CMC (RFC 7030 3.6.1, RFC 6402 2.10). */
 export const registrationProfile: CertificateProfile = {
   name: 'registration',

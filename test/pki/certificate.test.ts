@@ -24,7 +24,7 @@ import { bitString, element, integer, octetString, oid, readDer, sequence, tags,
 import type { Signer } from '../../pki/keystore.ts'
 import { buildName, formatName } from '../../pki/names.ts'
 import { oids } from '../../pki/oids.ts'
-import { issuingProfile, operatorProfile, serverAndClientProfile, serverProfile } from '../../pki/profile.ts'
+import { issuingProfile, operatorProfile, registrationProfile, serverAndClientProfile } from '../../pki/profile.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { after, createSpki, day, issueWith, issuingIssuer, leafInput, now, rootIssuer } from './hierarchy.ts'
 
@@ -32,7 +32,7 @@ const root = rootIssuer.certificate
 const issuing = issuingIssuer.certificate
 const sensor = await issueWith(issuingIssuer)
 const server = await issueWith(issuingIssuer, {
-  profile: serverProfile,
+  profile: registrationProfile,
   subject: buildName({ commonName: 'enroll' }),
   subjectAltName: { dns: ['localhost', 'gate.example'], ips: ['127.0.0.1', '::1'] },
 })
@@ -141,7 +141,7 @@ test('openssl verifies every artefact strictly, each for its purpose', { skip: o
   assert.match(text, /DNS:localhost, DNS:gate\.example, IP Address:127\.0\.0\.1, IP Address:0:0:0:0:0:0:0:1/)
   assert.match(text, /Basic Constraints: critical\s+CA:FALSE/)
   assert.match(text, /Key Usage: critical\s+Digital Signature\n/)
-  assert.match(text, /Extended Key Usage: \s+TLS Web Server Authentication\n/)
+  assert.match(text, /Extended Key Usage: \s+TLS Web Server Authentication, CMC Registration Authority\n/)
 })
 
 test('facts are what was asked for', () => {

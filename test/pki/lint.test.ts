@@ -20,7 +20,7 @@ import {
 import { type LintContext, lintCertificate } from '../../pki/lint.ts'
 import { buildAlternativeNames, buildName } from '../../pki/names.ts'
 import { oids } from '../../pki/oids.ts'
-import { type CertificateProfile, issuingProfile, serverProfile } from '../../pki/profile.ts'
+import { type CertificateProfile, issuingProfile, registrationProfile } from '../../pki/profile.ts'
 import { keyIdentifierOf } from '../../pki/public-key.ts'
 import { readTbsCertificate, type TbsCertificate } from '../../pki/tbs-certificate.ts'
 import { isFleetError } from '../../runtime/errors.ts'
@@ -307,7 +307,7 @@ const leafCases: Case[] = [
   [
     'a DNS name or IP address on a server',
     /without a DNS name/,
-    { context: { profile: serverProfile }, extensions: { purposes: purposes(oids.serverAuth) } },
+    { context: { profile: registrationProfile }, extensions: { purposes: purposes(oids.serverAuth, oids.cmcRA) } },
   ],
 ]
 
