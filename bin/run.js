@@ -32,7 +32,7 @@ function tests(files) {
   return [
     '--test',
     '--test-reporter=spec',
-    `--test-concurrency=${Math.max(2, cores)}`,
+    `--test-concurrency=${cores + 1}`,
     // A file may be many: test/together gives each of them two minutes.
     '--test-timeout=300000',
     ...files,
