@@ -12,7 +12,11 @@ import type { CertificateState, DeviceState, PolicyState } from './store.ts'
 export type Authority = {
   label: string
   /** How its certificates name a device; undefined for our own, whose certificates the registry lists. */
-  naming: Pick<AuthorityConfiguration, 'deviceId' | 'deviceIdPrefix' | 'pins'> | undefined
+  naming:
+    | (Pick<AuthorityConfiguration, 'deviceId' | 'deviceIdPrefix' | 'pins'> & {
+        groups?: readonly string[] | undefined
+      })
+    | undefined
   /** What its revocation list says; undefined where there is none to ask. */
   statusOf: ((certificate: CertificateFacts, now: Date) => ListedStatus) | undefined
 }
@@ -93,7 +97,7 @@ export function readEvidence(
 
 /**
  * Whose certificate it is: of our own CA what the registry has noted under its fingerprint, of another CA the one value that
- * its rule names, when that is the id of a registered device. Printed names are never asked.
+ * its rule names, when that is the id of a registered device that it may speak for. Printed names are never asked.
  */
 export function deviceIdOf({ certificate, issuer }: PeerEvidence, beliefs: Beliefs): DeviceId | undefined {
   if (certificate === undefined || issuer.kind !== 'trusted') return undefined
@@ -103,7 +107,10 @@ export function deviceIdOf({ certificate, issuer }: PeerEvidence, beliefs: Belie
   const [value = ''] = values
   const id = value.slice(naming.deviceIdPrefix.length)
   const isName = values.length === 1 && value.startsWith(naming.deviceIdPrefix) && isDeviceId(id)
-  return isName && beliefs.findDevice(id) !== undefined ? id : undefined
+  const device = isName ? beliefs.findDevice(id) : undefined
+  if (device === undefined) return undefined
+  const isSpokenFor = naming.groups === undefined || naming.groups.some((group) => device.groups.includes(group))
+  return isSpokenFor ? (id as DeviceId) : undefined
 }
 
 function namesIn(certificate: CertificateFacts, rule: AuthorityConfiguration['deviceId']): string[] {
@@ -214,10 +221,9 @@ function faultsOfStatus(
   })
   const deviceId = deviceIdOf(evidence, beliefs)
   if (deviceId === undefined) {
-    return [
-      ...faults,
-      unregistered(naming === undefined ? 'the certificate' : `a device by the certificate's ${naming.deviceId}`),
-    ]
+    const among = naming?.groups === undefined ? '' : ` of the groups ${naming.groups.join(', ')}`
+    const what = naming === undefined ? 'the certificate' : `a device${among} by the certificate's ${naming.deviceId}`
+    return [...faults, unregistered(what)]
   }
   const device = beliefs.findDevice(deviceId)
   if (device === undefined) faults.push(unregistered(`device ${deviceId}`))

@@ -1,5 +1,6 @@
 /** The part of the configuration that says where a broker listens, whom it trusts there and what it does about faults. */
 import { z } from 'zod'
+import { isGroupName, nameRule } from './ids.ts'
 import { handlingFault, handlingForm, meanings, parseHandling, type VerificationFault } from './verification.ts'
 
 /** `host:port`; an IPv6 host stands in brackets; port 0 takes a free one. */
@@ -22,6 +23,11 @@ const authority = z.strictObject({
     .enum(['subject.CN', 'subject.serialNumber', 'san.dns', 'san.uri'])
     .describe('Which value of a certificate is the id of a registered device'),
   deviceIdPrefix: z.string().max(200).default('').describe('What stands before the id in that value'),
+  groups: z
+    .array(z.string().refine(isGroupName, `a group is ${nameRule}`))
+    .min(1)
+    .optional()
+    .describe('The CA speaks for devices of these groups alone; without it, for every device'),
   pins: z
     .literal('required')
     .optional()

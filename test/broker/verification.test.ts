@@ -251,6 +251,23 @@ test('a certificate of another CA is the device’s that its rule names, and who
   assert.equal(verdictOf(of(partner, { beliefs: gone }), enforce).cause, 'device_revoked')
 })
 
+test('a CA that speaks for some groups speaks for no other device', () => {
+  const by = (...groups: string[]): Case => {
+    const device = { profile: 'camera', groups, status: 'active' as const }
+    const authority = { ...partner, naming: { ...partner.naming!, groups: ['west', 'east'] } }
+    return facts({
+      evidence: evidenceOf(certificate, { issuer: { kind: 'trusted', authority } }),
+      beliefs: { ...unlisted(), findDevice: () => device },
+    })
+  }
+  assert.equal(verdictOf(by('north', 'east'), rulesOf('enforce')).deviceId, 'cam-1')
+  for (const other of [by(), by('north')]) {
+    const { state, deviceId, message } = verdictOf(other, rulesOf('enforce'))
+    assert.deepEqual([state, deviceId], ['not_registered', undefined])
+    assert.match(message, /a device of the groups west, east by the certificate's subject\.CN is not in the registry/)
+  }
+})
+
 test('pins: the registry’s record of the certificate has to be there where they are required, and never of another device', () => {
   const of = (authority: Authority, deviceId: string) =>
     facts({
