@@ -122,7 +122,7 @@ export class Entrances implements AsyncDisposable {
     peer: { socket: TLSSocket; evidence: PeerEvidence; remoteAddress: string; rules: ListenerRules },
     streamOf: StreamOf,
   ): void {
-    const { config, gate, sessions, snapshot, serve } = this.#options
+    const { config, gate, sessions, snapshot, serve, clock } = this.#options
     const { socket, evidence, remoteAddress, rules } = peer
     const { certificate } = evidence
     const serial = certificate?.serial
@@ -150,7 +150,7 @@ export class Entrances implements AsyncDisposable {
       return
     }
     const stream = streamOf(socket, () => connection.state === 'live')
-    const connection = new Connection({ ...peer, stream })
+    const connection = new Connection({ ...peer, stream, connectedAt: clock() })
     sessions.add(connection, deviceId)
     serve(connection)
   }

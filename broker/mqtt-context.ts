@@ -6,6 +6,7 @@ import { type Refusal, verdictFields } from './admission.ts'
 import type { SessionStore } from './backends/session-store.ts'
 import { type Asked, type Denials, refusedOf } from './denials.ts'
 import type { FastPath } from './fast-path.ts'
+import type { FirstUses } from './first-uses.ts'
 import type { Gate } from './gate.ts'
 import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
@@ -35,6 +36,7 @@ export type MqttContext = {
   /** A line that a client can bring about as often as it likes. */
   warn(key: string, fields: () => { event: string; reason: string } & Record<string, unknown>): void
   denials: Pick<Denials, 'note'>
+  firstUses: Pick<FirstUses, 'note'>
 }
 
 export const shown = (topic: string): string => topic.slice(0, 200)

@@ -77,6 +77,7 @@ export class MqttSession implements LinkEvents, Receiver {
       this.#acknowledge(packet, code, this.#guard.sentence)
       return
     }
+    if (code === pass) this.#connection.link.taken.note('publish', packet.topic)
     if (code === pass && this.#deliverAtOnce(packet)) return
     const message = messageOf(packet, this.#connection.clientId!, clock().getTime())
     const mayBeKnown = packet.qos === 2 && this.#isResumed
@@ -93,6 +94,7 @@ export class MqttSession implements LinkEvents, Receiver {
       try {
         const turn = code === later ? await this.#guard.turn(packet) : pass
         if (turn > pass) this.#acknowledge(packet, turn, this.#guard.sentence)
+        if (code === later && turn === pass) this.#connection.link.taken.note('publish', packet.topic)
         if (turn === pass) await this.#publishInTurn(packet, message, mayBeKnown)
       } catch (error) {
         this.#failed(error)
@@ -201,7 +203,7 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** In its turn: the session, its will, its place on the bus; then the client is told. */
   async #establish(packet: Connect): Promise<void> {
-    const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log } = this.#context
+    const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log, firstUses } = this.#context
     const connection = this.#connection
     const clientId = connection.clientId!
     const asked = packet.properties?.sessionExpiryInterval ?? 0
@@ -246,6 +248,7 @@ export class MqttSession implements LinkEvents, Receiver {
         ...(isCut ? { sessionExpiryInterval: Math.floor(this.#expiryMs / 1_000) } : {}),
       },
     })
+    connection.link.taken.note('connect')
     sessions.opened(connection, this)
     this.#pump = new SessionPump({
       store,
@@ -257,6 +260,7 @@ export class MqttSession implements LinkEvents, Receiver {
       onFailed: (error) => this.#failed(error),
     })
     this.#pump.wake()
+    void firstUses.note(connection)
     log.info(
       {
         event: 'session.opened',

@@ -8,6 +8,7 @@ import { LevelSessions } from './backends/level-sessions.ts'
 import { type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
 import type { Denials } from './denials.ts'
 import { FastPath } from './fast-path.ts'
+import type { FirstUses } from './first-uses.ts'
 import type { Gate } from './gate.ts'
 import { type MqttContext, shown } from './mqtt-context.ts'
 import { MqttSession } from './mqtt-session.ts'
@@ -33,6 +34,7 @@ type MqttOptions = {
   clock: () => Date
   log: Log
   denials: Denials
+  firstUses: FirstUses
   /** false: every message takes the general way, to which the fast one is compared */
   isFast?: boolean | undefined
 }
@@ -56,7 +58,7 @@ export class MqttService implements AsyncDisposable {
 
   /** @throws FleetError `data_damaged` */
   static async start(options: MqttOptions): Promise<MqttService> {
-    const { config, gate, sessions, area, clock, log, denials, isFast = true } = options
+    const { config, gate, sessions, area, clock, log, denials, firstUses, isFast = true } = options
     await using stack = new AsyncDisposableStack()
     const now = (): number => clock().getTime()
     const lines = new LogLimit({ burst: 10, everyMs: 60_000 })
@@ -127,6 +129,7 @@ export class MqttService implements AsyncDisposable {
       linkLimits: linkLimitsOf(config),
       warn,
       denials,
+      firstUses,
     }
     return new MqttService(context, stack.move())
   }

@@ -5,14 +5,17 @@ import { problems } from '../contract/problems.ts'
 import type { Log } from '../runtime/log.ts'
 import { Authorities } from './authorities.ts'
 import { credentialStamp, readCredential } from './credential.ts'
+import { CutReports } from './cut-reports.ts'
 import { Denials, refusedOf } from './denials.ts'
 import { Entrances } from './entrances.ts'
+import { FirstUses } from './first-uses.ts'
 import { Gate } from './gate.ts'
 import { MqttService } from './mqtt.ts'
 import { who } from './mqtt-context.ts'
 import { Sessions } from './sessions.ts'
 import { BrokerStore } from './store.ts'
 import { FeedClient } from './trust/feed-client.ts'
+import { Reports } from './trust/reports.ts'
 import { Snapshot, type SnapshotChange } from './trust/snapshot.ts'
 
 export type BrokerService = AsyncDisposable & {
@@ -62,7 +65,14 @@ export async function createBrokerService(options: {
       log,
     }),
   )
+  const reports = stack.use(await Reports.open({ area: store.reports, newId: randomUUID, clock, log }))
+  const raise: Reports['raise'] = (report) => reports.raise(report)
+  const firstUses = new FirstUses({ area: store.reports, raise, clock, log })
+  const cuts = new CutReports({ raise, policy: () => snapshot.policy, clock })
+  /** Of what is being brought into force. */
+  let heardAt: number | undefined
   const sessions = new Sessions((connection, cause) => {
+    cuts.note(connection, cause, heardAt ?? performance.now())
     const message = connection.verdict?.message || problems[cause].title
     const denial = denials.note(refusedOf(connection), { stage: 'session', cause, message })
     log.warn({ event: 'session.kicked', reason: cause, denial, ...who(connection) }, 'session kicked')
@@ -73,7 +83,13 @@ export async function createBrokerService(options: {
       brokerId: config.id,
       snapshot,
       credential: () => credential,
-      onChange: (change) => bringIntoForce(change),
+      onChange: (change, at) => {
+        heardAt = at
+        bringIntoForce(change)
+        heardAt = undefined
+      },
+      settled: () => cuts.settled(),
+      reports,
       denials: (query) => denials.list(query),
       random: Math.random,
       log,
@@ -96,7 +112,17 @@ export async function createBrokerService(options: {
     maxConnectionsPerDevice: config.maxConnectionsPerDevice,
   })
 
-  const mqtt = await MqttService.start({ config, gate, sessions, area: store.sessions, clock, log, denials, isFast })
+  const mqtt = await MqttService.start({
+    config,
+    gate,
+    sessions,
+    area: store.sessions,
+    clock,
+    log,
+    denials,
+    firstUses,
+    isFast,
+  })
   lookAtLists()
   const entrances = await Entrances.open({
     config,
@@ -158,6 +184,7 @@ export async function createBrokerService(options: {
 
   function bringIntoForce(change: SnapshotChange): void {
     gate.enforce(change)
+    void firstUses.forget(change.certificates)
     for (const id of change.devices) {
       if (gate.isRevoked(id)) mqtt.forget(id)
     }

@@ -37,6 +37,8 @@ export class Connection {
   readonly certificate: CertificateFacts | undefined
   readonly remoteAddress: string
   readonly rules: ListenerRules
+  /** Its handshake was over. */
+  readonly connectedAt: Date
   link!: Link
   /** From when it is live on. */
   receiver: Receiver | undefined
@@ -66,6 +68,7 @@ export class Connection {
     evidence: PeerEvidence
     remoteAddress: string
     rules: ListenerRules
+    connectedAt: Date
   }) {
     this.socket = input.socket
     this.stream = input.stream
@@ -73,6 +76,7 @@ export class Connection {
     this.certificate = input.evidence.certificate
     this.remoteAddress = input.remoteAddress
     this.rules = input.rules
+    this.connectedAt = input.connectedAt
   }
 
   /** Lets what was sent go out, says why where the version can, and ends the connection. The will is due. */

@@ -62,6 +62,8 @@ const liveKey = 'live'
 const sessionsKey = '~'
 /** Of what was refused; behind the sessions' area. */
 const denialsKey = '\u007fd'
+/** Of what enroll is still to be told, and of certificates that it was told of. */
+const reportsKey = '\u007fr'
 const binary = { keyEncoding: 'utf8', valueEncoding: 'buffer' } as const
 
 /** This broker's own folder. One process opens it; every write of the snapshot is one synced batch. */
@@ -71,12 +73,14 @@ export class BrokerStore implements AsyncDisposable {
   /** For MQTT sessions and retained messages. */
   readonly sessions: Area
   readonly denials: Area
+  readonly reports: Area
 
   private constructor(folder: string) {
     this.#folder = folder
     this.#level = new Level(folder, { valueEncoding: 'json' })
     this.sessions = this.#area(sessionsKey)
     this.denials = this.#area(denialsKey)
+    this.reports = this.#area(reportsKey)
   }
 
   /** @throws FleetError `data_in_use`, `data_damaged` */

@@ -174,6 +174,7 @@ export const certificateView = z.object({
   fingerprint: z.string().optional(),
   notBefore: z.string().optional(),
   notAfter: z.string().optional(),
+  firstUsedAt: z.string().optional().describe('Of the first session that a broker has had with it'),
   revokedAt: z.string().optional(),
   revocationReason: z.string().optional(),
   pem: z.string().optional(),

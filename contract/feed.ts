@@ -2,9 +2,11 @@
  * The trust feed: what enroll tells brokers. Ordered events with a cursor; lines of JSON over mutual TLS, both ways.
  *
  * broker -> enroll  hello (who, cursor), then `applied` after each batch it has put in force, `ping` to ask for the head
+ *                   `report` of what has happened there, again until it is `noted`
  * enroll -> broker  `ask` what was refused there lately, which `answer` tells
  *                   `reset` when the cursor is not of this feed, events in order, `live` once the head is reached, `pong`
  */
+import type { BrokerReport } from './broker-reports.ts'
 import type { Denial, DenialQuery } from './denials.ts'
 import type { DeviceAttributes } from './device-attributes.ts'
 import type { PolicyDocument } from './policy-document.ts'
@@ -40,12 +42,15 @@ export type FromBroker =
   | { kind: 'applied'; seq: number }
   | { kind: 'ping'; id: number }
   | { kind: 'answer'; id: number; denials: Denial[] }
+  | { kind: 'report'; id: string; report: BrokerReport }
 export type FromEnroll =
   | { kind: 'reset' }
   | ({ kind: 'event' } & FeedEvent)
-  | { kind: 'live'; seq: number }
+  /** `notes`: knows what a `report` is; one that does not is sent none. */
+  | { kind: 'live'; seq: number; notes?: boolean }
   | { kind: 'pong'; id: number }
   | { kind: 'ask'; id: number; denials: DenialQuery }
+  | { kind: 'noted'; id: string }
 
 // hash(n) = SHA-256(hash(n-1), body(n)), the rule of runtime/chain.ts; before the first event stand 32 zero octets.
 export const genesis = '0'.repeat(64)

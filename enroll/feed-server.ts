@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
+import { type BrokerReport, brokerReport, isReportId, maxReportsUnderWay } from '../contract/broker-reports.ts'
 import { byLastAt, type Denial, type DenialQuery, denialView } from '../contract/denials.ts'
 import {
   type Cursor,
@@ -23,6 +24,9 @@ import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
 export type BrokerState = { id: string; connected: boolean; appliedSeq: number; lastSeenAt: string }
 export type Confirmation = { broker: string; connected: boolean; confirmed: boolean; confirmedMs?: number }
 
+/** What a broker has told; it comes again until it was taken. */
+export type Reported = { broker: string; id: string; report: BrokerReport }
+
 const batch = 500
 const askMs = 2_000
 /** More than was asked for is not looked at. */
@@ -40,6 +44,7 @@ class Follower {
   #pings: number[] = []
   appliedSeq: number
   readonly answers: boolean
+  #underWay = 0
   readonly #asked = new Map<number, (denials: Denial[] | undefined) => void>()
   #nextAsk = 1
 
@@ -87,6 +92,17 @@ class Follower {
     this.#asked.get(id)?.(read.map((denial) => ({ ...denial, by: this.id })))
   }
 
+  /** @throws Error at once when it does not wait for what it reported before */
+  reported(id: string, take: () => Promise<void>): Promise<void> {
+    if (this.#underWay >= maxReportsUnderWay) throw new Error('too many reports at once')
+    this.#underWay++
+    return take()
+      .then(() => this.#send({ kind: 'noted', id }))
+      .finally(() => {
+        this.#underWay--
+      })
+  }
+
   /** Sends what is new, in order; a call during a run makes the run look once more. */
   async pump(): Promise<void> {
     this.#again = true
@@ -117,7 +133,7 @@ class Follower {
     }
     if (this.#live) return
     this.#live = true
-    await this.#send({ kind: 'live', seq: this.#cursor.seq })
+    await this.#send({ kind: 'live', seq: this.#cursor.seq, notes: true })
   }
 
   async #send(message: FromEnroll): Promise<void> {
@@ -139,6 +155,7 @@ export class FeedServer implements AsyncDisposable {
   readonly #log: Log
   readonly #server: Server
   readonly #anchors: string[]
+  readonly #onReport: (reported: Reported) => Promise<void>
   readonly #followers = new Map<string, Follower>()
   readonly #waiting = new Set<() => void>()
   readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
@@ -150,6 +167,7 @@ export class FeedServer implements AsyncDisposable {
     this.#clock = options.clock
     this.#log = options.log
     this.#anchors = options.anchors
+    this.#onReport = options.onReport
     this.#server = createServer({
       ...tlsOptions(options.credential, options.anchors),
       minVersion: 'TLSv1.3',
@@ -173,6 +191,8 @@ export class FeedServer implements AsyncDisposable {
     listen: string
     credential: EdgeCredential
     anchors: string[]
+    /** Resolves when it is on disk; it is told again where it rejects. */
+    onReport: (reported: Reported) => Promise<void>
   }): Promise<FeedServer> {
     const server = new FeedServer(options)
     server.address = await listen(server.#server, options.listen)
@@ -371,7 +391,24 @@ export class FeedServer implements AsyncDisposable {
       for (const wake of this.#waiting) wake()
     } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id)
     else if (message.kind === 'answer') follower.answered(message.id, message.denials)
+    else if (message.kind === 'report' && isReportId(message.id)) this.#reported(follower, message.id, message.report)
     else throw new Error('unexpected line')
+  }
+
+  #reported(follower: Follower, id: string, said: unknown): void {
+    const { data: report } = brokerReport.safeParse(said)
+    const broker = follower.id
+    // One that cannot be read now never can: it is noted, so that it does not come again.
+    if (report === undefined) {
+      const told = this.#refusals.take(`report ${broker}`, this.#clock().getTime())
+      if (told) this.#log.warn({ event: 'report.refused', broker, id, ...told }, 'a report cannot be read')
+    }
+    const take = async (): Promise<void> => {
+      if (report !== undefined) await this.#onReport({ broker, id, report })
+    }
+    follower.reported(id, take).catch((err: unknown) => {
+      this.#log.warn({ event: 'report.failed', broker, id, err }, 'a report was not taken; it comes again')
+    })
   }
 
   #remember(id: string, appliedSeq: number): Promise<void> {

@@ -27,6 +27,7 @@ import { RegistrationAuthority } from './ra/registration-authority.ts'
 import { openDatabase } from './registry/database.ts'
 import { findPolicy } from './registry/policies.ts'
 import { Registry } from './registry/registry.ts'
+import { createReportDesk } from './reports.ts'
 
 export type EnrollService = AsyncDisposable & {
   /** URLs and paths for a supervisor to show and to hand to the broker. */
@@ -103,7 +104,15 @@ export async function createEnrollService(input: {
   const responder = (): MessageSigner => current
 
   const feed = opened.use(
-    await FeedServer.open({ registry, clock, log, listen: config.enroll.feed, credential: credential(), anchors }),
+    await FeedServer.open({
+      registry,
+      clock,
+      log,
+      listen: config.enroll.feed,
+      credential: credential(),
+      anchors,
+      onReport: createReportDesk({ registry, clock, log }),
+    }),
   )
   const admin = opened.use(
     await createAdmin(

@@ -12,6 +12,7 @@ import { splitAddress } from '../../runtime/config.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeCredential } from '../../runtime/https.ts'
 import type { Log } from '../../runtime/log.ts'
+import type { Reports } from './reports.ts'
 import type { Snapshot, SnapshotChange } from './snapshot.ts'
 
 /** The name in enroll's certificate, whatever address it is reached by. */
@@ -30,8 +31,11 @@ type FeedOptions = {
   snapshot: Snapshot
   /** Asked at each attempt, so that a renewed credential is used. */
   credential: () => EdgeCredential & { root: string }
-  /** Puts a change in force with the sessions that are open; `applied` is reported after it. */
-  onChange: (change: SnapshotChange) => void
+  /** Puts a change in force with the sessions that are open; `applied` is reported after it. @param heardAt `performance.now()` */
+  onChange: (change: SnapshotChange, heardAt: number) => void
+  /** Resolves when the connections that were ended by now are closed; `applied` is reported after it. */
+  settled: () => Promise<void>
+  reports: Pick<Reports, 'start' | 'stop' | 'noted'>
   /** Told to enroll when somebody asks there. */
   denials: (query: DenialQuery) => Promise<Denial[]>
   random: () => number
@@ -49,6 +53,8 @@ export class FeedClient implements AsyncDisposable {
   #mistrustCursor = false
   #retry: NodeJS.Timeout | undefined
   #waiting: FromEnroll[] = []
+  /** When the first that waits came. */
+  #heardAt = 0
   #working: Promise<void> | undefined
   /** The last event that is in force, and the saving of all up to it. */
   #inForce = 0
@@ -152,6 +158,7 @@ export class FeedClient implements AsyncDisposable {
       })
     })
     socket.on('data', (chunk: string) => {
+      if (this.#waiting.length === 0) this.#heardAt = performance.now()
       try {
         for (const line of lines.push(chunk)) this.#waiting.push(JSON.parse(line))
       } catch (error) {
@@ -178,6 +185,7 @@ export class FeedClient implements AsyncDisposable {
 
   #again(failure: Error | undefined): void {
     this.#socket = undefined
+    this.#options.reports.stop()
     if (this.#closed) return
     if (this.#connected || this.#failures === 0) {
       this.#options.log.warn(
@@ -196,7 +204,7 @@ export class FeedClient implements AsyncDisposable {
       while (this.#waiting.length > 0 && !this.#closed) {
         const events = this.#takeEvents()
         if (events.length > 0) {
-          this.#options.onChange(this.#options.snapshot.apply(events))
+          this.#options.onChange(this.#options.snapshot.apply(events), this.#heardAt)
           const { seq } = events.at(-1)!
           this.#options.log.debug({ event: 'snapshot.applied', seq, events: events.length }, 'feed events in force')
           if (!this.#options.snapshot.building) this.#confirm(socket, seq)
@@ -218,7 +226,7 @@ export class FeedClient implements AsyncDisposable {
     try {
       for (let saved: number | undefined; saved !== this.#inForce; ) {
         saved = this.#inForce
-        await this.#options.snapshot.save()
+        await Promise.all([this.#options.snapshot.save(), this.#options.settled()])
         if (this.#socket === socket) this.#send({ kind: 'applied', seq: saved })
       }
     } catch (error) {
@@ -242,7 +250,7 @@ export class FeedClient implements AsyncDisposable {
   }
 
   async #hear(socket: TLSSocket, message: FromEnroll): Promise<void> {
-    const { snapshot, log, onChange } = this.#options
+    const { snapshot, log, onChange, reports } = this.#options
     switch (message.kind) {
       case 'reset':
         log.warn(
@@ -258,13 +266,14 @@ export class FeedClient implements AsyncDisposable {
             `the feed says its head is ${message.seq}, we have ${snapshot.cursor.seq}`,
           )
         }
-        onChange(await snapshot.reachedHead())
+        onChange(await snapshot.reachedHead(), this.#heardAt)
         this.#mistrustCursor = false
         this.#connected = true
         this.#everLive = true
         this.#failures = 0
         log.info({ event: 'feed.connected', seq: message.seq }, 'trust feed followed')
         this.#confirm(socket, message.seq) // with what an earlier write may have failed to save
+        if (message.notes) reports.start((id, report) => this.#send({ kind: 'report', id, report }))
         for (const listener of [...this.#liveListeners]) listener()
         this.#liveListeners.clear()
         return
@@ -278,6 +287,9 @@ export class FeedClient implements AsyncDisposable {
         )
         return
       }
+      case 'noted':
+        reports.noted(message.id)
+        return
       case 'pong':
         this.#pings.get(message.id)?.(true)
         return

@@ -1,4 +1,4 @@
-import type { Ack, Publish } from './packet.ts'
+import type { Ack, Packet, Publish } from './packet.ts'
 import type { Properties } from './properties.ts'
 import { isRefusal, Malformed, protocolError, reason } from './reason.ts'
 
@@ -144,5 +144,28 @@ export class InboundAliases {
       packet.topic = topic
     } else this.#topics.set(alias, packet.topic)
     delete properties.topicAlias
+  }
+}
+
+/** The last packet that was taken from a client: of a PUBLISH one that was allowed, which its handler knows. */
+export class LastTaken {
+  type: Packet['type'] | undefined
+  topic: string | undefined
+  #at: number | undefined
+
+  note(type: Packet['type'], topic?: string): void {
+    this.type = type
+    this.topic = topic
+    this.#at = undefined
+  }
+
+  /** What was read in one turn came at one time: the clock is asked once for all of it. */
+  endTurn(): void {
+    this.#at ??= performance.now()
+  }
+
+  /** `performance.now()` */
+  get at(): number {
+    return this.#at ?? performance.now()
   }
 }

@@ -15,7 +15,7 @@ import type {
   LinkEvents,
   LinkLimits,
 } from './link-events.ts'
-import { InboundAliases, InboundWindow, requireAvailable } from './link-inbound.ts'
+import { InboundAliases, InboundWindow, LastTaken, requireAvailable } from './link-inbound.ts'
 import { encodeWithin, farewellFrame, pubackBytes, pubackFrame, refusalFrame } from './link-outbound.ts'
 import { LinkWriter } from './link-writer.ts'
 import {
@@ -58,6 +58,7 @@ export class Link {
   readonly #writer: LinkWriter
   readonly #watchdog = new Watchdog(() => this.#silent())
   #state: State = 'new'
+  readonly taken = new LastTaken()
   /** Undefined before the CONNECT. */
   version: Version | undefined
   #connect: Connect | undefined
@@ -256,6 +257,7 @@ export class Link {
     if (!this.#is('open')) return
     // A packet that takes long to arrive is a sign of life where it grows by more than a few octets.
     if (this.#packetsIn > before || this.#reader.heldBytes > trickleBytes) this.#watchdog.heard()
+    this.taken.endTurn()
     this.#offerRoom()
     this.#paused = this.#inbound.isBehind
     if (!this.#paused) this.#socket.resume()
@@ -273,6 +275,7 @@ export class Link {
     if (code === undefined) return false
     this.#packetsIn++
     this.#reader.take(plain)
+    if (code < 0x80) this.taken.note('publish', plain.topic)
     if (plain.qos === 0 || !this.#is('open')) return true
     const { packetId, sentence: reasonString } = plain
     if (code < 0x80) this.#pushControl(pubackFrame(packetId, code, this.version!))
@@ -292,6 +295,7 @@ export class Link {
   }
 
   #dispatch(packet: Packet): void {
+    if (packet.type !== 'publish' && packet.type !== 'connect') this.taken.note(packet.type)
     switch (packet.type) {
       case 'connect':
         this.#connected(packet)
@@ -366,8 +370,6 @@ export class Link {
         break
       case 'unknown PUBREC':
         this.#write({ type: 'pubrel', packetId, reason: reason.packetIdentifierNotFound }) // table 3-6
-        break
-      case 'nothing':
     }
   }
 

@@ -49,6 +49,7 @@ export function addCert(program: Command, io: Io): void {
         ['fingerprint', view.fingerprint],
         ['not before', view.notBefore],
         ['not after', view.notAfter],
+        ['first used', view.firstUsedAt],
         ['revoked', view.revokedAt],
         ['reason', view.revocationReason],
       ],

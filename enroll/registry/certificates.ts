@@ -22,6 +22,8 @@ export type CertificateRecord = {
   notBefore?: string
   notAfter?: string
   issuedAt?: string
+  /** As the broker has it that had the first session with it. */
+  firstUsedAt?: string
   revokedAt?: string
   revocationReason?: RevocationReason
   /** What was proved for it; for a first certificate all of it, as in `token+approval`. */

@@ -61,6 +61,29 @@ test('a revoked device loses every connection at once: live, idle and in the mid
   assert.equal(harness.broker.sessions.ofDevice('stolen-1').length, 0)
 })
 
+test('of each connection that a revocation ends enroll is told what it did last and could have done', async () => {
+  const device = await harness.device('stolen-9')
+  const live = await harness.connect(device)
+  await live.publishAsync('devices/stolen-9/last', 'x', { qos: 1 })
+  await live.publishAsync('devices/other/denied', 'x', { qos: 0 })
+  await harness.socket(device)
+  await eventually(() => harness.broker.sessions.ofDevice('stolen-9').length === 2)
+  await harness.revokeDevice(device)
+  const cuts = [...harness.feed.reports.values()].flatMap(({ report }) =>
+    report.type === 'session.cut' && report.deviceId === 'stolen-9' ? [report] : [],
+  )
+  assert.equal(cuts.length, 2, 'told before the revocation is reported as applied')
+  const [first, second] = cuts.toSorted((a, b) => b.packetsIn - a.packetsIn)
+  assert.ok(first && second)
+  assert.deepEqual([first.state, first.reason, first.clientId], ['live', 'device_revoked', 'stolen-9'])
+  assert.deepEqual([first.lastPacket?.type, first.lastPacket?.topic], ['publish', 'devices/stolen-9/last'])
+  assert.ok(Date.parse(first.lastPacket!.at) >= Date.parse(first.connectedAt))
+  assert.deepEqual([first.publish, first.subscribe], [['devices/stolen-9/#'], ['devices/stolen-9/#']])
+  assert.ok(first.packetsIn >= 2 && first.tookMs < 5_000)
+  assert.deepEqual([second.state, second.lastPacket, second.publish], ['handshaken', undefined, []])
+  assert.deepEqual([second.serial, second.remoteAddress], [device.serial, '127.0.0.1'])
+})
+
 test('a revoked certificate ends its own connections and leaves those of the device’s other certificate', async () => {
   const device = await harness.device('rekeyed-1')
   const newer: TestDevice = await harness.device('rekeyed-1')

@@ -61,6 +61,70 @@ suite('the trust feed', () => {
     }
   })
 
+  test('a report is noted once it is in the audit log, and has one effect however often it comes', async () => {
+    await using feed = await followFeed(fleet, startCursor)
+    const live = await feed.see(({ kind }) => kind === 'live')
+    assert.ok(live?.kind === 'live' && live.notes)
+    const alert = {
+      type: 'alert' as const,
+      at: new Date().toISOString(),
+      kind: 'stolen' as const,
+      deviceId: 'cam-1' as never,
+      listener: 'mqtts',
+      remoteAddress: '192.0.2.7',
+      detail: 'its key was used',
+      count: 1,
+    }
+    const id = '0000-0001'
+    for (let times = 0; times < 2; times++) feed.send({ kind: 'report', id, report: alert })
+    await feed.see(() => feed.messages.filter((message) => message.kind === 'noted' && message.id === id).length === 2)
+    const { items } = (await fleet.admin('GET', '/audit')).body
+    const told = items.filter(({ action }: { action: string }) => action === 'alert.raised')
+    assert.equal(told.length, 1)
+    const { actor, subject, remoteAddress, details } = told[0]
+    assert.deepEqual([actor, subject, remoteAddress], ['broker:broker-1', 'device:cam-1', '192.0.2.7'])
+    assert.equal(details.detail, 'its key was used')
+    // What cannot be read, or is too large, leaves no trace and does not come again.
+    for (const report of [
+      { ...alert, detail: 'x'.repeat(301) },
+      { type: 'other' },
+      null,
+      { ...alert, deviceId: '#' },
+    ]) {
+      const id = `0000-1${feed.messages.length}`
+      feed.send({ kind: 'report', id, report: report as never })
+      await feed.see((message) => message.kind === 'noted' && message.id === id)
+    }
+    const after = (await fleet.admin('GET', '/audit')).body.items
+    assert.equal(after.filter(({ action }: { action: string }) => action === 'alert.raised').length, 1)
+  })
+
+  test('a first use is noted at the certificate that it names, and at no other', async () => {
+    const { serial } = await fleet.enrolledDevice('cam-used')
+    const { body: before } = await fleet.admin('GET', `/certificates/${serial}`)
+    await using feed = await followFeed(fleet, startCursor)
+    const at = new Date().toISOString()
+    const use = async (id: string, fingerprint: string): Promise<string | undefined> => {
+      const peer = { listener: 'mqtts', remoteAddress: '192.0.2.7', deviceId: 'cam-used' }
+      feed.send({ kind: 'report', id, report: { type: 'certificate.used', at, serial, fingerprint, ...peer } as never })
+      await feed.see((message) => message.kind === 'noted' && message.id === id)
+      return (await fleet.admin('GET', `/certificates/${serial}`)).body.firstUsedAt
+    }
+    assert.equal(await use('0000-2001', 'ab'.repeat(32)), undefined)
+    assert.equal(await use('0000-2002', before.fingerprint), at)
+  })
+
+  test('a broker that reports more than it has heard to be noted is cut off', async () => {
+    await using feed = await followFeed(fleet, startCursor)
+    await feed.see(({ kind }) => kind === 'live')
+    const report = { type: 'certificate.used' } as never
+    feed.socket.cork()
+    for (let at = 0; at < 101; at++) feed.send({ kind: 'report', id: `0000-3${at}`, report })
+    feed.socket.uncork()
+    await feed.see(() => false)
+    assert.ok(feed.socket.destroyed)
+  })
+
   test('status tells who follows and how far; a broker that went away is still named', async () => {
     const feed = await followFeed(fleet, startCursor)
     await feed.see(({ kind }) => kind === 'live')
@@ -86,7 +150,12 @@ suite('the trust feed', () => {
   })
 
   test('a line that is not of the protocol ends the connection', async () => {
-    for (const line of ['garbage\n', '{"kind":"applied","seq":1}\n', `"${'x'.repeat(5_000_000)}`]) {
+    for (const line of [
+      'garbage\n',
+      '{"kind":"report","id":"../x"}\n',
+      '{"kind":"applied","seq":1}\n',
+      `"${'x'.repeat(5_000_000)}`,
+    ]) {
       await using feed = await followFeed(fleet, undefined)
       feed.socket.write(line)
       assert.equal(await feed.see(() => true), undefined)

@@ -2,6 +2,7 @@
 import { EventEmitter, once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
+import type { BrokerReport } from '../../contract/broker-reports.ts'
 import type { Denial, DenialQuery } from '../../contract/denials.ts'
 import {
   type Cursor,
@@ -26,6 +27,10 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
   hellos: { broker: string; cursor: Cursor }[] = []
   /** Last `applied` of any broker. */
   appliedSeq = 0
+  /** By id, in the order in which they came first; and how often each came. */
+  readonly reports = new Map<string, { report: BrokerReport; times: number }>()
+  /** While false a report is heard and not noted. */
+  noting = true
   /** While false nothing but the connection itself is answered. */
   answering = true
   /** Changes an event on its way out. */
@@ -103,6 +108,20 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
     await closed
   }
 
+  /** The first report that will do, also one that came before. */
+  async untilReport<T extends BrokerReport['type']>(
+    type: T,
+    wanted: (report: Extract<BrokerReport, { type: T }>) => boolean = () => true,
+  ): Promise<Extract<BrokerReport, { type: T }>> {
+    for (;;) {
+      for (const { report } of this.reports.values()) {
+        if (report.type === type && wanted(report as Extract<BrokerReport, { type: T }>))
+          return report as Extract<BrokerReport, { type: T }>
+      }
+      await once(this, 'report')
+    }
+  }
+
   /** What the broker answers when it is asked for its denials. */
   async askDenials(denials: DenialQuery): Promise<Denial[]> {
     for (const socket of this.#sent.keys()) this.#send(socket, { kind: 'ask', id: 1, denials })
@@ -139,6 +158,13 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
       return
     }
     if (!this.answering) return
+    if (message.kind === 'report') {
+      const { id, report } = message
+      this.reports.set(id, { report, times: (this.reports.get(id)?.times ?? 0) + 1 })
+      if (this.noting) this.#send(socket, { kind: 'noted', id })
+      this.emit('report', report)
+      return
+    }
     if (message.kind === 'ping') {
       this.beforePong?.()
       this.#send(socket, { kind: 'pong', id: message.id })
@@ -149,7 +175,7 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
     if (ours !== hash) this.#send(socket, { kind: 'reset' })
     this.#sent.set(socket, ours === hash ? seq : 0)
     this.#flush(socket)
-    this.#send(socket, { kind: 'live', seq: this.head })
+    this.#send(socket, { kind: 'live', seq: this.head, notes: true })
   }
 
   #flush(socket: TLSSocket): void {

@@ -101,6 +101,24 @@ test('while enroll is away a certificate not known here hears to try again; one 
   assert.equal(await waiting, 0)
 })
 
+test('the first session with a certificate is reported once, also over a loss of the feed and a restart', async () => {
+  harness.feed.noting = false
+  const device = await harness.device('sensor-1')
+  await harness.connect(device)
+  const report = await harness.feed.untilReport('certificate.used')
+  assert.deepEqual([report.deviceId, report.serial, report.clientId], ['sensor-1', device.serial, 'sensor-1'])
+  harness.feed.noting = true
+  harness.feed.drop()
+  await eventually(() => [...harness.feed.reports.values()][0]!.times === 2)
+  await harness.stopBroker()
+  await harness.startBroker()
+  await harness.connect(device)
+  const other = await harness.device('sensor-2')
+  await harness.connect(other)
+  await harness.feed.untilReport('certificate.used', ({ deviceId }) => deviceId === 'sensor-2')
+  assert.equal(harness.feed.reports.size, 2)
+})
+
 test('a feed with another history is read anew beside the snapshot in force; whoever is unknown in it is kicked', async () => {
   const kept = await harness.device('kept-1')
   const gone = await harness.device('gone-1')

@@ -1,0 +1,85 @@
+import { once } from 'node:events'
+import { type BrokerReport, reportBounds, type SessionCut } from '../contract/broker-reports.ts'
+import { reachOf } from '../contract/policy-reach.ts'
+import type { ProblemCode } from '../contract/problems.ts'
+import type { Connection } from './sessions.ts'
+import type { PolicyState } from './store.ts'
+
+type CutReportsOptions = {
+  raise: (report: BrokerReport) => void
+  policy: () => PolicyState
+  clock: () => Date
+}
+
+/** Tells enroll of each connection that was ended because somebody lost their standing: what it had done, and when it was over. */
+export class CutReports {
+  readonly #options: CutReportsOptions
+  readonly #closing = new Set<Promise<void>>()
+
+  constructor(options: CutReportsOptions) {
+    this.#options = options
+  }
+
+  /**
+   * To be called in the turn that the connection is ended in.
+   *
+   * @param heardAt `performance.now()` of when this broker heard of the reason
+   */
+  note(connection: Connection, reason: ProblemCode, heardAt: number): void {
+    const evidence = this.#evidence(connection, reason)
+    const closed = once(connection.socket, 'close').then(() => {
+      this.#closing.delete(closed)
+      const tookMs = Math.round((performance.now() - heardAt) * 1_000) / 1_000
+      this.#options.raise({ ...evidence, at: this.#options.clock().toISOString(), tookMs })
+    })
+    this.#closing.add(closed)
+  }
+
+  /** Resolves when the sockets of the connections that were noted by now are closed, and that is on its way to enroll. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#closing)
+  }
+
+  #evidence(connection: Connection, reason: ProblemCode): Omit<SessionCut, 'at' | 'tookMs'> {
+    const { rules, remoteAddress, clientId, deviceId, certificate, state, socket, connectedAt, link } = connection
+    const { packetsIn, bytesIn, packetsOut, bytesOut } = link.counters
+    const { topics, topic: longest } = reportBounds
+    // Before a CONNECT was accepted nothing was in reach.
+    const { publish, subscribe } =
+      connection.principal === undefined
+        ? { publish: [], subscribe: [] }
+        : reachOf(this.#options.policy().document, connection.principal.facts)
+    const shown = (filters: string[]): string[] => filters.slice(0, topics).map((filter) => filter.slice(0, longest))
+    const lastPacket = this.#lastPacket(connection)
+    return {
+      type: 'session.cut',
+      reason,
+      listener: rules.name.slice(0, reportBounds.name),
+      remoteAddress: remoteAddress.slice(0, reportBounds.name),
+      state: state as SessionCut['state'], // what is closed is not ended again
+      isResumed: socket.isSessionReused(),
+      connectedAt: connectedAt.toISOString(),
+      packetsIn,
+      bytesIn,
+      packetsOut,
+      bytesOut,
+      publish: shown(publish),
+      subscribe: shown(subscribe),
+      ...(clientId === undefined ? {} : { clientId: clientId.slice(0, reportBounds.clientId) }),
+      ...(deviceId === undefined ? {} : { deviceId }),
+      ...(certificate === undefined ? {} : { serial: certificate.serial, fingerprint: certificate.fingerprint }),
+      ...(lastPacket === undefined ? {} : { lastPacket }),
+    }
+  }
+
+  #lastPacket({ link }: Connection): SessionCut['lastPacket'] {
+    const { type, topic, at } = link.taken
+    if (type === undefined) return undefined
+    const ms = this.#options.clock().getTime() - (performance.now() - at)
+    return {
+      type,
+      at: new Date(ms).toISOString(),
+      ...(topic === undefined ? {} : { topic: topic.slice(0, reportBounds.topic) }),
+    }
+  }
+}

@@ -1,0 +1,78 @@
+/**
+ * What a broker tells enroll of its own accord, over the trust feed: each at least once, and again after a loss of the
+ * connection or of the broker, until enroll has noted it. Fields are added, never renamed.
+ */
+import { z } from 'zod'
+import { isDeviceId, isFingerprint, isSerialNumber } from './ids.ts'
+
+const text = (atMost: number) => z.string().max(atMost)
+const at = z.iso.datetime()
+const count = z.number().min(0)
+const known = (isKnown: (text: string) => boolean) => z.string().refine((text) => isKnown(text))
+const deviceId = known(isDeviceId)
+const serial = known(isSerialNumber)
+const fingerprint = known(isFingerprint)
+
+/** Longer texts are cut before they are sent, and not taken as they are. */
+export const reportBounds = { topic: 1_024, topics: 64, clientId: 200, name: 100, detail: 300 }
+
+const peer = {
+  listener: text(reportBounds.name),
+  remoteAddress: text(reportBounds.name),
+  clientId: text(reportBounds.clientId).optional(),
+}
+
+export const sessionCut = z.object({
+  type: z.literal('session.cut'),
+  at,
+  reason: text(reportBounds.name).describe('A problem code'),
+  ...peer,
+  deviceId: deviceId.optional(),
+  serial: serial.optional(),
+  fingerprint: fingerprint.optional(),
+  state: z.enum(['handshaken', 'connecting', 'live', 'quarantined']).describe('How far the connection had come'),
+  isResumed: z.boolean().describe('Its TLS session was resumed from a ticket'),
+  connectedAt: at,
+  lastPacket: z
+    .object({ type: text(reportBounds.name), topic: text(reportBounds.topic).optional(), at })
+    .optional()
+    .describe('The last that was taken from it'),
+  tookMs: count.describe('From the broker having heard to the socket being closed'),
+  packetsIn: count,
+  bytesIn: count,
+  packetsOut: count,
+  bytesOut: count,
+  publish: z.array(text(reportBounds.topic)).max(reportBounds.topics).describe('Topics its policy let it publish to'),
+  subscribe: z.array(text(reportBounds.topic)).max(reportBounds.topics).describe('And read'),
+})
+export const certificateUsed = z.object({
+  type: z.literal('certificate.used'),
+  at,
+  ...peer,
+  deviceId,
+  serial,
+  fingerprint,
+})
+export const alert = z.object({
+  type: z.literal('alert'),
+  at,
+  kind: z.enum(['stolen', 'clone', 'key_reused']),
+  ...peer,
+  deviceId: deviceId.optional(),
+  serial: serial.optional(),
+  fingerprint: fingerprint.optional(),
+  detail: text(reportBounds.detail),
+  count: z.int().min(1).describe('How often, since the last report of the same'),
+})
+
+export const brokerReport = z.discriminatedUnion('type', [sessionCut, certificateUsed, alert])
+export type SessionCut = z.output<typeof sessionCut>
+export type CertificateUsed = z.output<typeof certificateUsed>
+export type Alert = z.output<typeof alert>
+export type BrokerReport = z.output<typeof brokerReport>
+
+const reportId = /^[0-9a-f-]{8,64}$/
+export const isReportId = (id: unknown): id is string => typeof id === 'string' && reportId.test(id)
+
+/** Reports of one broker that may be under way and not noted yet. */
+export const maxReportsUnderWay = 100

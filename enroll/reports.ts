@@ -1,0 +1,80 @@
+import type { Alert, BrokerReport, CertificateUsed, SessionCut } from '../contract/broker-reports.ts'
+import type { ProblemCode } from '../contract/problems.ts'
+import type { Log } from '../runtime/log.ts'
+import type { Reported } from './feed-server.ts'
+import type { AuditFact } from './registry/audit-log.ts'
+import { findCertificate, writeCertificate } from './registry/certificates.ts'
+import { type Registry, untilNoConflict } from './registry/registry.ts'
+
+type Said<R extends BrokerReport> = { broker: string; requestId: string; report: R }
+type ReportsOptions = { registry: Registry; clock: () => Date; log: Log }
+
+/** Takes what brokers report. A report that comes again has no second effect: its id is the request's. */
+export function createReportDesk({ registry, clock, log }: ReportsOptions): (reported: Reported) => Promise<void> {
+  const record = async (requestId: string, fact: Omit<AuditFact, 'requestId'>): Promise<boolean> => {
+    const audit = [{ ...fact, requestId }]
+    const { replayed } = await registry.commit({ requestId, writes: [], audit, at: clock() })
+    return !replayed
+  }
+
+  async function cut({ broker, requestId, report }: Said<SessionCut>): Promise<void> {
+    await record(requestId, {
+      action: 'session.cut',
+      actor: `broker:${broker}`,
+      subject: subjectOf(report),
+      outcome: 'done',
+      reason: report.reason as ProblemCode,
+      details: detailsOf(report),
+      remoteAddress: report.remoteAddress,
+    })
+  }
+
+  async function alerted({ broker, requestId, report }: Said<Alert>): Promise<void> {
+    const isNew = await record(requestId, {
+      action: 'alert.raised',
+      actor: `broker:${broker}`,
+      subject: subjectOf(report),
+      outcome: 'done',
+      details: detailsOf(report),
+      remoteAddress: report.remoteAddress,
+    })
+    const { kind, deviceId, remoteAddress, serial, count, detail } = report
+    if (isNew)
+      log.warn({ event: 'alert.raised', kind, broker, deviceId, remoteAddress, serial, count, detail }, 'alert')
+  }
+
+  /** From its first session on it is certain that the device has the certificate. */
+  const used = ({ requestId, report: { serial, fingerprint, at } }: Said<CertificateUsed>): Promise<void> =>
+    untilNoConflict(async () => {
+      const known = await findCertificate(registry, serial)
+      // Another CA may have given the same number to a certificate of its own.
+      if (known?.doc.fingerprint !== fingerprint || known.doc.firstUsedAt !== undefined) return
+      const write = writeCertificate({ ...known.doc, firstUsedAt: at }, known.rev)
+      await registry.commit({ requestId, writes: [write], audit: [], at: clock() })
+    })
+
+  return async ({ broker, id, report }) => {
+    const requestId = `report-${broker}-${id}`
+    switch (report.type) {
+      case 'session.cut':
+        return cut({ broker, requestId, report })
+      case 'certificate.used':
+        return used({ broker, requestId, report })
+      case 'alert':
+        return alerted({ broker, requestId, report })
+    }
+  }
+}
+
+const subjectOf = ({ deviceId, fingerprint }: SessionCut | Alert): string =>
+  deviceId === undefined ? `certificate:${fingerprint ?? 'none'}` : `device:${deviceId}`
+
+/** As the audit log has it: flat. */
+function detailsOf(report: SessionCut | Alert): NonNullable<AuditFact['details']> {
+  const { type: _type, remoteAddress: _address, deviceId: _device, ...rest } = report
+  const { lastPacket, ...flat } = { lastPacket: undefined, ...rest } as Partial<SessionCut>
+  const last = { lastPacket: lastPacket?.type, lastTopic: lastPacket?.topic, lastPacketAt: lastPacket?.at }
+  return Object.fromEntries(
+    Object.entries({ ...flat, ...last }).flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])),
+  )
+}
