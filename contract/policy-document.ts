@@ -10,12 +10,23 @@ import { connectConditions } from './policy-conditions.ts'
 import { policyLimits } from './policy-limits.ts'
 import { placeholder } from './policy-match.ts'
 import { isMatchName, isVariable, type MatchName, unknownName, unknownVariable } from './principal-facts.ts'
-import { isTopicFilter, isTopicName } from './topics.ts'
+import { isGatewayTopic, isTopicFilter, isTopicName } from './topics.ts'
 
 /** A pattern stands for one filter per combination of its variables' values, so their number is bounded. */
 const maxVariables = 4
 
-const patternOf = (isShape: (shape: string) => boolean, what: string) =>
+const closed = 'topics that begin with $ are closed to clients'
+const closedToPublishers = `${closed}; the gateway alone publishes there`
+const closedToSubscribers = `${closed}, but for what begins with $fleetgate/devices/ or $fleetgate/events/`
+
+type PatternRules = {
+  isShape: (shape: string) => boolean
+  what: string
+  /** Why a pattern that begins with `$` is refused; where it is not, undefined. */
+  dollarFault: (text: string) => string | undefined
+}
+
+const patternOf = ({ isShape, what, dollarFault }: PatternRules) =>
   z
     .string()
     .min(1)
@@ -35,18 +46,24 @@ const patternOf = (isShape: (shape: string) => boolean, what: string) =>
       else if (!isShape(shape))
         context.addIssue({ code: 'custom', message: `${text} is not a topic ${what} (MQTT 4.7)` })
       else if (shape.startsWith('$')) {
-        context.addIssue({ code: 'custom', message: `${text}: topics that begin with $ are closed to clients` })
+        const fault = dollarFault(text)
+        if (fault !== undefined) context.addIssue({ code: 'custom', message: `${text}: ${fault}` })
       }
     })
-const pattern = patternOf(isTopicFilter, 'filter')
+const published = patternOf({ isShape: isTopicFilter, what: 'filter', dollarFault: () => closedToPublishers })
+const subscribed = patternOf({
+  isShape: isTopicFilter,
+  what: 'filter',
+  dollarFault: (text) => (isGatewayTopic(text) ? undefined : closedToSubscribers),
+})
 
 const oneOrMore = z
   .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
   .transform((value) => (Array.isArray(value) ? value : [value]))
 
 const topics = z.strictObject({
-  publish: z.array(pattern).optional().describe('Topic filters: every topic they match may be published to'),
-  subscribe: z.array(pattern).optional().describe('Topic filters: they and narrower ones may be subscribed to'),
+  publish: z.array(published).optional().describe('Topic filters: every topic they match may be published to'),
+  subscribe: z.array(subscribed).optional().describe('Topic filters: they and narrower ones may be subscribed to'),
 })
 
 /** A record would pass over `__proto__`, and a condition that is passed over is one that everybody meets. */
@@ -88,7 +105,7 @@ const statement = z
       ),
     connect: connectConditions.optional().describe('What a CONNECT has to meet; every statement that applies is asked'),
     limits: policyLimits.optional().describe('How much; the smallest of the statements that apply counts'),
-    responseTopic: patternOf(isTopicName, 'name')
+    responseTopic: patternOf({ isShape: isTopicName, what: 'name', dollarFault: () => closed })
       .optional()
       .describe(
         'Told to a version 5 client that asks for response information, if it may subscribe below; the first one that may counts',

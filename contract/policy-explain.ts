@@ -80,6 +80,7 @@ function candidateOf(
 const valuesOf = (facts: PrincipalFacts, key: string): string => (facts[factNameOf(key)] ?? []).join(', ') || 'none'
 
 function levelsInCommon(filter: string, topic: string): number {
+  if (topic.startsWith('$') && !filter.startsWith('$')) return 0 // [MQTT-4.7.2-1]
   const levels = topic.split('/')
   const at = filter.split('/').findIndex((level, index) => level !== '+' && level !== levels[index])
   return at < 0 ? levels.length : at

@@ -7,7 +7,7 @@ import type { PolicyLimits } from './policy-limits.ts'
 import { expandPattern, matchHolds } from './policy-match.ts'
 import type { Verdict } from './policy-matcher.ts'
 import type { PrincipalFacts } from './principal-facts.ts'
-import { filterCovers } from './topics.ts'
+import { filterCovers, isGatewayTopic } from './topics.ts'
 
 /** A statement may stand in the way behind a statement that stood in the way. */
 const maxSteps = 8
@@ -186,9 +186,11 @@ function withoutDeny({ name, deny }: PolicyStatement, facts: PrincipalFacts, que
  */
 function newAllowance(document: PolicyDocument, facts: PrincipalFacts, question: Question): PolicyEdit[] {
   const [id] = facts['device.id'] ?? []
-  if (id === undefined || question.topic.startsWith('$')) return []
+  if (id === undefined || isClosed(question)) return []
   const list = listOf(question)
   const levels = question.topic.split('/')
+  // The places of the gateway's own topics are literal, whatever a device is called.
+  const isOwn = (level: string, at: number): boolean => level === id && (at > 1 || !question.topic.startsWith('$'))
   const nearest = explainPolicy(document, facts, question).nearest?.statement
   const home = applying(document, facts)
     .filter(({ allow, maxQos = 2, retain = true }) => {
@@ -196,9 +198,9 @@ function newAllowance(document: PolicyDocument, facts: PrincipalFacts, question:
       return allow[list] !== undefined && isEnough
     })
     .toSorted((a, b) => Number(b.name === nearest) - Number(a.name === nearest))[0]
-  if (home !== undefined && levels.includes(id)) {
+  if (home !== undefined && levels.some(isOwn)) {
     // biome-ignore lint/suspicious/noTemplateCurlyInString: a variable of the policy language
-    const pattern = levels.map((level) => (level === id ? '${device.id}' : level)).join('/')
+    const pattern = levels.map((level, at) => (isOwn(level, at) ? '${device.id}' : level)).join('/')
     return [{ statement: home.name, path: `allow.${list}`, value: [...home.allow[list]!, pattern] }]
   }
   const taken = new Set(document.policies.map(({ name }) => name))
@@ -207,6 +209,10 @@ function newAllowance(document: PolicyDocument, facts: PrincipalFacts, question:
   const statement = { name, match: { 'device.id': [id] }, allow: { [list]: [question.topic] }, deny: {} }
   return [{ statement: name, path: '', value: statement }]
 }
+
+/** To whatever a policy says. */
+const isClosed = ({ action, topic }: Question): boolean =>
+  topic.startsWith('$') && (action === 'publish' || !isGatewayTopic(topic))
 
 /** Values that a `match` asks for, or that a topic has where a pattern has the attribute. */
 function guessedAttributes({ policies }: PolicyDocument, facts: PrincipalFacts, question: Question) {

@@ -1,6 +1,6 @@
 /** For whom a statement is, and which topic filters its patterns stand for. */
 import { factNameOf, isVariable, type PrincipalFacts } from './principal-facts.ts'
-import { isTopicFilter } from './topics.ts'
+import { isGatewayTopic, isTopicFilter } from './topics.ts'
 
 export const placeholder = /\$\{([^}]*)\}/g
 /** What a pattern may stand for at most: a certificate can hold a hundred values under one name. */
@@ -49,7 +49,7 @@ function combinations(text: string, facts: PrincipalFacts): string[] | undefined
   }
   return results
     .map((start) => start + text.slice(end))
-    .filter((filter) => isTopicFilter(filter) && !filter.startsWith('$'))
+    .filter((filter) => isTopicFilter(filter) && (!filter.startsWith('$') || isGatewayTopic(text)))
 }
 
 const isSafeLevel = (value: string): boolean =>

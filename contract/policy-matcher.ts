@@ -5,7 +5,7 @@ import { narrowest, type PolicyLimits } from './policy-limits.ts'
 import { expandDenied, expandPattern, matchHolds, valueHolds } from './policy-match.ts'
 import { type Rule, RuleTree } from './policy-rules.ts'
 import { factNameOf, type PrincipalFacts } from './principal-facts.ts'
-import { isTopicFilter, isTopicName } from './topics.ts'
+import { isGatewayTopic, isTopicFilter, isTopicName } from './topics.ts'
 
 /** What is not about the topic; a refusal without it is. */
 export type MessageFault = 'retain_denied' | 'qos_denied' | 'payload_too_large'
@@ -137,8 +137,8 @@ class CompiledPolicy implements Matcher {
 
   allows(action: PolicyAction, text: string): Verdict {
     if (action === 'publish') return this.#verdictsOf(text)[0]!
-    // Closed to clients; of a shared subscription the filter behind its group is asked.
-    if (text.startsWith('$') || text.length > maxTopicLength || !isTopicFilter(text)) return denied
+    // Of a shared subscription the filter behind its group is asked.
+    if (isClosed(text) || text.length > maxTopicLength || !isTopicFilter(text)) return denied
     // A deny that a requested filter only overlaps is held at each delivery.
     return decide(this.#rules.subscribe.find(text))
   }
@@ -151,7 +151,7 @@ class CompiledPolicy implements Matcher {
   allowsDelivery(topic: string): boolean {
     let isAllowed = this.#delivered.get(topic)
     if (isAllowed === undefined) {
-      isAllowed = isOpenTopic(topic) && decide(this.#rules.subscribe.find(topic)).allowed
+      isAllowed = !isClosed(topic) && isBoundedName(topic) && decide(this.#rules.subscribe.find(topic)).allowed
       this.#delivered.set(topic, isAllowed)
     }
     return isAllowed
@@ -167,7 +167,7 @@ class CompiledPolicy implements Matcher {
   }
 
   #askedOf(topic: string): readonly Verdict[] {
-    if (!isOpenTopic(topic)) return everyDenied
+    if (topic.startsWith('$') || !isBoundedName(topic)) return everyDenied
     const found = this.#rules.publish.find(topic)
     if (found.length === 0) return everyDenied
     const [only] = found
@@ -195,9 +195,9 @@ function verdictsOn(found: readonly Rule[], retains: boolean): readonly Verdict[
   })
 }
 
-/** Topics that begin with `$` are closed to clients. */
-const isOpenTopic = (topic: string): boolean =>
-  !topic.startsWith('$') && topic.length <= maxTopicLength && isTopicName(topic)
+/** To whoever subscribes: what begins with `$`, but for what the gateway itself publishes. */
+const isClosed = (text: string): boolean => text.startsWith('$') && !isGatewayTopic(text)
+const isBoundedName = (topic: string): boolean => topic.length <= maxTopicLength && isTopicName(topic)
 
 const everyDenied: readonly Verdict[] = [denied, denied, denied, denied, denied, denied]
 

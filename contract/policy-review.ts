@@ -45,10 +45,14 @@ function unmatched({ match }: PolicyStatement, profiles: readonly string[]): Pol
 const isBroad = ({ match }: PolicyStatement): boolean =>
   Object.values(match).every((values) => values.some((value) => /^\*+$/.test(value)))
 
+/** Events are about every device, in whichever topic. */
+const eventPlace = '$fleetgate/events/'
+
 function tooWide(statement: PolicyStatement): PolicyWarning[] {
   if (!isBroad(statement)) return []
   return patternsOf(statement, 'allow').flatMap(({ action, text, path }) => {
-    if (!/[+#]/.test(text) || (text.includes('${') && !/^[+#]/.test(text))) return []
+    const isOfAll = /[+#]/.test(text) || text.startsWith(eventPlace)
+    if (!isOfAll || (text.includes('${') && !/^[+#]/.test(text))) return []
     const what = action === 'publish' ? 'publish to' : 'read'
     return [{ path, message: `every device may ${what} ${text}; say in match whom it is for` }]
   })

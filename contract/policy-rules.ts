@@ -43,12 +43,21 @@ export class RuleTree {
   find(text: string): Rule[] {
     const found: Rule[] = []
     // No topic is empty [MQTT-4.7.3-1], so `#` matches what `+/#` does, and `/#` what `/+/#` does.
-    collect(this.#root, text === '#' || text === '/#' ? text.replace('#', '+/#') : text, 0, found)
+    if (text.startsWith('$')) collectLiterally(this.#root, text, found)
+    else collect(this.#root, text === '#' || text === '/#' ? text.replace('#', '+/#') : text, 0, found)
     return found.length < 2 ? found : found.sort((a, b) => a.order - b.order)
   }
 }
 
 const createNode = (): Node => ({ children: new Map(), plus: undefined, ends: [], rest: [] })
+
+/** [MQTT-4.7.2-1]: no wildcard at the beginning stands for a level that begins with `$`. */
+function collectLiterally(root: Node, text: string, found: Rule[]): void {
+  const slash = text.indexOf('/')
+  const end = slash < 0 ? text.length : slash
+  const child = root.children.get(text.slice(0, end))
+  if (child !== undefined) collect(child, text, end + 1, found)
+}
 
 /** @param at where the next level begins; behind the end of the text there is none */
 function collect(node: Node, text: string, at: number, found: Rule[]): void {

@@ -39,6 +39,14 @@ export function isTopicFilter(text: string): boolean {
   )
 }
 
+const gatewayPlaces = ['$fleetgate/devices/', '$fleetgate/events/']
+
+/**
+ * Whether a topic, a filter or a pattern of a policy is below the places where the gateway itself publishes. Of all that begins
+ * with `$` these alone can be subscribed to, and nobody else can publish there.
+ */
+export const isGatewayTopic = (text: string): boolean => gatewayPlaces.some((place) => text.startsWith(place))
+
 /**
  * Whether topic `name` matches `filter`; both are taken to be well formed.
  * A filter that begins with a wildcard does not match a topic that begins with `$` [MQTT-4.7.2-1].

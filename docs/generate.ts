@@ -249,7 +249,8 @@ client that breaks it is refused.
   none, is let in and ended when it was silent for one and a half times the largest; one that asks for less than the smallest is taken at its word.
 - **Maximum QoS and Retain Available** are what the policy gives a client at any topic; version 5 is disconnected when it does not keep to them (0x9B, 0x9A).
   What another topic would take is refused like any PUBLISH.
-- **Shared subscriptions** (\`$share/group/filter\`) are for clients of 3.1 and 3.1.1 too. Other topics that begin with \`$\` are closed.
+- **Shared subscriptions** (\`$share/group/filter\`) are for clients of 3.1 and 3.1.1 too. Other topics that begin with \`$\`
+  are closed, but for what the broker itself publishes, where a policy opens it; to that nobody else publishes.
 - **In quarantine**, where a listener has one, a client can subscribe to its status at QoS 0 and publish to one topic. Its session ends with its connection, a will is
   taken and never published, messages of QoS 2 from older clients are answered and go nowhere ([decision 8](decisions/0008-one-verdict-and-a-quarantine-of-its-own.md)).
 - **AUTH**: devices are known by their certificate. A CONNECT with an authentication method is refused with 0x8C; any other AUTH is a protocol error, 0x82.

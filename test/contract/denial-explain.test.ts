@@ -224,6 +224,26 @@ const topics: TopicRow[] = [
     fix: 'allow: {"subscribe":["#"]}',
   },
   {
+    name: 'the presence of the device itself',
+    ask: { action: 'subscribe', topic: '$fleetgate/devices/cam-7/presence' },
+    cause: 'subscribe_denied',
+    fix: '"$fleetgate/devices/${device.id}/presence"]',
+  },
+  {
+    name: 'the presence of a device that is called as its place is',
+    facts: { ...camera, 'device.id': ['devices'] },
+    ask: { action: 'subscribe', topic: '$fleetgate/devices/devices/presence' },
+    cause: 'subscribe_denied',
+    fix: '"$fleetgate/devices/${device.id}/presence"]',
+  },
+  {
+    name: 'events about everybody, for a device that is called so',
+    facts: { ...camera, 'device.id': ['events'] },
+    ask: { action: 'subscribe', topic: '$fleetgate/events/#' },
+    cause: 'subscribe_denied',
+    fix: 'allow: {"subscribe":["$fleetgate/events/#"]}',
+  },
+  {
     name: 'a delivery that a later policy denies',
     policy: 'policies: [{ name: a, allow: { subscribe: ["#"] } }, { name: stop, deny: { subscribe: ["x/+"] } }]',
     ask: { action: 'receive', topic: 'x/1' },
@@ -265,12 +285,14 @@ test('a fix for one device gives others nothing beyond their own', () => {
 })
 
 test('topics that no policy can open have a fix on the device', () => {
-  for (const [cause, action] of [
-    ['publish_denied', 'publish'],
-    ['subscribe_denied', 'subscribe'],
-    ['will_denied', 'publish'],
+  for (const [cause, action, topic] of [
+    ['publish_denied', 'publish', '$SYS/x'],
+    ['publish_denied', 'publish', '$fleetgate/devices/cam-7/presence'],
+    ['subscribe_denied', 'subscribe', '$SYS/x'],
+    ['subscribe_denied', 'subscribe', '$fleetgate/#'],
+    ['will_denied', 'publish', '$SYS/x'],
   ] as const) {
-    const asked: DenialAsked = { action, topic: '$SYS/x', qos: 0, retain: false, bytes: 0 }
+    const asked: DenialAsked = { action, topic, qos: 0, retain: false, bytes: 0 }
     assert.equal(explainDenial(denial(cause, camera, { asked }), starter).fix?.kind, 'device')
   }
 })

@@ -63,6 +63,7 @@ test('a pattern that is not a topic filter, is closed, or names an unknown varia
     ['a\u0000', /is not a topic filter/],
     ['$SYS/#', /closed to clients/],
     ['$share/g/a', /closed to clients/],
+    ['$fleetgate/events/x', /closed to clients; the gateway alone publishes there/],
     ['a/${device.name}', /unknown variable \$\{device\.name\}; known: device\.attributes\.NAME, device\.id/],
     ['a/${device.attributes.Site}', /unknown variable/],
     ['a/${cert.notAfter}', /unknown variable/],
@@ -200,6 +201,26 @@ test('whatever a certificate says, a variable fills one level and no more', () =
     }),
     { numRuns: 2_000 },
   )
+})
+
+test('of what begins with $ a pattern to subscribe to may name what the gateway publishes, and that literally', () => {
+  const parse = (pattern: string) =>
+    policyDocument.safeParse({
+      policies: [{ name: 'p', allow: { subscribe: [pattern] }, deny: { subscribe: [pattern] } }],
+    })
+  for (const pattern of ['$fleetgate/events/#', '$fleetgate/devices/+/presence', '$fleetgate/devices/${device.id}/#'])
+    assert.ok(parse(pattern).success, pattern)
+  const closed = /closed to clients, but for what begins with \$fleetgate\/devices\/ or \$fleetgate\/events\//
+  for (const pattern of [
+    '$SYS/#',
+    '$fleetgate/#',
+    '$fleetgate/events',
+    '$fleetgate/+/x',
+    '$fleetgate/${device.id}/x',
+    '$fleetgate/devices${device.id}/x',
+    '$${device.id}/events/x',
+  ])
+    assert.match(JSON.stringify(parse(pattern).error?.issues), closed, pattern)
 })
 
 test('what is said beside the topics is checked, and names its place', () => {

@@ -75,6 +75,34 @@ test('topics that begin with $ and shared subscriptions are closed to who may do
   }
 })
 
+test('what the gateway publishes is for whom a statement opens it literally, and nobody else publishes there', () => {
+  const all = 'publish: ["#", "+/#", "+/+/+/+"], subscribe: ["#", "+/#", "+/devices/#", "+/+/+/+"]'
+  const own = '$fleetgate/devices/${device.id}/presence'
+  const document = parsePolicy(`policies:
+    - { name: all, allow: { ${all} } }
+    - { name: own, match: { profile: sensor }, allow: { subscribe: ["${own}"] } }
+    - { name: app, match: { profile: service }, allow: { subscribe: ["$fleetgate/devices/+/presence", "$fleetgate/events/#"] } }
+    - { name: hush, match: { profile: service }, deny: { subscribe: ["$fleetgate/events/denied"] } }`)
+  const [nobody, sensor, app] = ['camera', 'sensor', 'service'].map((profile) =>
+    compilePolicy(document, { 'device.id': ['s-1'], 'device.profile': [profile] }),
+  )
+  const presence = '$fleetgate/devices/s-1/presence'
+  for (const text of [presence, '$fleetgate/devices/+/presence', '$fleetgate/events/#', '$fleetgate/#']) {
+    assert.equal(nobody!.allows('subscribe', text).allowed, false, text)
+    for (const matcher of [nobody, sensor, app]) assert.equal(matcher!.allows('publish', text).allowed, false, text)
+  }
+  assert.deepEqual(sensor!.allows('subscribe', presence), { allowed: true, statement: 'own' })
+  assert.equal(sensor!.allows('subscribe', '$fleetgate/devices/s-2/presence').allowed, false)
+  assert.equal(sensor!.allowsDelivery('$fleetgate/devices/s-2/presence'), false)
+  assert.deepEqual(app!.allows('subscribe', '$fleetgate/devices/+/presence'), { allowed: true, statement: 'app' })
+  for (const text of ['$fleetgate/#', '$fleetgate/+/x', '$fleetgate/devices/#', '$fleetgate/events'])
+    assert.equal(app!.allows('subscribe', text).allowed, false, text)
+  assert.deepEqual(
+    ['refused', 'denied'].map((type) => app!.allowsDelivery(`$fleetgate/events/${type}`)),
+    [true, false],
+  )
+})
+
 test('a topic or filter of more than 1,024 characters is allowed to nobody', () => {
   const matcher = compilePolicy(
     parsePolicy('policies: [{ name: all, allow: { publish: ["#"], subscribe: ["#"] } }]'),

@@ -17,6 +17,10 @@ test('a wildcard for every device is warned of, one for some and a device’s ow
     'a: every device may publish to #; say in match whom it is for',
     'a: every device may read x/+; say in match whom it is for',
   ])
+  assert.deepEqual(
+    warnings('{ name: a, allow: { subscribe: ["$fleetgate/events/denied", "$fleetgate/devices/${device.id}/+"] } }'),
+    ['a: every device may read $fleetgate/events/denied; say in match whom it is for'],
+  )
   assert.equal(warnings('{ name: a, match: { device.id: "*" }, allow: { publish: ["+/${device.id}"] } }').length, 1)
   for (const fine of [
     '{ name: a, match: { profile: service }, allow: { publish: ["#"] } }',

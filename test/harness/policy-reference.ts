@@ -61,15 +61,24 @@ const isFilter = (text: string): boolean =>
   !text.includes('\u0000') &&
   /^([^+#/]*|\+)(\/([^+#/]*|\+))*(\/#)?$|^#$/.test(text)
 
+/** Of all that begins with `$` clients may have this alone, where a statement says so literally. */
+const isOfGateway = (text: string): boolean => /^\$fleetgate\/(devices|events)\//.test(text)
+
 export function verdictOf(document: PolicyDocument, facts: Values, asked: Asked): Verdict {
   const { action, topic } = asked
-  if (topic.startsWith('$') || topic.length > 1_024 || topic.split('/').length > 100) return { allowed: false }
+  const isDollar = topic.startsWith('$')
+  if (isDollar && (action === 'publish' || !isOfGateway(topic))) return { allowed: false }
+  if (topic.length > 1_024 || topic.split('/').length > 100) return { allowed: false }
   if (!(action === 'subscribe' ? isFilter(topic) : isName(topic))) return { allowed: false }
   const list = action === 'publish' ? 'publish' : 'subscribe'
   // `#` and `/#` stand for no topic that has an empty name, so the level before them is there.
   const levels = topic.replace(/^(\/?)#$/, '$1+/#').split('/')
   const speaks = (patterns: string[] | undefined): boolean =>
-    (patterns ?? []).some((pattern) => filtersOf(pattern, facts).some((one) => covers(one.split('/'), levels)))
+    (patterns ?? []).some(
+      (pattern) =>
+        (isDollar ? isOfGateway(pattern) : true) &&
+        filtersOf(pattern, facts).some((one) => covers(one.split('/'), levels)),
+    )
   const mine = document.policies.filter((statement) => isFor(statement, facts))
   const against = mine.find(({ deny }) => speaks(deny[list]))
   if (against !== undefined) return { allowed: false, statement: against.name }
@@ -124,9 +133,14 @@ const pattern = fc
   .tuple(fc.array(part, { minLength: 1, maxLength: 3 }), fc.boolean())
   .map(([parts, isOpen]) => [...parts, ...(isOpen ? ['#'] : [])].join('/'))
   .map((text) => (text === '' ? '#' : text))
+const gatewayPlace = fc.constantFrom('$fleetgate/devices/', '$fleetgate/events/')
+const subscribed = fc.oneof(
+  { weight: 3, arbitrary: pattern },
+  { weight: 1, arbitrary: fc.tuple(gatewayPlace, pattern).map((parts) => parts.join('')) },
+)
 const topics = fc.record({
   publish: fc.array(pattern, { maxLength: 2 }),
-  subscribe: fc.array(pattern, { maxLength: 2 }),
+  subscribe: fc.array(subscribed, { maxLength: 2 }),
 })
 const match = fc.dictionary(
   fc.constantFrom(...names, 'group', 'profile'),
@@ -155,7 +169,7 @@ const facts = fc.record(
   Object.fromEntries(['device.profile', ...names].map((name) => [name, fc.array(value, { maxLength: 2 })])),
   { requiredKeys: [] },
 )
-const topic = fc
+const plainTopic = fc
   .array(
     fc.oneof(
       { weight: 8, arbitrary: fc.constantFrom('a', 'a', 'b', 'ab') },
@@ -167,6 +181,18 @@ const topic = fc
     },
   )
   .map((levels) => levels.join('/'))
+/** The places of the gateway, and some that look like them. */
+const place = fc.oneof(
+  { weight: 3, arbitrary: gatewayPlace },
+  {
+    weight: 1,
+    arbitrary: fc.constantFrom('$fleetgate/', '$fleetgate/a/', '$fleetgate/+/', '$SYS/', '$', '+/devices/'),
+  },
+)
+const topic = fc.oneof(
+  { weight: 3, arbitrary: plainTopic },
+  { weight: 1, arbitrary: fc.tuple(place, plainTopic).map((parts) => parts.join('')) },
+)
 const asked: fc.Arbitrary<Asked> = fc.oneof(
   fc.record({
     action: fc.constant('publish' as const),
