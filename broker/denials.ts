@@ -60,6 +60,8 @@ type DenialsOptions = {
   newId: () => string
   clock: () => Date
   log: Log
+  /** Told of every refusal, in the turn of it. */
+  onNoted?: (refused: Refused, refusal: Refusal, id: string) => void
 }
 
 const maxOfDevices = 10_000
@@ -126,6 +128,7 @@ export class Denials implements AsyncDisposable {
       if (gone.value.isStored) this.#gone.add(gone.id)
     }
     this.#unwritten.add(entry)
+    this.#options.onNoted?.(refused, refusal, entry.id)
     return entry.id
   }
 
@@ -277,7 +280,7 @@ const asOfNow = ({ lastAt, value: { count } }: Entry<Kept>, view: Denial): Denia
   lastAt: new Date(lastAt).toISOString(),
 })
 
-const written = ({ action, topic, qos = 0, retain = false, payload }: Asked): DenialAsked => ({
+export const written = ({ action, topic, qos = 0, retain = false, payload }: Asked): DenialAsked => ({
   action,
   topic: topic.slice(0, 1_024),
   qos,
@@ -285,7 +288,7 @@ const written = ({ action, topic, qos = 0, retain = false, payload }: Asked): De
   bytes: payload?.length ?? 0,
 })
 
-const factsShown = ({ subject, issuer, serial, fingerprint, notBefore, notAfter }: CertificateFacts) => ({
+export const factsShown = ({ subject, issuer, serial, fingerprint, notBefore, notAfter }: CertificateFacts) => ({
   subject: formatName(subject).slice(0, maxText),
   issuer: formatName(issuer).slice(0, maxText),
   serial,

@@ -5,6 +5,7 @@ import type { Log } from '../runtime/log.ts'
 import { type Refusal, verdictFields } from './admission.ts'
 import type { SessionStore } from './backends/session-store.ts'
 import { type Asked, type Denials, refusedOf } from './denials.ts'
+import type { Events } from './events.ts'
 import type { FastPath } from './fast-path.ts'
 import type { FirstUses } from './first-uses.ts'
 import type { Gate } from './gate.ts'
@@ -37,6 +38,7 @@ export type MqttContext = {
   warn(key: string, fields: () => { event: string; reason: string } & Record<string, unknown>): void
   denials: Pick<Denials, 'note'>
   firstUses: Pick<FirstUses, 'note'>
+  events: Pick<Events, 'raise'>
 }
 
 export const shown = (topic: string): string => topic.slice(0, 200)

@@ -3,6 +3,7 @@ import { type FleetError, isFleetError } from '../runtime/errors.ts'
 import type { Message } from './backends/session-store.ts'
 import { termsOf } from './connect-policy.ts'
 import { refusedOf } from './denials.ts'
+import { eventOf } from './events.ts'
 import { type Audience, Lanes } from './fast-path.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
 import { type ConnectRefusal, type MqttContext, noteRefused, noteUndelivered, who } from './mqtt-context.ts'
@@ -203,7 +204,8 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** In its turn: the session, its will, its place on the bus; then the client is told. */
   async #establish(packet: Connect): Promise<void> {
-    const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log, firstUses } = this.#context
+    const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log, firstUses, events } =
+      this.#context
     const connection = this.#connection
     const clientId = connection.clientId!
     const asked = packet.properties?.sessionExpiryInterval ?? 0
@@ -250,6 +252,7 @@ export class MqttSession implements LinkEvents, Receiver {
     })
     connection.link.taken.note('connect')
     sessions.opened(connection, this)
+    events.raise({ type: 'connected', ...eventOf(connection) })
     this.#pump = new SessionPump({
       store,
       link: connection.link,
@@ -391,6 +394,7 @@ export class MqttSession implements LinkEvents, Receiver {
     await this.#leave(wasLive)
     sessions.release(connection)
     if (!wasLive) return
+    this.#context.events.raise({ type: 'disconnected', ...eventOf(connection), reason: why })
     const { packetsIn, bytesIn, bytesOut } = connection.link.counters
     log.info(
       {

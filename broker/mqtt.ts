@@ -7,6 +7,7 @@ import { mayQuarantine } from './admission.ts'
 import { LevelSessions } from './backends/level-sessions.ts'
 import { type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
 import type { Denials } from './denials.ts'
+import type { Events } from './events.ts'
 import { FastPath } from './fast-path.ts'
 import type { FirstUses } from './first-uses.ts'
 import type { Gate } from './gate.ts'
@@ -35,6 +36,8 @@ type MqttOptions = {
   log: Log
   denials: Denials
   firstUses: FirstUses
+  /** Goes out through the router from here on, and is disposed of with it. */
+  events: Events
   /** false: every message takes the general way, to which the fast one is compared */
   isFast?: boolean | undefined
 }
@@ -58,7 +61,7 @@ export class MqttService implements AsyncDisposable {
 
   /** @throws FleetError `data_damaged` */
   static async start(options: MqttOptions): Promise<MqttService> {
-    const { config, gate, sessions, area, clock, log, denials, firstUses, isFast = true } = options
+    const { config, gate, sessions, area, clock, log, denials, firstUses, events, isFast = true } = options
     await using stack = new AsyncDisposableStack()
     const now = (): number => clock().getTime()
     const lines = new LogLimit({ burst: 10, everyMs: 60_000 })
@@ -112,6 +115,20 @@ export class MqttService implements AsyncDisposable {
       warn(`will ${clientId}`, () => fields)
     }
     const wills = stack.use(new Wills({ store, router, retained, index, gate, sessions, quotas, clock, log, onDenied }))
+    events.attach({
+      isWanted: (topic) => {
+        const { deliveries, groups } = index.match(topic)
+        return deliveries.length > 0 || groups.length > 0
+      },
+      publish: async (messages) => {
+        const routed = await Promise.allSettled(messages.map((message) => router.route(message)))
+        for (const answer of routed) {
+          if (answer.status === 'fulfilled') continue
+          warn('event', () => ({ event: 'event.lost', reason: 'unavailable', err: answer.reason }))
+        }
+      },
+    })
+    stack.use(events)
     const context = {
       config,
       gate,
@@ -130,6 +147,7 @@ export class MqttService implements AsyncDisposable {
       warn,
       denials,
       firstUses,
+      events,
     }
     return new MqttService(context, stack.move())
   }

@@ -1,7 +1,7 @@
 /** Retained messages: which there are, and who is sent them for a new subscription (MQTT 5, 3.3.1.3). */
 import { setImmediate } from 'node:timers/promises'
 import { isFleetError } from '../runtime/errors.ts'
-import type { Message, QoS, SessionStore } from './backends/session-store.ts'
+import { brokerItself, type Message, type QoS, type SessionStore } from './backends/session-store.ts'
 import { parseFilter } from './wire/packet.ts'
 import type { Subscription } from './wire/route-index.ts'
 
@@ -64,7 +64,8 @@ export class RetainedMessages {
   /** @param now milliseconds of the epoch */
   static async open(store: Store, now: () => number): Promise<RetainedMessages> {
     const retained = new RetainedMessages(store, now)
-    for await (const message of store.retained(['#'])) retained.#place(retained.#entryOf(message))
+    // `#` is nothing that begins with `$` [MQTT-4.7.2-1].
+    for await (const message of store.retained(['#', `${brokerItself}/#`])) retained.#place(retained.#entryOf(message))
     return retained
   }
 

@@ -8,6 +8,7 @@ import { credentialStamp, readCredential } from './credential.ts'
 import { CutReports } from './cut-reports.ts'
 import { Denials, refusedOf } from './denials.ts'
 import { Entrances } from './entrances.ts'
+import { Events } from './events.ts'
 import { FirstUses } from './first-uses.ts'
 import { Gate } from './gate.ts'
 import { MqttService } from './mqtt.ts'
@@ -55,6 +56,12 @@ export async function createBrokerService(options: {
   mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   const store = stack.use(await BrokerStore.open(dataDir))
   const snapshot = await Snapshot.load(store)
+  const events = new Events({
+    settings: config.events,
+    brokerId: config.id,
+    newId: () => randomBytes(8).toString('hex'),
+    clock,
+  })
   const denials = stack.use(
     await Denials.open({
       area: store.denials,
@@ -63,6 +70,7 @@ export async function createBrokerService(options: {
       newId: () => randomBytes(6).toString('hex'),
       clock,
       log,
+      onNoted: (...noted) => events.refused(...noted),
     }),
   )
   const reports = stack.use(await Reports.open({ area: store.reports, newId: randomUUID, clock, log }))
@@ -121,6 +129,7 @@ export async function createBrokerService(options: {
     log,
     denials,
     firstUses,
+    events,
     isFast,
   })
   lookAtLists()

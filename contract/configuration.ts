@@ -205,6 +205,26 @@ const fields = z.strictObject({
           'Kept for one device: half for messages that wait for it and its topic filters, half for messages it has retained',
         ),
       maxRetainedPerDevice: z.int().min(1).default(1_000).describe('Retained messages owned by one device'),
+      events: z
+        .strictObject({
+          enabled: z
+            .boolean()
+            .default(true)
+            .describe(
+              'Whether presence and events are published below `$fleetgate/`, for whom the policy lets have them',
+            ),
+          maxPerSecond: z
+            .int()
+            .min(1)
+            .max(10_000)
+            .default(500)
+            .describe('Events of one type in a second; what comes beyond is told as a number'),
+          certificatePem: z
+            .boolean()
+            .default(false)
+            .describe('Whether they have the certificate itself, as URL-encoded PEM'),
+        })
+        .prefault({}),
       listeners: listeners
         .default([])
         .describe('Listeners beside the one at broker.listen; an entry named mqtts says more about that one'),

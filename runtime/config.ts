@@ -63,9 +63,15 @@ function setFromEnvironment(tree: Tree, name: string, value: string): void {
     path.push(key)
     shape = childOf(shape, key)
   }
-  const numeric = /^\d+$/.test(value) && unwrap(shape) instanceof z.ZodNumber
-  const list = unwrap(shape) instanceof z.ZodArray
-  put(tree, path, numeric ? Number(value) : list ? value.split(',').map((item) => item.trim()) : value)
+  put(tree, path, fromText(value, unwrap(shape)))
+}
+
+/** What is not of the wanted form stays as it is, for the schema to refuse. */
+function fromText(value: string, shape: unknown): unknown {
+  if (shape instanceof z.ZodNumber && /^\d+$/.test(value)) return Number(value)
+  if (shape instanceof z.ZodBoolean && /^(true|false)$/.test(value)) return value === 'true'
+  if (shape instanceof z.ZodArray) return value.split(',').map((item) => item.trim())
+  return value
 }
 
 function put(tree: Tree, path: string[], value: unknown): void {

@@ -209,5 +209,8 @@ export interface SessionStore extends AsyncDisposable {
   dropDevice(deviceId: string): Promise<string[]>
 }
 
+/** Publisher of what the broker says itself, and the first level of where it does; no client id begins with `$`. */
+export const brokerItself = '$fleetgate'
+
 /** A client id is the device id, or the device id, `:` and a suffix. */
 export const deviceOf = (clientId: string): string => clientId.split(':', 1)[0]!

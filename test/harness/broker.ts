@@ -13,7 +13,9 @@ import type { z } from 'zod'
 import { type BrokerService, createBrokerService } from '../../broker/service.ts'
 import { configuration } from '../../contract/configuration.ts'
 import type { FeedFact } from '../../contract/feed.ts'
+import { anyEvent, type EventType, type FleetEvent } from '../../contract/fleet-events.ts'
 import { type PolicyDocument, policyDocument, starterPolicy } from '../../contract/policy-document.ts'
+import { topicMatches } from '../../contract/topics.ts'
 import type { Log } from '../../runtime/log.ts'
 import { parseYaml } from '../../runtime/yaml.ts'
 import { type TestCertificate, TestPki } from './certificates.ts'
@@ -332,6 +334,48 @@ export class Inbox {
     await this.until(() => this.messages.length >= count)
   }
 }
+
+/** What a broker tells an application. */
+export class EventInbox {
+  readonly events: FleetEvent[] = []
+  readonly #looks = new Set<(event: FleetEvent) => void>()
+
+  private constructor(client: MqttClient) {
+    client.on('message', (topic, payload) => {
+      if (!topicMatches(anyEvent, topic)) return
+      const event: FleetEvent = JSON.parse(String(payload))
+      this.events.push(event)
+      for (const look of [...this.#looks]) look(event)
+    })
+  }
+
+  /** @param client of a device whose policy lets it subscribe to all events */
+  static async open(client: MqttClient): Promise<EventInbox> {
+    const inbox = new EventInbox(client)
+    await client.subscribeAsync(anyEvent, { qos: 1 })
+    return inbox
+  }
+
+  all(type: EventType, fields: Partial<FleetEvent> = {}): FleetEvent[] {
+    return this.events.filter((event) => isEvent(event, type, fields))
+  }
+
+  /** The first event of a type with these fields, also one that came before. */
+  until(type: EventType, fields: Partial<FleetEvent> = {}): Promise<FleetEvent> {
+    return new Promise((resolve) => {
+      const look = (event: FleetEvent | undefined): void => {
+        if (event === undefined || !isEvent(event, type, fields)) return
+        this.#looks.delete(look)
+        resolve(event)
+      }
+      this.#looks.add(look)
+      look(this.all(type, fields)[0])
+    })
+  }
+}
+
+const isEvent = (event: FleetEvent, type: EventType, fields: Partial<FleetEvent>): boolean =>
+  event.type === type && Object.entries(fields).every(([name, value]) => event[name as keyof FleetEvent] === value)
 
 /** For what is seen by looking only: checks at every turn of the event loop. */
 export async function eventually(check: () => boolean): Promise<void> {

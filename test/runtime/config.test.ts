@@ -52,6 +52,13 @@ test('a list in the environment is parted by commas', () => {
   assert.deepEqual(loadConfig({ env: { FLEETGATE_NAMES: 'a.example, 192.0.2.1' } }).names, ['a.example', '192.0.2.1'])
 })
 
+test('a switch in the environment is true or false', () => {
+  const set = (value: string) => ({ env: { FLEETGATE_BROKER__EVENTS__ENABLED: value } })
+  assert.equal(loadConfig(set('false')).broker.events.enabled, false)
+  assert.equal(loadConfig(set('true')).broker.events.enabled, true)
+  assert.match(fault(set('no')), /^broker\.events\.enabled: .*expected boolean/)
+})
+
 test('text that looks like a number stays text where text is wanted', () => {
   assert.equal(loadConfig({ env: { FLEETGATE_DATA: '12' } }).data, '12')
 })
