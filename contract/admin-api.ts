@@ -215,11 +215,19 @@ export const denialPage = z.object({
   items: z.array(denialView),
   unheard: z.array(z.string()).describe('Brokers that did not answer: what they refused is not among the items'),
 })
+const configurationView = z.object({
+  refused: z
+    .string()
+    .optional()
+    .describe('What is wrong with the configuration file as it is now; the one before is in force'),
+  waitsForRestart: z.array(z.string()).describe('Settings that were changed, and are in force after a restart'),
+})
 export const statusView = z.object({
   version: z.string(),
   startedAt: z.string(),
   rootFingerprint: z.string(),
   feedSeq: z.number(),
+  configuration: configurationView.optional(),
   brokers: z.array(
     z.object({ id: z.string(), connected: z.boolean(), appliedSeq: z.number(), lastSeenAt: z.string() }),
   ),
@@ -242,4 +250,5 @@ export type PolicyView = z.output<typeof policyView>
 export type AuditView = z.output<typeof auditView>
 export type AuditPage = z.output<typeof auditPage>
 export type DenialPage = z.output<typeof denialPage>
+export type ConfigurationView = z.output<typeof configurationView>
 export type StatusView = z.output<typeof statusView>

@@ -122,12 +122,12 @@ const fields = z.strictObject({
   profiles: z
     .record(z.string().regex(/^[a-z][a-z0-9-]{0,31}$/), profile)
     .prefault({ sensor: {}, camera: {}, service: {} })
-    .describe('Certificate profiles by name'),
+    .describe('Certificate profiles by name; a change is in force without a restart'),
   labels: z
     .record(z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/), label)
     .default({})
     .describe(
-      'EST labels by name: `/.well-known/est/NAME/…`. The path without a label is the label `default`, which is always there',
+      'EST labels by name: `/.well-known/est/NAME/…`. The path without a label is the label `default`, which is always there. A change is in force without a restart',
     ),
   enroll: z
     .strictObject({

@@ -1,14 +1,19 @@
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
+import type { Configuration } from '../contract/configuration.ts'
 import { joinAddress, loadConfig, splitAddress } from '../runtime/config.ts'
 import { writeEndpoints } from '../runtime/endpoints.ts'
+import { FileWatch } from '../runtime/file-watch.ts'
 import { reachableHost } from '../runtime/https.ts'
 import { runService } from '../runtime/lifecycle.ts'
-import { createEnrollService } from './service.ts'
+import { createEnrollService, type EnrollService } from './service.ts'
+
+const watchEveryMs = 1_000
 
 const { values } = parseArgs({ options: { config: { type: 'string' }, data: { type: 'string' } } })
 await runService('enroll', async (log) => {
-  const config = loadConfig({ file: values.config, flags: { data: values.data } })
+  const load = (): Configuration => loadConfig({ file: values.config, flags: { data: values.data } })
+  const config = load()
   log.level = config.log.level
   const dataDir = resolve(config.data)
   const service = await createEnrollService({ config, dataDir, log })
@@ -22,5 +27,34 @@ await runService('enroll', async (log) => {
       ...(passphraseFile === undefined ? {} : { operatorKeyPassphraseFile: resolve(passphraseFile) }),
     })
   }
-  return service
+  return watched(service, config, load)
 })
+
+/** Follows the configuration file and the files that it names; SIGHUP looks at once. */
+function watched(service: EnrollService, config: Configuration, load: () => Configuration) {
+  const file = values.config
+  if (file === undefined) return service
+  const reload = async (): Promise<void> => {
+    let next: Configuration | undefined
+    await service.reconfigure(() => {
+      next = load()
+      return next
+    })
+    if (next !== undefined) watch.watch([file, ...filesNamedIn(next)])
+  }
+  const watch = new FileWatch(watchEveryMs, () => void reload())
+  watch.watch([file, ...filesNamedIn(config)])
+  return {
+    endpoints: service.endpoints,
+    reload,
+    async [Symbol.asyncDispose]() {
+      watch[Symbol.dispose]()
+      await service[Symbol.asyncDispose]()
+    },
+  }
+}
+
+function filesNamedIn({ labels }: Configuration): string[] {
+  const named = Object.values(labels).flatMap(({ factory, claim }) => [factory?.authorities, claim?.authorities])
+  return named.filter((path) => path !== undefined)
+}

@@ -24,6 +24,7 @@ import { ApprovalQueue } from './ra/approval-queue.ts'
 import { EnrollmentDenials } from './ra/enrollment-denials.ts'
 import { Profiles } from './ra/profiles.ts'
 import { RegistrationAuthority } from './ra/registration-authority.ts'
+import { Reconfiguration } from './reconfiguration.ts'
 import { openDatabase } from './registry/database.ts'
 import { findPolicy } from './registry/policies.ts'
 import { Registry } from './registry/registry.ts'
@@ -40,6 +41,12 @@ export type EnrollService = AsyncDisposable & {
     operatorCertificate: string
     operatorKey: string
   }
+  /**
+   * Puts other profiles and labels in force; what is wrong with them is in the log and in the status.
+   *
+   * @param load throws FleetError `config_invalid`
+   */
+  reconfigure(load: () => Configuration): Promise<void>
 }
 
 const renewalCheckMs = 3_600_000
@@ -103,6 +110,14 @@ export async function createEnrollService(input: {
   let current = readResponder()
   const responder = (): MessageSigner => current
 
+  const reconfiguration = new Reconfiguration({
+    config,
+    profiles,
+    registry,
+    clock,
+    log,
+    changed: () => est.renew(credential()),
+  })
   const feed = opened.use(
     await FeedServer.open({
       registry,
@@ -126,6 +141,7 @@ export async function createEnrollService(input: {
         log,
         rootFingerprint: hierarchy.root.fingerprint,
         startedAt: clock(),
+        configuration: () => reconfiguration.view,
       },
       { listen: config.enroll.admin, credential: credential(), anchors },
     ),
@@ -146,7 +162,7 @@ export async function createEnrollService(input: {
       credential: credential(),
       // For others' authorities this is no trust: it lets clients know that a certificate of theirs may be shown (RFC 8446
       // 4.2.4). What one is worth, the label says; as a current certificate it is worth nothing, the registry not knowing it.
-      clientAuthorities: [...anchors, ...profiles.clientAuthorities.map((der) => toPem(der))],
+      clientAuthorities: () => [...anchors, ...profiles.clientAuthorities.map((der) => toPem(der))],
       maxBodyBytes,
       maxConnections,
       maxConnectionsPerAddress,
@@ -194,6 +210,7 @@ export async function createEnrollService(input: {
       operatorCertificate: join(dataDir, 'operator', 'operator.crt'),
       operatorKey: join(dataDir, 'operator', 'operator.key'),
     },
+    reconfigure: (load) => reconfiguration.apply(load),
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
 }

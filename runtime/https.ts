@@ -40,8 +40,8 @@ export type EdgeCredential = { key: string; passphrase?: string | undefined; cer
 type EdgeOptions = {
   listen: string
   credential: EdgeCredential
-  /** PEM of every CA that a client's chain may be built from. */
-  clientAuthorities: string[]
+  /** PEM of every CA that a client's chain may be built from; asked again at every renewal. */
+  clientAuthorities: () => string[]
   maxBodyBytes: number
   maxConnections: number
   /** for an IPv6 peer, its /64 */
@@ -56,6 +56,7 @@ type EdgeOptions = {
 
 export type Edge = AsyncDisposable & {
   address: { host: string; port: number }
+  /** For connections that are made from now on. */
   renew(credential: EdgeCredential): void
 }
 
@@ -72,7 +73,7 @@ const drainMs = 2_000
 export async function createEdge(options: EdgeOptions): Promise<Edge> {
   const { log } = options
   const server = createServer({
-    ...tlsOptions(options.credential, options.clientAuthorities),
+    ...tlsOptions(options.credential, options.clientAuthorities()),
     handshakeTimeout: options.handshakeTimeoutMs,
     requestTimeout: options.requestTimeoutMs,
     headersTimeout: Math.min(options.requestTimeoutMs, 10_000),
@@ -147,7 +148,7 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
   const address = await listen(server, options.listen)
   return {
     address,
-    renew: (credential) => server.setSecureContext(tlsOptions(credential, options.clientAuthorities)),
+    renew: (credential) => server.setSecureContext(tlsOptions(credential, options.clientAuthorities())),
     async [Symbol.asyncDispose]() {
       await new Promise<void>((resolve) => {
         closing = true

@@ -7,17 +7,21 @@ export type Failed = { kind: 'failed'; code: string; message: string }
 
 const drainMs = 8_000
 
+export type Service = AsyncDisposable & {
+  endpoints: Record<string, string>
+  /** Reads anew what can be changed while it runs; it does not throw. */
+  reload?(): Promise<void>
+}
+
 /**
  * Starts a service, tells a supervisor (if there is one) that it is ready, and runs until SIGTERM, SIGINT or the
- * supervisor's end; then closes it and ends the process. A start that fails is one sentence and an exit code.
+ * supervisor's end; then closes it and ends the process. SIGHUP reloads a service that can be, unless a terminal says it,
+ * which then is gone. A start that fails is one sentence and an exit code.
  *
  * @param name  stands in each log line
  * @param start reads the configuration (and sets the log's level by it) and creates the service
  */
-export async function runService(
-  name: string,
-  start: (log: Log) => Promise<AsyncDisposable & { endpoints: Record<string, string> }>,
-): Promise<void> {
+export async function runService(name: string, start: (log: Log) => Promise<Service>): Promise<void> {
   const log = createLog(name, 'info')
   const supervised = process.send !== undefined
   let stop!: (why: string) => void
@@ -37,14 +41,17 @@ export async function runService(
   process.on('SIGTERM', () => stop('SIGTERM'))
   // Under a supervisor a Ctrl-C, or the end of the terminal, reaches every process of the group; the supervisor alone decides
   // the order of stopping.
+  let reload: Service['reload']
   for (const signal of ['SIGINT', 'SIGHUP'] as const) {
     process.on(signal, () => {
-      if (!supervised) stop(signal)
+      if (signal === 'SIGHUP' && reload !== undefined && !process.stdin.isTTY) void reload()
+      else if (!supervised) stop(signal)
     })
   }
   process.on('disconnect', () => stop('supervisor gone'))
   try {
     const service = await start(log)
+    reload = service.reload
     tell({ kind: 'ready', endpoints: service.endpoints })
     log.info({ event: 'service.started', ...service.endpoints }, 'ready')
     const why = await stopped

@@ -16,6 +16,9 @@ export function addStatus(program: Command, io: Io): void {
         ['started', view.startedAt],
         ['root SHA-256', view.rootFingerprint],
         ['feed', String(view.feedSeq)],
+        // A line for each fault.
+        ...(view.configuration?.refused?.split('\n') ?? []).map((fault): [string, string] => ['refused', fault]),
+        ['needs a restart', view.configuration?.waitsForRestart.join(', ')],
       ],
       io.colour,
     ) +

@@ -1,4 +1,5 @@
 import type { z } from 'zod'
+import type { ConfigurationView } from '../../contract/admin-api.ts'
 import type { Log } from '../../runtime/log.ts'
 import type { FeedServer } from '../feed-server.ts'
 import type { ApprovalQueue } from '../ra/approval-queue.ts'
@@ -17,6 +18,7 @@ export type AdminContext = {
   log: Log
   rootFingerprint: string
   startedAt: Date
+  configuration: () => ConfigurationView
 }
 
 /** One row of the table: what it takes, and what it answers. */

@@ -23,10 +23,11 @@ const maxBodyBytes = 2 * 1024 * 1024
 const statusRoute = route({
   method: 'GET',
   path: '/v1/status',
-  handle: async (_input, { registry, feed, rootFingerprint, startedAt }) => ({
+  handle: async (_input, { registry, feed, rootFingerprint, startedAt, configuration }) => ({
     version,
     startedAt: startedAt.toISOString(),
     rootFingerprint,
+    configuration: configuration(),
     feedSeq: (await registry.head()).feed.seq,
     brokers: await feed.brokers(),
   }),

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import type { Configuration, EvidenceKind, LabelConfiguration } from '../../contract/configuration.ts'
 import type { CertificateProfile } from '../../pki/profile.ts'
 import type { KeyType } from '../../pki/public-key.ts'
@@ -29,52 +30,86 @@ export type Label = {
 /** The label of the path that names none, and of certificates from before there were labels. */
 export const defaultLabel = 'default'
 
-/** Profiles and labels as configured, and the files they name, read once at the start. */
-export class Profiles {
-  readonly #profiles: ReadonlyMap<string, EnrollmentProfile>
-  readonly #labels: ReadonlyMap<string, Label>
+type Configured = Pick<Configuration, 'profiles' | 'labels'>
+type InForce = { profiles: ReadonlyMap<string, EnrollmentProfile>; labels: ReadonlyMap<string, Label> }
 
-  constructor(config: Pick<Configuration, 'profiles' | 'labels'>) {
-    const profiles = Object.entries(config.profiles).map(([name, profile]) => enrollmentProfile(name, profile))
-    this.#profiles = new Map(profiles.map((profile) => [profile.name, profile]))
-    const labels = Object.entries({ [defaultLabel]: {}, ...config.labels })
-    this.#labels = new Map(
-      labels.map(([name, { profile, factory, claim }]: [string, Partial<LabelConfiguration>]) => [
-        name,
-        {
-          name,
-          profile: profile === undefined ? undefined : this.getProfile(profile),
-          factory: factory && readFactoryTrust(factory, `labels.${name}.factory`),
-          claim: claim && readClaimTrust(claim, `labels.${name}.claim`),
-        },
-      ]),
-    )
+/** Profiles and labels as configured, and what the files say that they name. Others can take their place at any time. */
+export class Profiles {
+  #inForce: InForce
+
+  constructor(config: Configured) {
+    this.#inForce = read(config)
+  }
+
+  /**
+   * Reads others; nothing has changed before `put` is called.
+   *
+   * @returns what differs, as `profile camera` or `label line-1`
+   * @throws FleetError `config_invalid` when a file that they name cannot be used
+   */
+  prepare(config: Configured): { changed: string[]; put: () => void } {
+    const next = read(config)
+    const { profiles, labels } = this.#inForce
+    const changed = [
+      ...differing(profiles, next.profiles).map((name) => `profile ${name}`),
+      ...differing(labels, next.labels).map((name) => `label ${name}`),
+    ]
+    return {
+      changed,
+      put: () => {
+        this.#inForce = next
+      },
+    }
   }
 
   /** @throws FleetError `profile_unknown` */
   getProfile(name: string): EnrollmentProfile {
-    const profile = this.#profiles.get(name)
+    const profile = this.#inForce.profiles.get(name)
     if (profile) return profile
-    const known = [...this.#profiles.keys()].join(', ')
+    const known = [...this.#inForce.profiles.keys()].join(', ')
     throw new FleetError('profile_unknown', `there is no profile ${name}; known: ${known}`)
   }
 
   /** Whether a request under this label may need a channel binding, whoever asks. */
   mayNeedChannelBinding({ profile }: Label): boolean {
-    const possible = profile === undefined ? [...this.#profiles.values()] : [profile]
+    const possible = profile === undefined ? [...this.#inForce.profiles.values()] : [profile]
     return possible.some(({ channelBinding }) => channelBinding === 'required')
   }
 
   /** Whose certificates a device may have to choose from in the handshake, beside our own. */
   get clientAuthorities(): Buffer[] {
-    return [...this.#labels.values()].flatMap(({ factory, claim }) =>
+    return [...this.#inForce.labels.values()].flatMap(({ factory, claim }) =>
       [...(factory?.authorities ?? []), ...(claim?.authorities ?? [])].map(({ der }) => der),
     )
   }
 
   findLabel(name: string): Label | undefined {
-    return this.#labels.get(name)
+    return this.#inForce.labels.get(name)
   }
+}
+
+function read(config: Configured): InForce {
+  const profiles = new Map(
+    Object.entries(config.profiles).map(([name, profile]) => [name, enrollmentProfile(name, profile)]),
+  )
+  const labels = Object.entries({ [defaultLabel]: {}, ...config.labels }).map(
+    ([name, { profile, factory, claim }]: [string, Partial<LabelConfiguration>]): [string, Label] => [
+      name,
+      {
+        name,
+        // The schema has seen to it that there is one of that name.
+        profile: profile === undefined ? undefined : profiles.get(profile)!,
+        factory: factory && readFactoryTrust(factory, `labels.${name}.factory`),
+        claim: claim && readClaimTrust(claim, `labels.${name}.claim`),
+      },
+    ],
+  )
+  return { profiles, labels: new Map(labels) }
+}
+
+function differing<T>(before: ReadonlyMap<string, T>, after: ReadonlyMap<string, T>): string[] {
+  const names = new Set([...before.keys(), ...after.keys()])
+  return [...names].filter((name) => !isDeepStrictEqual(before.get(name), after.get(name)))
 }
 
 function enrollmentProfile(name: string, profile: Configuration['profiles'][string]): EnrollmentProfile {

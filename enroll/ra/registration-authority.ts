@@ -228,7 +228,7 @@ export class RegistrationAuthority {
 
   #profileUnder(label: Label, name: string): EnrollmentProfile {
     const profile = this.#profiles.getProfile(name)
-    if (label.profile !== undefined && label.profile !== profile) {
+    if (label.profile !== undefined && label.profile.name !== name) {
       throw new FleetError(
         'label_mismatch',
         `the device has the profile ${name}; the label ${label.name} is for ${label.profile.name}`,

@@ -67,6 +67,10 @@ export class EnrollHarness implements AsyncDisposable {
     })
   }
 
+  reconfigure(load: () => Configuration): Promise<void> {
+    return this.#service!.reconfigure(load)
+  }
+
   /** Ends the service and leaves its folder. */
   async close(): Promise<void> {
     await this.#service?.[Symbol.asyncDispose]()

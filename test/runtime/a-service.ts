@@ -13,6 +13,7 @@ await runService('example', async () => {
     await new Promise((resolve) => process.once('SIGTERM', resolve))
   }
   return {
+    ...(behaviour === 'changeable' ? { reload: async () => void process.stderr.write('reloaded\n') } : {}),
     endpoints: { est: 'https://localhost:1' },
     async [Symbol.asyncDispose]() {
       clearInterval(work)

@@ -70,7 +70,7 @@ async function startEdge(options: Options = {}): Promise<Edge & { seen: EdgeRequ
   const edge = await createEdge({
     listen: '127.0.0.1:0',
     credential,
-    clientAuthorities: [client.authority],
+    clientAuthorities: () => [client.authority],
     maxBodyBytes: 1_000,
     maxConnections: 100,
     maxConnectionsPerAddress: 100,

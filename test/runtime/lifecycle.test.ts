@@ -63,6 +63,15 @@ test('under a supervisor it tells its endpoints, leaves Ctrl-C to it and stops o
   assert.match(text, /"reason":"SIGTERM"/)
 })
 
+test('SIGHUP reloads a service that can be, and it runs on', async () => {
+  const child = new Child('changeable')
+  await child.says('"ready"')
+  child.process.kill('SIGHUP')
+  await child.says('reloaded')
+  child.process.kill('SIGTERM')
+  assert.equal((await child.ended).code, 0)
+})
+
 test('a supervised service ends when its supervisor is gone', async () => {
   const child = new Child('well', true)
   await child.says('"ready"')

@@ -111,10 +111,12 @@ const cases: {
       startedAt: at,
       rootFingerprint: 'ab',
       feedSeq: 7,
+      configuration: { refused: 'f:1:2: one\nf:3:4: other', waitsForRestart: ['names', 'broker.id'] },
       brokers: [{ id: 'broker-1', connected: false, appliedSeq: 5, lastSeenAt: at }],
     },
     asked: { path: '/v1/status' },
-    shown: /broker-1 +no +5 of 7/,
+    shown:
+      /refused +f:1:2: one\nrefused +f:3:4: other\nneeds a restart +names, broker\.id\n[\s\S]*broker-1 +no +5 of 7/,
   },
   {
     argv: ['enroll', 'approvals', 'ls'],

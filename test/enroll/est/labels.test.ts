@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
+import { Agent } from 'node:https'
+import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { buildCsrAttributes } from '../../../pki/csr-attributes.ts'
 import { buildName } from '../../../pki/names.ts'
 import { createKeyAndCsr, createSelfSigned } from '../../../pki/x509.ts'
+import { loadConfig } from '../../../runtime/config.ts'
 import { basic, certificateOf, codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
 
 suite('labels and profiles (RFC 7030 3.2.2)', () => {
@@ -72,6 +76,61 @@ suite('labels and profiles (RFC 7030 3.2.2)', () => {
     const refused = await fleet.enroll('sensor-2', token, csrDer)
     assert.deepEqual([refused.status, codeOf(refused)], [400, 'csr_key_unsupported'])
     assert.match(refused.body, /P-384; profile sensor wants Ed25519, P-256/)
+  })
+})
+
+suite('profiles and labels that change while the service runs', () => {
+  let fleet: EnrollHarness
+  const settings = { profiles: { camera: {}, sensor: {} }, labels: { cameras: { profile: 'camera' } } }
+  const configured = (change: object = {}) => testConfiguration({ ...settings, ...change })
+  before(async () => {
+    fleet = await EnrollHarness.start({ config: configured() })
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+  const status = async () => (await fleet.admin('GET', '/status')).body.configuration
+
+  test('others are in force for the next request, on open connections too, and stand in the audit log', async () => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+    const device = await fleet.enrolledDevice('cam-1', { label: 'cameras' })
+    const renewal = await fleet.renewalCsr(device)
+    const ask = { label: 'cameras', agent }
+    assert.equal((await fleet.reenroll(device, renewal, ask)).status, 200)
+    const socket = Object.values(agent.freeSockets)[0]?.[0]
+    await fleet.reconfigure(() =>
+      configured({
+        profiles: { camera: { keyTypes: ['Ed25519'] }, sensor: {} },
+        labels: { cameras: { profile: 'camera' }, roof: {} },
+      }),
+    )
+    assert.equal(codeOf(await fleet.reenroll(device, renewal, ask)), 'csr_key_unsupported')
+    assert.equal((await fleet.est('cacerts', { label: 'roof' })).status, 200)
+    assert.equal(Object.values(agent.freeSockets)[0]?.[0], socket, 'the same connection')
+    const { body } = await fleet.admin('GET', '/audit?limit=20')
+    const entry = body.items.find(({ action }: { action: string }) => action === 'configuration.changed')
+    assert.deepEqual(entry.details.changed, ['profile camera', 'label cameras', 'label roof'])
+
+    await fleet.reconfigure(() => configured())
+    assert.equal((await fleet.reenroll(device, renewal, ask)).status, 200)
+    assert.equal((await fleet.est('cacerts', { label: 'roof' })).status, 404)
+    agent.destroy()
+  })
+
+  test('what cannot be used leaves those in force that are, and the status says what is wrong until it is mended', async () => {
+    const path = join(fleet.dataDir, 'fleetgate.yaml')
+    writeFileSync(path, 'profiles:\n  camera: { validityDays: 0 }\n')
+    await fleet.reconfigure(() => loadConfig({ file: path, env: {} }))
+    assert.match((await status()).refused, /fleetgate\.yaml:2:13: profiles\.camera\.validityDays: /)
+    const factory = { authorities: join(fleet.dataDir, 'nothing.pem') }
+    await fleet.reconfigure(() => configured({ labels: { cameras: { profile: 'camera', factory } } }))
+    assert.match((await status()).refused, /^labels\.cameras\.factory: .*nothing\.pem cannot be read/)
+    assert.equal((await fleet.est('cacerts', { label: 'cameras' })).status, 200)
+    await fleet.reconfigure(() => configured())
+    assert.deepEqual(await status(), { waitsForRestart: [] })
+  })
+
+  test('settings that take a restart are named, and change nothing', async () => {
+    await fleet.reconfigure(() => configured({ names: ['gateway.example'], broker: { id: 'broker-9' } }))
+    assert.deepEqual((await status()).waitsForRestart, ['names', 'broker.id'])
   })
 })
 

@@ -111,4 +111,14 @@ suite('claim certificates', () => {
     assert.equal((await claim(await request('meter-6'))).status, 200)
     assert.deepEqual(await refusedAs(claim(await request('meter-6'))), [403, 'claim_spent'])
   })
+
+  test('a CA that the file of the label holds from now on counts in the next handshake, and one that left it no more', async () => {
+    const path = join(folder, 'maker.pem')
+    writeFileSync(path, (await TestPki.create('Other Maker')).issuing.pem)
+    await fleet.reconfigure(() => fleet.config)
+    assert.deepEqual(await refusedAs(claim(await request('meter-7'))), [401, 'certificate_missing'])
+    writeFileSync(path, maker.issuing.pem)
+    await fleet.reconfigure(() => fleet.config)
+    assert.equal((await claim(await request('meter-7'))).status, 200)
+  })
 })

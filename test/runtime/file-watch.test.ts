@@ -1,0 +1,48 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { FileWatch } from '../../runtime/file-watch.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'fleetgate-watch-'))
+after(() => rmSync(folder, { recursive: true }))
+const at = (name: string): string => join(folder, name)
+
+test('a file that is written, put in place by rename or comes to be is told of once it rests', async () => {
+  let told = (): void => assert.fail('nothing has changed yet')
+  const next = (): Promise<void> =>
+    new Promise((resolve) => {
+      told = resolve
+    })
+  writeFileSync(at('one'), 'a')
+  using watch = new FileWatch(20, () => told())
+  watch.watch([at('one'), at('two')])
+  for (const change of [
+    () => writeFileSync(at('one'), 'other'),
+    () => {
+      writeFileSync(at('new'), 'again another')
+      renameSync(at('new'), at('one'))
+    },
+    () => writeFileSync(at('two'), 'there'),
+  ]) {
+    const heard = next()
+    change()
+    await heard
+  }
+})
+
+test('a file that is watched no more is not told of', async () => {
+  for (const name of ['left', 'kept']) writeFileSync(at(name), 'a')
+  const heard: string[] = []
+  const { promise, resolve } = Promise.withResolvers<void>()
+  using left = new FileWatch(20, () => heard.push('left'))
+  using kept = new FileWatch(20, resolve)
+  left.watch([at('left'), at('kept')])
+  left.watch([])
+  kept.watch([at('kept')])
+  writeFileSync(at('left'), 'other')
+  writeFileSync(at('kept'), 'other')
+  await promise
+  assert.deepEqual(heard, [])
+})
