@@ -3,10 +3,12 @@ import { readFileSync } from 'node:fs'
 import { Agent, request } from 'node:https'
 import { z } from 'zod'
 import {
+  type AllowanceView,
   type AllowDevices,
   type ApprovalView,
   type ApproveRequest,
   type AuditPage,
+  allowanceView,
   allowReceipt,
   approvalView,
   auditPage,
@@ -18,8 +20,10 @@ import {
   type DenialPage,
   type DenyRequest,
   type DeviceView,
+  type DisallowDevices,
   denialPage,
   deviceView,
+  disallowReceipt,
   type PolicyView,
   type pageOf,
   policyView,
@@ -109,6 +113,14 @@ export class AdminClient implements Disposable {
 
   allowDevices(body: AllowDevices): Promise<{ added: number }> {
     return this.#call(allowReceipt, { method: 'POST', path: '/v1/devices/allow', body })
+  }
+
+  disallowDevices(body: DisallowDevices): Promise<{ removed: number }> {
+    return this.#call(disallowReceipt, { method: 'POST', path: '/v1/devices/disallow', body })
+  }
+
+  listAllowances(query: { label?: string; deviceId?: string }): Promise<AllowanceView[]> {
+    return this.#pages(allowanceView, '/v1/allowances', query)
   }
 
   changeDevice(id: string, body: ChangeDevice): Promise<DeviceView> {

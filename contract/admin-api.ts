@@ -8,6 +8,8 @@
  * | DELETE /v1/brokers/:id        |                         | its id                     |
  * | POST /v1/devices              | createDevice            | deviceView (201)           |
  * | POST /v1/devices/allow        | allowDevices            | allowReceipt               |
+ * | POST /v1/devices/disallow     | disallowDevices         | disallowReceipt            |
+ * | GET  /v1/allowances           | listAllowances          | page of allowanceView      |
  * | GET  /v1/devices              | listDevices             | page of deviceView         |
  * | GET  /v1/devices/:id          |                         | deviceView                 |
  * | PATCH /v1/devices/:id         | changeDevice            | deviceView                 |
@@ -53,20 +55,32 @@ export const createDevice = z.strictObject({
   groups: z.array(groupName).max(16).default([]),
   attributes: deviceAttributes.optional().describe('For policies to look at; of no other meaning'),
 })
+const labelName = z.string().min(1).max(64)
+const factorySerial = z
+  .string()
+  .regex(/^\P{C}{1,128}$/u, 'a serial number is 1 to 128 characters, none of them a control character')
 export const allowDevices = z.strictObject({
-  label: z.string().min(1).max(64),
+  label: labelName,
   groups: z.array(groupName).max(16).default([]).describe('Of devices that are not registered yet'),
   entries: z
     .array(
       z.strictObject({
-        serial: z
-          .string()
-          .regex(/^\P{C}{1,128}$/u, 'a serial number is 1 to 128 characters, none of them a control character'),
+        serial: factorySerial,
         deviceId,
       }),
     )
     .min(1)
     .max(500),
+})
+export const disallowDevices = z.strictObject({
+  label: labelName,
+  serials: z.array(factorySerial).min(1).max(500),
+})
+export const listAllowances = z.strictObject({
+  label: labelName.optional(),
+  deviceId: deviceId.optional(),
+  after: z.string().optional(),
+  limit,
 })
 export const changeDevice = z.strictObject({
   attributes: attributeChanges.describe('Sets those with a text, takes away those with null, leaves the others'),
@@ -133,6 +147,13 @@ export const deviceView = z.object({
   currentSerial: z.string().optional(),
 })
 export const allowReceipt = z.object({ added: z.number().describe('How many were not allowed before') })
+export const disallowReceipt = z.object({ removed: z.number().describe('How many were allowed before') })
+export const allowanceView = z.object({
+  label: z.string(),
+  serial: z.string().describe('What the factory calls the hardware'),
+  deviceId: z.string(),
+  createdAt: z.string(),
+})
 export const tokenView = z.object({
   token: z.string(),
   deviceId: z.string(),
@@ -237,6 +258,8 @@ export const pageOf = <T extends z.ZodType>(item: T) => z.object({ items: z.arra
 
 export type CreateDevice = z.input<typeof createDevice>
 export type AllowDevices = z.input<typeof allowDevices>
+export type DisallowDevices = z.input<typeof disallowDevices>
+export type AllowanceView = z.output<typeof allowanceView>
 export type ChangeDevice = z.input<typeof changeDevice>
 export type CreateToken = z.input<typeof createToken>
 export type DeviceView = z.output<typeof deviceView>

@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import {
+  allowanceView,
   approvalView,
   auditView,
   certificateView,
@@ -156,6 +157,7 @@ function rangeOf({ type, enum: values, minimum, maximum, items, pattern, default
 function jsonPage(): string {
   const shapes: [string, z.ZodType, string][] = [
     ['device', deviceView, '`device show`, `device create`; `device ls` gives `{ "items": [device, …] }`'],
+    ['allowance', allowanceView, '`device allow ls`, as `{ "items": [allowance, …] }`'],
     ['token', tokenView, '`token create`'],
     [
       'approval',
@@ -183,7 +185,7 @@ Every command takes \`-o json\` and prints one JSON document on standard output,
 API answers with the same shapes. Fields are added, never renamed or given another meaning; one that does not apply is left out. Times are
 ISO 8601 in UTC. A failure prints nothing on standard output: standard error has
 \`{ "error": { "code", "detail" } }\`, and the exit code is 1, 2 or 3.
-\`enroll\` gives \`{ device, folder, certificate, expires }\`, \`renew\` the same with \`due\` and \`renewed\`, \`device allow\` gives \`{ added, known }\`.
+\`enroll\` gives \`{ device, folder, certificate, expires }\`, \`renew\` the same with \`due\` and \`renewed\`, \`device allow\` gives \`{ added, known }\`, \`device allow rm\` \`{ removed, unknown }\`.
 \`broker ls\` gives the list of \`status\` as \`{ "items": [ … ] }\`, \`policy check\` gives \`{ ok, file, statements, faults }\`, \`demo\` gives \`{ ok, steps: [{ name, title, ok, detail, ms, measured }] }\`.
 
 ${shapes.map(section).join('\n')}`

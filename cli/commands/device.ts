@@ -7,7 +7,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, milliseconds, table } from '../output.ts'
-import { readSerials, type Serial } from './serials.ts'
+import { addAllow } from './allow.ts'
 import {
   type Attributes,
   ask,
@@ -25,7 +25,6 @@ import {
 } from './shared.ts'
 
 const maxWaitMs = 60_000
-const allowAtOnce = 500
 
 const newDevice = (id: string, options: { profile: string; group?: string[]; attribute?: Attributes }) => ({
   id,
@@ -47,34 +46,7 @@ export function addDevice(program: Command, io: Io): void {
       ask(io, options, (client) => client.createDevice(newDevice(id, options)), details),
     )
 
-  examples(withCommon(device.command('allow')), 'device allow --file serials.csv --label line-1 --group site-berlin')
-    .description('let hardware enroll by the serial number in its factory certificate, and register it')
-    .requiredOption('--file <csv>', 'a line each: serial number, or serial number,device id (required)', readSerials)
-    .requiredOption('--label <name>', 'EST label that the hardware enrolls under (required)')
-    .option('--group <name>', 'group of devices that are registered (may be repeated)', groupNames)
-    .action((options: Common & { file: Serial[]; label: string; group?: string[] }) => {
-      const { file: entries, label, group: groups = [] } = options
-      return ask(
-        io,
-        options,
-        async (client) => {
-          let added = 0
-          for (let at = 0; at < entries.length; at += allowAtOnce) {
-            const part = entries.slice(at, at + allowAtOnce)
-            added += (await client.allowDevices({ label, groups, entries: part })).added
-          }
-          return { added, known: entries.length - added }
-        },
-        ({ added, known }) =>
-          fields(
-            [
-              ['added', String(added)],
-              ['known', String(known)],
-            ],
-            io.colour,
-          ),
-      )
-    })
+  addAllow(device, io)
 
   examples(withCommon(device.command('set')), 'device set cam-1 --attribute site=berlin --unset floor')
     .description('change what is noted about a device; policies see it at once, also on open sessions')

@@ -1,19 +1,23 @@
 import {
+  type AllowanceView,
+  listAllowances as allowancesQuery,
   allowDevices,
   changeDevice,
   createDevice,
   type DeviceView,
   deviceId,
+  disallowDevices,
   listDevices as listQuery,
   revokeDevice as revokeBody,
 } from '../../contract/admin-api.ts'
 import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { revokeDevice } from '../ca/revocation.ts'
-import { allowDevices as allow } from '../ra/allow-list.ts'
+import { allowDevices as allow, disallowDevices as disallow } from '../ra/allow-list.ts'
 import { setAttributes } from '../ra/device-attributes.ts'
 import { createDevice as create } from '../ra/enrollment-tokens.ts'
 import { readmitDevice } from '../ra/readmission.ts'
+import { listAllowances } from '../registry/allowances.ts'
 import { type DeviceRecord, getDevice, listDevices } from '../registry/devices.ts'
 import { route } from './route.ts'
 
@@ -24,6 +28,21 @@ export const deviceRoutes = [
     body: allowDevices,
     handle: ({ body, asked }, { registry, ra }) =>
       allow(registry, { ...body, profile: ra.profileOfLabel(body.label) }, asked),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/disallow',
+    body: disallowDevices,
+    handle: ({ body, asked }, { registry }) => disallow(registry, body, asked),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/allowances',
+    query: allowancesQuery,
+    handle: async ({ query }, { registry }) => {
+      const { items, next } = await listAllowances(registry, query)
+      return { items: items.map(({ doc }): AllowanceView => doc), next }
+    },
   }),
   route({
     method: 'POST',

@@ -3,7 +3,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import { findAllowance, writeAllowance } from '../registry/allowances.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
-import { findDevice, writeDevice } from '../registry/devices.ts'
+import { findDevice, getDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, untilNoConflict, type Write } from '../registry/registry.ts'
 import { deviceCreation } from './enrollment-tokens.ts'
 
@@ -28,7 +28,8 @@ export function allowDevices(
     const created: ReturnType<typeof deviceCreation>[] = []
     let added = 0
     for (const { serial, deviceId } of entries) {
-      const known = await findAllowance(registry, label, serial)
+      const before = await findAllowance(registry, label, serial)
+      const known = before?.doc.removedAt === undefined ? before : undefined
       if (known !== undefined && known.doc.deviceId !== deviceId) {
         throw final(`serial number ${serial} is allowed under ${label} as ${known.doc.deviceId}, not as ${deviceId}`)
       }
@@ -42,7 +43,7 @@ export function allowDevices(
       }
       if (known !== undefined) continue
       added++
-      writes.push(writeAllowance({ label, serial, deviceId, createdAt: asked.now.toISOString() }, 0))
+      writes.push(writeAllowance({ label, serial, deviceId, createdAt: asked.now.toISOString() }, before?.rev ?? 0))
       // Written as it is where it exists: a revocation that comes in between makes this commit a loser.
       if (device === undefined) created.push(deviceCreation({ id: deviceId, profile, groups }, asked))
       else writes.push(writeDevice(device.doc, device.rev))
@@ -66,6 +67,48 @@ export function allowDevices(
       at: asked.now,
     })
     return { added }
+  })
+}
+
+/**
+ * Takes serial numbers off the list: their hardware gets no first certificate any more. What it has already stays good until
+ * the device is revoked.
+ *
+ * @returns how many were on it
+ */
+export function disallowDevices(
+  registry: Registry,
+  { label, serials }: { label: string; serials: string[] },
+  asked: Asked,
+): Promise<{ removed: number }> {
+  return untilNoConflict(async () => {
+    const found = await Promise.all([...new Set(serials)].map((serial) => findAllowance(registry, label, serial)))
+    const held = found.filter((allowance) => allowance !== undefined).filter(({ doc }) => doc.removedAt === undefined)
+    if (held.length === 0) return { removed: 0 }
+    const ids = [...new Set(held.map(({ doc }) => doc.deviceId))]
+    const devices = await Promise.all(ids.map((id) => getDevice(registry, id)))
+    await registry.commit({
+      requestId: `${asked.requestId}-disallow`,
+      digest: asked.digest,
+      writes: [
+        ...held.map(({ doc, rev }) => writeAllowance({ ...doc, removedAt: asked.now.toISOString() }, rev)),
+        // Written as they are: a certificate that is being issued at this moment loses, and its request is judged again.
+        ...devices.map(({ doc, rev }) => writeDevice(doc, rev)),
+      ],
+      audit: [
+        {
+          action: 'device.disallowed',
+          actor: asked.actor,
+          subject: `label:${label}`,
+          outcome: 'done',
+          details: { removed: held.length, devices: ids },
+          remoteAddress: asked.remoteAddress,
+          requestId: asked.requestId,
+        },
+      ],
+      at: asked.now,
+    })
+    return { removed: held.length }
   })
 }
 

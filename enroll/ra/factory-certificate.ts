@@ -62,7 +62,9 @@ export async function findFactoryProof(
   if (!trust.authorities.some((authority) => isIssuedBy(certificate, authority))) return undefined
   requireClientCertificate(certificate, now)
   const serial = serialOf(certificate, trust.serialFrom)
-  const deviceId = (await findAllowance(registry, label, serial))?.doc.deviceId ?? (await registered(registry, serial))
+  const allowance = await findAllowance(registry, label, serial)
+  const isRemoved = allowance?.doc.removedAt !== undefined
+  const deviceId = isRemoved ? undefined : (allowance?.doc.deviceId ?? (await registered(registry, serial)))
   if (deviceId === undefined) {
     throw new FleetError('device_not_allowed', `serial number ${JSON.stringify(serial)} is not on the allow-list`, {
       context: { fingerprint: certificate.fingerprint },

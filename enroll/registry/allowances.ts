@@ -1,9 +1,18 @@
 import { createHash } from 'node:crypto'
 import type { Stored } from './engine.ts'
-import type { Registry, Write } from './registry.ts'
+import type { Page, Paging, Registry, Write } from './registry.ts'
 
-/** That a piece of hardware, by the serial number its factory gave it, may enroll under a label as a device. */
-export type AllowanceRecord = { label: string; serial: string; deviceId: string; createdAt: string }
+/**
+ * That a piece of hardware, by the serial number its factory gave it, may enroll under a label as a device. One that was taken
+ * back stays as a record: a device that is registered under the serial number itself would come in by that else.
+ */
+export type AllowanceRecord = {
+  label: string
+  serial: string
+  deviceId: string
+  createdAt: string
+  removedAt?: string
+}
 
 /** A serial number is text of the factory's choosing, which no key may hold. */
 const idOf = (label: string, serial: string): string => `${label}:${createHash('sha256').update(serial).digest('hex')}`
@@ -14,6 +23,19 @@ export const findAllowance = (
   serial: string,
 ): Promise<Stored<AllowanceRecord> | undefined> => registry.find('allowance', idOf(label, serial))
 
+/** Those that hold, in no order that means anything. */
+export const listAllowances = (
+  registry: Registry,
+  { label, deviceId, ...paging }: { label?: string | undefined; deviceId?: string | undefined } & Paging,
+): Promise<Page<AllowanceRecord>> =>
+  registry.list(
+    'allowance',
+    deviceId === undefined ? { kind: 'allowance' } : { index: 'allowance.device', value: deviceId },
+    paging,
+    (allowance) => allowance.removedAt === undefined && (label === undefined || allowance.label === label),
+  )
+
+/** Whether some label knows it by a serial number, or did. */
 export const isAllowListed = async (registry: Registry, deviceId: string): Promise<boolean> =>
   (await registry.count({ index: 'allowance.device', value: deviceId }, 1)) > 0
 

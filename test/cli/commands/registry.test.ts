@@ -81,6 +81,18 @@ const cases: {
     shown: /broker-1 +in force after 4\.3 ms/,
   },
   {
+    argv: ['device', 'allow', 'ls', '--label', 'line', '--device', 'cam-1'],
+    answer: { items: [{ label: 'line', serial: 'SN\u202e 1', deviceId: 'cam-1', createdAt: at }] },
+    asked: { method: 'GET', path: '/v1/allowances', query: { label: 'line', deviceId: 'cam-1', limit: '1000' } },
+    shown: /^LABEL +SERIAL NUMBER +DEVICE.*\nline +SN<U\+202E> 1 +cam-1 +2026/,
+  },
+  {
+    argv: ['device', 'allow', 'rm', 'SN1', 'SN2', 'SN1', '--label', 'line'],
+    answer: { removed: 1 },
+    asked: { method: 'POST', path: '/v1/devices/disallow', body: { label: 'line', serials: ['SN1', 'SN2'] } },
+    shown: /^removed +1\nunknown +1\n$/,
+  },
+  {
     argv: ['device', 'readmit', 'cam-1'],
     answer: device,
     asked: { method: 'POST', path: '/v1/devices/cam-1/readmit', body: undefined },

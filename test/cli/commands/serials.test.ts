@@ -29,6 +29,14 @@ test('device allow sends what the file has, five hundred at a time, and adds up 
   ])
 })
 
+test('device allow rm takes off what the same file has, and what is named', async () => {
+  writeFileSync(file, 'SN1\nPID:G1 SN:2,gauge-2\n')
+  await using stub = await StubAdmin.start(() => ({ status: 200, body: { removed: 3 } }))
+  const argv = ['device', 'allow', 'rm', 'SN3', '--file', file, '--label', 'line', '--data', stub.dataDir]
+  assert.deepEqual((await fleetgate(argv)).out, 'removed  3\nunknown  0\n')
+  assert.deepEqual(stub.requests[0]!.body, { label: 'line', serials: ['SN3', 'SN1', 'PID:G1 SN:2'] })
+})
+
 test('a line that cannot be read is refused with its number, and nothing is sent', async () => {
   const cases: [string, RegExp][] = [
     ['SN1\nPID:G1 SN:2\n', /Line 2: PID:G1 SN:2 can be no device id/],
@@ -43,6 +51,8 @@ test('a line that cannot be read is refused with its number, and nothing is sent
     assert.equal(code, 2)
     assert.match(err, said)
   }
+  writeFileSync(file, 'SN1\n')
+  assert.match((await fleetgate(['device', 'allow', '--file', file])).err, /required option '--label' is not given/)
   const missing = await fleetgate(['device', 'allow', '--file', join(folder, 'none'), '--label', 'line'])
   assert.match(missing.err, /cannot be read/)
 })

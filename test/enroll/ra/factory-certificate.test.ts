@@ -171,6 +171,37 @@ suite('factory certificates', () => {
     assert.deepEqual(await refusedAs(enroll('vault-1', right, { label, token })), [403, 'token_spent'])
   })
 
+  test('a serial number that is taken off the list enrolls nothing, not as the device of that name either, until it is allowed again', async () => {
+    const list = async (query: string) => (await fleet.admin('GET', `/allowances?${query}`)).body.items
+    const entries = [
+      { serial: 'SN90', deviceId: 'SN90' },
+      { serial: 'SN/91 ü', deviceId: 'gauge-91' },
+    ]
+    await fleet.admin('POST', '/devices/allow', { label: 'line', entries })
+    const [listed] = await list('deviceId=gauge-91')
+    assert.deepEqual([listed.label, listed.serial], ['line', 'SN/91 ü'])
+    assert.deepEqual(await list('label=nowhere'), [])
+    const idevid = await maker.factory(named('SN90'))
+    const device = await enroll('SN90', idevid)
+    assert.equal(device.status, 200)
+
+    const serials = ['SN90', 'SN/91 ü', 'SN90', 'nobody']
+    const removal = { label: 'line', serials }
+    assert.deepEqual((await fleet.admin('POST', '/devices/disallow', removal)).body, { removed: 2 })
+    assert.deepEqual((await fleet.admin('POST', '/devices/disallow', removal)).body, { removed: 0 })
+    assert.deepEqual(await list('deviceId=SN90'), [])
+    assert.deepEqual(await refusedAs(enroll('SN90', idevid)), [403, 'device_not_allowed'])
+    const { body: audit } = await fleet.admin('GET', '/audit?limit=100')
+    const entry = audit.items.findLast(({ action }: { action: string }) => action === 'device.disallowed')
+    assert.deepEqual([entry.subject, entry.details.devices], ['label:line', ['SN90', 'gauge-91']])
+    const { body: certificates } = await fleet.admin('GET', '/certificates?deviceId=SN90')
+    assert.equal(certificates.items[0].status, 'issued', 'what it has stays good')
+
+    const again = { label: 'line', entries: [{ serial: 'SN90', deviceId: 'SN90' }] }
+    assert.deepEqual((await fleet.admin('POST', '/devices/allow', again)).body, { added: 1 })
+    assert.equal((await enroll('SN90', idevid)).status, 200)
+  })
+
   test('a list that contradicts itself or the registry changes nothing', async () => {
     const allow = (label: string, ...entries: object[]) => fleet.admin('POST', '/devices/allow', { label, entries })
     const cases: [Awaited<ReturnType<typeof allow>>, number, RegExp][] = [
