@@ -156,6 +156,12 @@ const fields = z.strictObject({
         ),
       approvals: approvals.prefault({}),
       renewalsPerHour: z.int().min(1).default(12).describe('Renewals of one device, successful or not'),
+      overlapMs: z
+        .int()
+        .min(0)
+        .max(30 * 86_400_000)
+        .default(300_000)
+        .describe('How long the certificates before it stay good once a renewed one is used; until then they are good'),
     })
     .prefault({}),
   broker: z

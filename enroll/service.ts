@@ -17,6 +17,7 @@ import { createAdmin } from './admin/routes.ts'
 import { CertificateAuthority } from './ca/certificate-authority.ts'
 import { keepCredentials } from './ca/credentials.ts'
 import { openHierarchy } from './ca/hierarchy.ts'
+import { supersedeDue } from './ca/supersession.ts'
 import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
 import { putPolicy } from './policy.ts'
@@ -50,6 +51,7 @@ export type EnrollService = AsyncDisposable & {
 }
 
 const renewalCheckMs = 3_600_000
+const supersessionCheckMs = 1_000
 
 /**
  * The enrollment service: owns keys, registry and audit log, and serves EST, the admin API and the trust feed.
@@ -154,6 +156,7 @@ export async function createEnrollService(input: {
     handshakeTimeoutMs,
     attemptsPerMinute,
     renewalsPerHour,
+    overlapMs,
   } = config.enroll
   const renewals = new AttemptLimit(renewalsPerHour, { periodMs: 3_600_000, maxKeys: 100_000 })
   const est = opened.use(
@@ -181,6 +184,7 @@ export async function createEnrollService(input: {
         attemptsPerMinute,
         denials,
         renewals,
+        overlapMs,
       }),
     }),
   )
@@ -198,6 +202,18 @@ export async function createEnrollService(input: {
       )
   }, renewalCheckMs)
   opened.defer(() => clearInterval(renewal))
+  let superseding: Promise<void> | undefined
+  const supersession = setInterval(() => {
+    superseding ??= supersedeDue(registry, clock())
+      .catch((err: unknown) => log.error({ event: 'supersession.failed', err }, 'older certificates did not end'))
+      .finally(() => {
+        superseding = undefined
+      })
+  }, supersessionCheckMs)
+  opened.defer(async () => {
+    clearInterval(supersession)
+    await superseding
+  })
 
   const resources = opened.move()
   return {

@@ -12,6 +12,7 @@ import type { Registry, Write } from '../registry/registry.ts'
 import { findVoucher, type Voucher, writeVoucher } from '../registry/vouchers.ts'
 import type { Hierarchy } from './hierarchy.ts'
 import { isBeingRevoked } from './revocation.ts'
+import { endSurplus } from './supersession.ts'
 
 /** What the registration authority approved: the CA signs this and nothing else. */
 export type Approval = {
@@ -77,9 +78,10 @@ export class CertificateAuthority {
     const { serial } = record
     const spent = { status: 'spent', spkiHash: request.spkiHash, serial, spentAt: record.issuedAt! } as const
     for (const voucher of reserved.vouchers) writes.push(writeVoucher(voucher, spent))
+    const surplus = await endSurplus(this.#registry, { serial, deviceId: device.doc.id }, context.now)
     await this.#registry.commit({
       requestId: `${context.requestId}-issue`,
-      writes,
+      writes: [...writes, ...surplus.writes],
       audit: [
         {
           action: 'certificate.issued',
@@ -97,6 +99,7 @@ export class CertificateAuthority {
           remoteAddress: context.remoteAddress,
           requestId: context.requestId,
         },
+        ...surplus.audit,
       ],
       feed: [
         {
@@ -108,6 +111,7 @@ export class CertificateAuthority {
             notAfter: record.notAfter!,
           },
         },
+        ...surplus.feed,
       ],
       at: context.now,
     })

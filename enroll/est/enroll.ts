@@ -3,6 +3,7 @@ import { parseCsr } from '../../pki/csr.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { networkOf } from '../../runtime/limits.ts'
+import { noteUse } from '../ca/supersession.ts'
 import { readCertificateEvidence } from '../ra/current-certificate.ts'
 import { type Evidence, provenDevice, readEnrollmentEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
@@ -54,13 +55,18 @@ type Wanted = { request: EdgeRequest; label: Label; csr: Asking['request']; prov
 export type Certified = { der: Buffer } | { retryAfterMs: number }
 
 export async function certify({ request, label, csr, prove }: Wanted, context: EstContext): Promise<Certified> {
-  const { ra, ca, clock } = context
+  const { registry, ra, ca, clock, overlapMs } = context
   const now = clock()
   const { id, remoteAddress, channelBinding } = request
   const asking = { id, remoteAddress, channelBinding, label, request: csr, now }
   // Evidence and decision are taken afresh whenever another writer was first, so what is signed is what was decided.
   return untilNoConflict(async () => {
-    const decision = await ra.decide(await prove(), asking)
+    const evidence = await prove()
+    if (evidence.kind === 'certificate') {
+      const { serial, deviceId } = evidence.record.doc
+      await noteUse(registry, { serial, actor: `device:${deviceId}`, remoteAddress, requestId: id, overlapMs, now })
+    }
+    const decision = await ra.decide(evidence, asking)
     if (decision.decision !== 'approved') return decision
     const asked = { requestId: id, remoteAddress, now }
     return { der: await ca.issue(decision.approval, csr, asked) }

@@ -34,6 +34,8 @@ export type EstContext = {
   denials: EnrollmentDenials
   /** Renewals by device. */
   renewals: AttemptLimit
+  /** How long older certificates stay good once a newer one is used. */
+  overlapMs: number
 }
 
 type Operation = {

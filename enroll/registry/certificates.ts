@@ -22,8 +22,10 @@ export type CertificateRecord = {
   notBefore?: string
   notAfter?: string
   issuedAt?: string
-  /** As the broker has it that had the first session with it. */
+  /** When a device first showed it, at a broker or here. */
   firstUsedAt?: string
+  /** When the older ones of its device end because it is in use; absent once they have ended. */
+  supersedesAt?: string
   revokedAt?: string
   revocationReason?: RevocationReason
   /** What was proved for it; for a first certificate all of it, as in `token+approval`. */
@@ -63,6 +65,10 @@ export function listCertificates(
       (before === undefined || (certificate.notAfter !== undefined && instant(certificate.notAfter) < before)),
   )
 }
+
+/** Those whose use has ended the time of the older ones, the first that is due first. */
+export const listSuperseding = (registry: Registry, now: Date, paging: Paging): Promise<Page<CertificateRecord>> =>
+  registry.list('certificate', { index: 'certificate.supersedesAt', before: now.toISOString() }, paging)
 
 /** One way to write an instant, so that text order is time order. */
 export const instant = (iso: string): string => new Date(iso).toISOString()

@@ -35,9 +35,10 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     { index: 'device.profile', value: profile },
     { index: 'device.status', value: status },
   ],
-  certificate: ({ deviceId, notAfter }) => [
+  certificate: ({ deviceId, notAfter, supersedesAt }) => [
     ...(deviceId === undefined ? [] : [{ index: 'certificate.device', value: deviceId }]),
     ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
+    ...(supersedesAt === undefined ? [] : [{ index: 'certificate.supersedesAt', value: supersedesAt }]),
   ],
   token: ({ deviceId }) => [{ index: 'token.device', value: deviceId }],
   approval: (approval) => [

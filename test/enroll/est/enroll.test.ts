@@ -255,6 +255,25 @@ suite('simplereenroll', () => {
     assert.equal(body.currentSerial, rekeyed.serial)
   })
 
+  test('the certificate before a renewal is good until the new one is used, and ends a while after that', async () => {
+    const device = await fleet.enrolledDevice('line-1')
+    clock.advance(1_000)
+    const { privateKeyPem } = await createKeyAndCsr({ commonName: 'unused' })
+    const renewal = await fleet.renewalCsr(device, privateKeyPem)
+    const renewed = certificateOf(await fleet.reenroll(device, renewal))
+    assert.equal((await fleet.reenroll(device, renewal)).status, 200)
+    clock.advance(1_000)
+    assert.equal((await fleet.reenroll({ key: privateKeyPem, certificate: renewed.pem }, renewal)).status, 200)
+    assert.equal((await fleet.reenroll(device, renewal)).status, 200)
+    const { next } = (await fleet.admin('GET', '/audit?limit=1')).body
+    clock.advance(fleet.config.enroll.overlapMs + 1)
+    const { items } = (await fleet.admin('GET', `/audit?after=${next}&waitMs=10000`)).body
+    assert.deepEqual([items[0].action, items[0].details.certificates], ['certificate.superseded', [device.serial]])
+    const refused = await fleet.reenroll(device, renewal)
+    assert.deepEqual([refused.status, codeOf(refused)], [403, 'certificate_revoked'])
+    clock.advance(-2_001 - fleet.config.enroll.overlapMs) // OpenSSL goes by a clock of its own
+  })
+
   test('refuses a CSR whose subject differs from the client certificate (RFC 7030 4.2.2)', async () => {
     const device = await fleet.enrolledDevice('sensor-42')
     const { csrDer } = await createKeyAndCsr({ commonName: 'sensor-43' })

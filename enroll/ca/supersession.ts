@@ -1,0 +1,136 @@
+/** Old and new certificates of one device: both good until the new one is used, and then only that. */
+import type { FeedFact } from '../../contract/feed.ts'
+import type { AuditFact } from '../registry/audit-log.ts'
+import {
+  type CertificateRecord,
+  findCertificate,
+  listCertificates,
+  listSuperseding,
+  writeCertificate,
+} from '../registry/certificates.ts'
+import type { Stored } from '../registry/engine.ts'
+import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
+
+/** A device that loses every answer must not fill registry, feed and brokers. */
+export const maxUnused = 5
+
+/** Who showed it and where: a broker, or a device at the EST edge. */
+type Use = { serial: string; actor: string; remoteAddress: string; requestId: string; overlapMs: number; now: Date }
+
+/**
+ * Notes that a device has shown a certificate. With the first use of it the time of the older ones of its label and profile
+ * is limited; before, a device that lost the answer to its renewal still needs them.
+ */
+export function noteUse(registry: Registry, { serial, overlapMs, now, ...by }: Use): Promise<void> {
+  return untilNoConflict(async () => {
+    const used = await findCertificate(registry, serial)
+    if (used?.doc.status !== 'issued' || used.doc.kind !== 'device' || used.doc.firstUsedAt !== undefined) return
+    const older = await olderThan(registry, used.doc)
+    const supersedesAt = new Date(now.getTime() + overlapMs).toISOString()
+    const record = { ...used.doc, firstUsedAt: now.toISOString(), ...(older.length > 0 ? { supersedesAt } : {}) }
+    await registry.commit({
+      requestId: `${by.requestId}-use-${serial.slice(0, 8)}`,
+      writes: [writeCertificate(record, used.rev)],
+      audit: [
+        {
+          action: 'certificate.used',
+          ...by,
+          subject: `certificate:${serial}`,
+          outcome: 'done',
+          details: { device: used.doc.deviceId!, replaces: older.map(({ doc }) => doc.serial) },
+        },
+      ],
+      at: now,
+    })
+  })
+}
+
+/** Ends what is due: for each certificate in use the older ones in one commit. What is too much for one turn waits for the next. */
+export async function supersedeDue(registry: Registry, now: Date): Promise<void> {
+  const { items } = await listSuperseding(registry, now, { limit: 500 })
+  for (const { doc } of items) await untilNoConflict(() => supersede(registry, doc.serial, now))
+}
+
+async function supersede(registry: Registry, serial: string, now: Date): Promise<void> {
+  const used = await findCertificate(registry, serial)
+  if (used?.doc.supersedesAt === undefined) return
+  const { supersedesAt, ...doc } = used.doc
+  // One that was itself revoked since replaces nothing: the device may have no other than the one before.
+  const older = doc.status === 'issued' ? await olderThan(registry, doc) : []
+  const { writes, feed } = revocations(older, now)
+  await registry.commit({
+    requestId: `supersede-${serial}-${used.rev}`,
+    writes: [writeCertificate(doc, used.rev), ...writes],
+    audit: older.length > 0 ? [superseded(older, { by: serial, why: 'a newer one is in use' })] : [],
+    feed,
+    at: now,
+  })
+}
+
+/**
+ * What has to go for one more certificate of a device: the oldest of those that were never used.
+ *
+ * @returns parts of the commit that records the new one
+ */
+export async function endSurplus(
+  registry: Registry,
+  { serial, deviceId }: { serial: string; deviceId: string },
+  now: Date,
+): Promise<{ writes: Write[]; feed: FeedFact[]; audit: AuditFact[] }> {
+  const all = await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))
+  const unused = all.filter(
+    ({ doc }) => doc.status === 'issued' && doc.firstUsedAt === undefined && new Date(doc.notAfter!) > now,
+  )
+  const surplus = unused.toSorted(byAge).slice(0, Math.max(0, unused.length + 1 - maxUnused))
+  const why = `${maxUnused} that were never used are enough`
+  return {
+    ...revocations(surplus, now),
+    audit: surplus.length > 0 ? [superseded(surplus, { by: serial, why })] : [],
+  }
+}
+
+/** Whether a newer certificate of the device, of the same label and profile, is in use. */
+export async function isReplaced(registry: Registry, certificate: CertificateRecord): Promise<boolean> {
+  const others = await sameLine(registry, certificate)
+  return others.some(({ doc }) => doc.firstUsedAt !== undefined && isOlder(certificate, doc))
+}
+
+async function olderThan(registry: Registry, certificate: CertificateRecord): Promise<Stored<CertificateRecord>[]> {
+  const others = await sameLine(registry, certificate)
+  return others.filter(({ doc }) => doc.status === 'issued' && isOlder(doc, certificate))
+}
+
+async function sameLine(registry: Registry, { deviceId, label, profile }: CertificateRecord) {
+  const all = await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))
+  return all.filter(({ doc }) => doc.label === label && doc.profile === profile)
+}
+
+const isOlder = (one: CertificateRecord, other: CertificateRecord): boolean =>
+  one.issuedAt !== undefined && other.issuedAt !== undefined && one.issuedAt < other.issuedAt
+
+const byAge = (one: Stored<CertificateRecord>, other: Stored<CertificateRecord>): number =>
+  one.doc.issuedAt! < other.doc.issuedAt! ? -1 : 1
+
+function revocations(
+  certificates: readonly Stored<CertificateRecord>[],
+  now: Date,
+): { writes: Write[]; feed: FeedFact[] } {
+  const end = { status: 'revoked', revokedAt: now.toISOString(), revocationReason: 'superseded' } as const
+  return {
+    writes: certificates.map(({ doc: { supersedesAt: _, ...doc }, rev }) => writeCertificate({ ...doc, ...end }, rev)),
+    feed: certificates.map(({ doc: { serial, fingerprint, deviceId } }) => ({
+      type: 'certificate.revoked',
+      data: { serial, fingerprint: fingerprint!, deviceId: deviceId!, reason: 'superseded' },
+    })),
+  }
+}
+
+const superseded = (older: readonly Stored<CertificateRecord>[], details: { by: string; why: string }): AuditFact => ({
+  action: 'certificate.superseded',
+  actor: 'system',
+  subject: `device:${older[0]!.doc.deviceId}`,
+  outcome: 'done',
+  reason: 'superseded',
+  details: { ...details, certificates: older.map(({ doc }) => doc.serial) },
+  requestId: `supersede-${details.by}`,
+})
