@@ -22,7 +22,7 @@ const advice: Record<VerificationState, string> = {
   bad_signature: enroll,
   unknown_ca: enroll,
   revoked: 'the device was taken out of service; ask who runs it',
-  held: 'the certificate is on hold; ask who runs the device, and connect again later',
+  held: 'the device or its certificate is on hold; ask who runs the device, and connect again later',
   stale_status: 'connect again later',
   expired: 'renew over EST, or enroll again with a new token, then connect again',
   not_yet_valid: 'check the clock, and connect again later',

@@ -227,7 +227,9 @@ function faultsOfStatus(
   }
   const device = beliefs.findDevice(deviceId)
   if (device === undefined) faults.push(unregistered(`device ${deviceId}`))
-  else if (device.status !== 'active') {
+  else if (device.status === 'held') {
+    faults.push({ state: 'held', cause: 'device_held', message: `device ${deviceId} is on hold` })
+  } else if (device.status !== 'active') {
     faults.push({ state: 'revoked', cause: 'device_revoked', message: `device ${deviceId} is revoked` })
   }
   const isPinned = record?.deviceId === deviceId

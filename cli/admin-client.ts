@@ -24,6 +24,8 @@ import {
   denialPage,
   deviceView,
   disallowReceipt,
+  type HoldReceipt,
+  holdReceipt,
   type PolicyView,
   type pageOf,
   policyView,
@@ -131,6 +133,16 @@ export class AdminClient implements Disposable {
   revokeDevice(id: string, reason: RevocationReason, waitMs: number): Promise<RevocationReceipt> {
     const path = `/v1/devices/${encodeURIComponent(id)}/revoke`
     return this.#call(revocationReceipt, { method: 'POST', path, body: { reason, waitMs }, waitMs })
+  }
+
+  disableDevice(id: string, waitMs: number): Promise<HoldReceipt> {
+    const path = `/v1/devices/${encodeURIComponent(id)}/disable`
+    return this.#call(holdReceipt, { method: 'POST', path, body: { waitMs }, waitMs })
+  }
+
+  enableDevice(id: string, waitMs: number): Promise<HoldReceipt> {
+    const path = `/v1/devices/${encodeURIComponent(id)}/enable`
+    return this.#call(holdReceipt, { method: 'POST', path, body: { waitMs }, waitMs })
   }
 
   readmitDevice(id: string): Promise<DeviceView> {

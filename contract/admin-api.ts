@@ -14,6 +14,8 @@
  * | GET  /v1/devices/:id          |                         | deviceView                 |
  * | PATCH /v1/devices/:id         | changeDevice            | deviceView                 |
  * | POST /v1/devices/:id/revoke   | revokeDevice            | revocationReceipt          |
+ * | POST /v1/devices/:id/disable  | waitForBrokers          | holdReceipt                |
+ * | POST /v1/devices/:id/enable   | waitForBrokers          | holdReceipt                |
  * | POST /v1/devices/:id/readmit  |                         | deviceView                 |
  * | POST /v1/tokens               | createToken             | tokenView (201)            |
  * | GET  /v1/approvals            | listApprovals           | page of approvalView       |
@@ -33,6 +35,7 @@
 import { z } from 'zod'
 import { denialView } from './denials.ts'
 import { attributeChanges, deviceAttributes } from './device-attributes.ts'
+import { deviceStatuses } from './feed.ts'
 import { isDeviceId, isGroupName, isProfileName, isSerialNumber, nameRule, revocationReasons } from './ids.ts'
 import { policyDocument } from './policy-document.ts'
 
@@ -88,14 +91,13 @@ export const changeDevice = z.strictObject({
 export const listDevices = z.strictObject({
   group: groupName.optional(),
   profile: profileName.optional(),
-  status: z.enum(['active', 'revoked']).optional(),
+  status: z.enum(deviceStatuses).optional(),
   after: z.string().optional(),
   limit,
 })
-export const revokeDevice = z.strictObject({
-  reason: z.enum(revocationReasons),
-  waitMs: z.int().min(0).max(60_000).default(0).describe('How long to wait for every broker to confirm'),
-})
+const waitMs = z.int().min(0).max(60_000).default(0).describe('How long to wait for every broker to confirm')
+export const revokeDevice = z.strictObject({ reason: z.enum(revocationReasons), waitMs })
+export const waitForBrokers = z.strictObject({ waitMs })
 export const createToken = z.strictObject({
   deviceId,
   ttlMs: z.int().min(tokenTtlMs.min).max(tokenTtlMs.max).default(tokenTtlMs.default),
@@ -140,8 +142,9 @@ export const deviceView = z.object({
   profile: z.string(),
   groups: z.array(z.string()),
   attributes: z.record(z.string(), z.string()).optional(),
-  status: z.enum(['active', 'revoked']),
+  status: z.enum(deviceStatuses),
   createdAt: z.string(),
+  heldAt: z.string().optional(),
   revokedAt: z.string().optional(),
   revocationReason: z.string().optional(),
   currentSerial: z.string().optional(),
@@ -190,7 +193,7 @@ export const certificateView = z.object({
   kind: z.enum(['device', 'server', 'broker', 'operator']),
   deviceId: z.string().optional(),
   profile: z.string(),
-  status: z.enum(['reserved', 'issued', 'revoked']),
+  status: z.enum(['reserved', 'issued', 'held', 'revoked']),
   subject: z.string().optional(),
   fingerprint: z.string().optional(),
   notBefore: z.string().optional(),
@@ -213,6 +216,18 @@ export const revocationReceipt = z.object({
   alreadyRevoked: z.boolean(),
   certificates: z.array(z.string()).describe('Serial numbers revoked by this or an earlier call'),
   tokensVoided: z.number(),
+  feedSeq: z.number(),
+  inForce: z.boolean().describe('Every known broker has confirmed'),
+  brokers: z.array(brokerConfirmation),
+})
+export const holdReceipt = z.object({
+  deviceId: z.string(),
+  status: z.enum(['active', 'held']),
+  heldAt: z.string().optional(),
+  alreadySo: z.boolean(),
+  certificates: z
+    .array(z.string())
+    .describe('Serial numbers of the certificates that this put on hold, or that count again'),
   feedSeq: z.number(),
   inForce: z.boolean().describe('Every known broker has confirmed'),
   brokers: z.array(brokerConfirmation),
@@ -269,6 +284,7 @@ export type DenyRequest = z.input<typeof denyRequest>
 export type ApprovalView = z.output<typeof approvalView>
 export type CertificateView = z.output<typeof certificateView>
 export type RevocationReceipt = z.output<typeof revocationReceipt>
+export type HoldReceipt = z.output<typeof holdReceipt>
 export type PolicyView = z.output<typeof policyView>
 export type AuditView = z.output<typeof auditView>
 export type AuditPage = z.output<typeof auditPage>

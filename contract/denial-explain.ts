@@ -191,6 +191,8 @@ const fixes: Partial<Record<ProblemCode, (denial: Denial) => DenialFix>> = {
   unauthenticated: enrollment('nothing was shown that could be believed'),
   device_unknown: enrollment('the device is not in the registry'),
   device_revoked: (denial) => readmission(denial),
+  device_held: (denial) =>
+    command('an operator has put the device on hold; take that back', 'device', 'enable', claimed(denial)),
   approval_denied: () => command('an operator has said no; see who and why', 'enroll', 'approvals', 'ls', '--all'),
   approval_spent: enrollment('what was approved was used'),
   approval_queue_full: () => command('decide about what waits', 'enroll', 'approvals', 'ls'),

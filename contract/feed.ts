@@ -11,7 +11,9 @@ import type { Denial, DenialQuery } from './denials.ts'
 import type { DeviceAttributes } from './device-attributes.ts'
 import type { PolicyDocument } from './policy-document.ts'
 
-export type DeviceStatus = 'active' | 'revoked'
+/** `held` can be taken back, `revoked` only by enrolling anew. */
+export const deviceStatuses = ['active', 'held', 'revoked'] as const
+export type DeviceStatus = (typeof deviceStatuses)[number]
 
 /** Event types and the shape of their `data`; identifiers have been parsed by the writer. */
 export type FeedData = {

@@ -41,6 +41,8 @@ export const revocationReasons = [
   'aACompromise',
 ] as const
 export type RevocationReason = (typeof revocationReasons)[number]
+/** Why a certificate does not count; a hold can be taken back. */
+export type StatusReason = RevocationReason | 'certificateHold'
 
 /**
  * A client id is the device id itself, or the device id, `:` and a suffix of the device's choosing, 64 characters at

@@ -40,6 +40,7 @@ export const problems = {
   device_unknown: { status: 404, title: 'There is no such device' },
   device_exists: { status: 409, title: 'The device exists already' },
   device_revoked: { status: 403, title: 'The device is revoked' },
+  device_held: { status: 403, title: 'The device is on hold' },
   profile_unknown: { status: 400, title: 'There is no such certificate profile' },
   label_mismatch: { status: 403, title: 'The device is not enrolled under this EST label' },
   token_invalid: { status: 401, title: 'The enrollment token is not valid for this device' },

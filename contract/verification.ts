@@ -28,7 +28,7 @@ export const meanings: Record<VerificationFault, string> = {
   bad_signature: 'A certificate in the name of a trusted CA, without its signature',
   unknown_ca: 'A certificate that no CA trusted here issued, or whose chain does not hold',
   revoked: 'The certificate or its device is revoked',
-  held: 'The certificate is on hold',
+  held: 'The certificate or its device is on hold',
   stale_status: 'It cannot be said who is revoked: the feed was not heard, or a revocation list has run out',
   expired: 'The certificate has expired',
   not_yet_valid: 'The certificate is not valid yet',

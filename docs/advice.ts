@@ -50,6 +50,8 @@ export const advice: Record<ProblemCode, string> = {
   device_exists: 'See it with `npx fleetgate device show ID`; choose another id, or make a token for this one.',
   device_revoked:
     'A revoked device stays out, whatever it still holds. When you have looked at the hardware: `npx fleetgate device readmit ID`, then enroll it anew.',
+  device_held:
+    'An operator has put the device on hold. It keeps its certificates, and `npx fleetgate device enable ID` lets it use them again.',
   profile_unknown: 'Name a profile of the configuration (`profiles`), by default `sensor`, `camera` or `service`.',
   label_mismatch:
     'Use the path that the sentence names: a certificate is renewed under the label it was enrolled under, and a label with a profile is for devices of that profile (`labels` of the configuration).',

@@ -1,7 +1,7 @@
 import { X509Certificate } from 'node:crypto'
 import { z } from 'zod'
 import { deviceAttributes } from '../../contract/device-attributes.ts'
-import { type Cursor, type FeedEvent, startCursor } from '../../contract/feed.ts'
+import { type Cursor, deviceStatuses, type FeedEvent, startCursor } from '../../contract/feed.ts'
 import { isDeviceId, isFingerprint, isGroupName, isProfileName, isSerialNumber } from '../../contract/ids.ts'
 import { policyDocument } from '../../contract/policy-document.ts'
 import { chainHash } from '../../runtime/chain.ts'
@@ -48,7 +48,7 @@ const fact = z.discriminatedUnion('type', [
       profile: z.string().refine(isProfileName),
       groups: z.array(z.string().refine(isGroupName)),
       attributes: deviceAttributes.optional(),
-      status: z.enum(['active', 'revoked']),
+      status: z.enum(deviceStatuses),
     }),
   }),
   z.object({

@@ -1,12 +1,9 @@
 import { type Command, Option } from 'commander'
-import type { ChangeDevice, DeviceView, RevocationReceipt } from '../../contract/admin-api.ts'
+import type { ChangeDevice, DeviceView } from '../../contract/admin-api.ts'
 import { attributePairs } from '../../contract/device-attributes.ts'
-import { type RevocationReason, revocationReasons } from '../../contract/ids.ts'
-import { commandLine } from '../../runtime/endpoints.ts'
-import { FleetError } from '../../runtime/errors.ts'
-import { openAdminClient } from '../admin-client.ts'
+import { deviceStatuses } from '../../contract/feed.ts'
 import type { Io } from '../io.ts'
-import { fields, milliseconds, table } from '../output.ts'
+import { fields, table } from '../output.ts'
 import { addAllow } from './allow.ts'
 import {
   type Attributes,
@@ -15,16 +12,13 @@ import {
   attributeNames,
   type Common,
   deviceId,
-  duration,
   examples,
   groupName,
   groupNames,
-  print,
   profileName,
   withCommon,
 } from './shared.ts'
-
-const maxWaitMs = 60_000
+import { addStanding } from './standing.ts'
 
 const newDevice = (id: string, options: { profile: string; group?: string[]; attribute?: Attributes }) => ({
   id,
@@ -67,7 +61,7 @@ export function addDevice(program: Command, io: Io): void {
     .description('list devices')
     .option('--group <name>', 'only those of this group', groupName)
     .option('--profile <name>', 'only those of this profile', profileName)
-    .addOption(new Option('--status <status>', 'only those with this status').choices(['active', 'revoked']))
+    .addOption(new Option('--status <status>', 'only those with this status').choices(deviceStatuses))
     .action((options: Common & { group?: string; profile?: string; status?: string }) => {
       const { group, profile, status } = options
       const query = { ...(group && { group }), ...(profile && { profile }), ...(status && { status }) }
@@ -83,43 +77,6 @@ export function addDevice(program: Command, io: Io): void {
     .description('show one device')
     .argument('<id>', 'device id', deviceId)
     .action((id: string, options: Common) => ask(io, options, (client) => client.getDevice(id), details))
-
-  examples(
-    withCommon(device.command('revoke')),
-    'device revoke cam-1 --reason keyCompromise',
-    'device revoke cam-1 --reason cessationOfOperation --no-wait',
-  )
-    .description('end a device: its certificates, tokens and live sessions; it stays out until it is readmitted')
-    .argument('<id>', 'device id', deviceId)
-    .addOption(
-      new Option('--reason <reason>', 'RFC 5280 reason (required)').choices(revocationReasons).makeOptionMandatory(),
-    )
-    .option('--wait', 'return when every broker has confirmed', true)
-    .option('--no-wait', 'return when the revocation is on disk')
-    .addOption(
-      new Option('--timeout <time>', 'how long to wait for brokers')
-        .argParser(duration(1, maxWaitMs))
-        .default(10_000, '10s'),
-    )
-    .action(async (id: string, options: Common & { reason: RevocationReason; wait: boolean; timeout: number }) => {
-      const waitMs = options.wait ? options.timeout : 0
-      using client = openAdminClient(options.data)
-      const receipt = await client.revokeDevice(id, options.reason, waitMs)
-      print(io, options, receipt, outcome)
-      if (options.wait && !receipt.inForce) {
-        const missing = receipt.brokers.filter(({ confirmed }) => !confirmed).map(({ broker }) => broker)
-        const again = commandLine(['device', 'revoke', id, '--reason', options.reason], options.data)
-        throw new FleetError(
-          'unavailable',
-          `${id} is revoked, but ${missing.join(', ') || 'a broker'} has not confirmed within ${waitMs} ms; ask again: ${again}`,
-        )
-      }
-    })
-
-  examples(withCommon(device.command('readmit')), 'device readmit cam-1')
-    .description('let a revoked device enroll anew; its certificates and tokens of before stay revoked')
-    .argument('<id>', 'device id', deviceId)
-    .action((id: string, options: Common) => ask(io, options, (client) => client.readmitDevice(id), details))
 
   const list = (devices: DeviceView[]): string =>
     table(
@@ -145,29 +102,12 @@ export function addDevice(program: Command, io: Io): void {
         ['status', view.status],
         ['created', view.createdAt],
         ['certificate', view.currentSerial],
+        ['held', view.heldAt],
         ['revoked', view.revokedAt],
         ['reason', view.revocationReason],
       ],
       io.colour,
     )
 
-  const outcome = (receipt: RevocationReceipt): string =>
-    fields(
-      [
-        ['device', receipt.deviceId],
-        ['revoked', `${receipt.revokedAt}${receipt.alreadyRevoked ? ' (by an earlier call)' : ''}`],
-        ['reason', receipt.reason],
-        ['certificates', receipt.certificates.join(', ')],
-        ['tokens voided', String(receipt.tokensVoided)],
-        ...receipt.brokers.map(({ broker, connected, confirmed, confirmedMs }): [string, string] => [
-          broker,
-          confirmed
-            ? `in force${confirmedMs === undefined ? '' : ` after ${milliseconds(confirmedMs)}`}`
-            : connected
-              ? 'not confirmed yet'
-              : 'not connected: if it still runs, it may go on admitting this device',
-        ]),
-      ],
-      io.colour,
-    )
+  addStanding(device, io, details)
 }

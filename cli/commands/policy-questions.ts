@@ -114,6 +114,7 @@ async function factsOf(client: AdminClient, id: DeviceId, clientId: string): Pro
   const context = { refused: true }
   if (device.status === 'revoked')
     throw new FleetError('device_revoked', `${id} is revoked and may do nothing`, { context })
+  if (device.status === 'held') throw new FleetError('device_held', `${id} is on hold and may do nothing`, { context })
   if (!clientIdBelongsTo(clientId, id)) {
     const rule = `the client id must be ${id}, or ${id}: and a suffix of at most 64 characters`
     throw new FleetError('client_id_mismatch', rule, { context })

@@ -9,10 +9,13 @@ import {
   disallowDevices,
   listDevices as listQuery,
   revokeDevice as revokeBody,
+  waitForBrokers,
 } from '../../contract/admin-api.ts'
 import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import { holdDevice, releaseDevice } from '../ca/hold.ts'
 import { revokeDevice } from '../ca/revocation.ts'
+import type { FeedServer } from '../feed-server.ts'
 import { allowDevices as allow, disallowDevices as disallow } from '../ra/allow-list.ts'
 import { setAttributes } from '../ra/device-attributes.ts'
 import { createDevice as create } from '../ra/enrollment-tokens.ts'
@@ -81,9 +84,25 @@ export const deviceRoutes = [
     body: revokeBody,
     handle: async ({ params, body, asked }, { registry, feed }) => {
       const id = requireId(params.id)
-      const { feedSeq, ...revocation } = await revokeDevice(registry, { id, reason: body.reason, ...asked })
-      const brokers = await feed.confirmations(feedSeq, body.waitMs)
-      return { deviceId: id, ...revocation, feedSeq, inForce: brokers.every(({ confirmed }) => confirmed), brokers }
+      return confirmed(feed, id, await revokeDevice(registry, { id, reason: body.reason, ...asked }), body.waitMs)
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/:id/disable',
+    body: waitForBrokers,
+    handle: async ({ params, body, asked }, { registry, feed }) => {
+      const id = requireId(params.id)
+      return confirmed(feed, id, await holdDevice(registry, { id, ...asked }), body.waitMs)
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/:id/enable',
+    body: waitForBrokers,
+    handle: async ({ params, body, asked }, { registry, feed }) => {
+      const id = requireId(params.id)
+      return confirmed(feed, id, await releaseDevice(registry, { id, ...asked }), body.waitMs)
     },
   }),
   route({
@@ -97,6 +116,11 @@ function requireId(text: string | undefined) {
   const result = deviceId.safeParse(text)
   if (result.success) return result.data
   throw new FleetError('request_malformed', `a device id is ${nameRule}`)
+}
+
+async function confirmed<T extends { feedSeq: number }>(feed: FeedServer, deviceId: string, change: T, waitMs: number) {
+  const brokers = await feed.confirmations(change.feedSeq, waitMs)
+  return { deviceId, ...change, inForce: brokers.every(({ confirmed }) => confirmed), brokers }
 }
 
 const show = (doc: DeviceRecord): DeviceView => doc

@@ -11,7 +11,7 @@ import type { Stored } from '../registry/engine.ts'
 import type { Registry, Write } from '../registry/registry.ts'
 import { findVoucher, type Voucher, writeVoucher } from '../registry/vouchers.ts'
 import type { Hierarchy } from './hierarchy.ts'
-import { isBeingRevoked } from './revocation.ts'
+import { findBarred } from './revocation.ts'
 import { endSurplus } from './supersession.ts'
 
 /** What the registration authority approved: the CA signs this and nothing else. */
@@ -49,9 +49,8 @@ export class CertificateAuthority {
    *   `lint_failed`, `key_unavailable`, `outcome_unknown`
    */
   async issue(approval: Approval, request: RequestedCertificate, context: IssueContext): Promise<Buffer> {
-    if (isBeingRevoked(approval.device.doc.id)) {
-      throw new FleetError('device_revoked', 'the device is being revoked at this moment')
-    }
+    const barred = findBarred(approval.device.doc.id)
+    if (barred !== undefined) throw new FleetError(barred, 'the device is being taken out of service at this moment')
     const reserved = await this.#reserve(approval, request, context)
     const { device, profile } = approval
     const certificate = await this.#sign(

@@ -18,14 +18,24 @@ export type Revocation = {
 }
 
 // What was begun before the revocation may still make a few attempts lose.
-const revocationAttempts = 25
+export const barringAttempts = 25
 
 /**
- * Devices that are being revoked in this process: the CA issues nothing to them meanwhile. Without it a device that renews
- * without end would change its own record faster than a revocation can read it.
+ * Devices that are being revoked or put on hold in this process: the CA issues nothing to them meanwhile. Without it a device
+ * that renews without end would change its own record faster than a revocation can read it.
  */
-const underWay = new Set<string>()
-export const isBeingRevoked = (deviceId: string): boolean => underWay.has(deviceId)
+const underWay = new Map<string, Barred>()
+export type Barred = 'device_revoked' | 'device_held'
+export const findBarred = (deviceId: string): Barred | undefined => underWay.get(deviceId)
+
+export async function barring<T>(deviceId: string, as: Barred, work: () => Promise<T>): Promise<T> {
+  underWay.set(deviceId, as)
+  try {
+    return await work()
+  } finally {
+    underWay.delete(deviceId)
+  }
+}
 
 /**
  * Revokes a device: the device, every certificate, every unspent token and what waits for approval of it, the audit entry and the feed events in
@@ -33,17 +43,11 @@ export const isBeingRevoked = (deviceId: string): boolean => underWay.has(device
  *
  * @throws FleetError `device_unknown`
  */
-export async function revokeDevice(
+export function revokeDevice(
   registry: Registry,
   input: Asked & { id: DeviceId; reason: RevocationReason },
 ): Promise<Revocation> {
-  const { id } = input
-  underWay.add(id)
-  try {
-    return await untilNoConflict(() => revoke(registry, input), revocationAttempts)
-  } finally {
-    underWay.delete(id)
-  }
+  return barring(input.id, 'device_revoked', () => untilNoConflict(() => revoke(registry, input), barringAttempts))
 }
 
 async function revoke(
@@ -65,11 +69,12 @@ async function revoke(
     }
   }
   const revokedAt = now.toISOString()
-  const issued = certificates.filter(({ doc }) => doc.status === 'issued')
+  const issued = certificates.filter(({ doc }) => doc.status === 'issued' || doc.status === 'held')
   const tokens = (await readAll((paging) => listTokens(registry, { deviceId: id, ...paging }))).filter(
     ({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming',
   )
-  const revoked = { ...device.doc, status: 'revoked' as const, revokedAt, revocationReason: reason }
+  const { heldAt: _, ...known } = device.doc
+  const revoked = { ...known, status: 'revoked' as const, revokedAt, revocationReason: reason }
   const approvals = await readAll((paging) => listApprovals(registry, { openOf: id, ...paging }))
   const writes: Write[] = [
     writeDevice(revoked, device.rev),

@@ -14,7 +14,7 @@ export type Allowed = { serial: string; deviceId: DeviceId }
  *
  * @returns how many are new; what was allowed before stays as it is
  * @throws FleetError `request_malformed` (an entry stands twice), `conflict` (another device has the serial number, or the
- *   device another profile), `device_revoked`
+ *   device another profile), `device_revoked`, `device_held`
  */
 export function allowDevices(
   registry: Registry,
@@ -37,6 +37,9 @@ export function allowDevices(
       if (device?.doc.status === 'revoked') {
         const sentence = `${deviceId} was revoked at ${device.doc.revokedAt}; readmit it first`
         throw new FleetError('device_revoked', sentence)
+      }
+      if (device?.doc.status === 'held') {
+        throw new FleetError('device_held', `${deviceId} is on hold since ${device.doc.heldAt}; enable it first`)
       }
       if (device !== undefined && device.doc.profile !== profile) {
         throw final(`${deviceId} has the profile ${device.doc.profile}; the label ${label} is for ${profile}`)

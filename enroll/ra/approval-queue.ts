@@ -142,7 +142,7 @@ export class ApprovalQueue {
    * Lets the key of this request, and no other, have one certificate. A device that is not there is created with the profile
    * that the request came for.
    *
-   * @throws FleetError `approval_unknown`, `conflict` (decided otherwise), `device_revoked`
+   * @throws FleetError `approval_unknown`, `conflict` (decided otherwise), `device_revoked`, `device_held`
    */
   approve(id: string, groups: GroupName[], asked: Asked): Promise<ApprovalRecord> {
     return this.#decide(id, asked, async (known) => {
@@ -150,6 +150,9 @@ export class ApprovalQueue {
       const device = await findDevice(this.#registry, deviceId)
       if (device?.doc.status === 'revoked') {
         throw new FleetError('device_revoked', `${deviceId} was revoked at ${device.doc.revokedAt}; readmit it first`)
+      }
+      if (device?.doc.status === 'held') {
+        throw new FleetError('device_held', `${deviceId} is on hold since ${device.doc.heldAt}; enable it first`)
       }
       if (device !== undefined && groups.length > 0) {
         throw new FleetError('conflict', `${deviceId} exists; groups are for a device that the approval creates`)

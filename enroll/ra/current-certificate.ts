@@ -16,7 +16,7 @@ export type CertificateEvidence = {
  * byte, and not revoked. Read again for every request, since a resumed TLS session is not verified again.
  *
  * @throws FleetError `certificate_missing`, `certificate_untrusted`, `certificate_self_signed`, `certificate_expired`,
- *   `certificate_not_yet_valid`, `certificate_unregistered`, `certificate_revoked`
+ *   `certificate_not_yet_valid`, `certificate_unregistered`, `device_held`, `certificate_revoked`
  */
 export async function readCertificateEvidence(
   registry: Registry,
@@ -52,6 +52,12 @@ export async function readCertificateEvidence(
   const record = await findCertificate(registry, certificate.serial)
   if (record?.doc.fingerprint !== certificate.fingerprint) {
     throw new FleetError('certificate_unregistered', 'the certificate is not in the registry', { context })
+  }
+  if (record.doc.status === 'held') {
+    const { deviceId, revokedAt } = record.doc
+    throw new FleetError('device_held', `${deviceId} is on hold since ${revokedAt}`, {
+      context: { ...context, claimedId: deviceId },
+    })
   }
   if (record.doc.status !== 'issued') {
     throw new FleetError(

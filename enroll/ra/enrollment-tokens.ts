@@ -6,7 +6,7 @@ import type { DeviceId, GroupName, ProfileName } from '../../contract/ids.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
-import { type DeviceRecord, deviceChanged, findDevice, writeDevice } from '../registry/devices.ts'
+import { type DeviceRecord, deviceChanged, findDevice, requireActive, writeDevice } from '../registry/devices.ts'
 import { type Registry, untilNoConflict, type Write } from '../registry/registry.ts'
 import { mintToken, type TokenRecord, writeToken } from '../registry/tokens.ts'
 
@@ -21,7 +21,7 @@ export type NewDevice = {
  * Creates an enrollment token: 256 random bits of which only the SHA-256 is kept, for one device, once, until it expires.
  *
  * @param input.create the device to create in the same batch when there is none of that id
- * @throws FleetError `device_unknown`, `device_revoked`, `conflict` (the device exists with another profile)
+ * @throws FleetError `device_unknown`, `device_revoked`, `device_held`, `conflict` (the device exists with another profile)
  */
 export function createToken(
   registry: Registry,
@@ -38,12 +38,7 @@ export function createToken(
     let device: DeviceRecord
     if (known) {
       device = known.doc
-      if (device.status === 'revoked') {
-        throw new FleetError(
-          'device_revoked',
-          `${device.id} was revoked for ${device.revocationReason} at ${device.revokedAt}`,
-        )
-      }
+      requireActive(device)
       // Written as it is: a revocation that comes in between makes this commit a loser, and no token survives it.
       writes.push(writeDevice(device, known.rev))
       if (input.create && input.create.profile !== device.profile) {

@@ -7,7 +7,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 import type { Approval } from '../ca/certificate-authority.ts'
 import { getCertificate } from '../registry/certificates.ts'
-import { type DeviceRecord, findDevice } from '../registry/devices.ts'
+import { type DeviceRecord, findDevice, requireActive } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { Voucher } from '../registry/vouchers.ts'
@@ -73,7 +73,7 @@ export class RegistrationAuthority {
    * A first enrollment: identity comes from what was proved, and the request must name exactly that device. Where nothing
    * is proved a person decides about the name that the request gives itself.
    *
-   * @throws FleetError `device_revoked`, `evidence_mismatch`, `unauthenticated`, `certificate_missing`, `token_…`, `claim_spent`, `device_not_allowed`, `approval_…`,
+   * @throws FleetError `device_revoked`, `device_held`, `evidence_mismatch`, `unauthenticated`, `certificate_missing`, `token_…`, `claim_spent`, `device_not_allowed`, `approval_…`,
    *   `csr_subject_mismatch`, `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
   async #decideEnrollment(evidence: EnrollmentEvidence, asking: Asking): Promise<Decision> {
@@ -140,7 +140,7 @@ export class RegistrationAuthority {
    * A re-enrollment, with the same key or a new one: identity comes from the current certificate, and subject and SAN of
    * the request are those of that certificate (RFC 7030 4.2.2). A request without a SAN leaves it to us.
    *
-   * @throws FleetError `device_revoked`, `certificate_wrong_usage`, `subject_changed`, `profile_unknown`,
+   * @throws FleetError `device_revoked`, `device_held`, `certificate_wrong_usage`, `subject_changed`, `profile_unknown`,
    *   `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
   async #decideReenrollment(evidence: CertificateEvidence, asking: Asking): Promise<Decision> {
@@ -180,7 +180,7 @@ export class RegistrationAuthority {
   /**
    * What a request under this label has to look like, as far as that can be known of who asks (RFC 7030 4.5).
    *
-   * @throws FleetError `device_revoked`, `label_mismatch`, `profile_unknown`
+   * @throws FleetError `device_revoked`, `device_held`, `label_mismatch`, `profile_unknown`
    */
   async describe(label: Label, evidence: Evidence | undefined): Promise<Expectations> {
     const stranger = {
@@ -243,15 +243,10 @@ export class RegistrationAuthority {
     return device
   }
 
-  /** @throws FleetError `device_revoked`: whatever it still holds, a revoked device stays out until it is readmitted */
+  /** @throws FleetError `device_revoked`: whatever it still holds, it stays out until it is readmitted; `device_held` */
   async #findActiveDevice(id: DeviceId): Promise<Stored<DeviceRecord> | undefined> {
     const device = await findDevice(this.#registry, id)
-    if (device?.doc.status === 'revoked') {
-      const { revocationReason, revokedAt } = device.doc
-      throw new FleetError('device_revoked', `${id} was revoked for ${revocationReason} at ${revokedAt}`, {
-        context: { deviceId: id },
-      })
-    }
+    if (device !== undefined) requireActive(device.doc)
     return device
   }
 }

@@ -1,6 +1,6 @@
 /** The audit log: append-only and hash-chained, each entry in the same batch as the fact it tells of. */
 import type { Cursor } from '../../contract/feed.ts'
-import type { RevocationReason } from '../../contract/ids.ts'
+import type { StatusReason } from '../../contract/ids.ts'
 import type { ProblemCode } from '../../contract/problems.ts'
 import { chainHash } from '../../runtime/chain.ts'
 
@@ -12,7 +12,7 @@ export type AuditFact = {
   /** `device:<id>`, `certificate:<serial>`, ... */
   subject: string
   outcome: 'done' | 'refused' | 'intended'
-  reason?: ProblemCode | RevocationReason
+  reason?: ProblemCode | StatusReason
   details?: Record<string, string | number | boolean | string[]>
   remoteAddress?: string
   requestId: string

@@ -1,4 +1,4 @@
-import type { RevocationReason } from '../../contract/ids.ts'
+import type { StatusReason } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Range, Stored } from './engine.ts'
 import type { Page, Paging, Registry, Write } from './registry.ts'
@@ -11,7 +11,8 @@ export type CertificateRecord = {
   profile: string
   /** EST label it was enrolled under; absent for what was not, and for what is older than labels. */
   label?: string
-  status: 'reserved' | 'issued' | 'revoked'
+  /** `held` as long as its device is. */
+  status: 'reserved' | 'issued' | 'held' | 'revoked'
   /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex. */
   spkiHash: string
   reservedAt: string
@@ -26,8 +27,9 @@ export type CertificateRecord = {
   firstUsedAt?: string
   /** When the older ones of its device end because it is in use; absent once they have ended. */
   supersedesAt?: string
+  /** Of one that is held too. */
   revokedAt?: string
-  revocationReason?: RevocationReason
+  revocationReason?: StatusReason
   /** What was proved for it; for a first certificate all of it, as in `token+approval`. */
   via: string
 }

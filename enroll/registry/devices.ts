@@ -12,6 +12,7 @@ export type DeviceRecord = {
   attributes?: DeviceAttributes
   status: DeviceStatus
   createdAt: string
+  heldAt?: string
   revokedAt?: string
   revocationReason?: RevocationReason
   currentSerial?: string
@@ -26,6 +27,15 @@ export async function getDevice(registry: Registry, id: string): Promise<Stored<
   if (device === undefined)
     throw new FleetError('device_unknown', `there is no device ${id}`, { context: { deviceId: id } })
   return device
+}
+
+/** @throws FleetError `device_revoked`, `device_held` */
+export function requireActive({ id, status, revocationReason, revokedAt, heldAt }: DeviceRecord): void {
+  const context = { deviceId: id }
+  if (status === 'revoked') {
+    throw new FleetError('device_revoked', `${id} was revoked for ${revocationReason} at ${revokedAt}`, { context })
+  }
+  if (status === 'held') throw new FleetError('device_held', `${id} is on hold since ${heldAt}`, { context })
 }
 
 type DeviceFilter = { group?: string | undefined; profile?: string | undefined; status?: DeviceStatus | undefined }
@@ -48,7 +58,7 @@ export function listDevices(
 
 function narrowest({ group, profile, status }: DeviceFilter): Range {
   if (group !== undefined) return { index: 'device.group', value: group }
-  if (status === 'revoked') return { index: 'device.status', value: status }
+  if (status === 'revoked' || status === 'held') return { index: 'device.status', value: status }
   if (profile !== undefined) return { index: 'device.profile', value: profile }
   if (status !== undefined) return { index: 'device.status', value: status }
   return { kind: 'device' }

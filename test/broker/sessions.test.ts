@@ -96,6 +96,24 @@ test('a revoked certificate ends its own connections and leaves those of the dev
   assert.ok(current.connected)
 })
 
+test('a hold ends the sessions of a device without its will, keeps what is stored for it, and ends itself', async () => {
+  const device = await harness.device('held-1')
+  const kept = { clientId: 'held-1', clean: false }
+  const client = await harness.connect(device, { ...kept, ...willOf('held-1') })
+  const closed = closeOf(client)
+  const status = (status: 'held' | 'active') =>
+    harness.feed.append({ type: 'device.changed', data: { id: 'held-1', profile: 'sensor', groups: [], status } })
+  status('held')
+  await closed
+  await harness.testLog.until('session.kicked', { deviceId: 'held-1', reason: 'device_held' })
+  assert.equal(await harness.refusal(device), 5)
+  status('active')
+  await harness.feed.untilApplied()
+  const present = new Promise((resolve) => harness.dial(device, kept).once('connect', resolve))
+  assert.partialDeepStrictEqual(await present, { sessionPresent: true })
+  assert.deepEqual(willsOf('held-1'), [])
+})
+
 test('what a device has sent and the broker has not read when it is revoked is not published', async () => {
   const device = await harness.device('stolen-2')
   const client = await harness.connect(device)

@@ -249,6 +249,9 @@ test('a certificate of another CA is the device’s that its rule names, and who
   assert.equal(verdictOf(of(partner, { beliefs: noDevice }), enforce).state, 'not_registered')
   const gone = { ...unlisted(), findDevice: () => ({ profile: 'camera', groups: [], status: 'revoked' as const }) }
   assert.equal(verdictOf(of(partner, { beliefs: gone }), enforce).cause, 'device_revoked')
+  const held = { ...unlisted(), findDevice: () => ({ profile: 'camera', groups: [], status: 'held' as const }) }
+  const onHold = verdictOf(of(partner, { beliefs: held }), enforce)
+  assert.deepEqual([onHold.state, onHold.cause], ['held', 'device_held'])
 })
 
 test('a CA that speaks for some groups speaks for no other device', () => {

@@ -74,11 +74,16 @@ test('can-i --as asks the gateway for the device, its certificate and the policy
   assert.deepEqual([foreign.code, /client_id_mismatch/.test(foreign.err)], [3, true])
 })
 
-test('a revoked device may do nothing', async () => {
-  await using stub = await StubAdmin.start(registry({ status: 'revoked' }))
-  const argv = ['policy', 'can-i', 'pub', 'devices/cam-7/x', '--as', 'device:cam-7', '--data', stub.dataDir]
-  const { code, err } = await fleetgate(argv)
-  assert.deepEqual([code, err], [3, 'error: cam-7 is revoked and may do nothing (device_revoked)\n'])
+test('a revoked device and one on hold may do nothing', async () => {
+  for (const [status, sentence] of [
+    ['revoked', 'cam-7 is revoked and may do nothing (device_revoked)'],
+    ['held', 'cam-7 is on hold and may do nothing (device_held)'],
+  ]) {
+    await using stub = await StubAdmin.start(registry({ status }))
+    const argv = ['policy', 'can-i', 'pub', 'devices/cam-7/x', '--as', 'device:cam-7', '--data', stub.dataDir]
+    const { code, err } = await fleetgate(argv)
+    assert.deepEqual([code, err], [3, `error: ${sentence}\n`])
+  }
 })
 
 test('a question that is not one is a fault of the command line', async () => {

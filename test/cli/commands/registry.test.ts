@@ -16,6 +16,8 @@ const receipt = {
   inForce: true,
   brokers: [{ broker: 'broker-1', connected: true, confirmed: true, confirmedMs: 4.25 }],
 }
+const { deviceId, certificates, feedSeq, inForce, brokers } = receipt
+const hold = { deviceId, alreadySo: false, certificates, feedSeq, inForce, brokers }
 const certificate = {
   serial: '0a1b',
   kind: 'device',
@@ -91,6 +93,18 @@ const cases: {
     answer: { removed: 1 },
     asked: { method: 'POST', path: '/v1/devices/disallow', body: { label: 'line', serials: ['SN1', 'SN2'] } },
     shown: /^removed +1\nunknown +1\n$/,
+  },
+  {
+    argv: ['device', 'disable', 'cam-1', '--no-wait'],
+    answer: { ...hold, status: 'held', heldAt: at },
+    asked: { method: 'POST', path: '/v1/devices/cam-1/disable', body: { waitMs: 0 } },
+    shown: /status +held\nheld +2026/,
+  },
+  {
+    argv: ['device', 'enable', 'cam-1'],
+    answer: { ...hold, status: 'active', alreadySo: true },
+    asked: { method: 'POST', path: '/v1/devices/cam-1/enable', body: { waitMs: 10_000 } },
+    shown: /status +active \(it was so before\)\n/,
   },
   {
     argv: ['device', 'readmit', 'cam-1'],

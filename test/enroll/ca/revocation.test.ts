@@ -4,7 +4,7 @@ import { after, before, suite, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { decodeBody, startCursor } from '../../../contract/feed.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
-import { certificateOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
+import { certificateOf, codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
 import { followFeed } from '../../harness/follower.ts'
 
 suite('revoking a device', () => {
@@ -59,6 +59,86 @@ suite('revoking a device', () => {
     assert.match(reason.body.detail, /reason/)
     const unknown = await fleet.admin('POST', '/devices/ghost/revoke', { reason: 'keyCompromise' })
     assert.deepEqual([unknown.status, unknown.body.code], [404, 'device_unknown'])
+  })
+
+  test('a device on hold gets no certificate and no token, and has everything back when it is enabled', async () => {
+    const device = await fleet.enrolledDevice('hold-1')
+    const unspent = await fleet.token('hold-1')
+    const { csrDer } = await createKeyAndCsr({ commonName: 'hold-1' })
+    const held = await fleet.admin('POST', '/devices/hold-1/disable')
+    assert.partialDeepStrictEqual(held, {
+      status: 200,
+      body: { status: 'held', alreadySo: false, certificates: [device.serial] },
+    })
+    const again = await fleet.admin('POST', '/devices/hold-1/disable')
+    assert.deepEqual([again.body.alreadySo, again.body.heldAt], [true, held.body.heldAt])
+
+    const shown = (await fleet.admin('GET', `/certificates/${device.serial}`)).body
+    assert.deepEqual(
+      [shown.status, shown.revokedAt, shown.revocationReason],
+      ['held', held.body.heldAt, 'certificateHold'],
+    )
+    const listed = (await fleet.admin('GET', '/devices?status=held')).body.items
+    assert.deepEqual([listed.length, listed[0].id, listed[0].heldAt], [1, 'hold-1', held.body.heldAt])
+    for (const refused of [
+      await fleet.enroll('hold-1', unspent, csrDer),
+      await fleet.reenroll(device, await fleet.renewalCsr(device)),
+    ]) {
+      assert.deepEqual([refused.status, codeOf(refused)], [403, 'device_held'])
+      assert.match(refused.body, /hold-1 is on hold since 20/)
+    }
+    const noToken = await fleet.admin('POST', '/tokens', { deviceId: 'hold-1' })
+    assert.deepEqual([noToken.status, noToken.body.code], [403, 'device_held'])
+
+    const enabled = await fleet.admin('POST', '/devices/hold-1/enable')
+    assert.partialDeepStrictEqual(enabled, {
+      status: 200,
+      body: { status: 'active', alreadySo: false, certificates: [device.serial] },
+    })
+    assert.equal((await fleet.admin('POST', '/devices/hold-1/enable')).body.alreadySo, true)
+    assert.equal((await fleet.enroll('hold-1', unspent, csrDer)).status, 200)
+    assert.equal((await fleet.reenroll(device, await fleet.renewalCsr(device))).status, 200)
+    const free = (await fleet.admin('GET', `/certificates/${device.serial}`)).body
+    assert.deepEqual([free.status, free.revokedAt, free.revocationReason], ['issued', undefined, undefined])
+  })
+
+  test('the feed tells of a hold by the device alone', async () => {
+    await fleet.enrolledDevice('hold-2')
+    await fleet.admin('POST', '/devices/hold-2/disable')
+    const { body } = await fleet.admin('POST', '/devices/hold-2/enable')
+    await using feed = await followFeed(fleet, startCursor)
+    const facts = (await feed.until(body.feedSeq)).map(decodeBody)
+    const about = facts.filter(({ data }) => JSON.stringify(data).includes('hold-2'))
+    assert.deepEqual(
+      about.map(({ type, data }) => ('status' in data ? data.status : type)),
+      ['active', 'certificate.issued', 'held', 'active'],
+    )
+  })
+
+  test('a device on hold can be revoked; a revoked one is neither enabled nor put on hold', async () => {
+    const device = await fleet.enrolledDevice('hold-3')
+    await fleet.admin('POST', '/devices/hold-3/disable')
+    const { body } = await fleet.admin('POST', '/devices/hold-3/revoke', { reason: 'keyCompromise' })
+    assert.deepEqual([body.alreadyRevoked, body.certificates], [false, [device.serial]])
+    for (const verb of ['enable', 'disable']) {
+      const refused = await fleet.admin('POST', `/devices/hold-3/${verb}`)
+      assert.deepEqual([refused.status, refused.body.code], [409, 'conflict'])
+      assert.match(refused.body.detail, /hold-3 was revoked at 20.*readmitted/)
+    }
+    const shown = (await fleet.admin('GET', `/certificates/${device.serial}`)).body
+    assert.deepEqual([shown.status, shown.revocationReason], ['revoked', 'keyCompromise'])
+    const after = (await fleet.admin('GET', '/devices/hold-3')).body
+    assert.deepEqual([after.status, after.heldAt], ['revoked', undefined])
+  })
+
+  test('a hold that races with renewals leaves no certificate that counts', async () => {
+    const device = await fleet.enrolledDevice('hold-4')
+    const csr = await fleet.renewalCsr(device)
+    const renewals = Array.from({ length: 8 }, () => fleet.reenroll(device, csr))
+    assert.equal((await fleet.admin('POST', '/devices/hold-4/disable')).status, 200)
+    for (const { status } of await Promise.all(renewals)) assert.ok([200, 403].includes(status), String(status))
+    const { items } = (await fleet.admin('GET', '/certificates?deviceId=hold-4')).body
+    assert.ok(items.every(({ status }: { status: string }) => status !== 'issued'))
   })
 
   test('a revocation that races with renewals leaves no certificate of the device unrevoked', async () => {

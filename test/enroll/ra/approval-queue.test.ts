@@ -174,6 +174,22 @@ suite('the approval queue', () => {
     assert.equal((await approve(approved)).body.code, 'approval_unknown')
   })
 
+  test('a hold keeps what waits and lets nobody approve it; afterwards it goes on', async () => {
+    const [approved, waits] = [await request('kiosk-13'), await request('kiosk-13')]
+    await Promise.all([ask(approved), ask(waits)])
+    await approve(approved)
+    await fleet.admin('POST', '/devices/kiosk-13/disable')
+    for (const csr of [approved, waits]) {
+      const answer = await ask(csr)
+      assert.deepEqual([answer.status, codeOf(answer)], [403, 'device_held'])
+    }
+    const refused = await approve(waits)
+    assert.deepEqual([refused.status, refused.body.code], [403, 'device_held'])
+    await fleet.admin('POST', '/devices/kiosk-13/enable')
+    assert.equal((await ask(approved)).status, 200)
+    assert.equal((await approve(waits)).status, 200)
+  })
+
   test('of two operators at once one decides', async () => {
     const csr = await request('kiosk-12')
     await ask(csr)

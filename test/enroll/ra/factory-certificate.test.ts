@@ -155,6 +155,16 @@ suite('factory certificates', () => {
     assert.equal((await enroll('gauge-80', idevid)).status, 200)
   })
 
+  test('a device on hold is not let in by its factory certificate, nor allowed under another serial number', async () => {
+    const entries = [{ serial: 'SN81', deviceId: 'gauge-81' }]
+    await fleet.admin('POST', '/devices/allow', { label: 'line', entries })
+    await fleet.admin('POST', '/devices/gauge-81/disable')
+    assert.deepEqual(await refusedAs(enroll('gauge-81', await maker.factory(named('SN81')))), [403, 'device_held'])
+    const more = [{ serial: 'SN82', deviceId: 'gauge-81' }]
+    const refused = await fleet.admin('POST', '/devices/allow', { label: 'line', entries: more })
+    assert.deepEqual([refused.status, refused.body.code], [403, 'device_held'])
+  })
+
   test('two at once: neither token nor factory certificate is enough alone, and both have to be of one device', async () => {
     const token = await fleet.token('vault-1', { profile: 'vault' })
     const entries = [
