@@ -5,6 +5,7 @@ import { z } from 'zod'
 import {
   type AllowanceView,
   type AllowDevices,
+  type AllowLateRenewal,
   type ApprovalView,
   type ApproveRequest,
   type AuditPage,
@@ -26,6 +27,8 @@ import {
   disallowReceipt,
   type HoldReceipt,
   holdReceipt,
+  type LateRenewalView,
+  lateRenewalView,
   type PolicyView,
   type pageOf,
   policyView,
@@ -151,6 +154,18 @@ export class AdminClient implements Disposable {
 
   createToken(body: CreateToken): Promise<TokenView> {
     return this.#call(tokenView, { method: 'POST', path: '/v1/tokens', body })
+  }
+
+  allowLateRenewal(id: string, body: AllowLateRenewal): Promise<LateRenewalView> {
+    return this.#call(lateRenewalView, { method: 'PUT', path: `/v1/late-renewals/${encodeURIComponent(id)}`, body })
+  }
+
+  withdrawLateRenewal(id: string): Promise<LateRenewalView> {
+    return this.#call(lateRenewalView, { method: 'DELETE', path: `/v1/late-renewals/${encodeURIComponent(id)}` })
+  }
+
+  listLateRenewals(): Promise<LateRenewalView[]> {
+    return this.#pages(lateRenewalView, '/v1/late-renewals', {})
   }
 
   listApprovals(query: { decision?: string }): Promise<ApprovalView[]> {

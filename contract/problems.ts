@@ -55,6 +55,8 @@ export const problems = {
   approval_queue_full: { status: 429, title: 'Too many requests wait for approval' },
   denial_unknown: { status: 404, title: 'No such denial is kept' },
   evidence_mismatch: { status: 403, title: 'The credentials are of different devices' },
+  late_renewal_unknown: { status: 404, title: 'The device has no permission to renew late' },
+  late_renewal_spent: { status: 403, title: 'The permission to renew late was used for another key' },
   certificate_unknown: { status: 404, title: 'There is no such certificate' },
 
   // certificates at a connection

@@ -74,13 +74,16 @@ export const advice: Record<ProblemCode, string> = {
     'Approve or deny what waits: `npx fleetgate enroll approvals ls`. The bounds are `enroll.approvals` of the configuration.',
   evidence_mismatch:
     'Look which token was given to this piece of hardware: token and certificate have to be of one device.',
+  late_renewal_unknown: 'See who has one: `npx fleetgate enroll allow-late --list`.',
+  late_renewal_spent:
+    'A permission is for one key. The same request may fetch its answer again; for another key allow it once more. If the device did not renew, somebody else has its key: revoke it.',
   certificate_unknown: 'List the certificates there are: `npx fleetgate cert ls`.',
 
   certificate_missing: 'Give the client its certificate and key (mosquitto: `--cert`, `--key`).',
   certificate_self_signed: 'Enroll the device; a certificate that it made itself is worth nothing here.',
   certificate_untrusted: 'The certificate is of another CA. Enroll the device with this gateway.',
   certificate_expired:
-    'Enroll the device again with a new token, and look why it did not renew in time. Check its clock.',
+    'Let the device renew with it once more, `npx fleetgate enroll allow-late ID --ttl 24h`, or enroll it again with a new token. Look why it did not renew in time, and check its clock.',
   certificate_not_yet_valid: 'Check the clocks of gateway and device.',
   certificate_wrong_usage:
     'A server certificate was used as a client certificate. Use the one that was enrolled for the device.',

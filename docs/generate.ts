@@ -9,6 +9,7 @@ import {
   certificateView,
   deviceView,
   holdReceipt,
+  lateRenewalView,
   policyView,
   revocationReceipt,
   statusView,
@@ -160,6 +161,11 @@ function jsonPage(): string {
     ['device', deviceView, '`device show`, `device create`; `device ls` gives `{ "items": [device, …] }`'],
     ['allowance', allowanceView, '`device allow ls`, as `{ "items": [allowance, …] }`'],
     ['token', tokenView, '`token create`'],
+    [
+      'late renewal',
+      lateRenewalView,
+      '`enroll allow-late`, `--withdraw`; `--list` gives `{ "items": [late renewal, …] }`',
+    ],
     [
       'approval',
       approvalView,

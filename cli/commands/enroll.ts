@@ -12,6 +12,7 @@ import { estCall } from '../est-call.ts'
 import { aborted, Interrupted, type Io } from '../io.ts'
 import { fields } from '../output.ts'
 import { addApprovals } from './approvals.ts'
+import { addLateRenewals } from './late-renewals.ts'
 import { deviceId, duration, examples, type Format, folderName, outputOption, print } from './shared.ts'
 
 type Options = {
@@ -35,7 +36,9 @@ export function addEnroll(program: Command, io: Io): void {
   const enroll = program
     .command('enroll')
     .enablePositionalOptions()
-    .description('on a device: make a key and have it certified; below it, what waits for approval')
+    .description(
+      'on a device: make a key and have it certified; below it, what waits for approval and who may renew late',
+    )
     .option('--url <url>', 'EST service, https://host:port or with the path of a label (required)', estUrl)
     .option('--ca-fingerprint <sha256>', 'of the root, as `status` shows it (required)', fingerprint)
     .option('--out <dir>', 'folder for key and certificates (required)', folderName)
@@ -71,6 +74,7 @@ export function addEnroll(program: Command, io: Io): void {
     'enroll --url https://gateway:8443/.well-known/est/line-1 --ca-fingerprint 3f…a9 --cert idevid.pem --key idevid.key --out id',
   )
   addApprovals(enroll, io)
+  addLateRenewals(enroll, io)
 }
 
 async function runEnroll(options: Options, io: Io): Promise<void> {

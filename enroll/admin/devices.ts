@@ -112,7 +112,7 @@ export const deviceRoutes = [
   }),
 ]
 
-function requireId(text: string | undefined) {
+export function requireId(text: string | undefined) {
   const result = deviceId.safeParse(text)
   if (result.success) return result.data
   throw new FleetError('request_malformed', `a device id is ${nameRule}`)

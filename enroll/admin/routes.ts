@@ -15,6 +15,7 @@ import { brokerRoutes } from './brokers.ts'
 import { denialRoutes } from './denials.ts'
 import { deviceRoutes } from './devices.ts'
 import { issuanceRoutes } from './issuance.ts'
+import { lateRenewalRoutes } from './late-renewals.ts'
 import { type AdminContext, type Route, route } from './route.ts'
 
 const version: string = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
@@ -63,6 +64,7 @@ export async function createAdmin(
     ...denialRoutes,
     ...deviceRoutes,
     ...issuanceRoutes,
+    ...lateRenewalRoutes,
   ])
     addRoute(app, row, context)
   const { host, port } = splitAddress(options.listen)

@@ -4,6 +4,7 @@ import { deleteApproval, listApprovals } from '../registry/approvals.ts'
 import type { Asked } from '../registry/asked.ts'
 import { listCertificates, writeCertificate } from '../registry/certificates.ts'
 import { deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
+import { deleteLateRenewal, findLateRenewal } from '../registry/late-renewals.ts'
 import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
 import { listTokens, writeToken } from '../registry/tokens.ts'
 
@@ -75,6 +76,7 @@ async function revoke(
   )
   const { heldAt: _, ...known } = device.doc
   const revoked = { ...known, status: 'revoked' as const, revokedAt, revocationReason: reason }
+  const late = await findLateRenewal(registry, id)
   const approvals = await readAll((paging) => listApprovals(registry, { openOf: id, ...paging }))
   const writes: Write[] = [
     writeDevice(revoked, device.rev),
@@ -83,6 +85,7 @@ async function revoke(
     ),
     ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
     ...approvals.map(deleteApproval),
+    ...(late === undefined ? [] : [deleteLateRenewal(late)]),
   ]
   const feed: FeedFact[] = [
     deviceChanged(revoked),

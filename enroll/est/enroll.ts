@@ -4,7 +4,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { networkOf } from '../../runtime/limits.ts'
 import { noteUse } from '../ca/supersession.ts'
-import { readCertificateEvidence } from '../ra/current-certificate.ts'
+import { readRenewalEvidence } from '../ra/current-certificate.ts'
 import { type Evidence, provenDevice, readEnrollmentEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
 import type { Asking } from '../ra/registration-authority.ts'
@@ -21,9 +21,9 @@ export async function simpleenroll(request: EdgeRequest, label: Label, context: 
   return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
 }
 
-/** RFC 7030 4.2.2: renewal or rekey, on the strength of the current certificate. */
+/** RFC 7030 4.2.2: renewal or rekey, on the strength of the current certificate, or of the last one where an operator allowed that. */
 export async function simplereenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
-  const prove = () => readCertificateEvidence(context.registry, request, context.clock())
+  const prove = () => readRenewalEvidence(context.registry, request, context.clock())
   limitRenewals(request, await prove(), context)
   const csr = parseCsr(decodeBody(request.body))
   return certificateAnswer(request, await certify({ request, label, csr, prove }, context))

@@ -4,12 +4,22 @@ import type { EdgeRequest } from '../../runtime/https.ts'
 import { type CertificateRecord, findCertificate } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
+import type { Voucher } from '../registry/vouchers.ts'
+import { lateRenewalVoucher } from './late-renewal.ts'
 
 export type CertificateEvidence = {
   kind: 'certificate'
   certificate: CertificateFacts
   record: Stored<CertificateRecord>
+  /** What makes up for a certificate that has expired. */
+  late?: Voucher
 }
+
+type Shown = Pick<EdgeRequest, 'certificate' | 'certificateFault'>
+
+/** The same, of a certificate that may have expired where an operator has allowed a late renewal. */
+export const readRenewalEvidence = (registry: Registry, request: Shown, now: Date): Promise<CertificateEvidence> =>
+  readCertificateEvidence(registry, request, now, true)
 
 /**
  * The client certificate of this very request: present, of a chain of ours, within its dates, in the registry byte for
@@ -20,15 +30,17 @@ export type CertificateEvidence = {
  */
 export async function readCertificateEvidence(
   registry: Registry,
-  request: Pick<EdgeRequest, 'certificate' | 'certificateFault'>,
+  request: Shown,
   now: Date,
+  mayBeLate = false,
 ): Promise<CertificateEvidence> {
   if (request.certificate === undefined) {
     throw new FleetError('certificate_missing', 'present the current certificate over mutual TLS')
   }
   const certificate = parseCertificate(request.certificate)
   const context = { serial: certificate.serial, fingerprint: certificate.fingerprint }
-  if (certificate.notAfter < now) {
+  const isLate = certificate.notAfter < now
+  if (isLate && !mayBeLate) {
     throw new FleetError('certificate_expired', `the certificate expired at ${certificate.notAfter.toISOString()}`, {
       context,
     })
@@ -41,7 +53,9 @@ export async function readCertificateEvidence(
     )
   }
   const fault = request.certificateFault
-  if (fault !== undefined) {
+  // OpenSSL names the last fault it met, so this one may hide another: what is in the registry byte for byte is ours.
+  const isExplained = isLate && fault === 'CERT_HAS_EXPIRED'
+  if (fault !== undefined && !isExplained) {
     const selfSigned = fault === 'DEPTH_ZERO_SELF_SIGNED_CERT' || fault === 'SELF_SIGNED_CERT_IN_CHAIN'
     throw selfSigned
       ? new FleetError('certificate_self_signed', 'the certificate is self-signed', { context })
@@ -66,5 +80,6 @@ export async function readCertificateEvidence(
       { context: { ...context, claimedId: record.doc.deviceId } },
     )
   }
-  return { kind: 'certificate', certificate, record }
+  if (!isLate) return { kind: 'certificate', certificate, record }
+  return { kind: 'certificate', certificate, record, late: await lateRenewalVoucher(registry, record.doc, now) }
 }

@@ -22,6 +22,7 @@ import {
   type ProvenKind,
   provenDevice,
 } from './evidence.ts'
+import { requireLateRenewalFor } from './late-renewal.ts'
 import { defaultLabel, type EnrollmentProfile, type Label, type Profiles } from './profiles.ts'
 import { requireTokenFor, tokenInvalid } from './token.ts'
 
@@ -131,9 +132,13 @@ export class RegistrationAuthority {
     const expired = notAfter !== undefined && new Date(notAfter) <= now
     if (status === 'issued' && !expired) return { decision: 'issued', der: Buffer.from(der!, 'base64') }
     const why = expired ? 'has expired' : 'is revoked'
-    throw new FleetError(spentCodes[kind], `this ${kind} was used, and its certificate ${why}; ask the operator`, {
-      context: { deviceId },
-    })
+    throw new FleetError(
+      spentCodes[kind],
+      `this ${voucherNames[kind]} was used, and its certificate ${why}; ask the operator`,
+      {
+        context: { deviceId },
+      },
+    )
   }
 
   /**
@@ -141,11 +146,11 @@ export class RegistrationAuthority {
    * the request are those of that certificate (RFC 7030 4.2.2). A request without a SAN leaves it to us.
    *
    * @throws FleetError `device_revoked`, `device_held`, `certificate_wrong_usage`, `subject_changed`, `profile_unknown`,
-   *   `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
+   *   `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`, `late_renewal_spent`
    */
   async #decideReenrollment(evidence: CertificateEvidence, asking: Asking): Promise<Decision> {
     const { label, request } = asking
-    const { certificate, record } = evidence
+    const { certificate, record, late } = evidence
     if (record.doc.kind !== 'device' || record.doc.deviceId === undefined) {
       throw new FleetError('certificate_wrong_usage', 'only a device certificate can be re-enrolled', {
         context: { serial: record.doc.serial },
@@ -174,7 +179,11 @@ export class RegistrationAuthority {
         context: { deviceId: device.doc.id },
       })
     }
-    return { decision: 'approved', approval: { device, profile, label: label.name, via: 'reenroll', vouchers: [] } }
+    const approval = { device, profile, label: label.name }
+    if (late === undefined) return { decision: 'approved', approval: { ...approval, via: 'reenroll', vouchers: [] } }
+    requireLateRenewalFor(late, request.spkiHash)
+    if (late.doc.status === 'spent') return this.#issuedBefore(late, device.doc.id as DeviceId, asking.now)
+    return { decision: 'approved', approval: { ...approval, via: 'reenroll+late', vouchers: [late] } }
   }
 
   /**
@@ -251,7 +260,14 @@ export class RegistrationAuthority {
   }
 }
 
-const spentCodes = { token: 'token_spent', claim: 'claim_spent', approval: 'approval_spent' } as const
+const spentCodes = {
+  token: 'token_spent',
+  claim: 'claim_spent',
+  approval: 'approval_spent',
+  lateRenewal: 'late_renewal_spent',
+} as const
+
+const voucherNames = { token: 'token', claim: 'claim', approval: 'approval', lateRenewal: 'permission to renew late' }
 
 function proofOf({ proofs }: EnrollmentEvidence, kind: ProvenKind): Proof {
   const proof = proofs.find((one) => one.kind === kind)

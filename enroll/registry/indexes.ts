@@ -8,6 +8,7 @@ import type { DenialRecord } from './denials.ts'
 import type { DeviceRecord } from './devices.ts'
 import type { IndexEntry } from './engine.ts'
 import type { HierarchyRecord } from './hierarchies.ts'
+import type { LateRenewalRecord } from './late-renewals.ts'
 import type { PolicyRecord } from './policies.ts'
 import type { TokenRecord } from './tokens.ts'
 
@@ -25,6 +26,7 @@ export type RecordTypes = {
   denial: DenialRecord
   policy: PolicyRecord
   hierarchy: HierarchyRecord
+  lateRenewal: LateRenewalRecord
   request: RequestRecord
 }
 export type RecordKind = keyof RecordTypes
@@ -53,6 +55,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   denial: () => [],
   policy: () => [],
   hierarchy: () => [],
+  lateRenewal: () => [],
   request: ({ at }) => [{ index: 'request.at', value: at }],
 }
 

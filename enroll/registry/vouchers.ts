@@ -12,7 +12,7 @@ export type Redemption = {
   spentAt?: string
 }
 
-export type VoucherKind = 'token' | 'claim' | 'approval'
+export type VoucherKind = 'token' | 'claim' | 'approval' | 'lateRenewal'
 /** `rev` is 0 for one that comes to be by its use. */
 export type Voucher = { kind: VoucherKind; id: string; rev: number; doc: Redemption }
 

@@ -35,7 +35,12 @@ suite('fleetgate enroll and renew', () => {
     fleet = await EnrollHarness.start({
       clock: clock.now,
       config: testConfiguration({
-        profiles: { camera: {}, kiosk: { evidence: ['approval'] }, gauge: { evidence: ['factory'] } },
+        profiles: {
+          camera: {},
+          badge: { validityDays: 1 },
+          kiosk: { evidence: ['approval'] },
+          gauge: { evidence: ['factory'] },
+        },
         labels: { lobby: { profile: 'kiosk' }, line: { profile: 'gauge', factory: { authorities: at('maker.pem') } } },
         enroll: { approvals: { retryAfterMs: 1_000 } },
       }),
@@ -145,6 +150,20 @@ suite('fleetgate enroll and renew', () => {
     assert.equal(body.items.length, 1)
   })
 
+  test('renew with a certificate that has expired is refused until an operator allows it', async () => {
+    assert.equal((await enroll('badge-1', '--token', await fleet.token('badge-1', { profile: 'badge' }))).code, 0)
+    clock.advance(2 * day)
+    const refused = await fleetgate(['renew', '--dir', at('badge-1')])
+    assert.equal(refused.code, 3)
+    assert.match(refused.err, /the certificate expired at .*\(certificate_expired\)/)
+    await fleet.admin('PUT', '/late-renewals/badge-1', {})
+    const before = holds('badge-1')
+    const { code, err } = await fleetgate(['renew', '--dir', at('badge-1')])
+    clock.advance(-2 * day)
+    assert.deepEqual([code, err], [0, ''])
+    assert.notEqual(holds('badge-1'), before)
+  })
+
   test('a factory certificate is shown with --cert and --key', async () => {
     await fleet.admin('POST', '/devices/allow', { label: 'line', entries: [{ serial: 'SN1', deviceId: 'gauge-1' }] })
     const idevid = await maker.factory([{ '2.5.4.5': ['SN1'] }], { notBefore: new Date(Date.now() - 100 * day) })
@@ -190,6 +209,9 @@ suite('fleetgate enroll and renew', () => {
       [['enroll', '--url', fleet.endpoints.est, '--ca-fingerprint', 'ab'], /64 hexadecimal digits/],
       [['enroll', '--url', fleet.endpoints.est, ...pin, '--out', at('x'), '--cert', 'a'], /belong together/],
       [['renew', '--dir', at('nothing')], /enroll first/],
+      [['enroll', 'allow-late'], /give a device id, or --list/],
+      [['enroll', 'allow-late', 'cam-1', '--list'], /give a device id, or --list/],
+      [['enroll', 'allow-late', 'cam-1', '--ttl', '1h', '--withdraw'], /do not go together/],
     ]
     for (const [argv, said] of cases) {
       const { code, err } = await fleetgate(argv)

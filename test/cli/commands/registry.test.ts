@@ -40,6 +40,7 @@ const approval = {
   expiresAt: at,
   decision: 'pending',
 }
+const lateRenewal = { deviceId: 'cam-1', status: 'unspent', allowedAt: at, allowedBy: 'operator:ann', expiresAt: at }
 const ok = (body: unknown): AdminAnswer => ({ status: 200, body })
 
 const cases: {
@@ -57,6 +58,24 @@ const cases: {
       body: { id: 'cam-1', profile: 'camera', groups: ['berlin', 'hall'] },
     },
     shown: /groups +berlin, hall\n/,
+  },
+  {
+    argv: ['enroll', 'allow-late', 'cam-1', '--ttl', '2h'],
+    answer: lateRenewal,
+    asked: { method: 'PUT', path: '/v1/late-renewals/cam-1', body: { ttlMs: 7_200_000 } },
+    shown: /status +unspent\nallowed +2026.* by operator:ann\n/,
+  },
+  {
+    argv: ['enroll', 'allow-late', 'cam-1', '--withdraw'],
+    answer: lateRenewal,
+    asked: { method: 'DELETE', path: '/v1/late-renewals/cam-1' },
+    shown: /device +cam-1\n/,
+  },
+  {
+    argv: ['enroll', 'allow-late', '--list'],
+    answer: { items: [{ ...lateRenewal, status: 'spent', serial: '0a1b' }] },
+    asked: { method: 'GET', path: '/v1/late-renewals' },
+    shown: /^DEVICE +STATUS.*\ncam-1 +spent .* 0a1b\n/,
   },
   {
     argv: ['device', 'create', 'cam-1', '--profile', 'camera', '--attribute', 'site=a=b', '--attribute', 'floor=2'],

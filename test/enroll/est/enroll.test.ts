@@ -1,14 +1,26 @@
 import assert from 'node:assert/strict'
 import { Agent } from 'node:https'
 import { after, before, suite, test } from 'node:test'
+import { startCursor } from '../../../contract/feed.ts'
 import { parseCertificate } from '../../../pki/certificate.ts'
 import { bitString, boolean, element, octetString, oid, sequence, setOf } from '../../../pki/der.ts'
 import { oids } from '../../../pki/oids.ts'
 import { createCsr, createKeyAndCsr, createSelfSigned } from '../../../pki/x509.ts'
 import { csrWithAttributes } from '../../harness/csr-vectors.ts'
-import { certificateOf, codeOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
+import {
+  type Answer,
+  certificateOf,
+  codeOf,
+  type DeviceKeys,
+  EnrollHarness,
+  movableClock,
+  pemToDer,
+  testConfiguration,
+} from '../../harness/fleet.ts'
+import { followFeed } from '../../harness/follower.ts'
 
 const day = 86_400_000
+type Entry = { action: string; outcome: string; details?: { via?: string } }
 
 suite('simpleenroll', () => {
   const clock = movableClock()
@@ -356,6 +368,118 @@ suite('simplereenroll', () => {
     const answer = await fleet.reenroll(device, csr)
     clock.advance(-31 * day)
     assert.deepEqual([answer.status, codeOf(answer)], [403, 'certificate_expired'])
+  })
+
+  suite('a late renewal', () => {
+    const late = 31 * day
+    const allow = (id: string, ttlMs = day) => fleet.admin('PUT', `/late-renewals/${id}`, { ttlMs })
+    const freshKey = async () => (await createKeyAndCsr({ commonName: 'unused' })).privateKeyPem
+    const refused = async (answer: Promise<Answer>) => {
+      const { status, body } = await answer
+      return [status, codeOf({ body }), body.replace(/^[^:]+: | \(request .*\n/g, '')]
+    }
+    before(() => clock.advance(late))
+    after(() => clock.advance(-late))
+    /** A device whose certificate has expired. */
+    const expired = async (id: string): Promise<DeviceKeys> => {
+      clock.advance(-late)
+      const device = await fleet.enrolledDevice(id)
+      clock.advance(late)
+      return device
+    }
+
+    test('is allowed once: for one key, which may fetch its lost answer again', async () => {
+      const device = await expired('late-1')
+      const csr = await fleet.renewalCsr(device)
+      assert.equal((await allow('late-1')).body.status, 'unspent')
+      const renewed = certificateOf(await fleet.reenroll(device, csr))
+      const again = certificateOf(await fleet.reenroll(device, csr))
+      assert.equal(again.serial, renewed.serial)
+      const [status, code] = await refused(fleet.reenroll(device, await fleet.renewalCsr(device, await freshKey())))
+      assert.deepEqual([status, code], [403, 'late_renewal_spent'])
+      const { body } = await fleet.admin('GET', '/late-renewals')
+      const { status: state, serial, allowedBy } = body.items.at(-1)
+      assert.deepEqual([state, serial, allowedBy], ['spent', renewed.serial, 'operator:operator'])
+      const entries = (await fleet.admin('GET', '/audit?limit=5')).body.items
+      const actions = entries.map(({ action, outcome, details }: Entry) => [action, outcome, details?.via])
+      assert.deepEqual(actions.slice(0, 3), [
+        ['lateRenewal.allowed', 'done', undefined],
+        ['certificate.used', 'done', undefined],
+        ['certificate.issued', 'intended', undefined],
+      ])
+      assert.deepEqual(actions[3], ['certificate.issued', 'done', 'reenroll+late'])
+    })
+
+    test('of requests that race with one permission and different keys, exactly one gets a certificate', async () => {
+      const device = await expired('late-2')
+      await allow('late-2')
+      const csrs = await Promise.all(Array.from({ length: 6 }, async () => fleet.renewalCsr(device, await freshKey())))
+      const answers = await Promise.all(csrs.map((csr) => fleet.reenroll(device, csr)))
+      const codes = answers.map(({ status, body }) => (status === 200 ? 'issued' : codeOf({ body })))
+      assert.deepEqual(codes.toSorted(), ['issued', ...Array(5).fill('late_renewal_spent')])
+    })
+
+    test('a device that lost the new certificate is allowed again with the old one, until it has used a newer one', async () => {
+      const device = await expired('late-3')
+      const key = await freshKey()
+      await allow('late-3')
+      assert.equal((await fleet.reenroll(device, await fleet.renewalCsr(device, await freshKey()))).status, 200)
+      clock.advance(1_000)
+      await allow('late-3')
+      const renewed = certificateOf(await fleet.reenroll(device, await fleet.renewalCsr(device, key)))
+      // What was issued 31 days from now is not valid yet for OpenSSL: a broker tells of its first use instead.
+      await using feed = await followFeed(fleet, startCursor)
+      await feed.see(({ kind }) => kind === 'live')
+      const { serial, fingerprint } = renewed
+      const peer = { listener: 'mqtts', remoteAddress: '192.0.2.7', deviceId: 'late-3' }
+      const report = { type: 'certificate.used' as const, at: clock.now().toISOString(), serial, fingerprint, ...peer }
+      feed.send({ kind: 'report', id: '0000-4001', report: report as never })
+      await feed.see(({ kind }) => kind === 'noted')
+      await allow('late-3')
+      const [status, code, sentence] = await refused(fleet.reenroll(device, await fleet.renewalCsr(device)))
+      assert.deepEqual([status, code], [403, 'certificate_expired'])
+      assert.match(String(sentence), /the device has used a newer one since/)
+    })
+
+    test('is over with its time, with its withdrawal, and with a revocation', async () => {
+      const device = await expired('late-4')
+      const csr = await fleet.renewalCsr(device)
+      await allow('late-4', 60_000)
+      clock.advance(60_000)
+      const [status, code, sentence] = await refused(fleet.reenroll(device, csr))
+      assert.deepEqual([status, code], [403, 'certificate_expired'])
+      assert.match(String(sentence), /the permission to renew it late ran out at/)
+      await allow('late-4')
+      assert.equal((await fleet.admin('DELETE', '/late-renewals/late-4')).status, 200)
+      assert.deepEqual((await refused(fleet.reenroll(device, csr))).slice(0, 2), [403, 'certificate_expired'])
+      const gone = await fleet.admin('DELETE', '/late-renewals/late-4')
+      assert.deepEqual([gone.status, gone.body.code], [404, 'late_renewal_unknown'])
+      await allow('late-4')
+      await fleet.admin('POST', '/devices/late-4/revoke', { reason: 'keyCompromise' })
+      assert.deepEqual((await refused(fleet.reenroll(device, csr))).slice(0, 2), [403, 'certificate_revoked'])
+      const left = (await fleet.admin('GET', '/late-renewals')).body.items
+      assert.ok(!left.some(({ deviceId }: { deviceId: string }) => deviceId === 'late-4'))
+      const [never, unknown] = [await allow('late-4'), await allow('nobody')]
+      assert.deepEqual([never.body.code, unknown.body.code], ['device_revoked', 'device_unknown'])
+    })
+
+    test('is for simplereenroll alone, and for the device that it names', async () => {
+      const device = await expired('late-5')
+      await expired('late-6')
+      await allow('late-6')
+      const csr = await fleet.renewalCsr(device)
+      assert.equal(codeOf(await fleet.reenroll(device, csr)), 'certificate_expired')
+      await allow('late-5')
+      const keygen = await fleet.est('serverkeygen', {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/pkcs10' },
+        body: csr.toString('base64'),
+        key: device.key,
+        cert: device.certificate,
+      })
+      assert.equal(codeOf(keygen), 'certificate_expired')
+      assert.equal((await fleet.reenroll(device, csr)).status, 200)
+    })
   })
 
   test('a certificate that is not valid yet is refused', async () => {

@@ -1,0 +1,37 @@
+import {
+  allowLateRenewal,
+  type LateRenewalView,
+  lateRenewalView,
+  listLateRenewals as listQuery,
+} from '../../contract/admin-api.ts'
+import { allowLateRenewal as allow, withdrawLateRenewal } from '../ra/late-renewal.ts'
+import { type LateRenewalRecord, listLateRenewals } from '../registry/late-renewals.ts'
+import { requireId } from './devices.ts'
+import { route } from './route.ts'
+
+export const lateRenewalRoutes = [
+  route({
+    method: 'GET',
+    path: '/v1/late-renewals',
+    query: listQuery,
+    handle: async ({ query }, { registry }) => {
+      const { items, next } = await listLateRenewals(registry, query)
+      return { items: items.map(({ doc }) => show(doc)), next }
+    },
+  }),
+  route({
+    method: 'PUT',
+    path: '/v1/late-renewals/:id',
+    body: allowLateRenewal,
+    handle: async ({ params, body, asked }, { registry }) =>
+      show(await allow(registry, { deviceId: requireId(params.id), ttlMs: body.ttlMs }, asked)),
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/late-renewals/:id',
+    handle: async ({ params, asked }, { registry }) =>
+      show(await withdrawLateRenewal(registry, requireId(params.id), asked)),
+  }),
+]
+
+const show = (doc: LateRenewalRecord): LateRenewalView => lateRenewalView.parse(doc)
