@@ -1,3 +1,4 @@
+import type { Purge } from '../contract/feed.ts'
 import type { DeviceId } from '../contract/ids.ts'
 import { ownAuthority } from '../contract/listeners.ts'
 import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
@@ -7,7 +8,7 @@ import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { type Admission, admitConnect, type ConnectFacts, judge, refusal, type Verdict } from './admission.ts'
 import type { Authorities } from './authorities.ts'
-import { deviceOf } from './backends/session-store.ts'
+import { deviceOf, type Message } from './backends/session-store.ts'
 import { type Denials, type Refusal, type Refused, refusedOf } from './denials.ts'
 import { factsOfRecord, principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'
@@ -159,6 +160,14 @@ export class Gate {
 
   isRevoked(deviceId: string): boolean {
     return this.#options.snapshot.findDevice(deviceId)?.status === 'revoked'
+  }
+
+  /** Whether a message that is kept is void, as its device was revoked after it was published and it was not to outlive that. */
+  isVoid({ from, publishedAt }: Message, kept: keyof Purge): boolean {
+    const device = this.#options.snapshot.findDevice(deviceOf(from))
+    const before = device?.purge?.[kept]
+    // Clocks differ: what a device published that is revoked now was published before, whatever ours says.
+    return before !== undefined && (device?.status === 'revoked' || publishedAt <= Date.parse(before))
   }
 
   /** Ends every connection that a change leaves without standing; the others meet the new policy at their next message. */

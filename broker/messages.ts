@@ -1,5 +1,5 @@
 /** Messages of the wire as the store and the router have them. */
-import type { Message, Will as StoredWill } from './backends/session-store.ts'
+import { brokerItself, type Message, type Will as StoredWill } from './backends/session-store.ts'
 import type { Publish, Will } from './wire/packet.ts'
 import type { Properties } from './wire/properties.ts'
 
@@ -43,6 +43,16 @@ export function storedWill(will: Will, from: string, certificate: Buffer | undef
 
 /** The message that a stored will is when it becomes due. */
 export const dueWill = (message: Message, now: number): Message => messageOf(message, message.from, now)
+
+/** What takes a retained message away [MQTT-3.3.1-6], from nobody: it is not void with what it clears. */
+export const clearing = ({ topic, qos }: Message, now: number): Message => ({
+  topic,
+  payload: Buffer.alloc(0),
+  qos,
+  retain: true,
+  from: brokerItself,
+  publishedAt: now,
+})
 
 /** Milliseconds of a session expiry interval; 0xffffffff seconds are for good (MQTT 5, 3.1.2.11.2). */
 export const expiryMs = (seconds: number, atMostMs: number): number =>

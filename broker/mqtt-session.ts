@@ -259,7 +259,7 @@ export class MqttSession implements LinkEvents, Receiver {
       clientId,
       epoch: claim.epoch,
       window: Math.min(linkLimits.maxInflight, inFlight, packet.properties?.receiveMaximum ?? 0xffff),
-      mayReceive: (topic) => this.mayReceive(topic),
+      mayDeliver: (message) => !gate.isVoid(message, 'queued') && this.mayReceive(message.topic),
       onFailed: (error) => this.#failed(error),
     })
     this.#pump.wake()

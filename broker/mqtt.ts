@@ -76,7 +76,10 @@ export class MqttService implements AsyncDisposable {
     const store = stack.use(await LevelSessions.open({ area, clock, quotaOf: (deviceId) => quotas.keptFor(deviceId) }))
     const index = new RouteIndex({ seed: randomInt(2 ** 32) })
     await restore(store, index, gate)
-    const retained = await RetainedMessages.open(store, now)
+    const retained = await RetainedMessages.open(store, {
+      now,
+      isVoid: (message) => gate.isVoid(message, 'retained'),
+    })
     const bus = stack.use(
       await Bus.start<Carried>(config.id, (err) => log.error({ event: 'broker.failed', err }, 'MQTT core failed')),
     )
@@ -165,6 +168,11 @@ export class MqttService implements AsyncDisposable {
   /** Drops what is kept for a device that will not come back. */
   forget(deviceId: string): void {
     void this.#context.wills.forget(deviceId)
+  }
+
+  /** Removes what a device has retained and is void. */
+  purge(deviceId: string): void {
+    void this.#context.wills.purge(deviceId)
   }
 
   /** Drops what is kept for devices that were revoked while nobody said so. */

@@ -25,7 +25,13 @@ export type RetainedReceiver = {
   send(deliveries: readonly RetainedDelivery[]): void | Promise<void>
 }
 
-type Store = Pick<SessionStore, 'retain' | 'retained'>
+type Store = Pick<SessionStore, 'retain' | 'retained' | 'retainedBy'>
+type RetainedOptions = {
+  /** Milliseconds of the epoch. */
+  now: () => number
+  /** Is not delivered any more, and removed when its device is purged. */
+  isVoid: (message: Message) => boolean
+}
 type Entry = {
   readonly topic: string
   /** Milliseconds; Infinity for good */
@@ -51,19 +57,20 @@ const stepsPerTurn = 1_000
 export class RetainedMessages {
   readonly #store: Store
   readonly #now: () => number
+  readonly #isVoid: (message: Message) => boolean
   readonly #root = createNode('', undefined)
   #serial = 0
   #messages = 0
   #nodes = 0
 
-  private constructor(store: Store, now: () => number) {
+  private constructor(store: Store, options: RetainedOptions) {
     this.#store = store
-    this.#now = now
+    this.#now = options.now
+    this.#isVoid = options.isVoid
   }
 
-  /** @param now milliseconds of the epoch */
-  static async open(store: Store, now: () => number): Promise<RetainedMessages> {
-    const retained = new RetainedMessages(store, now)
+  static async open(store: Store, options: RetainedOptions): Promise<RetainedMessages> {
+    const retained = new RetainedMessages(store, options)
     // `#` is nothing that begins with `$` [MQTT-4.7.2-1].
     for await (const message of store.retained(['#', `${brokerItself}/#`])) retained.#place(retained.#entryOf(message))
     return retained
@@ -87,6 +94,27 @@ export class RetainedMessages {
       return 'stored'
     }
     return this.#put(this.#entryOf(message), before, message)
+  }
+
+  /**
+   * Removes what a device has retained and is void.
+   *
+   * @param before is done for each before it is removed; where a crash comes between, for that one again
+   * @returns how many
+   */
+  async purge(deviceId: string, before: (message: Message) => Promise<unknown>): Promise<number> {
+    let purged = 0
+    for (const topic of await this.#store.retainedBy(deviceId)) {
+      const entry = this.#find(topic)
+      for await (const message of this.#store.retained([topic])) {
+        // Somebody else may have retained another one meanwhile.
+        if (entry === undefined || this.#find(topic) !== entry || !this.#isVoid(message)) continue
+        await before(message)
+        await this.#drop(entry)
+        purged++
+      }
+    }
+    return purged
   }
 
   /** The store has removed what these topics had, since it expired. */
@@ -131,7 +159,7 @@ export class RetainedMessages {
     const entries = new Map(page.map((entry) => [entry.topic, entry]))
     const found: Found[] = []
     for await (const message of this.#store.retained([...entries.keys()])) {
-      found.push({ entry: entries.get(message.topic)!, message })
+      if (!this.#isVoid(message)) found.push({ entry: entries.get(message.topic)!, message })
       entries.delete(message.topic)
     }
     // What the store does not have any more is not to be counted either.

@@ -132,6 +132,7 @@ export async function createBrokerService(options: {
     events,
     isFast,
   })
+  purgeAll()
   lookAtLists()
   const entrances = await Entrances.open({
     config,
@@ -191,13 +192,22 @@ export async function createBrokerService(options: {
     gate.enforceLists(new Set(read.map(({ label }) => label)))
   }
 
+  /** What a crash, or an absence, has kept from being done. */
+  function purgeAll(): void {
+    for (const id of snapshot.purged()) mqtt.purge(id)
+  }
+
   function bringIntoForce(change: SnapshotChange): void {
     gate.enforce(change)
     void firstUses.forget(change.certificates)
     for (const id of change.devices) {
       if (gate.isRevoked(id)) mqtt.forget(id)
+      if (snapshot.findDevice(id)?.purge?.retained !== undefined) mqtt.purge(id)
     }
-    if (change.replaced) void mqtt.forgetRevoked()
+    if (change.replaced) {
+      void mqtt.forgetRevoked()
+      purgeAll()
+    }
     if (change.anchors) trustOwn()
   }
 

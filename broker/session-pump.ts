@@ -1,4 +1,4 @@
-import type { Queued, SessionStore } from './backends/session-store.ts'
+import type { Message, Queued, SessionStore } from './backends/session-store.ts'
 import type { Link } from './wire/link.ts'
 import { reason } from './wire/reason.ts'
 
@@ -9,7 +9,7 @@ type PumpOptions = {
   epoch: number
   /** Messages that may be under way to the client. */
   window: number
-  mayReceive(topic: string): boolean
+  mayDeliver(message: Message): boolean
   /** The store does not answer as it should: the connection has to end. */
   onFailed(error: unknown): void
 }
@@ -112,7 +112,7 @@ export class SessionPump {
     const { store, clientId, epoch } = this.#options
     const assigned = page.map((entry) => {
       if (entry.state === 'publish' && entry.packetId === undefined) {
-        return this.#options.mayReceive(entry.message.topic) ? this.#nextId() : undefined
+        return this.#options.mayDeliver(entry.message) ? this.#nextId() : undefined
       }
       this.#used.add(entry.packetId!)
       return entry.packetId
@@ -136,14 +136,14 @@ export class SessionPump {
   }
 
   async #sendOne(entry: Queued, packetId: number | undefined): Promise<void> {
-    const { store, link, clientId, epoch, mayReceive } = this.#options
+    const { store, link, clientId, epoch, mayDeliver } = this.#options
     if (entry.state === 'pubrel') {
       link.send({ type: 'pubrel', packetId: entry.packetId, reason: reason.success })
       return
     }
     const { message, qos, retain, identifiers, seq, dup } = entry
     while (packetId !== undefined && !this.#stopped) {
-      if (!mayReceive(message.topic)) break
+      if (!mayDeliver(message)) break
       const delivered = link.deliver(message, { qos, retain, identifiers, packetId, dup })
       if (delivered === 'sent') return
       if (delivered === 'dropped') break

@@ -1,6 +1,6 @@
 import { Level } from 'level'
 import type { DeviceAttributes } from '../contract/device-attributes.ts'
-import type { Cursor, DeviceStatus } from '../contract/feed.ts'
+import type { Cursor, DeviceStatus, Purge } from '../contract/feed.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import { FleetError } from '../runtime/errors.ts'
 
@@ -10,6 +10,7 @@ export type DeviceState = {
   /** Missing where the device has none, or was last heard of before there were any. */
   attributes?: DeviceAttributes
   status: DeviceStatus
+  purge?: Purge
 }
 export type CertificateState = {
   serial: string

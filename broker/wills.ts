@@ -5,7 +5,7 @@ import { isFleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
 import { type Due, deviceOf, type Message, type SessionStore, type Will } from './backends/session-store.ts'
 import type { Gate } from './gate.ts'
-import { dueWill } from './messages.ts'
+import { clearing, dueWill } from './messages.ts'
 import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
 import type { Router } from './router.ts'
@@ -16,7 +16,7 @@ import type { RouteIndex } from './wire/route-index.ts'
 export type WillsOptions = {
   store: SessionStore
   router: Pick<Router, 'retain' | 'route'>
-  retained: Pick<RetainedMessages, 'swept'>
+  retained: Pick<RetainedMessages, 'swept' | 'purge'>
   index: RouteIndex
   gate: Pick<Gate, 'isLive' | 'isRevoked' | 'matcherOfClient' | 'factsOfClient'>
   sessions: Pick<Sessions, 'isHeld'>
@@ -65,6 +65,19 @@ export class Wills implements Disposable {
     return this.#owe(`device ${deviceId}`, async () => {
       if (!gate.isRevoked(deviceId)) return // not any more
       for (const clientId of await store.dropDevice(deviceId)) await restoreRoutes(store, index, clientId)
+    })
+  }
+
+  /**
+   * Removes what a device has retained and is void; others are told in MQTT's own way, by an empty message on the topic
+   * [MQTT-3.3.1-6], as if somebody had cleared it by hand.
+   */
+  purge(deviceId: string): Promise<void> {
+    const { retained, router, clock, log } = this.#options
+    return this.#owe(`retained ${deviceId}`, async () => {
+      const clear = (message: Message) => router.route(clearing(message, clock().getTime()))
+      const messages = await retained.purge(deviceId, clear)
+      if (messages > 0) log.info({ event: 'retained.purged', deviceId, messages }, 'retained messages purged')
     })
   }
 

@@ -14,6 +14,10 @@ import type { PolicyDocument } from './policy-document.ts'
 /** `held` can be taken back, `revoked` only by enrolling anew. */
 export const deviceStatuses = ['active', 'held', 'revoked'] as const
 export type DeviceStatus = (typeof deviceStatuses)[number]
+/**
+ * What of a device's messages is void: what it published before that time, and all of it while it is revoked. ISO times.
+ */
+export type Purge = { retained?: string; queued?: string }
 
 /** Event types and the shape of their `data`; identifiers have been parsed by the writer. */
 export type FeedData = {
@@ -25,6 +29,7 @@ export type FeedData = {
     groups: string[]
     attributes?: DeviceAttributes
     status: DeviceStatus
+    purge?: Purge
   }
   'certificate.issued': { serial: string; fingerprint: string; deviceId: string; notAfter: string }
   'certificate.revoked': { serial: string; fingerprint: string; deviceId: string; reason: string }

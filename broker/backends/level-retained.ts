@@ -75,6 +75,14 @@ export class RetainedStore {
     }
   }
 
+  ofDevice(deviceId: string): string[] {
+    const { devices, retained } = this.#state
+    const device = devices.get(deviceId)
+    // Asked of each device that was ever revoked; most have nothing.
+    if (device === undefined || device.retained === 0) return []
+    return [...retained].flatMap(([topic, note]) => (note.device === device ? [topic] : []))
+  }
+
   takeSwept(): string[] {
     const swept = this.#swept
     this.#swept = []

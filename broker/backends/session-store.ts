@@ -196,6 +196,9 @@ export interface SessionStore extends AsyncDisposable {
   /** Retained messages that match any of the filters, each once. May take as long as its reader wants. */
   retained(filters: readonly string[]): AsyncIterable<Message>
 
+  /** Topics of what a device has retained. */
+  retainedBy(deviceId: string): Promise<string[]>
+
   /**
    * Sessions to be forgotten (by `release`) and wills to be published (then `takeWill`), at most some of them: ask again
    * until there are none. Also frees what messages that expired by then take, and names the topics of those that were

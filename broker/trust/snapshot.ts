@@ -29,6 +29,7 @@ const deviceId = z.string().refine(isDeviceId)
 const fingerprint = z.string().refine(isFingerprint)
 const serial = z.string().refine(isSerialNumber)
 const at = z.string()
+const instant = z.iso.datetime({ offset: true })
 // One that OpenSSL cannot read would stop the listener, at every start again.
 const anchor = z.string().refine((pem) => {
   try {
@@ -49,12 +50,13 @@ const fact = z.discriminatedUnion('type', [
       groups: z.array(z.string().refine(isGroupName)),
       attributes: deviceAttributes.optional(),
       status: z.enum(deviceStatuses),
+      purge: z.object({ retained: instant.exactOptional(), queued: instant.exactOptional() }).optional(),
     }),
   }),
   z.object({
     type: z.literal('certificate.issued'),
     at,
-    data: z.object({ serial, fingerprint, deviceId, notAfter: z.iso.datetime({ offset: true }) }),
+    data: z.object({ serial, fingerprint, deviceId, notAfter: instant }),
   }),
   z.object({
     type: z.literal('certificate.revoked'),
@@ -122,6 +124,11 @@ export class Snapshot {
 
   findCertificate(fingerprint: string): CertificateState | undefined {
     return this.#state.certificates.get(fingerprint)
+  }
+
+  /** Devices of which retained messages are void. */
+  *purged(): Iterable<string> {
+    for (const [id, { purge }] of this.#state.devices) if (purge?.retained !== undefined) yield id
   }
 
   startOver(): void {
@@ -216,8 +223,14 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
       update.policy = data
       return
     case 'device.changed': {
-      const { id, profile, groups, attributes, status } = data
-      update.devices.set(id, { profile, groups, status, ...(attributes === undefined ? {} : { attributes }) })
+      const { id, profile, groups, attributes, status, purge } = data
+      update.devices.set(id, {
+        profile,
+        groups,
+        status,
+        ...(attributes === undefined ? {} : { attributes }),
+        ...(purge === undefined ? {} : { purge }),
+      })
       return
     }
     case 'certificate.issued': {

@@ -117,6 +117,63 @@ test('a device that was revoked while the broker was away leaves nothing behind'
   assert.equal((await resume(renewed)).sessionPresent, false)
 })
 
+const now = (): string => new Date(Date.now() + skewMs).toISOString()
+
+test('what a revoked device has left behind is purged where its revocation says so, for those who are there and those who are not', async () => {
+  const reader = await harness.device('reader-1')
+  const { client: absent } = await resume(reader)
+  await absent.subscribeAsync(['devices/thief-1/#', 'devices/retired-1/#'], { qos: 1 })
+  await absent.endAsync()
+  const [thief, retired] = [await harness.device('thief-1'), await harness.device('retired-1')]
+  for (const device of [thief, retired]) {
+    const client = await harness.connect(device)
+    await client.publishAsync(`devices/${device.id}/state`, `${device.id} is up`, { qos: 1, retain: true })
+    await client.publishAsync(`devices/${device.id}/log`, `${device.id} says`, { qos: 1 })
+  }
+  const watcher = await harness.connect(service, { clientId: 'service:watcher' })
+  const seen = new Inbox(watcher)
+  await watcher.subscribeAsync('devices/+/state', { qos: 1 })
+  await seen.until('thief-1 is up')
+  await harness.revokeDevice(thief, { purge: { retained: now(), queued: now() } })
+  await harness.revokeDevice(retired)
+  await seen.until(({ topic, payload }) => topic === 'devices/thief-1/state' && payload === '')
+  const late = await harness.connect(service, { clientId: 'service:late' })
+  const found = new Inbox(late)
+  await late.subscribeAsync('devices/+/state', { qos: 1 })
+  await found.until('retired-1 is up')
+  const { inbox, client } = await resume(reader)
+  await inbox.until('retired-1 says')
+  await client.endAsync()
+  assert.deepEqual(inbox.payloads.toSorted(), ['', 'retired-1 is up', 'retired-1 says'])
+  assert.deepEqual(
+    found.messages.filter(({ topic }) => topic === 'devices/thief-1/state'),
+    [],
+  )
+})
+
+test('a broker that was away while a device was revoked and let in again purges what is older, and keeps what is newer', async () => {
+  const device = await harness.device('thief-2')
+  const client = await harness.connect(device)
+  await client.publishAsync('devices/thief-2/state', 'old', { qos: 1, retain: true })
+  await harness.stopBroker()
+  const purge = { retained: now() }
+  const readmitted = { id: device.id, profile: 'sensor', groups: [], purge }
+  harness.feed.append({ type: 'device.changed', data: { ...readmitted, status: 'revoked' } })
+  harness.feed.append({ type: 'device.changed', data: { ...readmitted, status: 'active' } })
+  skewMs += 1_000
+  await harness.startBroker()
+  await harness.testLog.until('retained.purged', { deviceId: 'thief-2' })
+  const again = await harness.connect(device)
+  await again.publishAsync('devices/thief-2/other', 'new', { qos: 1, retain: true })
+  await harness.stopBroker()
+  await harness.startBroker()
+  const watcher = await harness.connect(service)
+  const seen = new Inbox(watcher)
+  await watcher.subscribeAsync('devices/thief-2/#', { qos: 1 })
+  await seen.until('new')
+  assert.deepEqual(seen.payloads, ['new'])
+})
+
 test('what was acknowledged is delivered after SIGKILL, QoS 2 once', async () => {
   await using other = await BrokerHarness.start({ policy: killPolicy })
   const { met } = await killAgainAndAgain(other, { rounds: 2, seed: 1 })

@@ -39,16 +39,26 @@ class MemoryStore {
     }
   }
 
+  async retainedBy(deviceId: string): Promise<string[]> {
+    return [...this.messages.values()].filter(({ from }) => from === deviceId).map(({ topic }) => topic)
+  }
+
   #restore(topic: string, before: Message | undefined): void {
     if (before === undefined) this.messages.delete(topic)
     else this.messages.set(topic, before)
   }
 }
 
-type Bench = { retained: RetainedMessages; store: MemoryStore; clock: { now: number } }
+type Bench = { retained: RetainedMessages; store: MemoryStore; clock: { now: number }; voided: Set<string> }
 async function open(store = new MemoryStore()): Promise<Bench> {
   const clock = { now: start }
-  return { retained: await RetainedMessages.open(store, () => clock.now), store, clock }
+  const voided = new Set<string>()
+  return {
+    retained: await RetainedMessages.open(store, { now: () => clock.now, isVoid: ({ from }) => voided.has(from) }),
+    store,
+    clock,
+    voided,
+  }
 }
 
 const message = (topic: string, options: Partial<Message> = {}): Message => ({
@@ -373,6 +383,23 @@ test('a wildcard finds what a look at every topic finds, after any history', asy
     ),
     { numRuns: 500 },
   )
+})
+
+test('what is void is not delivered, and removed once others were told; what somebody else retains meanwhile stays', async () => {
+  const { retained, store, voided } = await open()
+  for (const topic of ['a', 'b', 'c']) await retained.retain(message(topic))
+  await retained.retain(message('d', { from: 'cam-2' }))
+  assert.equal(await retained.purge('cam-1', async () => {}), 0, 'nothing is void')
+  voided.add('cam-1')
+  assert.deepEqual((await read(retained, '#')).topics, ['d'])
+  const told: string[] = []
+  const purged = await retained.purge('cam-1', async ({ topic }) => {
+    assert.ok(store.messages.has(topic), 'told before it is gone: a crash between tells it again')
+    told.push(topic)
+    if (topic === 'a') await retained.retain(message('b', { from: 'cam-2' }))
+  })
+  assert.deepEqual([told, purged], [['a', 'c'], 2])
+  assert.deepEqual([...store.messages.keys()].toSorted(), ['b', 'd'])
 })
 
 /** @returns how many turns of the event loop others had during the work */

@@ -37,7 +37,7 @@ async function open(options: { quota?: typeof roomy; absent?: typeof limits } = 
     index,
     bus,
     store,
-    retained: await RetainedMessages.open(store, Date.now),
+    retained: await RetainedMessages.open(store, { now: Date.now, isVoid: () => false }),
     quotas: new Quotas(options.quota ?? roomy),
     sessions: { findLive } as unknown as Sessions,
     mayReceive: (clientId) => live.get(clientId)?.mayReceive === true,

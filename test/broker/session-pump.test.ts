@@ -51,7 +51,7 @@ async function open(clock = { now: Date.now() }) {
       clientId: 'd',
       epoch,
       window,
-      mayReceive,
+      mayDeliver: ({ topic }) => mayReceive(topic),
       onFailed: (error) => failures.push(error),
     })
     return { wire, pump }

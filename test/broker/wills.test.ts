@@ -64,7 +64,7 @@ async function open() {
     new Wills({
       store,
       router,
-      retained: { swept: (topics) => void swept.push(...topics) },
+      retained: { swept: (topics) => void swept.push(...topics), purge: async () => 0 },
       index,
       gate,
       sessions: { isHeld: (clientId) => held.has(clientId) },

@@ -12,7 +12,7 @@ import { pino } from 'pino'
 import type { z } from 'zod'
 import { type BrokerService, createBrokerService } from '../../broker/service.ts'
 import { configuration } from '../../contract/configuration.ts'
-import type { FeedFact } from '../../contract/feed.ts'
+import type { FeedFact, Purge } from '../../contract/feed.ts'
 import { anyEvent, type EventType, type FleetEvent } from '../../contract/fleet-events.ts'
 import { type PolicyDocument, policyDocument, starterPolicy } from '../../contract/policy-document.ts'
 import { topicMatches } from '../../contract/topics.ts'
@@ -169,10 +169,10 @@ export class BrokerHarness implements AsyncDisposable {
     return device
   }
 
-  async revokeDevice(device: TestDevice): Promise<void> {
+  async revokeDevice(device: TestDevice, more: { purge?: Purge } = {}): Promise<void> {
     const { id, serial, fingerprint } = device
     this.feed.append(
-      { type: 'device.changed', data: { id, profile: 'sensor', groups: [], status: 'revoked' } },
+      { type: 'device.changed', data: { id, profile: 'sensor', groups: [], status: 'revoked', ...more } },
       { type: 'certificate.revoked', data: { serial, fingerprint, deviceId: id, reason: 'keyCompromise' } },
     )
     await this.feed.untilApplied()

@@ -802,6 +802,9 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
         await store.retain('t', messageOf('stays', { topic: 't', from: 'd', retain: true }))
         assert.deepEqual((await store.dropDevice('d')).sort(), ['d', 'd:2'])
         assert.deepEqual(await store.dropDevice('nobody'), [])
+        await store.retain('u', messageOf('of another', { topic: 'u', from: 'dd', retain: true }))
+        assert.deepEqual(await store.retainedBy('d'), ['t'])
+        assert.deepEqual(await store.retainedBy('nobody'), [])
         assert.deepEqual(await enqueue(store, 'd', 'two'), ['noSession'])
       }
       await using store = await place.open()
@@ -810,7 +813,8 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
         ['dd'],
       )
       assert.deepEqual(await dueWills(store, Number.MAX_SAFE_INTEGER), ['dd'])
-      assert.deepEqual(await retained(store, '#'), ['t=stays'])
+      assert.deepEqual(await retained(store, '#'), ['t=stays', 'u=of another'])
+      assert.deepEqual(await store.retainedBy('d'), ['t'])
       const back = await store.claim('d', 'b1', forGood)
       assert.equal(back.present, false)
       assert.deepEqual(await texts(store, 'd', back.epoch), [])
