@@ -10,6 +10,17 @@ const evidenceKind = z.enum(['token', 'factory', 'claim', 'approval'])
 /** How a device can prove itself for its first certificate. */
 export type EvidenceKind = z.output<typeof evidenceKind>
 
+const fate = z.enum(['purge', 'keep']).optional()
+const onRevoke = z
+  .strictObject({
+    retained: fate.describe('Messages that it has retained'),
+    queued: fate.describe('Its messages that wait for others'),
+  })
+  .default({})
+  .describe(
+    'What becomes of what a device has published when it is revoked; without it, purge for one that was stolen and keep for others',
+  )
+
 const profile = z.strictObject({
   validityDays: z.int().min(1).max(3650).default(30).describe('Lifetime of a certificate of this profile'),
   organization: z.string().min(1).max(64).optional().describe('O of the subject'),
@@ -39,6 +50,7 @@ const profile = z.strictObject({
     .describe(
       'Whether keys are generated here for devices that cannot (serverkeygen): only encrypted for a key they have, or also in clear inside TLS',
     ),
+  onRevoke,
 })
 
 /** RFC 7030 3.2.2: the paths that EST has, which is why no label may have their names. */

@@ -18,6 +18,7 @@ export type DeviceStatus = (typeof deviceStatuses)[number]
  * What of a device's messages is void: what it published before that time, and all of it while it is revoked. ISO times.
  */
 export type Purge = { retained?: string; queued?: string }
+export const purgeKinds = ['retained', 'queued'] as const satisfies (keyof Purge)[]
 
 /** Event types and the shape of their `data`; identifiers have been parsed by the writer. */
 export type FeedData = {

@@ -290,9 +290,7 @@ export class LevelSessions implements SessionStore {
     yield* this.#retained.find(filters)
   }
 
-  async retainedBy(deviceId: string): Promise<string[]> {
-    return this.#ready() && this.#retained.ofDevice(deviceId)
-  }
+  retainedBy = async (deviceId: string): Promise<string[]> => this.#ready() && this.#retained.ofDevice(deviceId)
 
   async deadlines(before: number): Promise<{ sessions: Due[]; wills: (Due & Will)[]; retained: string[] }> {
     const state = this.#ready()

@@ -82,9 +82,11 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/:id/revoke',
     body: revokeBody,
-    handle: async ({ params, body, asked }, { registry, feed }) => {
+    handle: async ({ params, body, asked }, { registry, feed, ra }) => {
       const id = requireId(params.id)
-      return confirmed(feed, id, await revokeDevice(registry, { id, reason: body.reason, ...asked }), body.waitMs)
+      const purged = (profile: string) => ra.purged(profile, false)
+      const revocation = await revokeDevice(registry, { id, reason: body.reason, purged, ...asked })
+      return confirmed(feed, id, revocation, body.waitMs)
     },
   }),
   route({

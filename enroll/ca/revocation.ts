@@ -1,9 +1,9 @@
-import type { FeedFact } from '../../contract/feed.ts'
+import type { FeedFact, Purge } from '../../contract/feed.ts'
 import type { DeviceId, RevocationReason } from '../../contract/ids.ts'
 import { deleteApproval, listApprovals } from '../registry/approvals.ts'
 import type { Asked } from '../registry/asked.ts'
 import { listCertificates, writeCertificate } from '../registry/certificates.ts'
-import { deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
+import { deviceChanged, getDevice, purging, writeDevice } from '../registry/devices.ts'
 import { deleteLateRenewal, findLateRenewal } from '../registry/late-renewals.ts'
 import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
 import { listTokens, writeToken } from '../registry/tokens.ts'
@@ -38,23 +38,24 @@ export async function barring<T>(deviceId: string, as: Barred, work: () => Promi
   }
 }
 
+export type RevocationOrder = Asked & {
+  id: DeviceId
+  reason: RevocationReason
+  /** What of the messages of a device of this profile becomes void. */
+  purged: (profile: string) => readonly (keyof Purge)[]
+}
+
 /**
  * Revokes a device: the device, every certificate, every unspent token and what waits for approval of it, the audit entry and the feed events in
  * one durable batch. Doing it again changes nothing and answers the same.
  *
  * @throws FleetError `device_unknown`
  */
-export function revokeDevice(
-  registry: Registry,
-  input: Asked & { id: DeviceId; reason: RevocationReason },
-): Promise<Revocation> {
+export function revokeDevice(registry: Registry, input: RevocationOrder): Promise<Revocation> {
   return barring(input.id, 'device_revoked', () => untilNoConflict(() => revoke(registry, input), barringAttempts))
 }
 
-async function revoke(
-  registry: Registry,
-  input: Asked & { id: DeviceId; reason: RevocationReason },
-): Promise<Revocation> {
+async function revoke(registry: Registry, input: RevocationOrder): Promise<Revocation> {
   const { id, reason, now } = input
 
   const device = await getDevice(registry, id)
@@ -75,7 +76,8 @@ async function revoke(
     ({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming',
   )
   const { heldAt: _, ...known } = device.doc
-  const revoked = { ...known, status: 'revoked' as const, revokedAt, revocationReason: reason }
+  const purge = purging(device.doc.purge, input.purged(device.doc.profile), revokedAt)
+  const revoked = { ...known, ...purge, status: 'revoked' as const, revokedAt, revocationReason: reason }
   const late = await findLateRenewal(registry, id)
   const approvals = await readAll((paging) => listApprovals(registry, { openOf: id, ...paging }))
   const writes: Write[] = [

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Configuration, EvidenceKind, LabelConfiguration } from '../../contract/configuration.ts'
+import { type Purge, purgeKinds } from '../../contract/feed.ts'
 import type { CertificateProfile } from '../../pki/profile.ts'
 import type { KeyType } from '../../pki/public-key.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -16,6 +17,8 @@ export type EnrollmentProfile = CertificateProfile & {
   channelBinding: 'optional' | 'required'
   /** whether we make keys for devices (RFC 7030 4.4), and whether they may go out with no protection but TLS */
   serverKeygen: 'off' | 'encrypted' | 'clear'
+  /** what becomes of what a device has published when it is revoked */
+  onRevoke: Readonly<{ [K in keyof Purge]?: 'purge' | 'keep' | undefined }>
 }
 
 /** A path of its own for devices of one kind (RFC 7030 3.2.2). */
@@ -70,6 +73,12 @@ export class Profiles {
     throw new FleetError('profile_unknown', `there is no profile ${name}; known: ${known}`)
   }
 
+  /** What of a device's messages its revocation makes void. A thief's are worth nothing; those of an old meter are data. */
+  purged(name: string, isStolen: boolean): (keyof Purge)[] {
+    const { onRevoke = {} } = this.#inForce.profiles.get(name) ?? {}
+    return purgeKinds.filter((kind) => (onRevoke[kind] ?? (isStolen ? 'purge' : 'keep')) === 'purge')
+  }
+
   /** Whether a request under this label may need a channel binding, whoever asks. */
   mayNeedChannelBinding({ profile }: Label): boolean {
     const possible = profile === undefined ? [...this.#inForce.profiles.values()] : [profile]
@@ -113,7 +122,7 @@ function differing<T>(before: ReadonlyMap<string, T>, after: ReadonlyMap<string,
 }
 
 function enrollmentProfile(name: string, profile: Configuration['profiles'][string]): EnrollmentProfile {
-  const { validityDays, organization, evidence, keyTypes, channelBinding, serverKeygen } = profile
+  const { validityDays, organization, evidence, keyTypes, channelBinding, serverKeygen, onRevoke } = profile
   return {
     name,
     validityMs: validityDays * 86_400_000,
@@ -123,6 +132,7 @@ function enrollmentProfile(name: string, profile: Configuration['profiles'][stri
     keyTypes,
     channelBinding,
     serverKeygen,
+    onRevoke,
     // A key can be sent only to who may decrypt.
     receivesKeys: serverKeygen !== 'off',
   }

@@ -1,7 +1,8 @@
+import { purgeKinds } from '../../contract/feed.ts'
 import type { DeviceId } from '../../contract/ids.ts'
 import type { Asked } from '../registry/asked.ts'
 import { deleteClaim, findClaim } from '../registry/claims.ts'
-import { type DeviceRecord, deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
+import { type DeviceRecord, deviceChanged, getDevice, purging, writeDevice } from '../registry/devices.ts'
 import { type Registry, untilNoConflict } from '../registry/registry.ts'
 
 /**
@@ -16,7 +17,9 @@ export function readmitDevice(registry: Registry, id: DeviceId, asked: Asked): P
     if (doc.status !== 'revoked') return doc
     const { revokedAt, revocationReason, currentSerial: _, ...rest } = doc
     const claim = await findClaim(registry, id)
-    const device: DeviceRecord = { ...rest, status: 'active' }
+    // What was void as long as it was revoked stays so, whatever the brokers' clocks said when it was published.
+    const kinds = purgeKinds.filter((kind) => rest.purge?.[kind] !== undefined)
+    const device: DeviceRecord = { ...rest, status: 'active', ...purging(rest.purge, kinds, asked.now.toISOString()) }
     await registry.commit({
       requestId: `${asked.requestId}-readmit`,
       digest: asked.digest,

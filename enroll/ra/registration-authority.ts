@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import type { Purge } from '../../contract/feed.ts'
 import { type DeviceId, isDeviceId, nameRule, type ProfileName } from '../../contract/ids.ts'
 import type { RequestedCertificate } from '../../pki/csr.ts'
 import { singleCommonName } from '../../pki/csr.ts'
@@ -215,6 +216,11 @@ export class RegistrationAuthority {
   /** @throws FleetError `profile_unknown` */
   requireProfile(name: string): void {
     this.#profiles.getProfile(name)
+  }
+
+  /** What of the messages of a device of this profile becomes void when it is revoked. */
+  purged(profile: string, isStolen: boolean): (keyof Purge)[] {
+    return this.#profiles.purged(profile, isStolen)
   }
 
   /** @throws FleetError `request_malformed` when there is no such label, or it is for no profile of its own */

@@ -1,5 +1,5 @@
 import type { DeviceAttributes } from '../../contract/device-attributes.ts'
-import type { DeviceStatus, FeedFact } from '../../contract/feed.ts'
+import type { DeviceStatus, FeedFact, Purge } from '../../contract/feed.ts'
 import type { RevocationReason } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Range, Stored } from './engine.ts'
@@ -16,6 +16,8 @@ export type DeviceRecord = {
   revokedAt?: string
   revocationReason?: RevocationReason
   currentSerial?: string
+  /** Of what it published. */
+  purge?: Purge
 }
 
 export const findDevice = (registry: Registry, id: string): Promise<Stored<DeviceRecord> | undefined> =>
@@ -68,7 +70,20 @@ function narrowest({ group, profile, status }: DeviceFilter): Range {
 export const writeDevice = (doc: DeviceRecord, expect: number): Write => ({ kind: 'device', id: doc.id, expect, doc })
 
 /** What brokers are told of a device. */
-export const deviceChanged = ({ id, profile, groups, attributes, status }: DeviceRecord): FeedFact => ({
+export const deviceChanged = ({ id, profile, groups, attributes, status, purge }: DeviceRecord): FeedFact => ({
   type: 'device.changed',
-  data: { id, profile, groups, ...(attributes === undefined ? {} : { attributes }), status },
+  data: {
+    id,
+    profile,
+    groups,
+    ...(attributes === undefined ? {} : { attributes }),
+    status,
+    ...(purge === undefined ? {} : { purge }),
+  },
 })
+
+/** What a device published before `at` is void from now on. */
+export const purging = (purge: Purge | undefined, kinds: readonly (keyof Purge)[], at: string): { purge?: Purge } =>
+  purge === undefined && kinds.length === 0
+    ? {}
+    : { purge: { ...purge, ...Object.fromEntries(kinds.map((kind) => [kind, at])) } }

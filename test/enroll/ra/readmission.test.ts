@@ -1,14 +1,17 @@
 import assert from 'node:assert/strict'
 import { after, before, suite, test } from 'node:test'
 import { decodeBody, startCursor } from '../../../contract/feed.ts'
+import { Profiles } from '../../../enroll/ra/profiles.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
-import { codeOf, EnrollHarness } from '../../harness/fleet.ts'
+import { codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
 import { followFeed } from '../../harness/follower.ts'
 
 suite('readmitting a device', () => {
   let fleet: EnrollHarness
   before(async () => {
-    fleet = await EnrollHarness.start()
+    fleet = await EnrollHarness.start({
+      config: testConfiguration({ profiles: { camera: {}, lab: { onRevoke: { retained: 'purge' } } } }),
+    })
   })
   after(() => fleet[Symbol.asyncDispose]())
 
@@ -44,6 +47,36 @@ suite('readmitting a device', () => {
     await using feed = await followFeed(fleet, startCursor)
     const last = decodeBody((await feed.until(feedSeq)).at(-1)!)
     assert.ok(last.type === 'device.changed' && last.data.id === 'cam-2' && last.data.status === 'active')
+  })
+
+  test('what its profile purges is void from its revocation on, and after it is let in again all that is older', async () => {
+    await fleet.admin('POST', '/devices', { id: 'lab-1', profile: 'lab' })
+    const purgeAfter = async (change: string, body?: object) => {
+      await fleet.admin('POST', `/devices/lab-1/${change}`, body)
+      const { feedSeq } = (await fleet.admin('GET', '/status')).body
+      await using feed = await followFeed(fleet, startCursor)
+      const last = decodeBody((await feed.until(feedSeq)).at(-1)!)
+      assert.ok(last.type === 'device.changed')
+      return { at: last.at, purge: last.data.purge }
+    }
+    const revoked = await purgeAfter('revoke', { reason: 'keyCompromise' })
+    assert.deepEqual(revoked.purge, { retained: revoked.at })
+    const readmitted = await purgeAfter('readmit')
+    assert.deepEqual(readmitted.purge, { retained: readmitted.at })
+    assert.ok(readmitted.at > revoked.at)
+  })
+
+  test('a thief’s messages are purged and those of others kept, unless their profile says otherwise', () => {
+    const profiles = new Profiles(
+      testConfiguration({
+        profiles: { plain: {}, meter: { onRevoke: { retained: 'keep' } }, lab: { onRevoke: { queued: 'purge' } } },
+      }),
+    )
+    const both = (name: string) => [profiles.purged(name, false), profiles.purged(name, true)]
+    assert.deepEqual(both('plain'), [[], ['retained', 'queued']])
+    assert.deepEqual(both('meter'), [[], ['queued']])
+    assert.deepEqual(both('lab'), [['queued'], ['retained', 'queued']])
+    assert.deepEqual(both('of another day'), [[], ['retained', 'queued']])
   })
 
   test('one that is not revoked is left as it is, one that is not there is refused', async () => {
