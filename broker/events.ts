@@ -13,6 +13,7 @@ import { LogLimit } from '../runtime/log-limit.ts'
 import { brokerItself, type Message } from './backends/session-store.ts'
 import { factsShown, type Refusal, type Refused, written } from './denials.ts'
 import type { Connection } from './sessions.ts'
+import type { RegistryNews } from './trust/snapshot.ts'
 
 export type EventSettings = Configuration['broker']['events']
 
@@ -161,6 +162,27 @@ export class Events implements AsyncDisposable {
     }
     return messageOf(eventTopic(event.type), event, { at, retain: false })
   }
+}
+
+/** The registry has said something new. */
+export function eventOfNews(news: RegistryNews): Raised {
+  const { kind, deviceId } = news
+  if (kind === 'deviceStatus') {
+    const { status } = news
+    if (status === 'revoked') return { type: 'revoked', deviceId, scope: 'device' }
+    return { type: status === 'active' ? 'enabled' : status, deviceId }
+  }
+  const { fingerprint, serial } = news
+  if (kind === 'certificateRevoked')
+    return {
+      type: 'revoked',
+      deviceId,
+      scope: 'certificate',
+      reason: news.reason,
+      certificate: { fingerprint, serial },
+    }
+  const { notAfter, isRenewal } = news
+  return { type: isRenewal ? 'renewed' : 'enrolled', deviceId, certificate: { fingerprint, serial, notAfter } }
 }
 
 /** What is known of a connection. */

@@ -1,4 +1,4 @@
-import type { Purge } from '../contract/feed.ts'
+import type { DeviceStatus, Purge } from '../contract/feed.ts'
 import type { DeviceId } from '../contract/ids.ts'
 import { ownAuthority } from '../contract/listeners.ts'
 import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
@@ -158,8 +158,13 @@ export class Gate {
     return this.#options.feed.everLive
   }
 
+  /** @returns undefined for a device that the registry does not have */
+  standingOf(deviceId: string): DeviceStatus | undefined {
+    return this.#options.snapshot.findDevice(deviceId)?.status
+  }
+
   isRevoked(deviceId: string): boolean {
-    return this.#options.snapshot.findDevice(deviceId)?.status === 'revoked'
+    return this.standingOf(deviceId) === 'revoked'
   }
 
   /** Whether a message that is kept is void, as its device was revoked after it was published and it was not to outlive that. */

@@ -9,6 +9,7 @@ import type { Events } from './events.ts'
 import type { FastPath } from './fast-path.ts'
 import type { FirstUses } from './first-uses.ts'
 import type { Gate } from './gate.ts'
+import type { Presence } from './presence.ts'
 import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
 import type { Carried, Router } from './router.ts'
@@ -39,6 +40,7 @@ export type MqttContext = {
   denials: Pick<Denials, 'note'>
   firstUses: Pick<FirstUses, 'note'>
   events: Pick<Events, 'raise'>
+  presence: Presence
 }
 
 export const shown = (topic: string): string => topic.slice(0, 200)

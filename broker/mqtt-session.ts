@@ -204,8 +204,8 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** In its turn: the session, its will, its place on the bus; then the client is told. */
   async #establish(packet: Connect): Promise<void> {
-    const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log, firstUses, events } =
-      this.#context
+    const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log } = this.#context
+    const { firstUses, events, presence } = this.#context
     const connection = this.#connection
     const clientId = connection.clientId!
     const asked = packet.properties?.sessionExpiryInterval ?? 0
@@ -252,6 +252,7 @@ export class MqttSession implements LinkEvents, Receiver {
     })
     connection.link.taken.note('connect')
     sessions.opened(connection, this)
+    presence.opened(connection)
     events.raise({ type: 'connected', ...eventOf(connection) })
     this.#pump = new SessionPump({
       store,
@@ -373,7 +374,7 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** After the connection: its place on the bus, its session, then the will; then the client id is free. */
   async #end(end: LinkEnd): Promise<void> {
-    const { sessions, fastPath, log } = this.#context
+    const { sessions, fastPath, log, events, presence } = this.#context
     const connection = this.#connection
     const wasLive = connection.state === 'live'
     sessions.remove(connection)
@@ -394,7 +395,8 @@ export class MqttSession implements LinkEvents, Receiver {
     await this.#leave(wasLive)
     sessions.release(connection)
     if (!wasLive) return
-    this.#context.events.raise({ type: 'disconnected', ...eventOf(connection), reason: why })
+    presence.closed(connection, why)
+    events.raise({ type: 'disconnected', ...eventOf(connection), reason: why })
     const { packetsIn, bytesIn, bytesOut } = connection.link.counters
     log.info(
       {

@@ -1,11 +1,12 @@
 import { randomInt } from 'node:crypto'
 import type { Configuration } from '../contract/configuration.ts'
 import { problems } from '../contract/problems.ts'
+import { isFleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { mayQuarantine } from './admission.ts'
 import { LevelSessions } from './backends/level-sessions.ts'
-import { type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
+import { brokerItself, type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
 import type { Denials } from './denials.ts'
 import type { Events } from './events.ts'
 import { FastPath } from './fast-path.ts'
@@ -13,6 +14,7 @@ import type { FirstUses } from './first-uses.ts'
 import type { Gate } from './gate.ts'
 import { type MqttContext, shown } from './mqtt-context.ts'
 import { MqttSession } from './mqtt-session.ts'
+import { Presence } from './presence.ts'
 import { Quarantine } from './quarantine.ts'
 import { Quotas } from './quotas.ts'
 import { Reception } from './reception.ts'
@@ -21,6 +23,7 @@ import { type Carried, Router } from './router.ts'
 import { maxFilters } from './session-subscriptions.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import type { Area } from './store.ts'
+import type { SnapshotChange } from './trust/snapshot.ts'
 import { Wills, type WillsOptions } from './wills.ts'
 import { Bus } from './wire/aedes-port.ts'
 import { Link } from './wire/link.ts'
@@ -71,9 +74,16 @@ export class MqttService implements AsyncDisposable {
       const fields = describe()
       log.warn({ ...fields, ...(turn.suppressed > 0 ? { suppressed: turn.suppressed } : {}) }, fields.event)
     }
-    const quota = quotaOf(config)
+    const quota = baseQuota(config)
     const quotas = new Quotas(quota)
-    const store = stack.use(await LevelSessions.open({ area, clock, quotaOf: (deviceId) => quotas.keptFor(deviceId) }))
+    // One presence of each registered device, which is all that the broker retains itself.
+    const ownQuota: DeviceQuota = {
+      ...quota,
+      retained: Number.POSITIVE_INFINITY,
+      retainedBytes: Number.POSITIVE_INFINITY,
+    }
+    const quotaOf = (deviceId: string): DeviceQuota => (deviceId === brokerItself ? ownQuota : quotas.keptFor(deviceId))
+    const store = stack.use(await LevelSessions.open({ area, clock, quotaOf }))
     const index = new RouteIndex({ seed: randomInt(2 ** 32) })
     await restore(store, index, gate)
     const retained = await RetainedMessages.open(store, {
@@ -118,6 +128,8 @@ export class MqttService implements AsyncDisposable {
       warn(`will ${clientId}`, () => fields)
     }
     const wills = stack.use(new Wills({ store, router, retained, index, gate, sessions, quotas, clock, log, onDenied }))
+    const warnOfLost = (err: unknown): void =>
+      warn('event', () => ({ event: 'event.notStored', reason: isFleetError(err) ? err.code : 'internal', err }))
     events.attach({
       isWanted: (topic) => {
         const { deliveries, groups } = index.match(topic)
@@ -125,13 +137,22 @@ export class MqttService implements AsyncDisposable {
       },
       publish: async (messages) => {
         const routed = await Promise.allSettled(messages.map((message) => router.route(message)))
-        for (const answer of routed) {
-          if (answer.status === 'fulfilled') continue
-          warn('event', () => ({ event: 'event.lost', reason: 'unavailable', err: answer.reason }))
-        }
+        for (const answer of routed) if (answer.status === 'rejected') warnOfLost(answer.reason)
       },
     })
     stack.use(events)
+    const presence = stack.use(
+      await Presence.open({
+        settings: config.events,
+        brokerId: config.id,
+        store,
+        router,
+        sessions,
+        gate,
+        clock,
+        onFailed: warnOfLost,
+      }),
+    )
     const context = {
       config,
       gate,
@@ -151,6 +172,7 @@ export class MqttService implements AsyncDisposable {
       denials,
       firstUses,
       events,
+      presence,
     }
     return new MqttService(context, stack.move())
   }
@@ -179,6 +201,16 @@ export class MqttService implements AsyncDisposable {
   async forgetRevoked(): Promise<void> {
     const { store, gate } = this.#context
     for (const deviceId of await revokedDevices(store, gate)) this.forget(deviceId)
+  }
+
+  /** Tells who is there anew where the registry has changed that. */
+  review({ news, replaced }: SnapshotChange): void {
+    const { presence, log } = this.#context
+    for (const one of news) if (one.kind === 'deviceStatus') presence.standing(one.deviceId)
+    if (!replaced) return
+    presence
+      .review()
+      .catch((err) => log.error({ event: 'broker.failed', err }, 'who is there could not be held to the registry'))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -228,7 +260,7 @@ const linkLimitsOf = ({
 })
 
 /** Half of a device's bytes are for what waits for it, half for what it has retained. */
-function quotaOf(config: Configuration['broker']): DeviceQuota {
+function baseQuota(config: Configuration['broker']): DeviceQuota {
   const { maxConnectionsPerDevice, maxQueuedMessages, maxRetainedPerDevice, maxStoredBytesPerDevice } = config
   return {
     sessions: maxConnectionsPerDevice,

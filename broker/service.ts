@@ -8,7 +8,7 @@ import { credentialStamp, readCredential } from './credential.ts'
 import { CutReports } from './cut-reports.ts'
 import { Denials, refusedOf } from './denials.ts'
 import { Entrances } from './entrances.ts'
-import { Events } from './events.ts'
+import { Events, eventOfNews } from './events.ts'
 import { FirstUses } from './first-uses.ts'
 import { Gate } from './gate.ts'
 import { MqttService } from './mqtt.ts'
@@ -209,6 +209,8 @@ export async function createBrokerService(options: {
       purgeAll()
     }
     if (change.anchors) trustOwn()
+    for (const one of change.news) events.raise(eventOfNews(one))
+    mqtt.review(change)
   }
 
   stack.use(entrances)

@@ -32,7 +32,8 @@ export type FeedData = {
     status: DeviceStatus
     purge?: Purge
   }
-  'certificate.issued': { serial: string; fingerprint: string; deviceId: string; notAfter: string }
+  /** `via`: how the device proved itself, `reenroll` for a renewal; missing in events from before it was noted. */
+  'certificate.issued': { serial: string; fingerprint: string; deviceId: string; notAfter: string; via?: string }
   'certificate.revoked': { serial: string; fingerprint: string; deviceId: string; reason: string }
 }
 export type FeedType = keyof FeedData

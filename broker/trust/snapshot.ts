@@ -1,7 +1,7 @@
 import { X509Certificate } from 'node:crypto'
 import { z } from 'zod'
 import { deviceAttributes } from '../../contract/device-attributes.ts'
-import { type Cursor, deviceStatuses, type FeedEvent, startCursor } from '../../contract/feed.ts'
+import { type Cursor, type DeviceStatus, deviceStatuses, type FeedEvent, startCursor } from '../../contract/feed.ts'
 import { isDeviceId, isFingerprint, isGroupName, isProfileName, isSerialNumber } from '../../contract/ids.ts'
 import { policyDocument } from '../../contract/policy-document.ts'
 import { chainHash } from '../../runtime/chain.ts'
@@ -23,7 +23,15 @@ export type SnapshotChange = {
   anchors: boolean
   /** The whole snapshot was exchanged: anybody may be affected. */
   replaced: boolean
+  /** Of the facts that were not known before; none where the snapshot was exchanged. */
+  news: readonly RegistryNews[]
 }
+
+/** What applications may want to hear of. */
+export type RegistryNews =
+  | { kind: 'issued'; deviceId: string; fingerprint: string; serial: string; notAfter: string; isRenewal: boolean }
+  | { kind: 'certificateRevoked'; deviceId: string; fingerprint: string; serial: string; reason: string }
+  | { kind: 'deviceStatus'; deviceId: string; status: DeviceStatus }
 
 const deviceId = z.string().refine(isDeviceId)
 const fingerprint = z.string().refine(isFingerprint)
@@ -56,7 +64,7 @@ const fact = z.discriminatedUnion('type', [
   z.object({
     type: z.literal('certificate.issued'),
     at,
-    data: z.object({ serial, fingerprint, deviceId, notAfter: instant }),
+    data: z.object({ serial, fingerprint, deviceId, notAfter: instant, via: z.string().optional() }),
   }),
   z.object({
     type: z.literal('certificate.revoked'),
@@ -148,8 +156,8 @@ export class Snapshot {
    */
   apply(events: readonly FeedEvent[]): SnapshotChange {
     const state = this.#draft ?? this.#state
-    const update = readEvents(state, events)
-    const change = merge(state, update)
+    const { update, news } = readEvents(state, events)
+    const change = { ...merge(state, update), news }
     if (state !== this.#state) return unchanged()
     this.#unsaved = this.#unsaved === undefined ? update : joined(this.#unsaved, update)
     if (change.policy) this.#epoch++
@@ -173,7 +181,7 @@ export class Snapshot {
     this.#draft = undefined
     this.#unsaved = undefined
     this.#epoch++
-    return { devices: [], certificates: [], policy: true, anchors: true, replaced: true }
+    return { devices: [], certificates: [], policy: true, anchors: true, replaced: true, news: [] }
   }
 }
 
@@ -183,6 +191,7 @@ const unchanged = (): SnapshotChange => ({
   policy: false,
   anchors: false,
   replaced: false,
+  news: [],
 })
 
 const joined = (first: SnapshotUpdate, then: SnapshotUpdate): SnapshotUpdate => ({
@@ -192,7 +201,11 @@ const joined = (first: SnapshotUpdate, then: SnapshotUpdate): SnapshotUpdate => 
   certificates: new Map([...first.certificates, ...then.certificates]),
 })
 
-function readEvents(state: SnapshotState, events: readonly FeedEvent[]): SnapshotUpdate {
+function readEvents(
+  state: SnapshotState,
+  events: readonly FeedEvent[],
+): { update: SnapshotUpdate; news: RegistryNews[] } {
+  const news: RegistryNews[] = []
   const update: SnapshotUpdate = { cursor: state.cursor, devices: new Map(), certificates: new Map() }
   for (const event of events) {
     const { seq, hash } = update.cursor
@@ -200,9 +213,11 @@ function readEvents(state: SnapshotState, events: readonly FeedEvent[]): Snapsho
       throw new FleetError('data_damaged', `feed event ${event.seq} does not follow event ${seq}`)
     }
     update.cursor = { seq: event.seq, hash: event.hash }
-    note(state, update, parseFact(event))
+    const read = parseFact(event)
+    news.push(...newsOf(state, update, read))
+    note(state, update, read)
   }
-  return update
+  return { update, news }
 }
 
 function parseFact(event: FeedEvent): Fact {
@@ -247,7 +262,26 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
   }
 }
 
-function merge(state: SnapshotState, update: SnapshotUpdate): SnapshotChange {
+/** @param update what came before the fact in the same run */
+function newsOf(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact): RegistryNews[] {
+  if (type === 'device.changed') {
+    const { id, status } = data
+    const before = update.devices.get(id) ?? state.devices.get(id)
+    return before === undefined || before.status === status ? [] : [{ kind: 'deviceStatus', deviceId: id, status }]
+  }
+  if (type !== 'certificate.issued' && type !== 'certificate.revoked') return []
+  const { deviceId, fingerprint, serial } = data
+  const known = update.certificates.get(fingerprint) ?? state.certificates.get(fingerprint)
+  if (type === 'certificate.issued') {
+    if (known !== undefined) return []
+    const { notAfter, via } = data
+    return [{ kind: 'issued', deviceId, fingerprint, serial, notAfter, isRenewal: via === 'reenroll' }]
+  }
+  if (known?.status === 'revoked') return []
+  return [{ kind: 'certificateRevoked', deviceId, fingerprint, serial, reason: data.reason }]
+}
+
+function merge(state: SnapshotState, update: SnapshotUpdate): Omit<SnapshotChange, 'news'> {
   state.cursor = update.cursor
   if (update.anchors !== undefined) state.anchors = update.anchors
   if (update.policy !== undefined) state.policy = update.policy

@@ -108,6 +108,7 @@ export class CertificateAuthority {
             fingerprint: certificate.fingerprint,
             deviceId: device.doc.id,
             notAfter: record.notAfter!,
+            via: approval.via,
           },
         },
         ...surplus.feed,
