@@ -1,16 +1,22 @@
 import type { Alert, BrokerReport, CertificateUsed, SessionCut } from '../contract/broker-reports.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import type { Log } from '../runtime/log.ts'
+import { noteUse } from './ca/supersession.ts'
 import type { Reported } from './feed-server.ts'
 import type { AuditFact } from './registry/audit-log.ts'
-import { findCertificate, writeCertificate } from './registry/certificates.ts'
-import { type Registry, untilNoConflict } from './registry/registry.ts'
+import { findCertificate } from './registry/certificates.ts'
+import type { Registry } from './registry/registry.ts'
 
 type Said<R extends BrokerReport> = { broker: string; requestId: string; report: R }
-type ReportsOptions = { registry: Registry; clock: () => Date; log: Log }
+type ReportsOptions = { registry: Registry; overlapMs: number; clock: () => Date; log: Log }
 
 /** Takes what brokers report. A report that comes again has no second effect: its id is the request's. */
-export function createReportDesk({ registry, clock, log }: ReportsOptions): (reported: Reported) => Promise<void> {
+export function createReportDesk({
+  registry,
+  overlapMs,
+  clock,
+  log,
+}: ReportsOptions): (reported: Reported) => Promise<void> {
   const record = async (requestId: string, fact: Omit<AuditFact, 'requestId'>): Promise<boolean> => {
     const audit = [{ ...fact, requestId }]
     const { replayed } = await registry.commit({ requestId, writes: [], audit, at: clock() })
@@ -44,14 +50,14 @@ export function createReportDesk({ registry, clock, log }: ReportsOptions): (rep
   }
 
   /** From its first session on it is certain that the device has the certificate. */
-  const used = ({ requestId, report: { serial, fingerprint, at } }: Said<CertificateUsed>): Promise<void> =>
-    untilNoConflict(async () => {
-      const known = await findCertificate(registry, serial)
-      // Another CA may have given the same number to a certificate of its own.
-      if (known?.doc.fingerprint !== fingerprint || known.doc.firstUsedAt !== undefined) return
-      const write = writeCertificate({ ...known.doc, firstUsedAt: at }, known.rev)
-      await registry.commit({ requestId, writes: [write], audit: [], at: clock() })
-    })
+  async function used({ broker, requestId, report }: Said<CertificateUsed>): Promise<void> {
+    const { serial, fingerprint, remoteAddress, at } = report
+    const known = await findCertificate(registry, serial)
+    // Another CA may have given the same number to a certificate of its own.
+    if (known?.doc.fingerprint !== fingerprint) return
+    const by = { actor: `broker:${broker}`, remoteAddress, requestId }
+    await noteUse(registry, { serial, at: new Date(at), ...by, overlapMs, now: clock() })
+  }
 
   return async ({ broker, id, report }) => {
     const requestId = `report-${broker}-${id}`

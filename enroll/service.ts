@@ -128,7 +128,7 @@ export async function createEnrollService(input: {
       listen: config.enroll.feed,
       credential: credential(),
       anchors,
-      onReport: createReportDesk({ registry, clock, log }),
+      onReport: createReportDesk({ registry, overlapMs: config.enroll.overlapMs, clock, log }),
     }),
   )
   const admin = opened.use(

@@ -15,19 +15,22 @@ import { type Registry, readAll, untilNoConflict, type Write } from '../registry
 export const maxUnused = 5
 
 /** Who showed it and where: a broker, or a device at the EST edge. */
-type Use = { serial: string; actor: string; remoteAddress: string; requestId: string; overlapMs: number; now: Date }
+type Use = { serial: string; at: Date; overlapMs: number; now: Date } & Pick<
+  AuditFact,
+  'actor' | 'remoteAddress' | 'requestId'
+>
 
 /**
  * Notes that a device has shown a certificate. With the first use of it the time of the older ones of its label and profile
  * is limited; before, a device that lost the answer to its renewal still needs them.
  */
-export function noteUse(registry: Registry, { serial, overlapMs, now, ...by }: Use): Promise<void> {
+export function noteUse(registry: Registry, { serial, at, overlapMs, now, ...by }: Use): Promise<void> {
   return untilNoConflict(async () => {
     const used = await findCertificate(registry, serial)
     if (used?.doc.status !== 'issued' || used.doc.kind !== 'device' || used.doc.firstUsedAt !== undefined) return
     const older = await olderThan(registry, used.doc)
     const supersedesAt = new Date(now.getTime() + overlapMs).toISOString()
-    const record = { ...used.doc, firstUsedAt: now.toISOString(), ...(older.length > 0 ? { supersedesAt } : {}) }
+    const record = { ...used.doc, firstUsedAt: at.toISOString(), ...(older.length > 0 ? { supersedesAt } : {}) }
     await registry.commit({
       requestId: `${by.requestId}-use-${serial.slice(0, 8)}`,
       writes: [writeCertificate(record, used.rev)],

@@ -64,7 +64,8 @@ export async function certify({ request, label, csr, prove }: Wanted, context: E
     const evidence = await prove()
     if (evidence.kind === 'certificate') {
       const { serial, deviceId } = evidence.record.doc
-      await noteUse(registry, { serial, actor: `device:${deviceId}`, remoteAddress, requestId: id, overlapMs, now })
+      const by = { actor: `device:${deviceId}`, remoteAddress, requestId: id }
+      await noteUse(registry, { serial, at: now, ...by, overlapMs, now })
     }
     const decision = await ra.decide(evidence, asking)
     if (decision.decision !== 'approved') return decision

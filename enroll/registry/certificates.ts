@@ -23,7 +23,7 @@ export type CertificateRecord = {
   notBefore?: string
   notAfter?: string
   issuedAt?: string
-  /** When a device first showed it, at a broker or here. */
+  /** When its device first showed it: as the broker has it that had the first session with it, or here. */
   firstUsedAt?: string
   /** When the older ones of its device end because it is in use; absent once they have ended. */
   supersedesAt?: string

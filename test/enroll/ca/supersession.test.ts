@@ -30,7 +30,15 @@ const certificate = (serial: string, issued: number, more: Partial<CertificateRe
 const keep = (registry: Registry, ...certificates: CertificateRecord[]) =>
   put(registry, ...certificates.map((one) => writeCertificate(one, 0)))
 const use = (registry: Registry, serial: string, now: Date, overlapMs = 5 * minute) =>
-  noteUse(registry, { serial, actor: 'broker:main', remoteAddress: '192.0.2.1', requestId: 'r1', overlapMs, now })
+  noteUse(registry, {
+    serial,
+    at: now,
+    actor: 'broker:main',
+    remoteAddress: '192.0.2.1',
+    requestId: 'r1',
+    overlapMs,
+    now,
+  })
 const states = async (registry: Registry, ...serials: string[]) =>
   Promise.all(serials.map(async (serial) => (await getCertificate(registry, serial)).doc.status))
 
