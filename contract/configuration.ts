@@ -256,6 +256,14 @@ const fields = z.strictObject({
 
 export const configuration = fields.superRefine(({ labels, profiles }, context) => {
   const fault = (path: string[], message: string): void => context.addIssue({ code: 'custom', path, message })
+  for (const [name, { evidence, channelBinding }] of Object.entries(profiles)) {
+    if (channelBinding === 'required' && evidence.includes('approval')) {
+      fault(
+        ['profiles', name, 'channelBinding'],
+        'a request that names its connection is another one each time, so none that was approved can come again',
+      )
+    }
+  }
   for (const [name, { profile: wanted, ...trusted }] of Object.entries(labels)) {
     const evidence = wanted === undefined ? undefined : profiles[wanted]?.evidence
     for (const kind of ['factory', 'claim'] as const) {

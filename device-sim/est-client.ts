@@ -1,7 +1,10 @@
 import { createHash, X509Certificate } from 'node:crypto'
-import { type RequestOptions, request } from 'node:https'
+import { Agent, type RequestOptions, request } from 'node:https'
+import type { TLSSocket } from 'node:tls'
 import { parseCertificate, toPem } from '../pki/certificate.ts'
 import { parseCertsOnly } from '../pki/cms.ts'
+import { asksForChannelBinding } from '../pki/csr-attributes.ts'
+import { channelBindingOf } from '../runtime/channel-binding.ts'
 import { FleetError } from '../runtime/errors.ts'
 
 const timeoutMs = 30_000
@@ -22,6 +25,12 @@ export class EstError extends Error {
     this.retryAfterMs = retryAfterMs
   }
 }
+
+/**
+ * Makes the PKCS#10, DER, with this challengePassword: the channel binding (RFC 7030 3.5) of the connection that it goes over,
+ * undefined where the server does not ask for one.
+ */
+export type MakeCsr = (challengePassword: string | undefined) => Promise<Buffer>
 
 /** Whom this device believes: the pinned root and the CA certificates between it and a device's own. */
 export type Trust = { rootPem: string; intermediatesPem: string }
@@ -74,44 +83,63 @@ export class EstClient {
     id: string
     token?: string | undefined
     born?: { certificatePem: string; privateKeyPem: string } | undefined
-    csrDer: Buffer
+    csr: MakeCsr
   }): Promise<string> {
-    const { id, token, born, csrDer } = input
+    const { id, token, born, csr } = input
     // RFC 7030 3.2.3: HTTP Basic, inside TLS alone.
     const basic = token === undefined ? undefined : `Basic ${Buffer.from(`${id}:${token}`).toString('base64')}`
-    return this.#enroll('simpleenroll', csrDer, {
+    return this.#enroll('simpleenroll', csr, {
       ...(basic === undefined ? {} : { headers: { Authorization: basic } }),
       ...(born === undefined ? {} : { cert: born.certificatePem, key: born.privateKeyPem }),
     })
   }
 
   /** @param input key and certificate as PEM: the ones that are to be replaced */
-  simplereenroll(input: { privateKeyPem: string; certificatePem: string; csrDer: Buffer }): Promise<string> {
+  simplereenroll(input: { privateKeyPem: string; certificatePem: string; csr: MakeCsr }): Promise<string> {
     const cert = input.certificatePem + this.trust.intermediatesPem
-    return this.#enroll('simplereenroll', input.csrDer, { cert, key: input.privateKeyPem })
+    return this.#enroll('simplereenroll', input.csr, { cert, key: input.privateKeyPem })
   }
 
-  async #enroll(operation: string, csrDer: Buffer, options: RequestOptions): Promise<string> {
-    const certificates = await exchange(this.#url, operation, { ...options, ca: this.trust.rootPem }, csrDer)
-    const [leaf] = certificates.filter((der) => !parseCertificate(der).isCa)
-    if (leaf === undefined) throw new Error(`${operation} was answered without a certificate for this device`)
-    return toPem(leaf)
+  async #enroll(operation: string, csr: MakeCsr, credentials: RequestOptions): Promise<string> {
+    // One connection for both where the server keeps it. A resumed session would save little and has another binding.
+    const agent = new Agent({ keepAlive: true, maxSockets: 1, maxCachedSessions: 0 })
+    const options = { ...credentials, agent, ca: this.trust.rootPem }
+    try {
+      const isBound = await wantsChannelBinding(this.#url, options)
+      const bodyOf = async (socket: TLSSocket): Promise<string> => {
+        const der = await csr(isBound ? challengeOf(socket) : undefined)
+        return `${der.toString('base64')}\n`
+      }
+      const certificates = await exchange(this.#url, operation, options, bodyOf)
+      const [leaf] = certificates.filter((der) => !parseCertificate(der).isCa)
+      if (leaf === undefined) throw new Error(`${operation} was answered without a certificate for this device`)
+      return toPem(leaf)
+    } finally {
+      agent.destroy()
+    }
   }
 }
 
-const cacerts = (url: string, options: RequestOptions): Promise<Buffer[]> => exchange(url, 'cacerts', options)
+/** RFC 7030 4.5. Whatever the answer but a wish, the enrollment says what is wrong. */
+async function wantsChannelBinding(url: string, options: RequestOptions): Promise<boolean> {
+  const { status, text } = await send(operationUrl(url, 'csrattrs'), options)
+  return status === 200 && asksForChannelBinding(decodeBase64(text))
+}
 
-async function exchange(url: string, operation: string, options: RequestOptions, csrDer?: Buffer): Promise<Buffer[]> {
-  const body = csrDer === undefined ? undefined : `${csrDer.toString('base64')}\n`
-  const { status, text, retryAfter } = await send(
-    operationUrl(url, operation),
-    {
-      ...options,
-      method: body === undefined ? 'GET' : 'POST',
-      headers: { ...options.headers, ...(body === undefined ? {} : { 'Content-Type': 'application/pkcs10' }) },
-    },
-    body,
+function challengeOf(socket: TLSSocket): string {
+  const binding = channelBindingOf(socket, 'client')
+  if (binding !== undefined) return binding.toString('base64')
+  throw new FleetError(
+    'channel_binding_unavailable',
+    'the server asks for a channel binding, which takes TLS 1.3, or TLS 1.2 with Extended Master Secret',
   )
+}
+
+const cacerts = (url: string, options: RequestOptions): Promise<Buffer[]> =>
+  exchange(url, 'cacerts', { ...options, agent: false })
+
+async function exchange(url: string, operation: string, options: RequestOptions, body?: MakeBody): Promise<Buffer[]> {
+  const { status, text, retryAfter } = await send(operationUrl(url, operation), options, body)
   if (status !== 200) throw new EstError(operation, status, text.trim().slice(0, 500), waitOf(status, retryAfter))
   return parseCertsOnly(decodeBase64(text))
 }
@@ -132,10 +160,15 @@ function operationUrl(url: string, operation: string): URL {
   return base
 }
 
-function send(url: URL, options: RequestOptions, body: string | undefined): Promise<Answer> {
+type MakeBody = (socket: TLSSocket) => Promise<string>
+
+/** @param body makes what is posted, once the connection is there that it goes over */
+function send(url: URL, { headers, ...options }: RequestOptions, body?: MakeBody): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const signal = AbortSignal.timeout(timeoutMs)
-    const sent = request(url, { ...options, agent: false, signal }, (response) => {
+    const method =
+      body === undefined ? {} : { method: 'POST', headers: { ...headers, 'Content-Type': 'application/pkcs10' } }
+    const sent = request(url, { headers, ...options, ...method, signal }, (response) => {
       let text = ''
       response.setEncoding('utf8')
       response.on('data', (chunk: string) => {
@@ -147,7 +180,17 @@ function send(url: URL, options: RequestOptions, body: string | undefined): Prom
       response.on('end', () => resolve({ status: response.statusCode ?? 0, text, retryAfter }))
     })
     sent.on('error', reject)
-    sent.end(body)
+    if (body === undefined) return void sent.end()
+    sent.once('socket', (socket: TLSSocket) => {
+      const post = (): void => {
+        body(socket).then(
+          (text) => sent.setHeader('Content-Length', Buffer.byteLength(text)).end(text),
+          (error) => sent.destroy(error),
+        )
+      }
+      if (socket.connecting) socket.once('secureConnect', post)
+      else post()
+    })
   })
 }
 

@@ -1,22 +1,25 @@
 import { parseCertificate, parsePem } from '../pki/certificate.ts'
-import { createKeyAndCsr } from '../pki/x509.ts'
-import type { EstClient } from './est-client.ts'
+import { createCsr, generateKeyPem } from '../pki/x509.ts'
+import type { EstClient, MakeCsr } from './est-client.ts'
 
 /** What a device proves itself with; `chainPem` is what it shows: its certificate, then the issuing CA's. */
 export type Identity = { privateKeyPem: string; certificatePem: string; chainPem: string }
 
 /** A first certificate for a new key. */
 export async function enrollIdentity(est: EstClient, id: string, token: string): Promise<Identity> {
-  const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: id })
-  return identityOf(est, privateKeyPem, await est.simpleenroll({ id, token, csrDer }))
+  const privateKeyPem = generateKeyPem('P-256')
+  const csr: MakeCsr = (challengePassword) => createCsr({ commonName: id, privateKeyPem, challengePassword })
+  return identityOf(est, privateKeyPem, await est.simpleenroll({ id, token, csr }))
 }
 
 /** A certificate for a new key in place of the one that there is (rekey, RFC 7030 4.2.2). */
 export async function renewIdentity(est: EstClient, current: Identity): Promise<Identity> {
-  const { subject, subjectAltNameDer } = certificateOf(current.certificatePem)
+  const { subject, subjectAltNameDer: subjectAltName } = certificateOf(current.certificatePem)
+  const privateKeyPem = generateKeyPem('P-256')
   // RFC 7030 4.2.2: subject and SubjectAltName are those of the current certificate, byte for byte.
-  const { privateKeyPem, csrDer } = await createKeyAndCsr({ subject: subject.der, subjectAltName: subjectAltNameDer })
-  return identityOf(est, privateKeyPem, await est.simplereenroll({ ...current, csrDer }))
+  const csr: MakeCsr = (challengePassword) =>
+    createCsr({ subject: subject.der, subjectAltName, privateKeyPem, challengePassword })
+  return identityOf(est, privateKeyPem, await est.simplereenroll({ ...current, csr }))
 }
 
 export const identityOf = (est: EstClient, privateKeyPem: string, certificatePem: string): Identity => ({

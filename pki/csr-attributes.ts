@@ -1,4 +1,4 @@
-import { contextConstructed, element, integer, oid, sequence, setOf, tags } from './der.ts'
+import { contextConstructed, element, integer, oid, readDer, sequence, setOf, tags } from './der.ts'
 import { writeExtension } from './extensions.ts'
 import { oids } from './oids.ts'
 import type { CertificateProfile } from './profile.ts'
@@ -44,17 +44,32 @@ export function buildCsrAttributes(wanted: { template: RequestTemplate | undefin
   // RFC 9908 3.2: one id-ExtensionReq with one Extensions, and one attribute that says the type of key.
   const extensions = attribute(oids.extensionRequest, sequence(writeExtension(oids.extendedKeyUsage, purposes)))
   const key = keys[template.keyType]
+  // RFC 9908 3.4, 4: attributes of a template are those of PKCS#10, with a value or not at all (RFC 5912 5), and who reads the
+  // template reads nothing else. So it cannot ask for a challengePassword that the client is to fill in.
+  if (channelBinding) return sequence(...challenge, key.attribute, extensions)
   const info = sequence(
     integer(0),
     ...(template.subject === undefined ? [] : [template.subject]),
     // The key itself is left out: a placeholder would demand one size of RSA (RFC 9908 3.4).
     element(contextConstructed(0), key.algorithm),
-    element(
-      contextConstructed(1),
-      // X.690 11.6: the shorter encoding stands first in a SET OF.
-      ...(channelBinding ? [attribute(oids.challengePassword)] : []),
-      extensions,
-    ),
+    element(contextConstructed(1), extensions),
   )
-  return sequence(...challenge, key.attribute, extensions, attribute(oids.certificationRequestInfoTemplate, info))
+  return sequence(key.attribute, extensions, attribute(oids.certificationRequestInfoTemplate, info))
+}
+
+const maxBytes = 65_536
+
+/**
+ * Whether CsrAttrs ask for a challengePassword (RFC 7030 3.5), as an OID or as an attribute of that type.
+ *
+ * @throws DerError
+ */
+export function asksForChannelBinding(der: Uint8Array): boolean {
+  const list = readDer(der, maxBytes).enter()
+  let asks = false
+  while (!list.done) {
+    const type = list.nextTag === tags.oid ? list.oid() : list.enter().oid()
+    asks ||= type === oids.challengePassword
+  }
+  return asks
 }

@@ -3,6 +3,7 @@ import 'reflect-metadata'
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, type webcrypto } from 'node:crypto'
 import {
   BasicConstraintsExtension,
+  ChallengePasswordAttribute,
   ExtendedKeyUsage,
   ExtendedKeyUsageExtension,
   Extension,
@@ -23,6 +24,8 @@ export type RequestedSubject = { commonName: string } | { subject: Uint8Array }
 export type CsrInput = RequestedSubject & {
   /** GeneralNames DER to ask for, as re-enrollment has to (RFC 7030 4.2.2) */
   subjectAltName?: Uint8Array | undefined
+  /** of what EST calls a channel binding (RFC 7030 3.5): characters of a PrintableString */
+  challengePassword?: string | undefined
 }
 
 /** A new key with its certificate request; the key as PKCS#8 PEM, not encrypted. */
@@ -45,6 +48,7 @@ export async function createCsr(input: CsrInput & { privateKeyPem: string }): Pr
     name,
     keys,
     signingAlgorithm: algorithm,
+    attributes: input.challengePassword === undefined ? [] : [new ChallengePasswordAttribute(input.challengePassword)],
     extensions: input.subjectAltName ? [new Extension(oids.subjectAltName, false, input.subjectAltName)] : [],
   })
   return Buffer.from(request.rawData)
@@ -75,7 +79,8 @@ export async function createSelfSigned(input: {
 const subjectOf = (input: RequestedSubject): Buffer =>
   'subject' in input ? Buffer.from(input.subject) : buildName({ commonName: input.commonName })
 
-function generateKeyPem(type: ClientKeyType): string {
+/** PKCS#8, not encrypted. */
+export function generateKeyPem(type: ClientKeyType): string {
   return generateKey(type).export({ format: 'pem', type: 'pkcs8' }).toString()
 }
 

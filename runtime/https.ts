@@ -176,7 +176,7 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
     remoteAddress: socket.remoteAddress ?? 'unknown',
     certificate: socket.getPeerX509Certificate()?.raw,
     certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
-    channelBinding: () => channelBindingOf(socket),
+    channelBinding: () => channelBindingOf(socket, 'server'),
   }
   let result: EdgeAnswer
   try {

@@ -3,9 +3,9 @@ import { hostname } from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { type DeviceId, isDeviceId } from '../../contract/ids.ts'
 import { CredentialFolder, requireOwn } from '../../device-sim/credential-folder.ts'
-import { EstClient, EstError, fetchTrust } from '../../device-sim/est-client.ts'
+import { EstClient, EstError, fetchTrust, type MakeCsr } from '../../device-sim/est-client.ts'
 import { identityOf } from '../../device-sim/identity.ts'
-import { type ClientKeyType, createKeyAndCsr } from '../../pki/x509.ts'
+import { type ClientKeyType, createCsr, createKeyAndCsr } from '../../pki/x509.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { readPrivateFile } from '../../runtime/files.ts'
 import { estCall } from '../est-call.ts'
@@ -89,9 +89,12 @@ async function runEnroll(options: Options, io: Io): Promise<void> {
   const trust = await estCall(url, () => fetchTrust(url, caFingerprint))
   const client = new EstClient(url, trust)
   const { privateKeyPem, csrDer } = await folder.pending(() => createKeyAndCsr({ commonName: id, keyType }))
+  // What waits for an approval is the request that was made first; one that names its connection is new for each.
+  const csr: MakeCsr = async (challengePassword) =>
+    challengePassword === undefined ? csrDer : createCsr({ commonName: id, privateKeyPem, challengePassword })
   const ask = () =>
     estCall(url, () =>
-      untilDecided(() => client.simpleenroll({ id, token, born: born || undefined, csrDer }), options, io),
+      untilDecided(() => client.simpleenroll({ id, token, born: born || undefined, csr }), options, io),
     )
   const identity = identityOf(client, privateKeyPem, await ask())
   requireOwn(identity, trust, id)

@@ -38,6 +38,8 @@ test('an unknown key and a value out of range are refused', () => {
   refuses({ profiles: { Sensor: {} } }, /Invalid key/)
   refuses({ profiles: { sensor: { validityDays: 4000 } } }, /<=3650/)
   refuses({ profiles: { sensor: { keyTypes: [] } } }, />=1/)
+  const never = { channelBinding: 'required', evidence: ['token', 'approval'] }
+  refuses({ profiles: { sensor: never } }, /none that was approved can come again/)
   refuses({ profiles: { sensor: { keyTypes: ['P-521'] } } }, /"P-256"\|"P-384"/)
   refuses({ log: { level: 'loud' } }, /"debug"\|"info"/)
   refuses({ broker: { id: '../x' } }, /./)

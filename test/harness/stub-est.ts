@@ -33,6 +33,8 @@ export class StubEst implements AsyncDisposable {
         let body = ''
         for await (const chunk of request) body += chunk
         const peer = (request.socket as TLSSocket).getPeerX509Certificate()?.subject
+        // RFC 7030 4.5.2: a server that wants nothing in particular.
+        if (request.url!.endsWith('/csrattrs')) return void response.writeHead(404, { 'Content-Length': 0 }).end()
         const seen = { path: request.url!, body, headers: request.headers, peer }
         stub!.requests.push(seen)
         const given = answer(seen, stub!.requests.length)

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { fromBER } from 'asn1js'
-import { buildCsrAttributes } from '../../pki/csr-attributes.ts'
+import { asksForChannelBinding, buildCsrAttributes } from '../../pki/csr-attributes.ts'
+import { DerError } from '../../pki/der.ts'
 import { buildName } from '../../pki/names.ts'
 
 const hex = (text: string): Buffer => Buffer.from(text.replaceAll(/\s/g, ''), 'hex')
@@ -42,27 +43,29 @@ test('without a subject the template leaves it to the client', () => {
   )
 })
 
-test('a channel binding that is required is asked for by challengePassword, in both forms (RFC 7030 3.5)', () => {
+test('a channel binding that is required is asked for by challengePassword, without a template, which cannot (RFC 7030 3.5)', () => {
   const template = { keyType: 'Ed25519' as const, extendedKeyUsage: ['clientAuth' as const], subject: undefined }
   const challenge = '0609 2a864886f70d010907'
-  assert.deepEqual(
-    buildCsrAttributes({ template, channelBinding: true }),
-    hex(`308190
-      ${challenge}
-      3007 0603 2b6570 3100
-      ${extensionRequest}
-      3054 060b 2a864886f70d010910023d 3145 3043
-        0201 00
-        a007 3005 0603 2b6570
-        a135 300d ${challenge} 3100 ${extensionRequest}`),
-  )
-  assert.deepEqual(buildCsrAttributes({ template: undefined, channelBinding: true }), hex(`300b ${challenge}`))
+  const asking = buildCsrAttributes({ template, channelBinding: true })
+  assert.deepEqual(asking, hex(`303a ${challenge} 3007 0603 2b6570 3100 ${extensionRequest}`))
+  const alone = buildCsrAttributes({ template: undefined, channelBinding: true })
+  assert.deepEqual(alone, hex(`300b ${challenge}`))
+  for (const der of [asking, alone]) assert.equal(asksForChannelBinding(der), true)
+})
+
+test('a client finds the wish for a channel binding as an OID or as an attribute, and nowhere else', () => {
+  const template = { keyType: 'P-256' as const, extendedKeyUsage: ['clientAuth' as const], subject: undefined }
+  assert.equal(asksForChannelBinding(buildCsrAttributes({ template, channelBinding: false })), false)
+  assert.equal(asksForChannelBinding(hex('3000')), false)
+  assert.equal(asksForChannelBinding(hex('300f 300d 0609 2a864886f70d010907 3100')), true)
+  assert.throws(() => asksForChannelBinding(hex('3003 0201 00')), DerError)
+  assert.throws(() => asksForChannelBinding(hex('3000 00')), DerError)
 })
 
 test('every key type gives DER that asn1js reads to its end', () => {
   for (const keyType of ['P-256', 'P-384', 'Ed25519', 'RSA'] as const) {
     const template = { keyType, extendedKeyUsage: ['clientAuth' as const], subject: undefined }
-    const der = buildCsrAttributes({ template, channelBinding: true })
+    const der = buildCsrAttributes({ template, channelBinding: false })
     assert.equal(fromBER(Uint8Array.from(der)).offset, der.length)
   }
 })

@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { after, before, suite, test } from 'node:test'
-import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
-import { buildCsrAttributes } from '../../../pki/csr-attributes.ts'
+import tls, { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
+import { EstClient, fetchTrust } from '../../../device-sim/est-client.ts'
+import { enrollIdentity, renewIdentity } from '../../../device-sim/identity.ts'
+import { asksForChannelBinding, buildCsrAttributes } from '../../../pki/csr-attributes.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { channelBindingOf } from '../../../runtime/channel-binding.ts'
 import { csrWithChallenge } from '../../harness/csr-vectors.ts'
 import { codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
 
@@ -84,6 +87,7 @@ suite('channel binding (RFC 7030 3.5)', () => {
 
   test('without Extended Master Secret tls-unique names more than one connection, so nothing can be bound (RFC 7627 1)', async () => {
     const socket = await dial({ ...only('TLSv1.2'), secureOptions: noExtendedMasterSecret })
+    assert.equal(channelBindingOf(socket, 'client'), undefined)
     assert.deepEqual(await enrollOver(socket, 'cam-6', uniqueOf(socket)), [400, 'channel_binding_unavailable'])
     const plain = { ...only('TLSv1.2'), secureOptions: noExtendedMasterSecret }
     const { csrDer } = await createKeyAndCsr({ commonName: 'cam-6' })
@@ -103,9 +107,26 @@ suite('channel binding (RFC 7030 3.5)', () => {
   test('csrattrs asks for it where the profile requires it, and where it may', async () => {
     const template = { keyType: 'P-256' as const, extendedKeyUsage: ['clientAuth' as const], subject: undefined }
     const gates = await fleet.est('csrattrs', { label: 'gates' })
+    assert.ok(asksForChannelBinding(Buffer.from(gates.body, 'base64')))
     assert.equal(gates.body.trim(), buildCsrAttributes({ template, channelBinding: true }).toString('base64'))
     const anybody = await fleet.est('csrattrs')
     const challenge = buildCsrAttributes({ template: undefined, channelBinding: true })
     assert.equal(anybody.body.trim(), challenge.toString('base64'))
   })
+
+  for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
+    test(`a device that is asked for it binds its first request and each renewal to its ${version} connection`, async () => {
+      const [before, id] = [tls.DEFAULT_MAX_VERSION, `gate-${version}`]
+      tls.DEFAULT_MAX_VERSION = version
+      after(() => {
+        tls.DEFAULT_MAX_VERSION = before
+      })
+      const url = `${fleet.endpoints.est}/.well-known/est/gates`
+      const client = new EstClient(url, await fetchTrust(url, fleet.endpoints.rootFingerprint))
+      const identity = await enrollIdentity(client, id, await fleet.token(id, { profile: 'gate' }))
+      const renewed = await renewIdentity(client, identity)
+      assert.notEqual(renewed.certificatePem, identity.certificatePem)
+      tls.DEFAULT_MAX_VERSION = before
+    })
+  }
 })
