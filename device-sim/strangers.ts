@@ -1,6 +1,6 @@
-import { createPublicKey, generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
+import { createPublicKey, generateKeyPairSync, type KeyObject, randomBytes } from 'node:crypto'
 import { issue, newSerialNumber, parseCertificate, prepare, toPem } from '../pki/certificate.ts'
-import type { Signer } from '../pki/keystore.ts'
+import { signerOf } from '../pki/keystore.ts'
 import { issuingProfile } from '../pki/profile.ts'
 import { createSelfSigned } from '../pki/x509.ts'
 import { certificateOf, type Identity } from './identity.ts'
@@ -57,9 +57,3 @@ export async function foreignIdentity(model: string, now: Date): Promise<Identit
 }
 
 const spkiOf = (key: KeyObject): Buffer => createPublicKey(key).export({ format: 'der', type: 'spki' })
-
-const signerOf = (key: KeyObject): Signer => ({
-  algorithm: 'ecdsa-p256-sha256',
-  publicKeySpki: spkiOf(key),
-  sign: async (tbs) => sign('sha256', tbs, key),
-})

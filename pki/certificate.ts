@@ -21,8 +21,9 @@ import type { Signer } from './keystore.ts'
 import { lintCertificate, lintFailed } from './lint.ts'
 import { type AlternativeNames, buildAlternativeNames, type DistinguishedName, parseAlternativeNames } from './names.ts'
 import { oids } from './oids.ts'
-import { type CertificateProfile, keyUsagesOf } from './profile.ts'
+import { type CertificateProfile, isOcspResponder, keyUsagesOf } from './profile.ts'
 import { keyIdentifierOf, spkiHashOf } from './public-key.ts'
+import { pointerExtensions, type StatusPointers } from './status-pointers.ts'
 import {
   type KeyUsage,
   keyUsageBits,
@@ -53,7 +54,7 @@ export type CertificateFacts = {
   subjectAltNameDer: Buffer | undefined
   /** empty when the extension is absent, which means any use */
   keyUsage: KeyUsage[]
-  /** `clientAuth`, `serverAuth`, `cmcRA` or a dotted OID; empty when the extension is absent, which means any use */
+  /** `clientAuth`, `serverAuth`, `cmcRA`, `OCSPSigning` or a dotted OID; empty when the extension is absent, which means any use */
   extendedKeyUsage: string[]
   isCa: boolean
   /** hex */
@@ -126,7 +127,7 @@ function fingerprintOf(der: Uint8Array): Fingerprint {
   return text
 }
 
-const purposes = ['clientAuth', 'serverAuth', 'cmcRA'] as const
+const purposes = ['clientAuth', 'serverAuth', 'cmcRA', 'OCSPSigning'] as const
 const purposeName = (dotted: string): string => purposes.find((purpose) => oids[purpose] === dotted) ?? dotted
 
 export type PrepareInput = {
@@ -140,6 +141,8 @@ export type PrepareInput = {
   publicKeySpki: Buffer
   notBefore: Date
   notAfter: Date
+  /** where its status is to be asked for */
+  pointers?: StatusPointers | undefined
 }
 export type IssuedCertificate = {
   der: Buffer
@@ -184,7 +187,7 @@ const signatureAlgorithm = sequence(oid(oids.ecdsaWithSha256))
  * @throws FleetError `lint_failed`
  */
 export function prepare(input: PrepareInput): Prepared {
-  const { profile, issuer, serial, subject, publicKeySpki } = input
+  const { profile, issuer, serial, subject, publicKeySpki, pointers } = input
   const certificate = issuer.certificate === 'self' ? undefined : issuer.certificate
   const notBefore = wholeSecond(
     certificate && certificate.notBefore > input.notBefore ? certificate.notBefore : input.notBefore,
@@ -211,6 +214,7 @@ export function prepare(input: PrepareInput): Prepared {
           ...(hasAlternativeNames
             ? [writeExtension(oids.subjectAltName, buildAlternativeNames({ uris, dns, ips }))]
             : []),
+          ...(pointers === undefined ? [] : pointerExtensions(pointers)),
         ),
       ),
     )
@@ -219,6 +223,7 @@ export function prepare(input: PrepareInput): Prepared {
       issuer: certificate ? issuerOf(certificate) : 'self',
       signerSpki: issuer.signer.publicKeySpki,
       hasAlternativeNames,
+      pointers,
     })
     return new Prepared(tbs, issuer.signer, { serial, notBefore, notAfter, spkiHash: spkiHashOf(publicKeySpki) })
   } catch (cause) {
@@ -260,6 +265,8 @@ function usage(profile: CertificateProfile, publicKeySpki: Buffer): Buffer[] {
     ...(extendedKeyUsage.length === 0
       ? []
       : [writeExtension(oids.extendedKeyUsage, sequence(...extendedKeyUsage.map((purpose) => oid(oids[purpose]))))]),
+    // RFC 6960 4.2.2.2.1: nobody asks for the status of who answers; it lives for a short time instead.
+    ...(isOcspResponder(profile) ? [writeExtension(oids.ocspNoCheck, element(tags.null))] : []),
   ]
 }
 

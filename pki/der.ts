@@ -15,6 +15,7 @@ export const tags = {
   octetString: 0x04,
   null: 0x05,
   oid: 0x06,
+  enumerated: 0x0a,
   utf8String: 0x0c,
   printableString: 0x13,
   ia5String: 0x16,
@@ -273,11 +274,22 @@ function decodeTime(tag: number, text: string): Date {
 
 /** One element; `parts` are its content. */
 export function element(tag: number, ...parts: Uint8Array[]): Buffer {
-  let length = 0
-  for (const part of parts) length += part.length
+  const length = lengthOf(parts)
+  const header = elementHeader(tag, length)
+  return Buffer.concat([header, ...parts], header.length + length)
+}
+
+/** What stands before `length` octets of content. */
+export function elementHeader(tag: number, length: number): Buffer {
   const header = length < 0x80 ? [tag, length] : [tag, 0, ...octetsOf(length)]
   if (length >= 0x80) header[1] = 0x80 | (header.length - 2)
-  return Buffer.concat([Buffer.from(header), ...parts], header.length + length)
+  return Buffer.from(header)
+}
+
+export function lengthOf(parts: readonly Uint8Array[]): number {
+  let length = 0
+  for (const part of parts) length += part.length
+  return length
 }
 
 function octetsOf(value: number): number[] {
@@ -293,11 +305,12 @@ export const octetString = (content: Uint8Array): Buffer => element(tags.octetSt
 export const bitString = (content: Uint8Array, unusedBits = 0): Buffer =>
   element(tags.bitString, Buffer.of(unusedBits), content)
 export const boolean = (value: boolean): Buffer => element(tags.boolean, Buffer.of(value ? 0xff : 0x00))
+export const enumerated = (value: number): Buffer => element(tags.enumerated, Buffer.of(value))
 export const utf8String = (text: string): Buffer => element(tags.utf8String, Buffer.from(text, 'utf8'))
 
-/** @param value a number from 0 to 127, or the magnitude of any positive integer in big-endian octets */
+/** @param value any whole number that is not negative, or its magnitude in big-endian octets */
 export function integer(value: number | Uint8Array): Buffer {
-  const octets = typeof value === 'number' ? Buffer.of(value) : value
+  const octets = typeof value === 'number' ? Buffer.from(octetsOf(value)) : value
   let start = 0
   while (start < octets.length - 1 && octets[start] === 0) start++
   const magnitude = octets.subarray(start)
@@ -329,7 +342,16 @@ function arcOctets(arc: bigint): number[] {
 /** RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050; milliseconds are cut off. */
 export function time(date: Date): Buffer {
   const year = date.getUTCFullYear()
-  const inUtcTime = year >= 1950 && year < 2050
+  return year >= 1950 && year < 2050 ? encodeTime(tags.utcTime, [year % 100], date) : generalizedTime(date)
+}
+
+/** Seconds, Z, no fraction: the form that RFC 5280 4.1.2.5.2 and RFC 6960 4.2.2.1 ask for. */
+export function generalizedTime(date: Date): Buffer {
+  const year = date.getUTCFullYear()
+  return encodeTime(tags.generalizedTime, [Math.floor(year / 100), year % 100], date)
+}
+
+function encodeTime(tag: number, year: number[], date: Date): Buffer {
   const rest = [
     date.getUTCMonth() + 1,
     date.getUTCDate(),
@@ -337,7 +359,6 @@ export function time(date: Date): Buffer {
     date.getUTCMinutes(),
     date.getUTCSeconds(),
   ]
-  const digits = [...(inUtcTime ? [year % 100] : [Math.floor(year / 100), year % 100]), ...rest]
-  const text = `${digits.map((value) => (value < 10 ? `0${value}` : value)).join('')}Z`
-  return element(inUtcTime ? tags.utcTime : tags.generalizedTime, Buffer.from(text, 'latin1'))
+  const text = `${[...year, ...rest].map((value) => (value < 10 ? `0${value}` : value)).join('')}Z`
+  return element(tag, Buffer.from(text, 'latin1'))
 }

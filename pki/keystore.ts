@@ -1,5 +1,6 @@
-import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
+import { createPrivateKey, createPublicKey, createSign, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
 import { existsSync } from 'node:fs'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { FleetError } from '../runtime/errors.ts'
 import { readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
 
@@ -12,7 +13,12 @@ export interface Signer {
    * @throws FleetError `key_unavailable`
    */
   sign(tbs: Uint8Array): Promise<Buffer>
+  /** The same over `parts` one after another, of any length: the event loop runs between slices of them. */
+  signParts(parts: readonly Uint8Array[]): Promise<Buffer>
 }
+
+/** What SHA-256 takes in about a millisecond. */
+const sliceBytes = 1_048_576
 
 /**
  * Makes a P-256 key and writes it as PKCS#8 PEM, mode 0600, encrypted when a passphrase is given.
@@ -63,7 +69,9 @@ function readKey(path: string, pem: string, passphrase: string | undefined): Key
   }
 }
 
-function signerOf(key: KeyObject): Signer {
+/** @param key a private key on P-256 */
+export function signerOf(key: KeyObject): Signer {
+  const failed = (cause: unknown): FleetError => new FleetError('key_unavailable', 'The signing key failed', { cause })
   return {
     algorithm: 'ecdsa-p256-sha256',
     publicKeySpki: createPublicKey(key).export({ format: 'der', type: 'spki' }),
@@ -71,7 +79,21 @@ function signerOf(key: KeyObject): Signer {
       try {
         return sign('sha256', tbs, key)
       } catch (cause) {
-        throw new FleetError('key_unavailable', 'The signing key failed', { cause })
+        throw failed(cause)
+      }
+    },
+    async signParts(parts) {
+      const signature = createSign('sha256')
+      for (const part of parts) {
+        for (let at = 0; at < part.length; at += sliceBytes) {
+          signature.update(part.subarray(at, at + sliceBytes))
+          if (part.length > sliceBytes) await nextTurn()
+        }
+      }
+      try {
+        return signature.sign(key)
+      } catch (cause) {
+        throw failed(cause)
       }
     },
   }

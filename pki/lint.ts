@@ -2,8 +2,9 @@ import { FleetError, isFleetError } from '../runtime/errors.ts'
 import { DerError, oid, sequence, tags } from './der.ts'
 import { type DistinguishedName, parseAlternativeNames, valuesOf } from './names.ts'
 import { oids } from './oids.ts'
-import { type CertificateProfile, keyUsagesOf } from './profile.ts'
+import { type CertificateProfile, isOcspResponder, keyUsagesOf } from './profile.ts'
 import { keyIdentifierOf, keyTypeOf } from './public-key.ts'
+import { readPointers, type StatusPointers } from './status-pointers.ts'
 import {
   type EncodedTime,
   readAuthorityKeyId,
@@ -22,6 +23,7 @@ export type LintContext = {
   /** public half of the key that will sign */
   signerSpki: Uint8Array
   hasAlternativeNames: boolean
+  pointers?: StatusPointers | undefined
 }
 
 /** notBefore may lie this far before the moment of issuing, for clocks that lag; it adds to the profile's lifetime. */
@@ -121,7 +123,7 @@ function lintKey(certificate: TbsCertificate, issuer: TbsCertificate, { profile,
 }
 
 function lintExtensions(certificate: TbsCertificate, issuer: TbsCertificate, context: LintContext): void {
-  const { profile, hasAlternativeNames } = context
+  const { profile, hasAlternativeNames, pointers } = context
   const isCa = profile.ca !== undefined
   const criticality = new Map<string, boolean>([
     [oids.basicConstraints, true],
@@ -132,6 +134,11 @@ function lintExtensions(certificate: TbsCertificate, issuer: TbsCertificate, con
   if (!isCa) criticality.set(oids.extendedKeyUsage, false)
   // RFC 5280 4.2.1.6: not critical beside a subject, which is never empty here.
   if (hasAlternativeNames) criticality.set(oids.subjectAltName, false)
+  if (isOcspResponder(profile)) criticality.set(oids.ocspNoCheck, false)
+  if (pointers !== undefined) {
+    criticality.set(oids.cRLDistributionPoints, false)
+    criticality.set(oids.authorityInfoAccess, false)
+  }
 
   for (const [type, { critical }] of certificate.extensions) {
     rule(criticality.has(type), `profile ${profile.name} has no extension ${type}`)
@@ -156,6 +163,19 @@ function lintExtensions(certificate: TbsCertificate, issuer: TbsCertificate, con
   rule(issuerKeyId !== undefined, 'its issuer has no subjectKeyIdentifier')
   rule(readAuthorityKeyId(certificate)?.equals(issuerKeyId) === true, "its authorityKeyIdentifier is not its issuer's")
   lintAlternativeNames(certificate, profile)
+  lintPointers(certificate, pointers)
+}
+
+function lintPointers(certificate: TbsCertificate, wanted: StatusPointers | undefined): void {
+  const { crl, ocsp, caIssuers } = readPointers(certificate) ?? {}
+  rule(
+    crl === wanted?.crl && ocsp === wanted?.ocsp && caIssuers === wanted?.caIssuers,
+    'it does not say where its status is to be asked for',
+  )
+  for (const url of [crl, ocsp, caIssuers]) {
+    // RFC 5280 8: to ask over TLS for what TLS rests on can go in a circle.
+    rule(url === undefined || (URL.canParse(url) && url.startsWith('http://')), `${url} is no URL of plain HTTP`)
+  }
 }
 
 function lintAlternativeNames(certificate: TbsCertificate, profile: CertificateProfile): void {

@@ -16,6 +16,24 @@ export const oids = {
   serverAuth: '1.3.6.1.5.5.7.3.1',
   clientAuth: '1.3.6.1.5.5.7.3.2',
   cmcRA: '1.3.6.1.5.5.7.3.28', // RFC 6402 2.10
+  OCSPSigning: '1.3.6.1.5.5.7.3.9', // RFC 6960 4.2.2.2
+  cRLDistributionPoints: '2.5.29.31',
+  authorityInfoAccess: '1.3.6.1.5.5.7.1.1',
+  accessOcsp: '1.3.6.1.5.5.7.48.1',
+  accessCaIssuers: '1.3.6.1.5.5.7.48.2',
+
+  // revocation lists (RFC 5280 5.2, 5.3)
+  cRLNumber: '2.5.29.20',
+  reasonCode: '2.5.29.21',
+  deltaCRLIndicator: '2.5.29.27',
+  issuingDistributionPoint: '2.5.29.28',
+  freshestCRL: '2.5.29.46',
+
+  // OCSP (RFC 6960 4)
+  ocspBasic: '1.3.6.1.5.5.7.48.1.1',
+  ocspNonce: '1.3.6.1.5.5.7.48.1.2',
+  ocspNoCheck: '1.3.6.1.5.5.7.48.1.5',
+  sha1: '1.3.14.3.2.26',
 
   // keys and signatures (RFC 3279, 5480, 5758, 4055, 8410)
   ecPublicKey: '1.2.840.10045.2.1',

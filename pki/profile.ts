@@ -8,7 +8,7 @@ export type CertificateProfile = {
   validityMs: number
   /** O of the subject; the subject has none when this is absent */
   organization?: string
-  extendedKeyUsage: ('clientAuth' | 'serverAuth' | 'cmcRA')[]
+  extendedKeyUsage: ('clientAuth' | 'serverAuth' | 'cmcRA' | 'OCSPSigning')[]
   /** lets others encrypt keys for this one: keyAgreement for EC, keyEncipherment for RSA (RFC 5280 4.2.1.3) */
   receivesKeys?: boolean
   /** makes a CA certificate; `pathLength` is the number of CAs that may follow below (RFC 5280 4.2.1.9) */
@@ -50,6 +50,16 @@ export const operatorProfile: CertificateProfile = {
   validityMs: 365 * day,
   extendedKeyUsage: ['clientAuth'],
 }
+
+/** Answers for a CA about its certificates (RFC 6960 4.2.2.2), and for a week at most: it cannot be revoked. */
+export const ocspProfile: CertificateProfile = {
+  name: 'ocsp',
+  validityMs: 7 * day,
+  extendedKeyUsage: ['OCSPSigning'],
+}
+
+export const isOcspResponder = ({ extendedKeyUsage }: CertificateProfile): boolean =>
+  extendedKeyUsage.includes('OCSPSigning')
 
 /** RFC 5280 4.2.1.3: every key that we certify signs; none enciphers in TLS 1.2 with (EC)DHE or in TLS 1.3. */
 export function keyUsagesOf({ ca, receivesKeys }: CertificateProfile, publicKeySpki: Uint8Array): KeyUsage[] {

@@ -3,6 +3,7 @@ import { FleetError } from '../runtime/errors.ts'
 import { contextConstructed, DerError, type DerReader, readDer, tags } from './der.ts'
 import { readExtensions } from './extensions.ts'
 import { type DistinguishedName, parseName } from './names.ts'
+import { oids } from './oids.ts'
 import { signatureSchemes } from './signature-schemes.ts'
 
 /** Who is revoked, by one CA (RFC 5280 5.1). */
@@ -16,9 +17,8 @@ export type RevocationList = {
 }
 
 const maxListBytes = 67_108_864
-const reasonCode = '2.5.29.21'
-const enumerated = 0x0a
-const reasons = [
+/** By the number that stands for each (RFC 5280 5.3.1); 7 is not used. */
+export const revocationReasonNames = [
   'unspecified',
   'keyCompromise',
   'cACompromise',
@@ -93,16 +93,16 @@ function reasonOf(entry: DerReader): string {
   if (list === undefined) return 'unspecified'
   const extensions = readExtensions(list)
   refuseCritical(extensions)
-  const value = extensions.get(reasonCode)?.value
+  const value = extensions.get(oids.reasonCode)?.value
   if (value === undefined) return 'unspecified'
   const { tag, content } = readDer(value, 16).next()
-  if (tag !== enumerated || content.length !== 1) throw new DerError('a reason that is none')
-  return reasons[content[0]!] ?? 'unspecified'
+  if (tag !== tags.enumerated || content.length !== 1) throw new DerError('a reason that is none')
+  return revocationReasonNames[content[0]!] ?? 'unspecified'
 }
 
 function refuseCritical(extensions: ReadonlyMap<string, { critical: boolean }>): void {
   for (const [type, { critical }] of extensions) {
-    if (critical && type !== reasonCode) throw new DerError(`a critical extension ${type}`)
+    if (critical && type !== oids.reasonCode) throw new DerError(`a critical extension ${type}`)
   }
 }
 

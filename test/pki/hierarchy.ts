@@ -1,5 +1,5 @@
 /** A CA in memory for tests of this folder: keys that no file holds, dates that no clock gives. */
-import { createPublicKey, generateKeyPairSync, randomBytes, sign } from 'node:crypto'
+import { generateKeyPairSync, randomBytes } from 'node:crypto'
 import {
   type CertificateFacts,
   issue,
@@ -8,7 +8,7 @@ import {
   parseCertificate,
   prepare,
 } from '../../pki/certificate.ts'
-import type { Signer } from '../../pki/keystore.ts'
+import { type Signer, signerOf } from '../../pki/keystore.ts'
 import { buildName } from '../../pki/names.ts'
 import { type CertificateProfile, issuingProfile, rootProfile } from '../../pki/profile.ts'
 
@@ -22,14 +22,7 @@ export const sensorProfile: CertificateProfile = {
   extendedKeyUsage: ['clientAuth'],
 }
 
-export function createSigner(): Signer {
-  const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-  return {
-    algorithm: 'ecdsa-p256-sha256',
-    publicKeySpki: createPublicKey(privateKey).export({ format: 'der', type: 'spki' }),
-    sign: async (tbs) => sign('sha256', tbs, privateKey),
-  }
-}
+export const createSigner = (): Signer => signerOf(generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey)
 
 export const createSpki = (): Buffer =>
   generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ format: 'der', type: 'spki' })

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
+import { generateKeyPairSync, type KeyObject, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { request as httpsRequest } from 'node:https'
 import { connect as connectTcp, createServer as createTcpServer, type Socket } from 'node:net'
@@ -7,7 +7,7 @@ import { test } from 'node:test'
 import { setImmediate } from 'node:timers/promises'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
 import { issue, newSerialNumber, parseCertificate, prepare } from '../../pki/certificate.ts'
-import type { Signer } from '../../pki/keystore.ts'
+import { signerOf } from '../../pki/keystore.ts'
 import { buildName } from '../../pki/names.ts'
 import { operatorProfile, rootProfile } from '../../pki/profile.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
@@ -30,11 +30,7 @@ async function createParty(commonName: string): Promise<Party> {
   const validity = { notBefore: new Date(Date.now() - day), notAfter: new Date(Date.now() + day) }
   const [authority, own] = [0, 1].map(() => generateKeyPairSync('ec', { namedCurve: 'P-256' }))
   const spkiOf = (key: KeyObject): Buffer => key.export({ format: 'der', type: 'spki' })
-  const signer: Signer = {
-    algorithm: 'ecdsa-p256-sha256',
-    publicKeySpki: spkiOf(authority!.publicKey),
-    sign: async (tbs) => sign('sha256', tbs, authority!.privateKey),
-  }
+  const signer = signerOf(authority!.privateKey)
   const common = { subjectAltName: {}, ...validity }
   const root = await issue(
     prepare({

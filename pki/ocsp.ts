@@ -1,0 +1,180 @@
+import { createHash } from 'node:crypto'
+import { FleetError } from '../runtime/errors.ts'
+import type { CertificateFacts } from './certificate.ts'
+import {
+  bitString,
+  contextConstructed,
+  contextPrimitive,
+  DerError,
+  type DerReader,
+  element,
+  enumerated,
+  generalizedTime,
+  octetString,
+  oid,
+  readDer,
+  sequence,
+  tags,
+} from './der.ts'
+import { type Extension, readExtensions, writeExtension } from './extensions.ts'
+import type { Signer } from './keystore.ts'
+import { oids } from './oids.ts'
+import { revocationReasonNames } from './revocation-list.ts'
+
+/** Whose status is asked for (CertID, RFC 6960 4.1.1). `issuer` is a key of `issuerIds`; `der` goes back as it came. */
+export type CertificateId = { der: Buffer; issuer: string; serial: string }
+/** `nonce` is the extension's value as it was sent, the OCTET STRING. */
+export type OcspRequest = { ids: CertificateId[]; nonce: Buffer | undefined }
+
+/** More than any request of one certificate, or of a chain, has. */
+export const maxOcspRequestBytes = 4_096
+const maxIds = 8
+
+/**
+ * Reads a request. A signature on it is not looked at: everybody may ask.
+ *
+ * @throws FleetError `request_malformed`
+ */
+export function parseOcspRequest(der: Uint8Array): OcspRequest {
+  try {
+    const request = readDer(der, maxOcspRequestBytes).enter()
+    const tbs = request.enter()
+    const version = tbs.enterOptional(contextConstructed(0))
+    if (version !== undefined && version.smallInteger() !== 0) throw new DerError('a version other than v1')
+    tbs.optional(contextConstructed(1))
+    const list = tbs.enter()
+    const ids: CertificateId[] = []
+    while (!list.done) {
+      if (ids.length === maxIds) throw new DerError(`more than ${maxIds} certificates`)
+      const single = list.enter()
+      ids.push(readId(single))
+      readRequestExtensions(single.enterOptional(contextConstructed(0)))
+      single.end()
+    }
+    if (ids.length === 0) throw new DerError('no certificate')
+    const extensions = readRequestExtensions(tbs.enterOptional(contextConstructed(2)))
+    tbs.end()
+    request.optional(contextConstructed(0))
+    request.end()
+    return { ids, nonce: readNonce(extensions) }
+  } catch (cause) {
+    if (!(cause instanceof DerError)) throw cause
+    throw new FleetError('request_malformed', `The OCSP request cannot be read: ${cause.message}`, { cause })
+  }
+}
+
+function readId(single: DerReader): CertificateId {
+  const { der, content } = single.next(tags.sequence)
+  const id = readDer(der, content.length + 8).enter()
+  const algorithm = id.enter()
+  const hash = algorithm.oid()
+  algorithm.optional(tags.null)
+  algorithm.end()
+  const [name, key] = [id.octetString(), id.octetString()]
+  const serial = id.integer()
+  id.end()
+  if (serial[0]! > 0x7f || serial.length > 21) throw new DerError('a serial number that no certificate has')
+  const text = serial.toString('hex').replace(/^00(?=.)/, '')
+  return { der: Buffer.from(der), issuer: issuerId(hash, name, key), serial: text }
+}
+
+function readRequestExtensions(wrapper: DerReader | undefined): ReadonlyMap<string, Extension> {
+  if (wrapper === undefined) return new Map()
+  const extensions = readExtensions(wrapper.enter())
+  wrapper.end()
+  // RFC 6960 4.4: what is not understood is passed over, unless it is critical.
+  for (const [type, { critical }] of extensions) {
+    if (critical && type !== oids.ocspNonce) throw new DerError(`a critical extension ${type}`)
+  }
+  return extensions
+}
+
+function readNonce(extensions: ReadonlyMap<string, Extension>): Buffer | undefined {
+  const extension = extensions.get(oids.ocspNonce)
+  if (extension === undefined) return undefined
+  const nonce = readDer(extension.value, maxOcspRequestBytes).next(tags.octetString)
+  // RFC 9654 2.1: others are to be refused as malformed.
+  if (nonce.content.length < 1 || nonce.content.length > 128)
+    throw new DerError(`a nonce of ${nonce.content.length} octets`)
+  return Buffer.from(nonce.der)
+}
+
+const issuerId = (hash: string, name: Uint8Array, key: Uint8Array): string =>
+  `${hash} ${Buffer.from(name).toString('hex')} ${Buffer.from(key).toString('hex')}`
+
+/** By what an issuer is named in requests: the hashes of its name and of its key's bits, for SHA-1 and for SHA-256. */
+export function issuerIds(issuer: CertificateFacts): string[] {
+  const key = publicKeyBits(issuer)
+  return (['sha1', 'sha256'] as const).map((hash) =>
+    issuerId(oids[hash], createHash(hash).update(issuer.subject.der).digest(), createHash(hash).update(key).digest()),
+  )
+}
+
+function publicKeyBits({ publicKeySpki }: CertificateFacts): Buffer {
+  const spki = readDer(publicKeySpki, publicKeySpki.length).enter()
+  spki.next(tags.sequence)
+  return spki.bitString()
+}
+
+export type CertificateStatus =
+  | { status: 'good' }
+  /** of RFC 5280 5.3.1 */
+  | { status: 'revoked'; revokedAt: Date; reason: string }
+  | { status: 'unknown' }
+
+/** Who signs answers: a certificate for nothing else, of the very CA that is asked about (RFC 6960 4.2.2.2). */
+export type OcspSigner = { certificate: CertificateFacts; signer: Signer }
+
+const signatureAlgorithm = sequence(oid(oids.ecdsaWithSha256))
+
+/**
+ * A signed answer (RFC 6960 4.2.1), to one or to several.
+ *
+ * @param nextUpdate until when it may be believed and kept
+ * @throws FleetError `key_unavailable`
+ */
+export async function signOcspResponse(input: {
+  by: OcspSigner
+  answers: readonly { id: CertificateId; status: CertificateStatus }[]
+  nonce: Buffer | undefined
+  thisUpdate: Date
+  nextUpdate: Date
+}): Promise<Buffer> {
+  const { by, answers, nonce, thisUpdate, nextUpdate } = input
+  const update = generalizedTime(thisUpdate)
+  const until = element(contextConstructed(0), generalizedTime(nextUpdate))
+  const data = sequence(
+    responderId(by.certificate),
+    update,
+    sequence(...answers.map(({ id, status }) => sequence(id.der, encodeStatus(status), update, until))),
+    ...(nonce === undefined ? [] : [element(contextConstructed(1), sequence(writeExtension(oids.ocspNonce, nonce)))]),
+  )
+  const basic = sequence(
+    data,
+    signatureAlgorithm,
+    bitString(await by.signer.sign(data)),
+    element(contextConstructed(0), sequence(by.certificate.der)),
+  )
+  return sequence(enumerated(0), element(contextConstructed(0), sequence(oid(oids.ocspBasic), octetString(basic))))
+}
+
+/** byKey: SHA-1 of the key's bits, whatever hash the request used (RFC 6960 4.2.1). */
+const responderId = (certificate: CertificateFacts): Buffer =>
+  element(contextConstructed(2), octetString(createHash('sha1').update(publicKeyBits(certificate)).digest()))
+
+function encodeStatus(status: CertificateStatus): Buffer {
+  if (status.status === 'good') return element(contextPrimitive(0))
+  if (status.status === 'unknown') return element(contextPrimitive(2))
+  const reason = revocationReasonNames.indexOf(status.reason)
+  return element(
+    contextConstructed(1),
+    generalizedTime(status.revokedAt),
+    // As in a list, unspecified is left out (RFC 5280 5.3.1).
+    ...(reason > 0 ? [element(contextConstructed(0), enumerated(reason))] : []),
+  )
+}
+
+const failures = { malformedRequest: 1, internalError: 2, tryLater: 3, unauthorized: 6 } as const
+
+/** An answer without a signature, which says nothing of any certificate (RFC 6960 2.3). */
+export const ocspFailure = (failure: keyof typeof failures): Buffer => sequence(enumerated(failures[failure]))

@@ -1,0 +1,178 @@
+import 'reflect-metadata'
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { type Enumerated, Integer, OctetString } from 'asn1js'
+import * as pkijs from 'pkijs'
+import { contextConstructed, element, integer, octetString, oid, sequence, tags } from '../../pki/der.ts'
+import { writeExtension } from '../../pki/extensions.ts'
+import {
+  type CertificateStatus,
+  issuerIds,
+  maxOcspRequestBytes,
+  type OcspRequest,
+  ocspFailure,
+  parseOcspRequest,
+  signOcspResponse,
+} from '../../pki/ocsp.ts'
+import { oids } from '../../pki/oids.ts'
+import { ocspProfile } from '../../pki/profile.ts'
+import { after, createSigner, day, issueWith, issuingIssuer, now, rootIssuer } from './hierarchy.ts'
+
+const read = (der: Buffer): pkijs.Certificate => pkijs.Certificate.fromBER(Uint8Array.from(der))
+const leaf = await issueWith(issuingIssuer)
+const issuer = read(issuingIssuer.certificate.der)
+const signer = createSigner()
+const by = {
+  certificate: await issueWith(issuingIssuer, {
+    profile: ocspProfile,
+    publicKeySpki: signer.publicKeySpki,
+    // pkijs looks at the clock.
+    notBefore: new Date(Date.now() - day),
+    notAfter: new Date(Date.now() + day),
+    subjectAltName: {},
+  }),
+  signer,
+}
+
+async function request(hashAlgorithm: string, nonce?: Uint8Array): Promise<Buffer> {
+  const made = new pkijs.OCSPRequest()
+  await made.createForCertificate(read(leaf.der), { hashAlgorithm, issuerCertificate: issuer })
+  if (nonce !== undefined) {
+    const extnValue = new OctetString({ valueHex: nonce.slice().buffer }).toBER()
+    made.tbsRequest.requestExtensions = [new pkijs.Extension({ extnID: oids.ocspNonce, extnValue })]
+  }
+  return Buffer.from(made.toSchema(true).toBER())
+}
+
+const respond = (asked: OcspRequest, status: CertificateStatus): Promise<Buffer> =>
+  signOcspResponse({
+    by,
+    answers: asked.ids.map((id) => ({ id, status })),
+    nonce: asked.nonce,
+    thisUpdate: now,
+    nextUpdate: after(day),
+  })
+
+const basicOf = (der: Buffer): pkijs.BasicOCSPResponse => {
+  const response = pkijs.OCSPResponse.fromBER(Uint8Array.from(der))
+  return pkijs.BasicOCSPResponse.fromBER(response.responseBytes!.response.valueBlock.valueHexView.slice().buffer)
+}
+
+test('a request of pkijs names certificate and issuer, by SHA-1 and by SHA-256', async () => {
+  const known = issuerIds(issuingIssuer.certificate)
+  for (const [at, hash] of ['SHA-1', 'SHA-256'].entries()) {
+    const { ids, nonce } = parseOcspRequest(await request(hash))
+    assert.deepEqual([ids.length, ids[0]!.issuer, ids[0]!.serial], [1, known[at], leaf.serial])
+    assert.equal(nonce, undefined)
+  }
+  assert.ok(!issuerIds(rootIssuer.certificate).some((id) => known.includes(id)))
+})
+
+test('pkijs verifies answers: good, unknown, and revoked with time and reason', async () => {
+  const revokedAt = after(-5_000)
+  const cases: [CertificateStatus, number][] = [
+    [{ status: 'good' }, 0],
+    [{ status: 'revoked', revokedAt, reason: 'certificateHold' }, 1],
+    [{ status: 'revoked', revokedAt, reason: 'unspecified' }, 1],
+    [{ status: 'unknown' }, 2],
+  ]
+  for (const [status, code] of cases) {
+    const der = await respond(parseOcspRequest(await request('SHA-256')), status)
+    const response = pkijs.OCSPResponse.fromBER(Uint8Array.from(der))
+    const found = await response.getCertificateStatus(read(leaf.der), issuer)
+    assert.deepEqual([found.isForCertificate, found.status], [true, code])
+    const basic = basicOf(der)
+    assert.ok(await basic.verify({ trustedCerts: [issuer] }))
+    const [single] = basic.tbsResponseData.responses
+    assert.deepEqual([single!.thisUpdate, single!.nextUpdate], [now, after(day)])
+    assert.deepEqual(basic.tbsResponseData.producedAt, now)
+    if (status.status !== 'revoked') continue
+    const [time, reason] = single!.certStatus.valueBlock.value
+    assert.deepEqual(time.toDate(), revokedAt)
+    const shown = reason?.valueBlock.value[0] as Enumerated | undefined
+    assert.equal(shown?.valueBlock.valueDec, status.reason === 'certificateHold' ? 6 : undefined)
+  }
+})
+
+test('a nonce comes back as it was sent; one without octets or with more than 128 is refused (RFC 9654 2.1)', async () => {
+  for (const length of [1, 32, 128]) {
+    const nonce = Buffer.alloc(length, length)
+    const basic = basicOf(await respond(parseOcspRequest(await request('SHA-1', nonce)), { status: 'good' }))
+    const [extension] = basic.tbsResponseData.responseExtensions!
+    assert.equal(extension!.extnID, oids.ocspNonce)
+    assert.deepEqual(Buffer.from(extension!.extnValue.valueBlock.valueHexView), octetString(nonce))
+  }
+  for (const length of [0, 129]) {
+    const der = await request('SHA-1', Buffer.alloc(length))
+    assert.throws(() => parseOcspRequest(der), { code: 'request_malformed', message: /a nonce of/ })
+  }
+})
+
+const anId = sequence(
+  sequence(oid(oids.sha1), element(tags.null)),
+  octetString(Buffer.alloc(20)),
+  octetString(Buffer.alloc(20)),
+  integer(7),
+)
+const asked = (...requests: Buffer[]): Buffer => sequence(sequence(sequence(...requests)))
+
+test('the certificates of a chain may be asked for together, signed or not, under a name or not', () => {
+  const several = sequence(
+    sequence(
+      element(contextConstructed(0), integer(0)),
+      element(contextConstructed(1), element(0x82, Buffer.from('somebody'))),
+      sequence(sequence(anId), sequence(anId)),
+    ),
+    element(contextConstructed(0), sequence()),
+  )
+  assert.deepEqual(
+    parseOcspRequest(several).ids.map(({ serial, der }) => [serial, der.equals(anId)]),
+    [
+      ['07', true],
+      ['07', true],
+    ],
+  )
+})
+
+test('what is no request, or too much of one, is refused', () => {
+  const critical = sequence(writeExtension('1.2.3.4', Buffer.alloc(2), true))
+  const cases: [RegExp, Buffer][] = [
+    [/missing|cut off/, Buffer.alloc(0)],
+    [/missing/, sequence()],
+    [/no certificate/, asked()],
+    [/more than 8/, asked(...Array.from({ length: 9 }, () => sequence(anId)))],
+    [/at most 4096/, Buffer.alloc(maxOcspRequestBytes + 1, 0x30)],
+    [/a version/, sequence(sequence(element(contextConstructed(0), integer(1)), sequence(sequence(anId))))],
+    [/unexpected/, asked(sequence(anId, integer(1)))],
+    [/critical/, sequence(sequence(sequence(sequence(anId)), element(contextConstructed(2), critical)))],
+    [/critical/, asked(sequence(anId, element(contextConstructed(0), critical)))],
+    [
+      /serial/,
+      asked(
+        sequence(
+          sequence(
+            sequence(oid(oids.sha1)),
+            octetString(Buffer.alloc(20)),
+            octetString(Buffer.alloc(20)),
+            element(tags.integer, Buffer.of(0x80)),
+          ),
+        ),
+      ),
+    ],
+  ]
+  for (const [message, der] of cases) {
+    assert.throws(() => parseOcspRequest(der), { code: 'request_malformed', message })
+  }
+  assert.throws(() => parseOcspRequest(Buffer.from(new Integer({ value: 1 }).toBER())), { code: 'request_malformed' })
+})
+
+test('a failure says which, and nothing else', () => {
+  const status = (der: Buffer): number =>
+    pkijs.OCSPResponse.fromBER(Uint8Array.from(der)).responseStatus.valueBlock.valueDec
+  assert.deepEqual(
+    (['malformedRequest', 'internalError', 'tryLater', 'unauthorized'] as const).map((name) =>
+      status(ocspFailure(name)),
+    ),
+    [1, 2, 3, 6],
+  )
+})
