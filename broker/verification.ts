@@ -212,7 +212,7 @@ function faultsOfStatus(
     const message = `the revocation list of ${label} ${listed.since === undefined ? 'is missing' : `ran out at ${listed.since.toISOString()}`}`
     faults.push({ state: 'stale_status', cause: 'certificate_status_stale', message, since: listed.since })
   } else if (listed.status !== 'good') faults.push(withdrawn(listed.reason))
-  if (record?.status === 'revoked') faults.push(withdrawn(record.reason ?? 'unspecified'))
+  const recorded = record?.status === 'revoked' ? [withdrawn(record.reason ?? 'unspecified')] : []
 
   const unregistered = (what: string): Fault => ({
     state: 'not_registered',
@@ -223,7 +223,7 @@ function faultsOfStatus(
   if (deviceId === undefined) {
     const among = naming?.groups === undefined ? '' : ` of the groups ${naming.groups.join(', ')}`
     const what = naming === undefined ? 'the certificate' : `a device${among} by the certificate's ${naming.deviceId}`
-    return [...faults, unregistered(what)]
+    return [...faults, ...recorded, unregistered(what)]
   }
   const device = beliefs.findDevice(deviceId)
   if (device === undefined) faults.push(unregistered(`device ${deviceId}`))
@@ -232,6 +232,8 @@ function faultsOfStatus(
   } else if (device.status !== 'active') {
     faults.push({ state: 'revoked', cause: 'device_revoked', message: `device ${deviceId} is revoked` })
   }
+  // Behind the device: what would let one of its certificates in is of no use to a device that is out.
+  faults.push(...recorded)
   const isPinned = record?.deviceId === deviceId
   if (record === undefined ? naming?.pins === 'required' : !isPinned) {
     const message = `the registry does not have this certificate as that of ${deviceId}`
