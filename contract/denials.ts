@@ -16,6 +16,25 @@ export const denialStages = [
 ] as const
 export type DenialStage = (typeof denialStages)[number]
 
+/** Problems of operators, of the command line and of the set-up: no device or stranger is refused for one. */
+export const ownProblems = [
+  'forbidden',
+  'device_exists',
+  'approval_unknown',
+  'denial_unknown',
+  'certificate_unknown',
+  'gateway_untrusted',
+  'renewal_due',
+  'interrupted',
+  'config_invalid',
+  'policy_invalid',
+  'port_in_use',
+  'data_in_use',
+  'key_permissions',
+  'key_passphrase',
+] as const satisfies ProblemCode[]
+export type DenialCause = Exclude<ProblemCode, (typeof ownProblems)[number]>
+
 const denialId = /^[0-9a-f]{12}$/
 export const isDenialId = (text: string): boolean => denialId.test(text)
 

@@ -90,6 +90,7 @@ export const problems = {
   connect_condition: { status: 403, title: 'The policy does not allow a connection now or from there' },
   delivery_denied: { status: 403, title: 'The policy does not allow this delivery' },
   too_many_connections: { status: 429, title: 'The device has too many connections' },
+  quarantined: { status: 403, title: 'The connection is in quarantine' },
   slow_reader: { status: 429, title: 'The peer reads more slowly than its messages arrive' },
   session_taken_over: { status: 409, title: 'Another connection took the client id over' },
   snapshot_stale: { status: 503, title: 'The broker does not yet know who is revoked' },

@@ -127,6 +127,8 @@ export const advice: Record<ProblemCode, string> = {
     'A subscription matched, the policy in force no longer allows the topic. Nothing to do for the device.',
   too_many_connections: 'Close old connections of the device, or raise `broker.maxConnectionsPerDevice`.',
   quota_exceeded: 'Wait until its sessions have read what is stored for them, or keep less for it.',
+  quarantined:
+    'Nothing is wrong with the certificate any more: connect again. A connection that began in quarantine stays there.',
   slow_reader:
     'The device did not read for so long that `broker.maxBufferedBytes` was reached. Subscribe to less, or give it a better link.',
   session_taken_over: 'Two clients use one client id. Give each its own suffix: `cam-1:a`, `cam-1:b`.',
