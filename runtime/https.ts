@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer } from 'node:https'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
+import type { ProblemCode } from '../contract/problems.ts'
 import { channelBindingOf } from './channel-binding.ts'
 import { splitAddress } from './config.ts'
 import { FleetError } from './errors.ts'
@@ -52,6 +53,8 @@ type EdgeOptions = {
   handle(request: EdgeRequest): Promise<EdgeAnswer>
   /** Renders what `handle` threw, and what was refused before it ran; it does not throw. */
   fail(error: unknown, request: EdgeRequestHead): EdgeAnswer | Promise<EdgeAnswer>
+  /** Of a peer that never came to asking. @returns the id under which that can be asked about */
+  drop(cause: ProblemCode, message: string, remoteAddress: string): string
 }
 
 export type Edge = AsyncDisposable & {
@@ -85,7 +88,9 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
   server.maxRequestsPerSocket = 1_000
   server.on('tlsClientError', (error, socket) => {
     // Node only reports a handshake that timed out; closing the socket is left to the listener.
-    log.debug({ event: 'handshake.failed', remoteAddress: socket.remoteAddress, err: error }, 'handshake failed')
+    const { remoteAddress = 'unknown' } = socket
+    const denial = options.drop('handshake_failed', error.message.slice(0, 200), remoteAddress)
+    log.debug({ event: 'handshake.failed', remoteAddress, denial, err: error }, 'handshake failed')
     socket.destroy()
   })
   // Node's own lists leave out a peer in its handshake and one that has not asked anything yet.
@@ -115,8 +120,10 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
   })
   const drops = new LogLimit({ burst: 20, everyMs: 10_000 })
   const noteDrop = (remoteAddress = 'unknown'): void => {
+    const reason = 'too_many_connections'
+    const denial = options.drop(reason, 'too many connections are open', remoteAddress)
     const told = drops.take(remoteAddress, performance.now())
-    const fields = { event: 'connection.refused', reason: 'too_many_requests', remoteAddress, ...told }
+    const fields = { event: 'connection.refused', reason, denial, remoteAddress, ...told }
     if (told) log.warn(fields, 'connection refused')
   }
   server.on('drop', (peer) => noteDrop(peer?.remoteAddress))
@@ -127,7 +134,9 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
         : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
           ? '408 Request Timeout'
           : '400 Bad Request'
-    log.debug({ event: 'request.malformed', code: error.code }, 'request malformed')
+    const { remoteAddress = 'unknown' } = socket as Socket
+    const denial = options.drop('request_malformed', `${status}: ${error.message}`.slice(0, 200), remoteAddress)
+    log.debug({ event: 'request.malformed', code: error.code, denial }, 'request malformed')
     if (!socket.writable) return void socket.destroy()
     socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
     // A peer that never ends its own half would keep the socket for ever.

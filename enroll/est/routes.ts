@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { EstOperation } from '../../contract/configuration.ts'
-import { problems } from '../../contract/problems.ts'
+import { type ProblemCode, problems } from '../../contract/problems.ts'
 import type { MessageSigner } from '../../pki/signed-data.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest, EdgeRequestHead } from '../../runtime/https.ts'
@@ -64,6 +64,7 @@ const operations: Record<EstOperation, Operation> = {
 export function createEst(context: EstContext): {
   handle(request: EdgeRequest): Promise<EdgeAnswer>
   fail(error: unknown, request: EdgeRequestHead): Promise<EdgeAnswer>
+  drop(cause: ProblemCode, message: string, remoteAddress: string): string
 } {
   const failures = new AttemptLimit(context.attemptsPerMinute)
   const failuresOfNetwork = new AttemptLimit(context.attemptsPerMinute * 10)
@@ -91,27 +92,39 @@ export function createEst(context: EstContext): {
     }
   }
 
+  /** What ends before there is a request: a handshake, or octets that are no HTTP. */
+  const drop = (cause: ProblemCode, message: string, remoteAddress: string): string =>
+    context.denials.note({
+      cause,
+      message,
+      path: '',
+      remoteAddress,
+      deviceId: undefined,
+      claimedId: undefined,
+      now: context.clock(),
+    })
+
   const fail = (error: unknown, request: EdgeRequestHead): Promise<EdgeAnswer> =>
     told(error, request, note(error, request))
 
-  async function told(error: unknown, request: EdgeRequestHead, denial: string | undefined): Promise<EdgeAnswer> {
+  async function told(error: unknown, request: EdgeRequestHead, denial: string): Promise<EdgeAnswer> {
     const known = await record(error, request, denial).catch((cause: unknown) => cause)
     logFailure(known, request, denial)
     return renderFailure(known, request.id, denial)
   }
 
-  /** @returns the id under which a refusal can be asked about; undefined for a failure of ours */
-  function note(error: unknown, request: EdgeRequestHead): string | undefined {
-    if (!isFleetError(error) || problems[error.code].status >= 500) return undefined
-    const { code: cause, message } = error
-    const { deviceId, ...found } = error.context as { deviceId?: string; claimedId?: string }
+  /** @returns the id under which it can be asked about, as a refusal or as a failure of ours */
+  function note(error: unknown, request: EdgeRequestHead): string {
+    const known = isFleetError(error) ? error : new FleetError('internal', 'the service failed; its log says why')
+    const { code: cause, message } = known
+    const { deviceId, ...found } = known.context as { deviceId?: string; claimedId?: string }
     const { path, remoteAddress } = request
     const claimedId = found.claimedId ?? findBasicCredentials(request)?.username
     return context.denials.note({ cause, message, path, remoteAddress, deviceId, claimedId, now: context.clock() })
   }
 
   /** @returns what the caller is told: who fails too often loses the reason, and its place in the audit log */
-  async function record(error: unknown, request: EdgeRequestHead, denial: string | undefined): Promise<unknown> {
+  async function record(error: unknown, request: EdgeRequestHead, denial: string): Promise<unknown> {
     // A request without any credential is how some clients begin; it is answered with the challenge and not counted.
     const counts = isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated'
     if (!counts) return error
@@ -141,13 +154,14 @@ export function createEst(context: EstContext): {
   }
 
   const lines = new LogLimit({ burst: 20, everyMs: 10_000 })
-  function logFailure(error: unknown, request: EdgeRequestHead, denial: string | undefined): void {
+  function logFailure(error: unknown, request: EdgeRequestHead, denial: string): void {
     if (!isFleetError(error) || problems[error.code].status >= 500) {
       const reason = isFleetError(error) ? error.code : 'internal'
       const fields = {
         event: 'request.failed',
         reason,
         requestId: request.id,
+        denial,
         path: request.path.slice(0, 200),
         err: error,
       }
@@ -168,7 +182,7 @@ export function createEst(context: EstContext): {
       if (told) context.log.warn({ ...fields, ...error.context, ...told }, 'enrollment refused')
     }
   }
-  return { handle, fail }
+  return { handle, fail, drop }
 }
 
 const tooMany = (waitMs: number): FleetError =>
@@ -225,12 +239,12 @@ function findOperation(request: EdgeRequest, profiles: Profiles): { operation: O
 async function noteRefusal(
   request: EdgeRequestHead,
   error: FleetError,
-  { registry, clock, denials, denial }: EstContext & { denial: string | undefined },
+  { registry, clock, denials, denial }: EstContext & { denial: string },
 ): Promise<void> {
   const { deviceId, serial } = error.context as { deviceId?: string; serial?: string }
   await registry.commit({
     requestId: `${request.id}-refused`,
-    writes: denial === undefined ? [] : denials.writes(denial),
+    writes: denials.writes(denial),
     audit: [
       {
         action: 'enrollment.refused',
@@ -238,7 +252,7 @@ async function noteRefusal(
         subject: request.path,
         outcome: 'refused',
         reason: error.code,
-        details: { sentence: error.message, ...(denial === undefined ? {} : { denial }) },
+        details: { sentence: error.message, denial },
         remoteAddress: request.remoteAddress,
         requestId: request.id,
       },
@@ -248,10 +262,11 @@ async function noteRefusal(
 }
 
 // RFC 7030 4.2.3: an error is a status and plain text for a person.
-function renderFailure(error: unknown, requestId: string, denial: string | undefined): EdgeAnswer {
+function renderFailure(error: unknown, requestId: string, denial: string): EdgeAnswer {
   const headers: Record<string, string> = { 'Content-Type': 'text/plain; charset=utf-8' }
   if (!isFleetError(error)) {
-    return { status: 500, headers, body: `internal: the service failed; tell the operator (request ${requestId})\n` }
+    const body = `internal: the service failed; tell the operator (${aboutOf(requestId, denial)})\n`
+    return { status: 500, headers, body }
   }
   const { status } = problems[error.code]
   if (status === 503) headers['Retry-After'] = '5'
@@ -262,5 +277,4 @@ function renderFailure(error: unknown, requestId: string, denial: string | undef
   return { status, headers, body: `${error.code}: ${error.message} (${aboutOf(requestId, denial)})\n` }
 }
 
-const aboutOf = (requestId: string, denial: string | undefined): string =>
-  denial === undefined ? `request ${requestId}` : `request ${requestId}, denial ${denial}`
+const aboutOf = (requestId: string, denial: string): string => `request ${requestId}, denial ${denial}`

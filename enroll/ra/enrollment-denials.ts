@@ -8,6 +8,7 @@ import { type Registry, readAll, type Write } from '../registry/registry.ts'
 export type RefusedEnrollment = {
   cause: ProblemCode
   message: string
+  /** Empty where it never came to a request. */
   path: string
   remoteAddress: string
   deviceId: string | undefined
@@ -16,12 +17,15 @@ export type RefusedEnrollment = {
 }
 
 const maxKept = 2_000
+const maxUnasked = 500
 const maxPerOwner = 32
 const maxText = 500
 
 /** What was refused at enrollment lately. Memory has it; it is written where the audit log is written to anyway. */
 export class EnrollmentDenials {
   readonly #ring: DenialRing<Denial>
+  /** Of who never came to a request, which costs next to nothing: they push out none of the others, and are not written. */
+  readonly #unasked: DenialRing<Denial>
   /** Where each is written: a record that is deleted leaves its revision behind, so places are used again. */
   readonly #slots = new Map<string, number>()
   readonly #free: number[] = []
@@ -29,6 +33,7 @@ export class EnrollmentDenials {
 
   private constructor(newId: () => string) {
     this.#ring = new DenialRing({ max: maxKept, maxPerOwner, newId })
+    this.#unasked = new DenialRing({ max: maxUnasked, maxPerOwner, newId })
   }
 
   static async open(registry: Registry, newId: () => string): Promise<EnrollmentDenials> {
@@ -48,7 +53,8 @@ export class EnrollmentDenials {
     const at = now.toISOString()
     const owner = deviceId ?? remoteAddress
     const noted = { key: `${cause} ${owner} ${path.slice(0, maxText)}`, kind: cause, owner, now: now.getTime() }
-    const { entry, isRepeat, dropped } = this.#ring.note(noted, (id, isRest) => {
+    const ring = path === '' ? this.#unasked : this.#ring
+    const { entry, isRepeat, dropped } = ring.note(noted, (id, isRest) => {
       const view: Denial = {
         id,
         stage: 'enrollment',
@@ -62,7 +68,7 @@ export class EnrollmentDenials {
         remoteAddress,
         ...(deviceId === undefined ? {} : { deviceId }),
         ...(claimedId === undefined ? {} : { claimedId: claimedId.slice(0, maxText) }),
-        path: path.slice(0, maxText),
+        ...(path === '' ? {} : { path: path.slice(0, maxText) }),
         variables: deviceId === undefined ? {} : { 'device.id': [deviceId] },
       }
       return { ...view, ...explainDenial(view, undefined) }
@@ -83,12 +89,12 @@ export class EnrollmentDenials {
   }
 
   find(id: string): Denial | undefined {
-    return this.#ring.find(id)?.value
+    return (this.#ring.find(id) ?? this.#unasked.find(id))?.value
   }
 
   /** Newest first. */
   list({ deviceId, limit }: DenialQuery): Denial[] {
-    const entries = deviceId === undefined ? [...this.#ring] : this.#ring.ofOwner(deviceId)
+    const entries = deviceId === undefined ? [...this.#ring, ...this.#unasked] : this.#ring.ofOwner(deviceId)
     return entries
       .map(({ value }) => value)
       .toSorted(byLastAt)

@@ -1,6 +1,8 @@
 /** The way of a denial: from where it was made to the admin API, and what enroll believes of a broker. */
 import assert from 'node:assert/strict'
+import { connect } from 'node:net'
 import { after, before, test } from 'node:test'
+import { connect as connectTls } from 'node:tls'
 import type { Denial } from '../../contract/denials.ts'
 import { startCursor } from '../../contract/feed.ts'
 import { createKeyAndCsr } from '../../pki/x509.ts'
@@ -95,6 +97,28 @@ test('a broker that goes away in the middle of a question is one that did not an
   await follower.see(({ kind }) => kind === 'ask')
   await follower[Symbol.asyncDispose]()
   assert.deepEqual((await asking).body.unheard, ['broker-1'])
+})
+
+test('a peer that never comes to a request is kept in a room of its own, and pushes nobody out of the other', async () => {
+  const id = await refusedId('cam-3')
+  const { port } = new URL(fleet.endpoints.est)
+  const plain = connect(Number(port), '127.0.0.1')
+  plain.on('error', () => {})
+  plain.end('GET / HTTP/1.1\r\n\r\n')
+  await new Promise((resolve) => plain.once('close', resolve))
+  const bad = connectTls({ port: Number(port), host: '127.0.0.1', ca: fleet.root })
+  bad.end('nonsense\r\n\r\n')
+  bad.resume()
+  await new Promise((resolve) => bad.once('close', resolve))
+  const { body } = await fleet.admin('GET', '/denials?limit=3')
+  const causes = body.items.map(({ cause, path }: Denial) => [cause, path])
+  assert.deepEqual(causes.slice(0, 2), [
+    ['request_malformed', undefined],
+    ['handshake_failed', undefined],
+  ])
+  assert.equal(body.items[2].id, id)
+  const { body: found } = await fleet.admin('GET', `/denials/${body.items[1].id}`)
+  assert.deepEqual([found.stage, found.fix.kind], ['enrollment', 'device'])
 })
 
 type Row = { name: string; cause: string; fix: RegExp; id: string; fail(id: string): Promise<string> }

@@ -81,6 +81,7 @@ async function startEdge(options: Options = {}): Promise<Edge & { seen: EdgeRequ
         body: `${request.body.length} octets\n`,
       }
     },
+    drop: () => '0123456789ab',
     fail: (error): EdgeAnswer =>
       isFleetError(error, 'body_too_large') ? { status: 413, body: error.message } : { status: 500, body: 'failed' },
     ...options,

@@ -1,12 +1,15 @@
 import assert from 'node:assert/strict'
 import { after, before, suite, test } from 'node:test'
 import { createEst } from '../../../enroll/est/routes.ts'
+import { EnrollmentDenials } from '../../../enroll/ra/enrollment-denials.ts'
 import { Profiles } from '../../../enroll/ra/profiles.ts'
 import { RegistrationAuthority } from '../../../enroll/ra/registration-authority.ts'
 import type { TokenRecord } from '../../../enroll/registry/tokens.ts'
 import { parseCertificate } from '../../../pki/certificate.ts'
 import { parseCertsOnly } from '../../../pki/cms.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { FleetError } from '../../../runtime/errors.ts'
+import { TestLog } from '../../harness/broker.ts'
 import { basic, codeOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
 
 suite('the table of EST operations (RFC 7030 3.2.2)', () => {
@@ -188,4 +191,38 @@ test('a decision that waits for somebody is 202 with Retry-After in whole second
   })
   assert.deepEqual([answer.status, answer.headers!['Retry-After']], [202, '31'])
   assert.match(String(answer.body), /waits for approval.*\(request 01\)/)
+})
+
+test('a failure of ours has an id like a refusal has, says no more than that, and is not in the audit log', async () => {
+  const config = testConfiguration()
+  const denials = await EnrollmentDenials.open({ list: async () => ({ items: [] }) } as never, () => '00000000000a')
+  const testLog = new TestLog()
+  const est = createEst({
+    denials,
+    profiles: new Profiles(config),
+    clock: () => new Date(),
+    log: testLog.log,
+    attemptsPerMinute: 1,
+  } as never)
+  const request = {
+    id: '01',
+    method: 'GET',
+    path: '/.well-known/est/cacerts',
+    headers: {},
+    remoteAddress: '192.0.2.7',
+    certificate: undefined,
+    certificateFault: undefined,
+    channelBinding: () => undefined,
+  }
+  for (const [error, status, cause] of [
+    [new Error('/secret/path'), 500, 'internal'],
+    [new FleetError('key_unavailable', 'the key of the CA cannot be read'), 503, 'key_unavailable'],
+  ] as const) {
+    const answer = await est.fail(error, request)
+    assert.equal(answer.status, status)
+    assert.match(String(answer.body), new RegExp(`^${cause}: .*request 01, denial 00000000000a`))
+    assert.doesNotMatch(JSON.stringify([answer.body, denials.list({ limit: 9 })]), /secret/)
+    assert.equal((await testLog.until('request.failed', { reason: cause })).denial, '00000000000a')
+    assert.equal(denials.list({ limit: 1 })[0]?.fix?.command?.[0], 'status')
+  }
 })
