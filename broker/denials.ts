@@ -36,6 +36,8 @@ export type Refusal = {
   readonly message: string
   readonly asked?: Asked | undefined
   readonly needed?: number | undefined
+  /** How often, where it is not noted each time. */
+  readonly times?: number
 }
 
 /** As denials know it. */
@@ -122,7 +124,7 @@ export class Denials implements AsyncDisposable {
     const { entry, isRepeat, dropped } = ring.note({ key, kind, owner, now }, (id, isRest) =>
       this.#describe(id, isRest, refused, refusal),
     )
-    if (isRepeat) entry.value.count++
+    if (isRepeat) entry.value.count += refusal.times ?? 1
     for (const gone of dropped) {
       this.#unwritten.delete(gone)
       if (gone.value.isStored) this.#gone.add(gone.id)
@@ -236,7 +238,12 @@ export class Denials implements AsyncDisposable {
     }
   }
 
-  #describe(id: string, isRest: boolean, refused: Refused, { stage, cause, message, asked, needed }: Refusal): Kept {
+  #describe(
+    id: string,
+    isRest: boolean,
+    refused: Refused,
+    { stage, cause, message, asked, needed, times = 1 }: Refusal,
+  ): Kept {
     const { brokerId, policy, clock } = this.#options
     const { remoteAddress, listener, deviceId, clientId, certificate, verdict } = refused
     const at = clock().toISOString()
@@ -246,7 +253,7 @@ export class Denials implements AsyncDisposable {
       stage,
       cause,
       message: message.slice(0, maxText),
-      count: 1,
+      count: times,
       firstAt: at,
       lastAt: at,
       ...(isRest ? { isMixed: true } : {}),
@@ -262,7 +269,7 @@ export class Denials implements AsyncDisposable {
       variables: bounded(refused.facts ?? (certificate === undefined ? {} : factsOfCertificate(certificate))),
       policyVersion: version,
     }
-    return { count: 1, fresh: { view, document }, isStored: false }
+    return { count: times, fresh: { view, document }, isStored: false }
   }
 }
 

@@ -10,11 +10,12 @@ import { judgeHandshake, type ListenerRules, verdictFields } from './admission.t
 import type { Authorities } from './authorities.ts'
 import type { Gate } from './gate.ts'
 import { Listener } from './listener.ts'
+import { noteRefused } from './mqtt-context.ts'
 import { SecondFactor } from './second-factor.ts'
 import { Connection, type Sessions } from './sessions.ts'
 import type { Snapshot } from './trust/snapshot.ts'
 import { deviceIdOf, type PeerEvidence } from './verification.ts'
-import { WebSocketEdge } from './websocket.ts'
+import { WebSocketEdge, type WebSocketPeer } from './websocket.ts'
 
 type EntrancesOptions = {
   config: Configuration['broker']
@@ -27,7 +28,7 @@ type EntrancesOptions = {
   log: Log
   serve: (connection: Connection) => void
 }
-type StreamOf = (socket: TLSSocket, isLetIn: () => boolean) => Duplex
+type StreamOf = (socket: TLSSocket, peer: WebSocketPeer) => Duplex
 type Entrance = { listener: Listener; labels: readonly string[]; rules: ListenerRules }
 
 /** Every listener of this broker, and what happens between its handshake and MQTT. */
@@ -55,7 +56,7 @@ export class Entrances implements AsyncDisposable {
     })
     const streamOf: Record<ListenerConfiguration['transport'], StreamOf> = {
       mqtts: (socket) => socket,
-      wss: (socket, isLetIn) => webSockets.open(socket, isLetIn),
+      wss: (socket, peer) => webSockets.open(socket, peer),
     }
     for (const row of listenersOf(config)) {
       const { name, mode, transport, trust: labels } = row
@@ -149,7 +150,10 @@ export class Entrances implements AsyncDisposable {
       )
       return
     }
-    const stream = streamOf(socket, () => connection.state === 'live')
+    const stream = streamOf(socket, {
+      isLetIn: () => connection.state === 'live',
+      refused: (cause, message) => noteRefused({ gate }, connection, { reason: cause, message }),
+    })
     const connection = new Connection({ ...peer, stream, connectedAt: clock() })
     sessions.add(connection, deviceId)
     serve(connection)

@@ -212,7 +212,7 @@ export class Gate {
       if (verdict.policy === 'normal') continue
       const { cause = 'internal', message } = verdict
       const denial = this.#options.denials.note(refusedOf(connection), { stage: 'session', cause, message })
-      connection.close(cause, `${message}; denial ${denial}`)
+      connection.close(cause, `${message}; denial ${denial}`, denial)
     }
   }
 

@@ -1,6 +1,7 @@
 /** What every MQTT connection is served with. */
 import type { Configuration } from '../contract/configuration.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
+import type { FleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
 import { type Refusal, verdictFields } from './admission.ts'
 import type { SessionStore } from './backends/session-store.ts'
@@ -54,6 +55,18 @@ export const who = ({ remoteAddress, deviceId, certificate, clientId, rules, ver
   ...(verdict === undefined ? {} : verdictFields(verdict)),
 })
 
+export type RefusedPacket = {
+  event: string
+  reason: ProblemCode
+  asked: Asked
+  /** In place of the title of `reason`. */
+  detail?: string
+  needed?: number
+  /** Of the policy: the one that denies. */
+  statement?: string | undefined
+  slowed?: boolean
+}
+
 /**
  * A publish or a subscription that is refused, each kind of refusal of a client told in summary.
  *
@@ -62,15 +75,10 @@ export const who = ({ remoteAddress, deviceId, certificate, clientId, rules, ver
 export function warnRefused(
   context: MqttContext,
   connection: Connection,
-  {
-    asked,
-    needed,
-    ...fields
-  }: { event: string; reason: ProblemCode; asked: Asked; needed?: number; [field: string]: unknown },
+  { asked, needed, ...fields }: RefusedPacket,
 ): string {
-  const { event, reason } = fields
+  const { event, reason, detail: message = problems[reason].title } = fields
   const stage = asked.action === 'subscribe' ? 'subscribe' : 'publish'
-  const message = problems[reason].title
   const denial = context.denials.note(refusedOf(connection), { stage, cause: reason, message, asked, needed })
   context.warn(`${event} ${reason} ${connection.clientId}`, () => ({
     ...fields,
@@ -85,10 +93,10 @@ export type ConnectRefusal = Pick<Refusal, 'reason' | 'message' | 'facts' | 'nee
 
 /** A CONNECT that is refused. @returns what to tell the client */
 export function noteRefused(
-  { gate }: MqttContext,
+  { gate }: Pick<MqttContext, 'gate'>,
   connection: Connection,
   { reason: cause, message, facts, needed, isWill = false }: ConnectRefusal,
-  will: Omit<Asked, 'action'> | undefined,
+  will?: Omit<Asked, 'action'>,
 ): string {
   if (connection.endReason !== undefined) return message // it was told already
   connection.endReason = cause
@@ -102,14 +110,25 @@ export function noteRefused(
   return `${message}; ${askAbout(denial)}`
 }
 
-/** A message that a subscription matched and the policy keeps back. */
-export function noteUndelivered({ denials, log }: MqttContext, connection: Connection, topic: string): void {
-  const cause = 'delivery_denied'
-  const { title: message } = problems[cause]
-  const asked = { action: 'receive', topic } as const
-  const denial = denials.note(refusedOf(connection), { stage: 'delivery', cause, message, asked })
-  const fields = { event: 'delivery.denied', reason: cause, denial, ...who(connection), topic: shown(topic) }
-  log.debug(fields, 'delivery denied')
+/** A session that had to go, unless that was noted when it was decided. */
+export function noteEnded(
+  { denials }: MqttContext,
+  connection: Connection,
+  cause: ProblemCode,
+  sentence: string,
+): void {
+  const refusal = {
+    stage: cause === 'slow_reader' ? 'delivery' : 'session',
+    cause,
+    message: sentence || problems[cause].title,
+  } as const
+  connection.denial ??= denials.note(refusedOf(connection), refusal)
+}
+
+/** What lies under a refusal is for the operator alone: a disk that is full, or cannot be read. */
+export function warnOfStore({ warn }: MqttContext, error: FleetError): void {
+  if (error.cause === undefined) return
+  warn('store', () => ({ event: 'store.failed', reason: error.code, err: error }))
 }
 
 /** What a version 5 client is told of a refusal. */

@@ -1,19 +1,20 @@
 import type { ProblemCode } from '../contract/problems.ts'
-import { type FleetError, isFleetError } from '../runtime/errors.ts'
+import { isFleetError } from '../runtime/errors.ts'
 import type { Message } from './backends/session-store.ts'
 import { termsOf } from './connect-policy.ts'
 import { refusedOf } from './denials.ts'
 import { eventOf } from './events.ts'
 import { type Audience, Lanes } from './fast-path.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
-import { type ConnectRefusal, type MqttContext, noteRefused, noteUndelivered, who } from './mqtt-context.ts'
+import { type ConnectRefusal, type MqttContext, noteEnded, noteRefused, warnOfStore, who } from './mqtt-context.ts'
 import { later, PublishGuard, pass } from './publish-guard.ts'
 import { reasonOf } from './refusals.ts'
 import { SessionPump } from './session-pump.ts'
 import { SessionSubscriptions } from './session-subscriptions.ts'
 import type { Connection, EndReason, Receiver } from './sessions.ts'
+import { noteBehind, noteUndelivered, Undelivered } from './undelivered.ts'
 import type { BusClient } from './wire/aedes-port.ts'
-import type { Goodbye, LinkEnd, LinkEvents } from './wire/link-events.ts'
+import type { Dropped, Goodbye, LinkEnd, LinkEvents } from './wire/link-events.ts'
 import type { Connect, Publish, Qos, Subscribe, Unsubscribe } from './wire/packet.ts'
 import type { PlainPublish } from './wire/plain-publish.ts'
 import { reason } from './wire/reason.ts'
@@ -30,6 +31,7 @@ export class MqttSession implements LinkEvents, Receiver {
   readonly #finished: () => void
   readonly #guard: PublishGuard
   readonly #lanes: Lanes | undefined
+  readonly #undelivered: Undelivered
   #opening: Promise<void> | undefined
   #endTurn: (() => void) | undefined
   #epoch: number | undefined
@@ -49,6 +51,7 @@ export class MqttSession implements LinkEvents, Receiver {
     this.#connection = connection
     this.#context = context
     this.#guard = new PublishGuard(connection, context)
+    this.#undelivered = new Undelivered(connection, context)
     const { fastPath } = context
     this.#lanes = fastPath && new Lanes(fastPath, connection)
     const { promise, resolve } = Promise.withResolvers<void>()
@@ -88,7 +91,10 @@ export class MqttSession implements LinkEvents, Receiver {
     }
     const bytes = packet.payload.length
     const isFull = this.#slow >= maxSlow || this.#slowBytes + bytes > maxSlowBytes
-    if (packet.qos === 0 && this.#slow > 0 && isFull) return // at most once
+    if (packet.qos === 0 && this.#slow > 0 && isFull) {
+      noteBehind(this.#context, this.#connection, packet)
+      return // at most once
+    }
     this.#slow++
     this.#slowBytes += bytes
     this.#chain = this.#chain.then(async () => {
@@ -153,6 +159,10 @@ export class MqttSession implements LinkEvents, Receiver {
     this.#subscriptions?.room()
   }
 
+  dropped(why: Dropped, topic: string): void {
+    this.#undelivered.dropped(why, topic)
+  }
+
   disconnected(goodbye: Goodbye): void {
     this.#goodbye = goodbye
   }
@@ -195,7 +205,7 @@ export class MqttSession implements LinkEvents, Receiver {
       await this.#establish(packet)
     } catch (error) {
       if (!isFleetError(error)) throw error
-      this.#warnOfStore(error)
+      warnOfStore(this.#context, error)
       this.#refuse({ reason: error.code, message: error.message }, packet)
     } finally {
       this.#endTurn?.()
@@ -361,15 +371,9 @@ export class MqttSession implements LinkEvents, Receiver {
     const connection = this.#connection
     if (this.#isGone) return
     const isOurs = isFleetError(error)
-    if (isOurs) this.#warnOfStore(error)
+    if (isOurs) warnOfStore(this.#context, error)
     else this.#context.log.error({ event: 'broker.failed', err: error }, 'a packet could not be handled')
     connection.close(isOurs ? error.code : 'internal')
-  }
-
-  /** What lies under a refusal is for the operator alone: a disk that is full, or cannot be read. */
-  #warnOfStore(error: FleetError): void {
-    if (error.cause === undefined) return
-    this.#context.warn('store', () => ({ event: 'store.failed', reason: error.code, err: error }))
   }
 
   /** After the connection: its place on the bus, its session, then the will; then the client id is free. */
@@ -385,6 +389,8 @@ export class MqttSession implements LinkEvents, Receiver {
       const refusal = { stage: 'connect', cause: why, message: end.sentence } as const
       this.#context.gate.refused(refusedOf(connection), refusal, who(connection))
     }
+    this.#undelivered.flush()
+    if (wasLive && !isOwnWay(why)) noteEnded(this.#context, connection, why, end.sentence)
     if (end.cause !== undefined) log.error({ event: 'broker.failed', err: end.cause }, 'a packet could not be handled')
     this.#guard.stop()
     this.#pump?.stop()
@@ -403,6 +409,7 @@ export class MqttSession implements LinkEvents, Receiver {
         event: 'session.closed',
         reason: why,
         ...(end.sentence === '' ? {} : { detail: end.sentence }),
+        ...(connection.denial === undefined ? {} : { denial: connection.denial }),
         ...who(connection),
         packetsIn,
         bytesIn,

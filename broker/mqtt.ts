@@ -24,6 +24,7 @@ import { maxFilters } from './session-subscriptions.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import type { Area } from './store.ts'
 import type { SnapshotChange } from './trust/snapshot.ts'
+import { noteFull } from './undelivered.ts'
 import { Wills, type WillsOptions } from './wills.ts'
 import { Bus } from './wire/aedes-port.ts'
 import { Link } from './wire/link.ts'
@@ -58,8 +59,8 @@ export class MqttService implements AsyncDisposable {
   private constructor(context: MqttContext, stack: AsyncDisposableStack) {
     this.#context = context
     this.#stack = stack
-    const { gate, clock, log, config } = context
-    this.#quarantine = new Quarantine({ gate, clock, log, config })
+    const { gate, clock, log, denials, config } = context
+    this.#quarantine = new Quarantine({ gate, clock, log, denials, config })
   }
 
   /** @throws FleetError `data_damaged` */
@@ -108,10 +109,7 @@ export class MqttService implements AsyncDisposable {
         absent: { messages: config.maxQueuedMessages, bytes: quota.bytes },
         live: { messages: Math.max(config.maxQueuedMessages, maxLiveMessages), bytes: quota.bytes },
       },
-      onDropped: (what, owner, topic) => {
-        const fields = { event: 'message.dropped', reason: 'quota_exceeded', what, owner, topic: shown(topic) }
-        warn(`dropped ${what} ${owner}`, () => fields)
-      },
+      onDropped: (what, owner, topic) => noteFull({ denials, sessions, warn }, { what, owner, topic }),
     })
     const onDenied: WillsOptions['onDenied'] = ({ clientId, message, reason, facts }) => {
       const deviceId = deviceOf(clientId)

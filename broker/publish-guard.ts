@@ -1,8 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PolicyLimits } from '../contract/policy-limits.ts'
 import type { AskedMessage, Verdict } from '../contract/policy-matcher.ts'
-import type { ProblemCode } from '../contract/problems.ts'
-import { askAbout, type MqttContext, warnRefused } from './mqtt-context.ts'
+import { askAbout, type MqttContext, type RefusedPacket, warnRefused } from './mqtt-context.ts'
 import type { Connection } from './sessions.ts'
 import { reason } from './wire/reason.ts'
 
@@ -85,15 +84,17 @@ export class PublishGuard {
 
   #refuse(packet: AskedMessage, { reason: fault, statement }: Verdict, isOver: boolean): number {
     const problem = fault ?? 'publish_denied'
-    this.#warn('publish.denied', packet, { reason: problem, statement })
-    if (isOver) this.#connection.close(problem, this.sentence)
+    const denial = this.#warn('publish.denied', packet, { reason: problem, statement })
+    if (isOver) this.#connection.close(problem, this.sentence, denial)
     return problem === 'payload_too_large' ? reason.quotaExceeded : reason.notAuthorized
   }
 
-  #warn(event: string, message: AskedMessage, fields: { reason: ProblemCode; [field: string]: unknown }): void {
+  #warn(event: string, message: AskedMessage, fields: Pick<RefusedPacket, 'reason' | 'statement' | 'slowed'>): string {
     const { topic, qos, retain, payload } = message
     const asked = { action: 'publish', topic, qos, retain, payload } as const
-    this.sentence = askAbout(warnRefused(this.#context, this.#connection, { event, asked, ...fields }))
+    const denial = warnRefused(this.#context, this.#connection, { event, asked, ...fields })
+    this.sentence = askAbout(denial)
+    return denial
   }
 }
 

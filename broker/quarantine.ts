@@ -1,13 +1,14 @@
 import type { Configuration } from '../contract/configuration.ts'
-import type { ProblemCode } from '../contract/problems.ts'
+import { type ProblemCode, problems } from '../contract/problems.ts'
 import { anyStatus, type QuarantineStatus, quarantineName, quarantineTopics } from '../contract/quarantine.ts'
 import type { VerificationState } from '../contract/verification.ts'
 import { AttemptLimit, networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
+import { LogLimit } from '../runtime/log-limit.ts'
 import { namelessSession, refusal } from './admission.ts'
-import { refusedOf } from './denials.ts'
+import { type Asked, type Denials, refusedOf } from './denials.ts'
 import type { Gate } from './gate.ts'
-import { askAbout, who } from './mqtt-context.ts'
+import { askAbout, shown, who } from './mqtt-context.ts'
 import { reasonOf } from './refusals.ts'
 import type { Connection } from './sessions.ts'
 import type { LinkEvents } from './wire/link-events.ts'
@@ -42,6 +43,8 @@ export class Quarantine {
   readonly #gate: Gate
   readonly #clock: () => Date
   readonly #log: Log
+  readonly #denials: Pick<Denials, 'note'>
+  readonly #lines = new LogLimit({ burst: 10, everyMs: 60_000 })
   readonly #maxConnections: number
   readonly #maxOfOne: number
   readonly #admissions = new AttemptLimit(admissionsPerMinute)
@@ -49,10 +52,17 @@ export class Quarantine {
   readonly #counts = new Map<string, number>()
   #size = 0
 
-  constructor(options: { gate: Gate; clock: () => Date; log: Log; config: Configuration['broker'] }) {
+  constructor(options: {
+    gate: Gate
+    clock: () => Date
+    log: Log
+    denials: Pick<Denials, 'note'>
+    config: Configuration['broker']
+  }) {
     this.#gate = options.gate
     this.#clock = options.clock
     this.#log = options.log
+    this.#denials = options.denials
     this.#maxConnections = options.config.maxQuarantined
     this.#maxOfOne = options.config.maxConnectionsPerDevice
   }
@@ -97,6 +107,23 @@ export class Quarantine {
     connection.endReason = why
     const denial = this.#gate.refused(refusedOf(connection), { stage: 'connect', cause: why, message }, who(connection))
     return `${message}; ${askAbout(denial)}`
+  }
+
+  /**
+   * Something else was asked for than is to be had here; the cause is what has led here. @returns what to tell the client
+   *
+   * @param why where it is another
+   */
+  denied(connection: Connection, asked: Asked, why?: ProblemCode): string {
+    const { remoteAddress, verdict } = connection
+    const cause = why ?? verdict?.cause ?? 'quarantined'
+    const message = why === undefined && verdict?.message ? `in quarantine: ${verdict.message}` : problems[cause].title
+    const stage = asked.action === 'subscribe' ? 'subscribe' : 'publish'
+    const denial = this.#denials.note(refusedOf(connection), { stage, cause, message, asked })
+    const told = this.#lines.take(remoteAddress, this.#clock().getTime())
+    const fields = { event: `${stage}.denied`, reason: cause, denial, ...who(connection), topic: shown(asked.topic) }
+    if (told) this.#log.warn({ ...fields, ...told }, 'refused in quarantine')
+    return askAbout(denial)
   }
 
   log(event: 'quarantine.entered' | 'quarantine.asked' | 'quarantine.left', connection: Connection): void {
@@ -151,12 +178,18 @@ export class QuarantineSession implements LinkEvents {
     this.#quarantine.log('quarantine.entered', this.#connection)
   }
 
-  publish({ topic, qos, packetId }: Publish): void {
+  publish({ topic, qos, retain, payload, packetId }: Publish): void {
     const isAsk = topic === this.#topics.ask
-    const mayAsk = isAsk && this.#quarantine.mayAsk(this.#name)
-    if (mayAsk) this.#asked()
-    const code = mayAsk ? reason.success : isAsk ? reason.quotaExceeded : reason.notAuthorized
-    if (qos > 0) this.#connection.link.send({ type: qos === 1 ? 'puback' : 'pubrec', packetId, reason: code })
+    const type = qos === 1 ? 'puback' : 'pubrec'
+    if (isAsk && this.#quarantine.mayAsk(this.#name)) {
+      this.#asked()
+      if (qos > 0) this.#connection.link.send({ type, packetId, reason: reason.success })
+      return
+    }
+    const asked = { action: 'publish', topic, qos, retain, payload } as const
+    const reasonString = this.#quarantine.denied(this.#connection, asked, isAsk ? 'too_many_requests' : undefined)
+    const code = isAsk ? reason.quotaExceeded : reason.notAuthorized
+    if (qos > 0) this.#connection.link.send({ type, packetId, reason: code, properties: { reasonString } })
   }
 
   released(packetId: number): void {
@@ -165,13 +198,18 @@ export class QuarantineSession implements LinkEvents {
 
   subscribe({ packetId, subscriptions, properties }: Subscribe): void {
     const granted: string[] = []
+    let reasonString = ''
     const reasons = subscriptions.map(({ filter }) => {
-      if (filter !== this.#topics.status && filter !== anyStatus) return reason.notAuthorized
+      if (filter !== this.#topics.status && filter !== anyStatus) {
+        reasonString = this.#quarantine.denied(this.#connection, { action: 'subscribe', topic: filter })
+        return reason.notAuthorized
+      }
       this.#filters.set(filter, properties?.subscriptionIdentifiers ?? [])
       granted.push(filter)
       return reason.success // QoS 0
     })
-    this.#connection.link.send({ type: 'suback', packetId, reasons })
+    const told = reasonString === '' ? {} : { properties: { reasonString } }
+    this.#connection.link.send({ type: 'suback', packetId, reasons, ...told })
     for (const filter of granted) this.#tell(this.#filters.get(filter)!)
   }
 

@@ -1,7 +1,7 @@
 import type { Gate } from './gate.ts'
 import { type Quarantine, QuarantineSession } from './quarantine.ts'
 import type { Connection } from './sessions.ts'
-import type { Goodbye, LinkEnd, LinkEvents } from './wire/link-events.ts'
+import type { Dropped, Goodbye, LinkEnd, LinkEvents } from './wire/link-events.ts'
 import type { Connect, Publish, Subscribe, Unsubscribe } from './wire/packet.ts'
 import type { PlainPublish } from './wire/plain-publish.ts'
 import { reason } from './wire/reason.ts'
@@ -62,6 +62,10 @@ export class Reception implements LinkEvents {
 
   room(): void {
     this.#handler.room()
+  }
+
+  dropped(why: Dropped, topic: string): void {
+    this.#handler.dropped?.(why, topic)
   }
 
   disconnected(goodbye: Goodbye): void {

@@ -83,6 +83,7 @@ export async function createBrokerService(options: {
     cuts.note(connection, cause, heardAt ?? performance.now())
     const message = connection.verdict?.message || problems[cause].title
     const denial = denials.note(refusedOf(connection), { stage: 'session', cause, message })
+    connection.denial = denial
     log.warn({ event: 'session.kicked', reason: cause, denial, ...who(connection) }, 'session kicked')
   })
   const feed = stack.use(

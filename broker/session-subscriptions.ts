@@ -1,6 +1,6 @@
 import { isFleetError } from '../runtime/errors.ts'
 import type { StoredSubscription } from './backends/session-store.ts'
-import { askAbout, type MqttContext, warnRefused } from './mqtt-context.ts'
+import { askAbout, type MqttContext, type RefusedPacket as Refused, warnRefused } from './mqtt-context.ts'
 import type { RetainedDelivery } from './retained.ts'
 import { restoreRoutes } from './routes.ts'
 import type { Connection } from './sessions.ts'
@@ -70,10 +70,9 @@ export class SessionSubscriptions {
       if (!isFleetError(error, 'quota_exceeded')) throw error
       await restoreRoutes(store, index, clientId)
       this.#readFilters()
-      this.#answer(
-        packetId,
-        reasons.map((code) => (code < 0x80 ? reason.quotaExceeded : code)),
-      )
+      const all = reasons.map((code) => (code < 0x80 ? reason.quotaExceeded : code))
+      for (const filter of granted.keys()) this.#refuse(filter, { reason: error.code, detail: error.message }, told)
+      this.#answer(packetId, all, told)
       return
     }
     // Not what the client, behind this packet, has unsubscribed from: nobody would take it off the bus again.
@@ -126,13 +125,17 @@ export class SessionSubscriptions {
     const isFull = filters.size >= Math.min(maxFilters, limits.subscriptions ?? maxFilters) && !filters.has(filter)
     if (allowed && !isFull) return undefined
     const problem = allowed ? 'quota_exceeded' : 'subscribe_denied'
-    const asked = { action: 'subscribe', topic: parts.filter } as const
     const needed = allowed ? { needed: filters.size + 1 } : {}
-    const refused = { event: 'subscribe.denied', reason: problem, asked, statement, ...needed } as const
-    const denial = warnRefused(this.#context, this.#connection, refused)
-    if (told.length < maxTold && !told.includes(denial)) told.push(denial)
-    if (!allowed && onDeny === 'disconnect') this.#connection.close('subscribe_denied', askAbout(denial))
+    const denial = this.#refuse(parts.filter, { reason: problem, statement, ...needed }, told)
+    if (!allowed && onDeny === 'disconnect') this.#connection.close('subscribe_denied', askAbout(denial), denial)
     return allowed ? reason.quotaExceeded : reason.notAuthorized
+  }
+
+  #refuse(topic: string, why: Pick<Refused, 'reason' | 'detail' | 'needed' | 'statement'>, told: string[]): string {
+    const asked = { action: 'subscribe', topic } as const
+    const denial = warnRefused(this.#context, this.#connection, { event: 'subscribe.denied', asked, ...why })
+    if (told.length < maxTold && !told.includes(denial)) told.push(denial)
+    return denial
   }
 
   async #sendRetained(route: Subscription, isNew: boolean): Promise<void> {

@@ -57,6 +57,8 @@ export class Connection {
   readonly filters = new Set<string>()
   /** Why it ended, once that is known. */
   endReason: EndReason | undefined
+  /** Under which its end can be asked about, once it was noted. */
+  denial: string | undefined
   /** Ended by us: nothing more is taken from it or given to it, its will included. */
   cut = false
   /** Ends all of it, the MQTT core's part and the will included; set by whoever serves MQTT on it. */
@@ -79,9 +81,14 @@ export class Connection {
     this.connectedAt = input.connectedAt
   }
 
-  /** Lets what was sent go out, says why where the version can, and ends the connection. The will is due. */
-  close(why: ProblemCode | 'shutdown', sentence = ''): void {
+  /**
+   * Lets what was sent go out, says why where the version can, and ends the connection. The will is due.
+   *
+   * @param denial where it was noted already
+   */
+  close(why: ProblemCode | 'shutdown', sentence = '', denial?: string): void {
     this.endReason ??= why
+    this.denial ??= denial
     this.link.fail(why === 'shutdown' ? reason.serverShuttingDown : reasonOf(why), sentence)
   }
 }

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type Server } from 'node:http'
 import { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { type WebSocket, WebSocketServer } from 'ws'
+import type { ProblemCode } from '../contract/problems.ts'
 import { FleetError } from '../runtime/errors.ts'
 
 type WebSocketOptions = {
@@ -27,6 +28,14 @@ const pieceBytes = 256
 const pingHeadBytes = 6
 /** A peer that is being refused has this long to read why. */
 const lingerMs = 1_000
+
+/** Who is behind a stream, for as long as it is none yet. */
+export type WebSocketPeer = {
+  /** Asked as long as the answer is no. */
+  isLetIn(): boolean
+  /** No stream comes of it. @returns what to tell the peer */
+  refused(cause: ProblemCode, sentence: string): string
+}
 
 /** Turns TLS connections into streams of MQTT bytes. */
 export class WebSocketEdge {
@@ -56,9 +65,9 @@ export class WebSocketEdge {
     this.#http.on('connect', (_request, socket) => this.#refuse(socket, '405 Method Not Allowed', upgradeHelp))
   }
 
-  /** Reads the upgrade from `socket`; what comes behind it is the stream. `isLetIn` is asked as long as the answer is no. */
-  open(socket: TLSSocket, isLetIn: () => boolean): Duplex {
-    const stream = new WebSocketStream(socket, isLetIn, this.#options)
+  /** Reads the upgrade from `socket`; what comes behind it is the stream. */
+  open(socket: TLSSocket, peer: WebSocketPeer): Duplex {
+    const stream = new WebSocketStream(socket, peer, this.#options)
     this.#streams.set(socket, stream)
     this.#http.emit('connection', socket)
     return stream
@@ -79,32 +88,34 @@ export class WebSocketEdge {
   }
 
   #refuse(socket: Duplex, status: string, sentence: string): void {
+    const stream = this.#streams.get(socket)
+    const told = stream?.refuse(`no WebSocket: ${sentence}`) ?? sentence
     if (socket.writable) {
       const upgrade = status.startsWith('426')
         ? 'Upgrade: websocket\r\nConnection: Upgrade, close'
         : 'Connection: close'
-      const body = `${sentence}\n`
+      const body = `${told}\n`
       const type = `Content-Type: text/plain\r\nContent-Length: ${Buffer.byteLength(body)}`
       socket.end(`HTTP/1.1 ${status}\r\n${upgrade}\r\n${type}\r\n\r\n${body}`)
     }
-    this.#streams.get(socket)?.destroy(new FleetError('handshake_failed', `no WebSocket: ${sentence}`))
+    stream?.destroy(new FleetError('handshake_failed', `no WebSocket: ${sentence}`))
   }
 }
 
 /** The bytes in one peer's binary messages, wherever their borders are [MQTT-6.0.0-2]. */
 class WebSocketStream extends Duplex {
   readonly #socket: TLSSocket
-  readonly #isLetIn: () => boolean
+  readonly #peer: WebSocketPeer
   readonly #options: WebSocketOptions
   readonly #deadline: NodeJS.Timeout
   #webSocket: WebSocket | undefined
   /** Arrived since the last whole message; counted until the peer is let in. */
   #heldBytes = 0
 
-  constructor(socket: TLSSocket, isLetIn: () => boolean, options: WebSocketOptions) {
+  constructor(socket: TLSSocket, peer: WebSocketPeer, options: WebSocketOptions) {
     super({ autoDestroy: false })
     this.#socket = socket
-    this.#isLetIn = isLetIn
+    this.#peer = peer
     this.#options = options
     const { upgradeTimeoutMs } = options
     this.#deadline = setTimeout(() => {
@@ -114,6 +125,10 @@ class WebSocketStream extends Duplex {
     socket.once('close', () => {
       if (this.#webSocket === undefined) this.destroy()
     })
+  }
+
+  refuse(sentence: string): string {
+    return this.#peer.refused('handshake_failed', sentence)
   }
 
   upgraded(webSocket: WebSocket): void {
@@ -140,7 +155,7 @@ class WebSocketStream extends Duplex {
 
   #count = (chunk: Buffer): void => {
     this.#heldBytes += chunk.length
-    const isLetIn = this.#isLetIn()
+    const isLetIn = this.#peer.isLetIn()
     if (!isLetIn && this.#heldBytes <= this.#options.maxFirstBytes) return
     this.#socket.off('data', this.#count)
     if (isLetIn) return

@@ -241,6 +241,38 @@ test('some words stand only where the table allows them', () => {
   assert.deepEqual(broken, [])
 })
 
+/** Lines that tell of a refusal under no id, each with its reason. */
+const unnamed: Record<string, string> = {
+  'enroll/feed-server.ts feed.refused':
+    'of brokers: enroll is what would be asked about it, and has the error beside it',
+  'enroll/feed-server.ts report.refused': 'of brokers, likewise',
+  'broker/trust/reports.ts report.dropped': 'of this broker itself, which has more to report than it may keep',
+  'enroll/reconfiguration.ts configuration.refused': 'of the file of an operator: the line says what is wrong in it',
+  'enroll/admin/routes.ts request.refused': 'of operators: the answer itself has code, sentence and request id',
+}
+
+test('a line that tells of a refusal has the id of its denial, or stands in the table with a reason', () => {
+  const told = ['broker', 'enroll', 'runtime'].flatMap((folder) =>
+    production
+      .filter((file) => isWithin(file, folder))
+      .flatMap((file) => {
+        const source = withoutComments(read(file))
+        const found = source.matchAll(
+          /\bevent:[^,\n]*?'([a-z]+\.(?:refused|denied|dropped|limited|kicked|malformed))'/g,
+        )
+        return [...found].map(({ 1: event, index }) => {
+          const begin = source.lastIndexOf('{', index)
+          const isNamed = /\bdenial\b/.test(source.slice(begin, source.indexOf('}', index)))
+          // warnRefused puts it there.
+          return { line: `${file} ${event}`, isNamed: isNamed || /\bwarnRefused\([^{]*$/.test(source.slice(0, begin)) }
+        })
+      }),
+  )
+  assert.ok(told.length > 10)
+  const missing = new Set(told.filter(({ isNamed }) => !isNamed).map(({ line }) => line))
+  assert.deepEqual([...missing].toSorted(), Object.keys(unnamed).toSorted())
+})
+
 test('an exception to a word is dropped when the file no longer needs it', () => {
   const idle = words.flatMap(({ word, but }) =>
     Object.keys(but).filter((file) => !sourceOf.has(file) || !word.test(withoutComments(read(file)))),

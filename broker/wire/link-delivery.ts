@@ -1,5 +1,5 @@
 import { encode } from './codec.ts'
-import type { Delivered, Delivery, LinkLimits } from './link-events.ts'
+import type { Delivered, Delivery, Dropped, LinkEvents, LinkLimits } from './link-events.ts'
 import { OutboundAliases, OutboundWindow } from './link-outbound.ts'
 import type { LinkWriter } from './link-writer.ts'
 import type { Connect, Version } from './packet.ts'
@@ -16,14 +16,20 @@ export class LinkDelivery {
   /** unread output from which on the client counts as slow */
   readonly #slowBytes: number
   readonly #clock: () => Date
+  readonly #events: Pick<LinkEvents, 'dropped'>
   readonly #aliases: OutboundAliases | undefined
   readonly window: OutboundWindow
   #isAwaited = false
   /** Messages that were not delivered, by reason. */
   readonly dropped = { slow: 0, tooLarge: 0, expired: 0 }
 
-  constructor(writer: LinkWriter, { version, properties: asked }: Connect, limits: LinkLimits, clock: () => Date) {
+  constructor(
+    writer: LinkWriter,
+    { version, properties: asked }: Connect,
+    { limits, clock, events }: { limits: LinkLimits; clock: () => Date; events: Pick<LinkEvents, 'dropped'> },
+  ) {
     this.#writer = writer
+    this.#events = events
     this.#version = version
     this.#maxBytes = asked?.maximumPacketSize ?? Number.POSITIVE_INFINITY
     // The largest message has to fit into what is left.
@@ -49,7 +55,7 @@ export class LinkDelivery {
         this.#isAwaited = true
         return 'waiting'
       }
-      this.dropped.slow++
+      this.#drop('slow', message.topic)
       return 'dropped'
     }
     const secondsLeft = this.#secondsLeft(message)
@@ -64,7 +70,7 @@ export class LinkDelivery {
         ? this.#sendShared(message, delivery, secondsLeft)
         : this.#sendOwn(message, delivery, secondsLeft, aliases)
     if (isSent) return 'sent'
-    this.dropped.tooLarge++
+    this.#drop('tooLarge', message.topic)
     return 'dropped'
   }
 
@@ -76,9 +82,14 @@ export class LinkDelivery {
   /** At QoS 0. */
   forward(publish: PlainPublish): void {
     const frame = publish.frame(this.#version)
-    if (this.#isSlow()) this.dropped.slow++
-    else if (frame.length > this.#maxBytes) this.dropped.tooLarge++
+    if (this.#isSlow()) this.#drop('slow', publish.topic)
+    else if (frame.length > this.#maxBytes) this.#drop('tooLarge', publish.topic)
     else this.#writer.push(frame)
+  }
+
+  #drop(why: Dropped, topic: string): void {
+    this.dropped[why]++
+    this.#events.dropped?.(why, topic)
   }
 
   #isSlow(): boolean {

@@ -30,6 +30,8 @@ export type LinkEnd = {
   cause?: unknown
 }
 
+export type Dropped = 'slow' | 'tooLarge'
+
 export type LinkCounters = {
   packetsIn: number
   bytesIn: number
@@ -76,6 +78,8 @@ export interface LinkEvents {
   received(packetId: number): void
   /** A delivery that was told to wait can be made now. */
   room(): void
+  /** A message that the client will not have: it reads too slowly, or takes no packet so large. */
+  dropped?(why: Dropped, topic: string): void
   disconnected(goodbye: Goodbye): void
   /** The last one, in a turn of its own. The socket may be open for another second, for the client to read why. */
   closed(end: LinkEnd): void

@@ -125,7 +125,8 @@ export class Link {
     this.#reader.limit(terms.maximumPacketSize, isTold)
     this.#inbound = new InboundWindow(terms.receiveMaximum, isTold)
     this.#inboundAliases = new InboundAliases(terms.topicAliasMaximum)
-    this.#delivery = new LinkDelivery(this.#writer, this.#connect, this.#limits, this.#clock)
+    const shared = { limits: this.#limits, clock: this.#clock, events: this.#events }
+    this.#delivery = new LinkDelivery(this.#writer, this.#connect, shared)
     this.#state = 'open'
     this.#silenceMs = silenceMs(terms.serverKeepAlive ?? this.#connect.keepAlive) // [MQTT-3.2.2-21]
     this.#watchdog.start(this.#silenceMs)

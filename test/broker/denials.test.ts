@@ -1,12 +1,14 @@
 /** Every place where a broker refuses: an id is told to the client and to the log, and asked for by it all is there. */
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { IClientOptions } from 'mqtt'
 import { Denials } from '../../broker/denials.ts'
 import { BrokerStore } from '../../broker/store.ts'
+import { reason } from '../../broker/wire/reason.ts'
 import type { Denial } from '../../contract/denials.ts'
 import {
   BrokerHarness,
@@ -19,12 +21,22 @@ import {
   TestLog,
 } from '../harness/broker.ts'
 import { TestPki } from '../harness/certificates.ts'
+import { publishPacket, RawClient, connectPacket as rawConnect } from '../harness/raw-mqtt.ts'
 
 let harness: BrokerHarness
 let skewMs = 0
 before(async () => {
   harness = await BrokerHarness.start({
-    broker: { maxConnectionsPerDevice: 4 },
+    broker: {
+      maxConnectionsPerDevice: 4,
+      maxQueuedMessages: 2,
+      maxRetainedPerDevice: 2,
+      listeners: [
+        { name: 'open', mode: 'permissive', listen: '127.0.0.1:0' },
+        { name: 'web', transport: 'wss', listen: '127.0.0.1:0' },
+        { name: 'proxied', listen: '127.0.0.1:0', proxyProtocol: { from: ['127.0.0.1/32'] } },
+      ],
+    },
     clock: () => new Date(Date.now() + skewMs),
     policy: parsePolicy(`policies:
       - name: own
@@ -44,6 +56,7 @@ async function denialOf(id: string): Promise<Denial> {
 }
 const idIn = (text: string | undefined): string => /denial ([0-9a-f]{12})/.exec(text ?? '')?.[1] ?? ''
 const five = { protocolVersion: 5 } as const
+const plainSubscription = { noLocal: false, retainAsPublished: false, retainHandling: 0 } as const
 
 async function told(device: TestDevice, options: IClientOptions = {}): Promise<string> {
   const client = harness.dial(device, { clientId: device.id, ...five, ...options })
@@ -156,15 +169,119 @@ test('a delivery that the policy no longer allows is noted, and counted', async 
   assert.deepEqual([denial?.stage, denial?.cause, denial?.asked?.topic], ['delivery', 'delivery_denied', 'hall/secret'])
 })
 
+const portOf = (listener: string): number => Number(new URL(harness.broker.endpoints[listener]!).port)
+const raw = async (device: TestDevice | undefined, listener = 'mqtts', options: object = {}): Promise<RawClient> => {
+  const client = RawClient.over(await harness.socket(device, { port: portOf(listener) }), 5)
+  client.send({ ...rawConnect(5), clientId: device?.id ?? 'nobody', ...options })
+  await client.expect('connack', { reason: 0 })
+  return client
+}
+
+test('what is refused inside the quarantine has an id, and what has led there for its cause', async () => {
+  const client = await raw(undefined, 'open')
+  client.send(publishPacket('devices/x', 'x', { qos: 1, packetId: 1 }))
+  const { properties } = await client.expect('puback', { reason: reason.notAuthorized })
+  const published = await denialOf(idIn(properties?.reasonString))
+  assert.deepEqual(
+    [published.stage, published.cause, published.state, published.action, published.asked?.topic],
+    ['publish', 'certificate_missing', 'none', 'quarantine', 'devices/x'],
+  )
+  assert.deepEqual([published.fix?.command?.[0], published.statements], ['token', undefined])
+  client.send({ type: 'subscribe', packetId: 2, subscriptions: [{ filter: '#', qos: 0, ...plainSubscription }] })
+  const suback = await client.expect('suback')
+  const subscribed = await denialOf(idIn(suback.properties?.reasonString))
+  assert.deepEqual([subscribed.stage, subscribed.cause], ['subscribe', 'certificate_missing'])
+  const ask = '$fleetgate/quarantine/~none/ask'
+  for (let packetId = 3; packetId < 15; packetId++) {
+    client.send(publishPacket(ask, '', { qos: 1, packetId }))
+    await client.expect('puback', { reason: 0 })
+  }
+  client.send(publishPacket(ask, '', { qos: 1, packetId: 15 }))
+  const often = await client.expect('puback', { reason: reason.quotaExceeded })
+  assert.equal((await denialOf(idIn(often.properties?.reasonString))).cause, 'too_many_requests')
+  const line = await harness.testLog.until('publish.denied', { listener: 'open', reason: 'certificate_missing' })
+  assert.equal(line.denial, published.id)
+  client.socket.destroy()
+})
+
+test('a queue that is full, and as much retained as may be, are denials of delivery and of publishing', async () => {
+  const device = await harness.device('full-1')
+  const client = await harness.connect(device, { clean: false })
+  await client.subscribeAsync('devices/full-1/in', { qos: 1 })
+  await client.endAsync()
+  const teller = await harness.connect(await harness.device('teller-2', { profile: 'service' }))
+  for (let i = 0; i < 4; i++) await teller.publishAsync('devices/full-1/in', 'x', { qos: 1 })
+  const queued = await harness.testLog.until('message.dropped', { what: 'queued', owner: 'full-1' })
+  const { stage, cause, count, deviceId, clientId } = await denialOf(String(queued.denial))
+  assert.deepEqual([stage, cause, count, deviceId, clientId], ['delivery', 'quota_exceeded', 2, 'full-1', 'full-1'])
+  for (let i = 0; i < 3; i++) await teller.publishAsync(`devices/full-1/${i}`, 'x', { qos: 1, retain: true })
+  const retained = await harness.testLog.until('message.dropped', { what: 'retained', owner: 'teller-2' })
+  const kept = await denialOf(String(retained.denial))
+  assert.deepEqual([kept.stage, kept.asked?.topic, kept.asked?.retain], ['publish', 'devices/full-1/2', true])
+})
+
+test('messages of QoS 0 that a slow reader misses are one denial with their number, and so is what is too large', async () => {
+  const device = await harness.device('slow-1')
+  const client = await raw(device, 'mqtts', { properties: { maximumPacketSize: 60_000 } })
+  client.send({ type: 'subscribe', packetId: 1, subscriptions: [{ filter: 'hall/#', qos: 0, ...plainSubscription }] })
+  await client.expect('suback')
+  const teller = await harness.connect(await harness.device('teller-3', { profile: 'service' }))
+  await teller.publishAsync('hall/a', Buffer.alloc(70_000), { qos: 1 })
+  const large = await harness.testLog.until('message.dropped', { clientId: 'slow-1', reason: 'packet_too_large' })
+  assert.equal((await denialOf(String(large.denial))).stage, 'delivery')
+  client.socket.pause()
+  const connection = harness.broker.sessions.findLive('slow-1')!
+  while (connection.link.counters.dropped.slow < 20) {
+    await teller.publishAsync('hall/a', Buffer.alloc(59_000), { qos: 1 })
+  }
+  const { slow } = connection.link.counters.dropped
+  client.socket.destroy()
+  await harness.testLog.until('session.closed', { clientId: 'slow-1' })
+  const { denial: id } = await harness.testLog.until('message.dropped', { clientId: 'slow-1', reason: 'slow_reader' })
+  const { stage, cause, count } = await denialOf(String(id))
+  assert.deepEqual([stage, cause, count], ['delivery', 'slow_reader', slow])
+})
+
+test('an upgrade that is refused and a PROXY header that is none have an id', async () => {
+  const device = await harness.device('edge-1')
+  const socket = await harness.socket(device, { port: portOf('web') })
+  socket.write('GET /chat HTTP/1.1\r\nHost: x\r\n\r\n')
+  const body = String(await readToEnd(socket))
+  const upgrade = await denialOf(idIn(body))
+  assert.deepEqual([upgrade.stage, upgrade.cause, upgrade.listener], ['connect', 'handshake_failed', 'web'])
+  assert.deepEqual([upgrade.count, upgrade.certificate?.serial], [1, device.serial])
+  const plain = connect(portOf('proxied'), '127.0.0.1')
+  plain.on('error', () => {})
+  plain.write('GET / HTTP/1.1\r\n\r\n')
+  await closeOf(plain)
+  const line = await harness.testLog.until('connection.refused', { listener: 'proxied' })
+  assert.match((await denialOf(String(line.denial))).message, /no PROXY header of version 2/)
+})
+
+test('a session that is ended for what its client did is noted, and its last line has the id', async () => {
+  const device = await harness.device('twice-1')
+  const first = await raw(device)
+  await raw(device)
+  await first.closed()
+  const taken = await harness.testLog.until('session.closed', { clientId: 'twice-1', reason: 'session_taken_over' })
+  assert.equal((await denialOf(String(taken.denial))).stage, 'session')
+  const rude = await raw(await harness.device('rude-1'))
+  rude.socket.write(Buffer.from([0xf0, 0]))
+  await rude.closed()
+  const ended = await harness.testLog.until('session.closed', { clientId: 'rude-1', reason: 'protocol_violation' })
+  assert.equal((await denialOf(String(ended.denial))).cause, 'protocol_violation')
+})
+
 test('a session that a revocation ends is noted', async () => {
   const device = await harness.device('gone-1')
   const client = await harness.connect(device)
   const closed = closeOf(client)
   await harness.revokeDevice(device)
   await closed
-  const { denial } = await harness.testLog.until('session.kicked', { deviceId: 'gone-1' })
+  const { denial, reason: told } = await harness.testLog.until('session.kicked', { deviceId: 'gone-1' })
   const { stage, cause } = await denialOf(String(denial))
-  assert.deepEqual([stage, cause], ['session', 'device_revoked'])
+  assert.deepEqual([stage, cause], ['session', told])
+  assert.match(cause, /^(device|certificate)_revoked$/, 'whichever of the two was heard first')
 })
 
 test('one device that is refused on thousands of topics keeps what others were refused', async () => {

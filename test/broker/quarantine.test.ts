@@ -257,7 +257,13 @@ test('quarantine is bounded: connections of one peer and of all, how often they 
 
 test('how often they come is counted for a network, not for each of its addresses', () => {
   const config = { maxQuarantined: 100, maxConnectionsPerDevice: 100 } as never
-  const quarantine = new Quarantine({ gate: {} as never, log: {} as never, clock: () => new Date(0), config })
+  const quarantine = new Quarantine({
+    gate: {} as never,
+    log: {} as never,
+    denials: {} as never,
+    clock: () => new Date(0),
+    config,
+  })
   for (let i = 0; i < 60; i++) assert.equal(quarantine.enter(`~${i}`, `2001:db8::${i}:1`), undefined)
   assert.match(quarantine.enter('~60', '2001:db8::60:1') ?? '', /in a minute/)
   assert.equal(quarantine.enter('~60', '2001:db8:1::1'), undefined)

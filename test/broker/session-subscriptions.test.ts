@@ -60,7 +60,14 @@ test('a SUBSCRIBE over quota changes nothing, the options of what was there befo
   await client.expect('suback', { reasons: [0] })
   const subscriptions = [subscription('quota/old'), subscription('quota/new'), ...tooMuch()]
   client.send({ type: 'subscribe', packetId: 2, subscriptions })
-  await client.expect('suback', { packetId: 2, reasons: subscriptions.map(() => reason.quotaExceeded) })
+  const suback = await client.expect('suback', { packetId: 2 })
+  assert.deepEqual(
+    suback.reasons,
+    subscriptions.map(() => reason.quotaExceeded),
+  )
+  const [id] = /[0-9a-f]{12}/.exec(suback.properties?.reasonString ?? '') ?? []
+  const [denial] = await harness.feed.askDenials({ id: id!, limit: 1 })
+  assert.deepEqual([denial?.stage, denial?.cause], ['subscribe', 'quota_exceeded'])
   assert.equal(await qosOf(client, 'quota/old'), 0)
   assert.equal(await qosOf(client, 'quota/new'), undefined)
   client.send({ type: 'subscribe', packetId: 3, subscriptions: [subscription('quota/new')] })

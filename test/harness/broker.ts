@@ -1,4 +1,5 @@
 /** One broker with a fake feed: everything a test of the gateway needs, over real sockets. */
+import assert from 'node:assert/strict'
 
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -20,6 +21,8 @@ import type { Log } from '../../runtime/log.ts'
 import { parseYaml } from '../../runtime/yaml.ts'
 import { type TestCertificate, TestPki } from './certificates.ts'
 import { FakeFeed } from './feed.ts'
+
+const refusals = /\.(refused|denied|dropped|limited|kicked)$/
 
 export type LogLine = { event?: string; reason?: string; [field: string]: unknown }
 export type TestDevice = TestCertificate & { id: string }
@@ -250,6 +253,9 @@ export class BrokerHarness implements AsyncDisposable {
     await this.broker[Symbol.asyncDispose]()
     await this.feed[Symbol.asyncDispose]()
     rmSync(this.folder, { recursive: true, force: true })
+    // Whatever was refused in any test of a broker can be asked about.
+    const unnamed = this.testLog.lines.filter(({ event, denial }) => refusals.test(event ?? '') && denial === undefined)
+    assert.deepEqual(unnamed, [])
   }
 }
 
