@@ -53,7 +53,25 @@ const peer = {
 const reason = z
   .string()
   .optional()
-  .describe('A code of errors.md, or of a connection: disconnected, connection_lost, keep_alive_expired, shutdown')
+  .describe(
+    'A code of errors.md; of a connection that ended also disconnected, connection_lost, keep_alive_expired or shutdown; of a certificate that was revoked the reason of RFC 5280',
+  )
+
+/** When each is told. */
+export const eventMeanings: Record<EventType, string> = {
+  connected: 'A device has a session: its CONNECT was accepted',
+  disconnected: 'Its connection ended, with `reason`',
+  refused: 'A peer was refused at its handshake or its CONNECT, with `reason` and a denial id',
+  denied: 'A publish, a subscription, a will that was due or a delivery was not allowed',
+  enrolled: 'The registry has a certificate of a device that was not renewed from another one',
+  renewed: 'The registry has a new certificate that was asked for with the one before',
+  expiring: 'A certificate is about to expire, and was not renewed',
+  held: 'A device was put on hold',
+  enabled: 'It was taken off hold',
+  revoked:
+    'A device or a certificate was revoked, as `scope` says; of a device that is revoked each certificate is told of, too',
+  alert: 'Somebody should look: `kind` says at what',
+}
 
 export const fleetEvent = z.strictObject({
   id: z.string().describe('One that is delivered twice has the same'),
@@ -84,7 +102,9 @@ export const fleetEvent = z.strictObject({
     .int()
     .min(1)
     .optional()
-    .describe('It stands for so many; without a device id they are those that were too many to be told one by one'),
+    .describe(
+      'It stands for so many; without a device id for those of its type that were too many to be told one by one',
+    ),
 })
 export type FleetEvent = z.output<typeof fleetEvent>
 

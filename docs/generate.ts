@@ -17,6 +17,7 @@ import {
 } from '../contract/admin-api.ts'
 import { configuration } from '../contract/configuration.ts'
 import { denialView } from '../contract/denials.ts'
+import { eventMeanings, eventTypes, fleetEvent, presence } from '../contract/fleet-events.ts'
 import { type ProblemCode, problems, problemType, setUpProblems } from '../contract/problems.ts'
 import { advice } from './advice.ts'
 
@@ -57,24 +58,41 @@ const readStandard = (version: string): Standard =>
 export const standards: Record<string, Standard> = { '3.1.1': readStandard('3.1.1'), '5.0': readStandard('5.0') }
 
 const schema = z.toJSONSchema(configuration, { io: 'input', target: 'draft-2020-12' }) as Node
+const shapeOf = (view: z.ZodType): Node & { required?: string[] } =>
+  z.toJSONSchema(view, { io: 'output', target: 'draft-2020-12', unrepresentable: 'any' }) as Node
+/** For readers: fields are added, and who checks must not refuse them. */
+function open(shape: Node): object {
+  const isClosing = (key: string): boolean => key === 'additionalProperties' || key === '$schema'
+  return JSON.parse(JSON.stringify(shape), (key, value) => (isClosing(key) ? undefined : value))
+}
+
 const printedBy = '<!-- Printed by `npm run docs`; do not edit. -->'
 
 /** File name -> content, for everything that is printed. */
 export const pages: Record<string, string> = {
   'configuration.md': configurationPage(),
-  'configuration.schema.json': schemaFile(),
+  'configuration.schema.json': schemaFile('configuration', { title: 'Fleetgate configuration', ...schema }),
   'errors.md': errorsPage(),
+  'events.md': eventsPage(),
+  'events.schema.json': schemaFile('events', {
+    title: 'What Fleetgate publishes: an event, or a presence',
+    anyOf: [open(shapeOf(fleetEvent)), open(shapeOf(presence))],
+  }),
   'json.md': jsonPage(),
   'mqtt-behaviour.md': behaviourPage(),
 }
 
-function schemaFile(): string {
-  const document = { $id: 'urn:fleetgate:schema:configuration', title: 'Fleetgate configuration', ...schema }
-  // Lists of plain values on one line, as the formatter of this repository wants them.
-  const text = JSON.stringify(document, null, 2).replaceAll(/\[[^[\]{}]*\]/g, (list) =>
-    list.replaceAll(/\s*\n\s*/g, ' '),
-  )
-  return `${text.replaceAll('[ ', '[').replaceAll(' ]', ']')}\n`
+function schemaFile(name: string, content: object): string {
+  const document = { $id: `urn:fleetgate:schema:${name}`, ...content }
+  // Lists of plain values on one line where they fit, as the formatter of this repository wants them.
+  const text = JSON.stringify(document, null, 2).replaceAll(/\[[^[\]{}]*\]/g, (list, at: number, whole: string) => {
+    const line = list
+      .replaceAll(/\s*\n\s*/g, ' ')
+      .replace('[ ', '[')
+      .replace(' ]', ']')
+    return at - whole.lastIndexOf('\n', at) + line.length > 120 ? list : line
+  })
+  return `${text}\n`
 }
 
 function errorsPage(): string {
@@ -184,7 +202,7 @@ Given by ${given}.
 
 | field | type | |
 |---|---|---|
-${fields(z.toJSONSchema(view, { io: 'output', target: 'draft-2020-12', unrepresentable: 'any' }) as Node & { required?: string[] }, '').join('\n')}
+${fields(shapeOf(view), '').join('\n')}
 `
   return `${printedBy}
 # JSON output
@@ -202,7 +220,7 @@ ${shapes.map(section).join('\n')}`
 function fields(node: Node & { required?: string[] }, prefix: string): string[] {
   return Object.entries(node.properties ?? {}).flatMap(([name, child]) => {
     const path = `${prefix}${name}`
-    const inner = child.items?.properties ? fields(child.items, `${path}[].`) : []
+    const inner = child.items?.properties ? fields(child.items, `${path}[].`) : fields(child, `${path}.`)
     const type = child.enum
       ? child.enum.join(', ')
       : child.items
@@ -214,6 +232,99 @@ function fields(node: Node & { required?: string[] }, prefix: string): string[] 
     // A policy document has a page of its own in the README.
     return [`| \`${path}\` | ${type} | ${notes.join('; ')} |`, ...(name === 'document' ? [] : inner)]
   })
+}
+
+function eventsPage(): string {
+  const examples = JSON.parse(readFileSync(join(import.meta.dirname, 'events', 'examples.json'), 'utf8'))
+  const printed = (example: object): string =>
+    `{\n${Object.entries(example)
+      .map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`)
+      .join(',\n')}\n}`
+  const table = (view: z.ZodType): string => `| field | type | |
+|---|---|---|
+${fields(shapeOf(view), '').join('\n')}`
+  return `${printedBy}
+# Presence and events
+
+What the broker knows, as MQTT messages: of each device whether it is there, retained, and events as they happen, with the facts of its certificate. Applications
+need no other interface for it.
+
+| topic | |
+|---|---|
+| \`$fleetgate/devices/ID/presence\` | retained: how things stand with one device |
+| \`$fleetgate/events/TYPE\` | what has just happened, each type on its own topic |
+
+## Who gets them
+
+Nobody, until a policy says so. A statement opens them where its filter begins literally with \`$fleetgate/devices/\` or \`$fleetgate/events/\`; \`#\` stands for nothing that
+begins with \`$\`. Nobody but the broker publishes there. Add this to \`policy.yaml\`, for what was enrolled with the profile \`service\`:
+
+\`\`\`yaml
+# policy.yaml
+policies:
+  - name: watch-the-fleet
+    match: { profile: service }
+    allow:
+      subscribe: ["$fleetgate/devices/+/presence", "$fleetgate/events/#"]
+\`\`\`
+
+\`"$fleetgate/devices/\${device.id}/presence"\` would let each device read its own. Then, with the key and certificate of such a service
+(enrolled as in the [README](../README.md#enroll-a-device-publish-cut-it-off), with \`--profile service\`):
+
+<!-- watch: test/interop runs these lines -->
+\`\`\`sh
+npx fleetgate policy apply policy.yaml
+mosquitto_sub --cafile data/root.crt --cert app-1.crt --key app-1.key -h localhost -p 8883 -i app-1 -q 1 -t '$fleetgate/devices/+/presence' -t '$fleetgate/events/#'
+\`\`\`
+
+\`fleetgate\` has no command for it: it speaks the admin API, and that is not where messages are. What was refused lately it has: \`fleetgate denial ls\`.
+
+## Presence
+
+- A device is connected while one of its client ids is. \`since\` is when that began, or ended; \`reason\` says why it ended.
+- A device that has never been connected to this broker has none; nor has one that the registry does not have any more.
+- \`held\` and \`revoked\` are what the registry says of a device that has a presence. It stays \`revoked\`, so that who comes later sees why the device is silent.
+- It tells how things stand when its turn comes: what changes faster than it can be written is told once, as it is then.
+- After a crash of the broker whoever was there is \`disconnected\` with the reason \`broker_restarted\` before anybody can connect.
+
+## Events
+
+| type | |
+|---|---|
+${eventTypes.map((type) => `| \`${type}\` | ${eventMeanings[type]} |`).join('\n')}
+
+- They are published at QoS 1. Who has a session that is kept gets what happened meanwhile, up to \`broker.maxQueuedMessages\`. An event is lost where the broker crashes
+  between the fact and the write: events are for reacting, [the audit log](json.md) is for proof.
+- What the registry says (\`enrolled\`, \`renewed\`, \`held\`, \`enabled\`, \`revoked\`) each broker tells that hears of it; the rest is told by the broker where it happened.
+- Of each type at most \`broker.events.maxPerSecond\`. What comes beyond is told at the end of the second as one event with \`count\` and no device. The same refusal
+  of the same client again is told once in a minute, with \`count\`.
+- \`broker.events.enabled: false\` turns presence and events off, and removes what was retained ([configuration.md](configuration.md)).
+
+## The message
+
+JSON in UTF-8. On MQTT 5 it has the content type \`application/json\` and user properties: \`event-id\`, \`device-id\` and \`certificate-fingerprint\`, as far as there are such. Fields
+are added, never renamed or given another meaning. [events.schema.json](events.schema.json) is the JSON Schema of both. With \`broker.events.certificatePem: true\` the
+certificate itself is there too, as \`pem\`: URL-encoded, like the header X-SSL-Client-Cert of a proxy.
+
+### An event
+
+${table(fleetEvent)}
+
+### A presence
+
+${table(presence)}
+
+## Examples
+
+From a broker with test certificates.
+
+${[...examples.events, ...examples.presences]
+  .map((example: { type?: string; scope?: string; status?: string }) => {
+    const { type, scope, status } = example
+    const name = type === undefined ? `presence, ${status}` : scope === undefined ? type : `${type}, of a ${scope}`
+    return `### ${name}\n\n\`\`\`json\n${printed(example)}\n\`\`\`\n`
+  })
+  .join('\n')}`
 }
 
 function behaviourPage(): string {

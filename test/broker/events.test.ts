@@ -185,6 +185,22 @@ test('what the registry says of certificates and devices is told: enrolled, rene
   assert.deepEqual([after.reason, after.clientIds], ['device_revoked', []])
 })
 
+test('a device that is put on hold, and taken off it, is told of as such', async () => {
+  const device = await harness.device('s-12')
+  await harness.connect(device)
+  const change = (status: 'active' | 'held') =>
+    harness.feed.append({ type: 'device.changed', data: { id: 's-12', profile: 'sensor', groups: [], status } })
+  change('held')
+  const held = await presenceOf('s-12', ({ status }) => status === 'held')
+  assert.deepEqual([held.reason, held.clientIds], ['device_held', []])
+  change('active')
+  const { reason, since } = await presenceOf('s-12', ({ status }) => status === 'disconnected')
+  assert.equal(reason, undefined)
+  assert.ok(since >= held.since)
+  await events.until('held', { deviceId: 's-12' })
+  await events.until('enabled', { deviceId: 's-12' })
+})
+
 test('a device that is revoked while it is away is told of as revoked', async () => {
   const device = await harness.device('s-9')
   await (await harness.connect(device)).endAsync()
