@@ -32,11 +32,14 @@ import {
   type PolicyView,
   type pageOf,
   policyView,
+  type ReadmitDevice,
   type RevocationReceipt,
   revocationReceipt,
   type StatusView,
   statusView,
+  type TheftReceipt,
   type TokenView,
+  theftReceipt,
   tokenView,
 } from '../contract/admin-api.ts'
 import { type Denial, denialView } from '../contract/denials.ts'
@@ -148,8 +151,13 @@ export class AdminClient implements Disposable {
     return this.#call(holdReceipt, { method: 'POST', path, body: { waitMs }, waitMs })
   }
 
-  readmitDevice(id: string): Promise<DeviceView> {
-    return this.#call(deviceView, { method: 'POST', path: `/v1/devices/${encodeURIComponent(id)}/readmit` })
+  reportStolen(id: string, waitMs: number): Promise<TheftReceipt> {
+    const path = `/v1/devices/${encodeURIComponent(id)}/stolen`
+    return this.#call(theftReceipt, { method: 'POST', path, body: { waitMs }, waitMs })
+  }
+
+  readmitDevice(id: string, body: ReadmitDevice): Promise<DeviceView> {
+    return this.#call(deviceView, { method: 'POST', path: `/v1/devices/${encodeURIComponent(id)}/readmit`, body })
   }
 
   createToken(body: CreateToken): Promise<TokenView> {

@@ -16,7 +16,8 @@
  * | POST /v1/devices/:id/revoke   | revokeDevice            | revocationReceipt          |
  * | POST /v1/devices/:id/disable  | waitForBrokers          | holdReceipt                |
  * | POST /v1/devices/:id/enable   | waitForBrokers          | holdReceipt                |
- * | POST /v1/devices/:id/readmit  |                         | deviceView                 |
+ * | POST /v1/devices/:id/stolen   | waitForBrokers          | theftReceipt               |
+ * | POST /v1/devices/:id/readmit  | readmitDevice           | deviceView                 |
  * | POST /v1/tokens               | createToken             | tokenView (201)            |
  * | GET  /v1/late-renewals        | listLateRenewals        | page of lateRenewalView    |
  * | PUT  /v1/late-renewals/:id    | allowLateRenewal        | lateRenewalView            |
@@ -100,6 +101,12 @@ export const listDevices = z.strictObject({
 })
 const waitMs = z.int().min(0).max(60_000).default(0).describe('How long to wait for every broker to confirm')
 export const revokeDevice = z.strictObject({ reason: z.enum(revocationReasons), waitMs })
+export const readmitDevice = z.strictObject({
+  stolenRecovered: z
+    .boolean()
+    .default(false)
+    .describe('Of one that was reported stolen: somebody has it in hand again'),
+})
 export const waitForBrokers = z.strictObject({ waitMs })
 export const createToken = z.strictObject({
   deviceId,
@@ -156,6 +163,7 @@ export const deviceView = z.object({
   heldAt: z.string().optional(),
   revokedAt: z.string().optional(),
   revocationReason: z.string().optional(),
+  stolenAt: z.string().optional(),
   currentSerial: z.string().optional(),
 })
 export const allowReceipt = z.object({ added: z.number().describe('How many were not allowed before') })
@@ -236,9 +244,20 @@ export const revocationReceipt = z.object({
   alreadyRevoked: z.boolean(),
   certificates: z.array(z.string()).describe('Serial numbers revoked by this or an earlier call'),
   tokensVoided: z.number(),
+  approvalsDeleted: z.number().default(0).describe('Requests that waited for approval, or were approved and not used'),
+  keysWatched: z.number().default(0).describe('Keys that nobody can have certified any more, those by this call'),
   feedSeq: z.number(),
   inForce: z.boolean().describe('Every known broker has confirmed'),
   brokers: z.array(brokerConfirmation),
+})
+export const theftReceipt = revocationReceipt.extend({
+  stolenAt: z.string(),
+  alreadyStolen: z.boolean(),
+  incident: z.string().describe('Id of the incident that has the evidence'),
+  claimCertificate: z
+    .string()
+    .optional()
+    .describe('Fingerprint of the claim certificate that it shares with others, whose key the thief has too'),
 })
 export const holdReceipt = z.object({
   deviceId: z.string(),
@@ -296,6 +315,7 @@ export type AllowDevices = z.input<typeof allowDevices>
 export type DisallowDevices = z.input<typeof disallowDevices>
 export type AllowanceView = z.output<typeof allowanceView>
 export type ChangeDevice = z.input<typeof changeDevice>
+export type ReadmitDevice = z.input<typeof readmitDevice>
 export type CreateToken = z.input<typeof createToken>
 export type DeviceView = z.output<typeof deviceView>
 export type TokenView = z.output<typeof tokenView>
@@ -306,6 +326,7 @@ export type DenyRequest = z.input<typeof denyRequest>
 export type ApprovalView = z.output<typeof approvalView>
 export type CertificateView = z.output<typeof certificateView>
 export type RevocationReceipt = z.output<typeof revocationReceipt>
+export type TheftReceipt = z.output<typeof theftReceipt>
 export type HoldReceipt = z.output<typeof holdReceipt>
 export type PolicyView = z.output<typeof policyView>
 export type AuditView = z.output<typeof auditView>

@@ -82,6 +82,8 @@ const fixes: Record<DenialCause, (denial: Denial) => DenialFix> = {
   device_revoked: (denial) => readmission(denial),
   device_held: (denial) =>
     command('an operator has put the device on hold; take that back', 'device', 'enable', claimed(denial)),
+  late_renewal_spent: (denial) =>
+    command('the permission was used for another key; give a new one', 'enroll', 'allow-late', claimed(denial)),
   approval_denied: () => command('an operator has said no; see who and why', 'enroll', 'approvals', 'ls', '--all'),
   approval_spent: enrollment('what was approved was used'),
   approval_queue_full: () => command('decide about what waits', 'enroll', 'approvals', 'ls'),
@@ -89,6 +91,7 @@ const fixes: Record<DenialCause, (denial: Denial) => DenialFix> = {
   csr_signature_invalid: () => device('sign the request with the key that is in it'),
   csr_malformed: () => device('send base64 of one DER PKCS#10'),
   csr_key_unsupported: ({ message }) => device(`make a key of a kind that the profile takes: ${message}`),
+  key_compromised: () => device('make a new key: this one was reported as compromised'),
   csr_key_too_weak: () => device('make a larger key; P-256 is the usual choice'),
   subject_changed: () => device('ask for the subject and the names of the current certificate'),
   label_mismatch: ({ message }) => device(`use the EST path of the profile: ${message}`),

@@ -21,6 +21,7 @@ export const ownProblems = [
   'forbidden',
   'device_exists',
   'approval_unknown',
+  'late_renewal_unknown',
   'denial_unknown',
   'certificate_unknown',
   'gateway_untrusted',

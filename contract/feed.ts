@@ -31,10 +31,19 @@ export type FeedData = {
     attributes?: DeviceAttributes
     status: DeviceStatus
     purge?: Purge
+    /** A thief may have it: it is revoked, and more is to be done about what it left. */
+    stolen?: true
   }
   /** `via`: how the device proved itself, `reenroll` for a renewal; missing in events from before it was noted. */
   'certificate.issued': { serial: string; fingerprint: string; deviceId: string; notAfter: string; via?: string }
-  'certificate.revoked': { serial: string; fingerprint: string; deviceId: string; reason: string }
+  'certificate.revoked': {
+    serial: string
+    fingerprint: string
+    deviceId: string
+    reason: string
+    /** SHA-256 of its SubjectPublicKeyInfo, where nobody is to use this key any more. */
+    watchedKey?: string
+  }
 }
 export type FeedType = keyof FeedData
 export type FeedFact = { [T in FeedType]: { type: T; data: FeedData[T] } }[FeedType]

@@ -23,6 +23,7 @@ export const problems = {
   csr_signature_invalid: { status: 400, title: 'The certificate request does not prove possession of its key' },
   csr_key_unsupported: { status: 400, title: 'The key type is not accepted' },
   csr_key_too_weak: { status: 400, title: 'The key is too weak' },
+  key_compromised: { status: 403, title: 'The key was reported as compromised' },
   csr_subject_mismatch: { status: 403, title: 'The certificate request names another subject than the credential' },
   channel_binding_missing: { status: 400, title: 'The certificate request does not name its TLS connection' },
   channel_binding_unavailable: { status: 400, title: 'The TLS connection has nothing to bind to' },

@@ -43,6 +43,8 @@ export const advice: Record<ProblemCode, string> = {
   key_encryption_unavailable:
     'Name the key of the current certificate by its subjectKeyIdentifier; it must be EC or RSA, and enrolled since `serverKeygen` was set in the profile. The sentence says what is missing.',
   subject_changed: 'Renew with the subject and names of the current certificate. A new name is a new device.',
+  key_compromised:
+    'Somebody uses a key whose device was stolen, or whose certificate was revoked for keyCompromise. The audit log has the address. A device of yours has to make a new key.',
   lint_failed: 'Nothing was signed. Look at the log for the rule and the profile, and correct the profile.',
   key_unavailable: 'Look at the log of enroll: the key file is gone, unreadable or encrypted with another passphrase.',
 

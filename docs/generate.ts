@@ -13,6 +13,7 @@ import {
   policyView,
   revocationReceipt,
   statusView,
+  theftReceipt,
   tokenView,
 } from '../contract/admin-api.ts'
 import { configuration } from '../contract/configuration.ts'
@@ -191,6 +192,7 @@ function jsonPage(): string {
     ],
     ['certificate', certificateView, '`cert show`; `cert ls` gives `{ "items": [certificate, …] }`, without `pem`'],
     ['receipt', revocationReceipt, '`device revoke`'],
+    ['theft receipt', theftReceipt, '`device stolen`'],
     ['hold receipt', holdReceipt, '`device disable`, `device enable`'],
     ['policy', policyView, '`policy show`, `policy apply`'],
     ['denial', denialView, '`explain`; `denial ls` gives `{ "items": [denial, …], "unheard": [broker, …] }`'],

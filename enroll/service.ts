@@ -183,6 +183,7 @@ export async function createEnrollService(input: {
         log,
         attemptsPerMinute,
         denials,
+        onWatchedKey: ({ at: _, ...use }) => log.warn({ event: 'key.used', ...use }, 'a compromised key was used'),
         renewals,
         overlapMs,
       }),

@@ -105,6 +105,7 @@ export function addDevice(program: Command, io: Io): void {
         ['held', view.heldAt],
         ['revoked', view.revokedAt],
         ['reason', view.revocationReason],
+        ['stolen', view.stolenAt],
       ],
       io.colour,
     )

@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander'
-import type { DeviceView, HoldReceipt, RevocationReceipt } from '../../contract/admin-api.ts'
+import type { DeviceView, HoldReceipt, RevocationReceipt, TheftReceipt } from '../../contract/admin-api.ts'
 import { type RevocationReason, revocationReasons } from '../../contract/ids.ts'
 import { commandLine } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -56,10 +56,24 @@ export function addStanding(device: Command, io: Io, details: (view: DeviceView)
       }),
     )
 
-  examples(withCommon(device.command('readmit')), 'device readmit cam-1')
+  waiting(withCommon(device.command('stolen')), 'device stolen cam-1')
+    .description('end a device that a thief may have, watch for its keys, and open an incident')
+    .argument('<id>', 'device id', deviceId)
+    .action((id: string, options: Waiting) =>
+      change(io, options, (client, waitMs) => client.reportStolen(id, waitMs), {
+        render: stolen,
+        done: `${id} is revoked`,
+        again: ['device', 'stolen', id],
+      }),
+    )
+
+  examples(withCommon(device.command('readmit')), 'device readmit cam-1', 'device readmit cam-1 --stolen-recovered')
     .description('let a revoked device enroll anew; its certificates and tokens of before stay revoked')
     .argument('<id>', 'device id', deviceId)
-    .action((id: string, options: Common) => ask(io, options, (client) => client.readmitDevice(id), details))
+    .option('--stolen-recovered', 'of one that was stolen: you have it in hand again')
+    .action((id: string, { stolenRecovered = false, ...options }: Common & { stolenRecovered?: boolean }) =>
+      ask(io, options, (client) => client.readmitDevice(id, { stolenRecovered }), details),
+    )
 
   const held = (receipt: HoldReceipt): string =>
     fields(
@@ -74,18 +88,34 @@ export function addStanding(device: Command, io: Io, details: (view: DeviceView)
     )
 
   const revoked = (receipt: RevocationReceipt): string =>
+    fields([...revocationOf(receipt), ...brokersOf(receipt)], colour)
+
+  const stolen = (receipt: TheftReceipt): string =>
     fields(
       [
-        ['device', receipt.deviceId],
-        ['revoked', `${receipt.revokedAt}${receipt.alreadyRevoked ? ' (by an earlier call)' : ''}`],
-        ['reason', receipt.reason],
-        ['certificates', receipt.certificates.join(', ')],
-        ['tokens voided', String(receipt.tokensVoided)],
+        ...revocationOf(receipt),
+        ['stolen', `${receipt.stolenAt}${receipt.alreadyStolen ? ' (by an earlier call)' : ''}`],
+        ['incident', receipt.incident],
+        ['still open', sharedKey(receipt)],
         ...brokersOf(receipt),
       ],
       colour,
     )
 }
+
+const revocationOf = (receipt: RevocationReceipt): [string, string][] => [
+  ['device', receipt.deviceId],
+  ['revoked', `${receipt.revokedAt}${receipt.alreadyRevoked ? ' (by an earlier call)' : ''}`],
+  ['reason', receipt.reason],
+  ['certificates', receipt.certificates.join(', ')],
+  ['tokens voided', String(receipt.tokensVoided)],
+  ['approvals deleted', String(receipt.approvalsDeleted)],
+  ['keys watched', String(receipt.keysWatched)],
+]
+
+const sharedKey = ({ claimCertificate }: TheftReceipt): string | undefined =>
+  claimCertificate &&
+  `it enrolled with the claim certificate ${claimCertificate}, which can claim other devices that never enrolled`
 
 const reasonOption = (): Option =>
   new Option('--reason <reason>', 'RFC 5280 reason (required)').choices(revocationReasons).makeOptionMandatory()

@@ -8,13 +8,14 @@ import {
   deviceId,
   disallowDevices,
   listDevices as listQuery,
+  readmitDevice as readmitBody,
   revokeDevice as revokeBody,
   waitForBrokers,
 } from '../../contract/admin-api.ts'
 import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { holdDevice, releaseDevice } from '../ca/hold.ts'
-import { revokeDevice } from '../ca/revocation.ts'
+import { reportStolen, revokeDevice } from '../ca/revocation.ts'
 import type { FeedServer } from '../feed-server.ts'
 import { allowDevices as allow, disallowDevices as disallow } from '../ra/allow-list.ts'
 import { setAttributes } from '../ra/device-attributes.ts'
@@ -109,8 +110,26 @@ export const deviceRoutes = [
   }),
   route({
     method: 'POST',
+    path: '/v1/devices/:id/stolen',
+    body: waitForBrokers,
+    handle: async ({ params, body, asked }, { registry, ra, feed }) => {
+      const id = requireId(params.id)
+      return confirmed(
+        feed,
+        id,
+        await reportStolen(registry, { id, purged: (profile) => ra.purged(profile, true), ...asked }),
+        body.waitMs,
+      )
+    },
+  }),
+  route({
+    method: 'POST',
     path: '/v1/devices/:id/readmit',
-    handle: async ({ params, asked }, { registry }) => show(await readmitDevice(registry, requireId(params.id), asked)),
+    body: readmitBody,
+    handle: async ({ params, body, asked }, { registry }) => {
+      const device = { id: requireId(params.id), isRecovered: body.stolenRecovered }
+      return show(await readmitDevice(registry, device, asked))
+    },
   }),
 ]
 

@@ -2,11 +2,14 @@ import type { FeedFact, Purge } from '../../contract/feed.ts'
 import type { DeviceId, RevocationReason } from '../../contract/ids.ts'
 import { deleteApproval, listApprovals } from '../registry/approvals.ts'
 import type { Asked } from '../registry/asked.ts'
-import { listCertificates, writeCertificate } from '../registry/certificates.ts'
-import { deviceChanged, getDevice, purging, writeDevice } from '../registry/devices.ts'
+import { type CertificateRecord, listCertificates, writeCertificate } from '../registry/certificates.ts'
+import { findClaim } from '../registry/claims.ts'
+import { type DeviceRecord, deviceChanged, getDevice, purging, writeDevice } from '../registry/devices.ts'
+import { type IncidentRecord, incidentIdOf, writeIncident } from '../registry/incidents.ts'
 import { deleteLateRenewal, findLateRenewal } from '../registry/late-renewals.ts'
 import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
 import { listTokens, writeToken } from '../registry/tokens.ts'
+import { watchKeys } from '../registry/watched-keys.ts'
 
 export type Revocation = {
   revokedAt: string
@@ -14,8 +17,19 @@ export type Revocation = {
   alreadyRevoked: boolean
   certificates: string[]
   tokensVoided: number
+  approvalsDeleted: number
+  /** Of keys that nobody is to use any more, those that were not watched before. */
+  keysWatched: number
   /** The feed has it at this place: a broker that has applied it has put it in force. */
   feedSeq: number
+}
+/** What is true of a device that was stolen, beside that it is revoked. */
+export type Theft = Revocation & {
+  stolenAt: string
+  alreadyStolen: boolean
+  incident: string
+  /** Fingerprint of the certificate that it once enrolled with and shares with others: the thief has that key too. */
+  claimCertificate?: string
 }
 
 // What was begun before the revocation may still make a few attempts lose.
@@ -47,82 +61,179 @@ export type RevocationOrder = Asked & {
 
 /**
  * Revokes a device: the device, every certificate, every unspent token and what waits for approval of it, the audit entry and the feed events in
- * one durable batch. Doing it again changes nothing and answers the same.
+ * one durable batch. Keys that were compromised are watched from then on. Doing it again changes nothing and answers the same.
  *
  * @throws FleetError `device_unknown`
  */
 export function revokeDevice(registry: Registry, input: RevocationOrder): Promise<Revocation> {
-  return barring(input.id, 'device_revoked', () => untilNoConflict(() => revoke(registry, input), barringAttempts))
+  return barring(input.id, 'device_revoked', () =>
+    untilNoConflict(async () => {
+      const { doc: device, rev } = await getDevice(registry, input.id)
+      const holdings = await readHoldings(registry, input.id)
+      if (device.status === 'revoked') return revokedBefore(registry, device, holdings)
+      const ended = await endDevice(registry, { device, rev, holdings }, input)
+      return { ...ended.result, feedSeq: await commitAs('device.revoked', registry, ended, input) }
+    }, barringAttempts),
+  )
 }
 
-async function revoke(registry: Registry, input: RevocationOrder): Promise<Revocation> {
-  const { id, reason, now } = input
+/**
+ * Revokes a device that a thief may have, whatever became of it before, and opens an incident, in one durable batch. All keys
+ * that it ever had a certificate for are watched. It comes back only when an operator says that it was recovered.
+ *
+ * @throws FleetError `device_unknown`
+ */
+export function reportStolen(registry: Registry, asked: Omit<RevocationOrder, 'reason'>): Promise<Theft> {
+  const input: RevocationOrder = { ...asked, reason: 'keyCompromise' }
+  return barring(input.id, 'device_revoked', () => untilNoConflict(() => stealing(registry, input), barringAttempts))
+}
 
-  const device = await getDevice(registry, id)
-  const certificates = await readAll((paging) => listCertificates(registry, { deviceId: id, ...paging }))
-  if (device.doc.status === 'revoked') {
-    return {
-      revokedAt: device.doc.revokedAt!,
-      reason: device.doc.revocationReason!,
-      alreadyRevoked: true,
-      certificates: certificates.filter(({ doc }) => doc.status === 'revoked').map(({ doc }) => doc.serial),
-      tokensVoided: 0,
-      feedSeq: (await registry.head()).feed.seq,
-    }
+async function stealing(registry: Registry, input: RevocationOrder): Promise<Theft> {
+  const { doc: device, rev } = await getDevice(registry, input.id)
+  const holdings = await readHoldings(registry, input.id)
+  const claim = await findClaim(registry, input.id)
+  const known = claim === undefined ? {} : { claimCertificate: claim.doc.fingerprint }
+  const about = (stolenAt: string) => ({ kind: 'stolen' as const, deviceId: device.id, openedAt: stolenAt })
+  const { stolenAt: before } = device
+  if (before !== undefined) {
+    const incident = incidentIdOf(about(before))
+    const revocation = await revokedBefore(registry, device, holdings)
+    return { ...revocation, ...known, stolenAt: before, alreadyStolen: true, incident }
   }
+  const stolenAt = input.now.toISOString()
+  const incident = incidentIdOf(about(stolenAt))
+  const ended = await endDevice(registry, { device: { ...device, stolenAt }, rev, holdings }, input)
+  const { profile, groups } = device
+  const { certificates, tokensVoided, approvalsDeleted } = ended.result
+  const details = { profile, groups, certificates, tokensVoided, approvalsDeleted, ...known }
+  const opened: IncidentRecord = {
+    id: incident,
+    ...about(stolenAt),
+    openedBy: input.actor,
+    evidence: [{ at: stolenAt, what: 'device.stolen', by: 'enroll', details }],
+  }
+  ended.writes.push(writeIncident(opened, 0))
+  const feedSeq = await commitAs('device.stolen', registry, ended, input)
+  return { ...ended.result, ...known, stolenAt, alreadyStolen: false, incident, feedSeq }
+}
+
+type Holdings = Awaited<ReturnType<typeof readHoldings>>
+
+/** All that a device has, and that could still get it in. */
+async function readHoldings(registry: Registry, deviceId: DeviceId) {
+  const certificates = await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))
+  const tokens = await readAll((paging) => listTokens(registry, { deviceId, ...paging }))
+  const approvals = await readAll((paging) => listApprovals(registry, { openOf: deviceId, ...paging }))
+  return { certificates, tokens, approvals, late: await findLateRenewal(registry, deviceId) }
+}
+
+async function revokedBefore(
+  registry: Registry,
+  { revokedAt, revocationReason }: DeviceRecord,
+  { certificates }: Holdings,
+): Promise<Revocation> {
+  return {
+    revokedAt: revokedAt!,
+    reason: revocationReason!,
+    alreadyRevoked: true,
+    certificates: certificates.filter(({ doc }) => doc.status === 'revoked').map(({ doc }) => doc.serial),
+    tokensVoided: 0,
+    approvalsDeleted: 0,
+    keysWatched: 0,
+    feedSeq: (await registry.head()).feed.seq,
+  }
+}
+
+type Ended = { result: Omit<Revocation, 'feedSeq'>; writes: Write[]; feed: FeedFact[] }
+
+/** What ends a device, for the batch that also says why. One that was stolen has every certificate ended for that, former ones too. */
+async function endDevice(
+  registry: Registry,
+  { device, rev, holdings }: { device: DeviceRecord; rev: number; holdings: Holdings },
+  { id, reason, purged, now }: RevocationOrder,
+): Promise<Ended> {
+  const { heldAt: _, ...rest } = device
+  const isStolen = device.stolenAt !== undefined
   const revokedAt = now.toISOString()
-  const issued = certificates.filter(({ doc }) => doc.status === 'issued' || doc.status === 'held')
-  const tokens = (await readAll((paging) => listTokens(registry, { deviceId: id, ...paging }))).filter(
-    ({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming',
+  const revoked: DeviceRecord = {
+    ...rest,
+    ...purging(device.purge, purged(device.profile), revokedAt),
+    status: 'revoked',
+    revokedAt: device.revokedAt ?? revokedAt,
+    revocationReason: reason,
+  }
+  const ended = holdings.certificates.filter(({ doc }) =>
+    isStolen ? doc.fingerprint !== undefined : doc.status === 'issued' || doc.status === 'held',
   )
-  const { heldAt: _, ...known } = device.doc
-  const purge = purging(device.doc.purge, input.purged(device.doc.profile), revokedAt)
-  const revoked = { ...known, ...purge, status: 'revoked' as const, revokedAt, revocationReason: reason }
-  const late = await findLateRenewal(registry, id)
-  const approvals = await readAll((paging) => listApprovals(registry, { openOf: id, ...paging }))
-  const writes: Write[] = [
-    writeDevice(revoked, device.rev),
-    ...issued.map(({ doc, rev }) =>
-      writeCertificate({ ...doc, status: 'revoked', revokedAt, revocationReason: reason }, rev),
-    ),
-    ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
-    ...approvals.map(deleteApproval),
-    ...(late === undefined ? [] : [deleteLateRenewal(late)]),
-  ]
-  const feed: FeedFact[] = [
-    deviceChanged(revoked),
-    ...issued.map(
-      ({ doc }): FeedFact => ({
-        type: 'certificate.revoked',
-        data: { serial: doc.serial, fingerprint: doc.fingerprint!, deviceId: id, reason },
-      }),
-    ),
-  ]
+  const tokens = holdings.tokens.filter(({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming')
+  const keys = reason === 'keyCompromise' ? (isStolen ? holdings.certificates : ended) : []
+  const watched = await watchKeys(
+    registry,
+    keys.map(({ doc }) => doc.spkiHash),
+    { deviceId: id, since: revokedAt },
+  )
+  return {
+    result: {
+      revokedAt: revoked.revokedAt!,
+      reason,
+      alreadyRevoked: device.status === 'revoked',
+      certificates: ended.map(({ doc }) => doc.serial),
+      tokensVoided: tokens.length,
+      approvalsDeleted: holdings.approvals.length,
+      keysWatched: watched.length,
+    },
+    writes: [
+      writeDevice(revoked, rev),
+      ...ended.map(({ doc, rev }) => writeCertificate(revokedCertificate(doc, reason, revokedAt), rev)),
+      ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
+      ...holdings.approvals.map(deleteApproval),
+      ...(holdings.late === undefined ? [] : [deleteLateRenewal(holdings.late)]),
+      ...watched,
+    ],
+    feed: [deviceChanged(revoked), ...ended.map(({ doc }) => certificateRevoked(doc, reason))],
+  }
+}
+
+/** What was revoked before keeps its time: RFC 5280 5.3.2 asks for the first. */
+const revokedCertificate = (doc: CertificateRecord, reason: RevocationReason, at: string): CertificateRecord => ({
+  ...doc,
+  status: 'revoked',
+  revokedAt: doc.status === 'revoked' ? doc.revokedAt! : at,
+  revocationReason: reason,
+})
+
+const certificateRevoked = (doc: CertificateRecord, reason: RevocationReason): FeedFact => ({
+  type: 'certificate.revoked',
+  data: {
+    serial: doc.serial,
+    fingerprint: doc.fingerprint!,
+    deviceId: doc.deviceId!,
+    reason,
+    ...(reason === 'keyCompromise' ? { watchedKey: doc.spkiHash } : {}),
+  },
+})
+
+async function commitAs(action: string, registry: Registry, ended: Ended, input: RevocationOrder): Promise<number> {
+  const { id, reason, actor, remoteAddress, requestId, digest, now } = input
+  const { certificates, tokensVoided, approvalsDeleted, keysWatched } = ended.result
   const { feedSeq } = await registry.commit({
-    requestId: `${input.requestId}-revoke`,
-    digest: input.digest,
-    writes,
+    requestId: `${requestId}-revoke`,
+    digest,
+    writes: ended.writes,
     audit: [
       {
-        action: 'device.revoked',
-        actor: input.actor,
+        action,
+        actor,
         subject: `device:${id}`,
         outcome: 'done',
         reason,
-        details: { certificates: issued.map(({ doc }) => doc.serial), tokensVoided: tokens.length },
-        remoteAddress: input.remoteAddress,
-        requestId: input.requestId,
+        details: { certificates, tokensVoided, approvalsDeleted, keysWatched },
+        remoteAddress,
+        requestId,
       },
     ],
-    feed,
+    feed: ended.feed,
     at: now,
   })
-  return {
-    revokedAt,
-    reason,
-    alreadyRevoked: false,
-    certificates: issued.map(({ doc }) => doc.serial),
-    tokensVoided: tokens.length,
-    feedSeq,
-  }
+  return feedSeq
 }

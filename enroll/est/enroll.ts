@@ -6,6 +6,7 @@ import { networkOf } from '../../runtime/limits.ts'
 import { noteUse } from '../ca/supersession.ts'
 import { readRenewalEvidence } from '../ra/current-certificate.ts'
 import { type Evidence, provenDevice, readEnrollmentEvidence } from '../ra/evidence.ts'
+import { requireUnwatched } from '../ra/key-watch.ts'
 import type { Label } from '../ra/profiles.ts'
 import type { Asking } from '../ra/registration-authority.ts'
 import { untilNoConflict } from '../registry/registry.ts'
@@ -61,6 +62,7 @@ export async function certify({ request, label, csr, prove }: Wanted, context: E
   const asking = { id, remoteAddress, channelBinding, label, request: csr, now }
   // Evidence and decision are taken afresh whenever another writer was first, so what is signed is what was decided.
   return untilNoConflict(async () => {
+    await requireUnwatched(registry, csr.spkiHash)
     const evidence = await prove()
     if (evidence.kind === 'certificate') {
       const { serial, deviceId } = evidence.record.doc

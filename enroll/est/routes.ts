@@ -10,6 +10,7 @@ import { LogLimit } from '../../runtime/log-limit.ts'
 import type { CertificateAuthority } from '../ca/certificate-authority.ts'
 import type { Hierarchy } from '../ca/hierarchy.ts'
 import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
+import { findWatchedUse, type WatchedKeyUse, watchedUseFact } from '../ra/key-watch.ts'
 import { defaultLabel, type Label, type Profiles } from '../ra/profiles.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
 import { findBasicCredentials } from '../ra/token.ts'
@@ -32,6 +33,8 @@ export type EstContext = {
   log: Log
   attemptsPerMinute: number
   denials: EnrollmentDenials
+  /** Called for every use, however many there are. */
+  onWatchedKey: (use: WatchedKeyUse) => void
   /** Renewals by device. */
   renewals: AttemptLimit
   /** How long older certificates stay good once a newer one is used. */
@@ -125,17 +128,24 @@ export function createEst(context: EstContext): {
 
   /** @returns what the caller is told: who fails too often loses the reason, and its place in the audit log */
   async function record(error: unknown, request: EdgeRequestHead, denial: string): Promise<unknown> {
+    if (!isFleetError(error) || problems[error.code].status >= 500) return error
     // A request without any credential is how some clients begin; it is answered with the challenge and not counted.
-    const counts = isFleetError(error) && problems[error.code].status < 500 && error.code !== 'unauthenticated'
-    if (!counts) return error
+    const counts = error.code !== 'unauthenticated'
     // A good credential is never held up by its neighbours' failures: only refusals are counted.
-    const now = context.clock().getTime()
+    const now = context.clock()
     // What was no credential is looked at no more for a while. One that is good is never locked out: it is another.
     const credential = credentialOf(request)
-    if (credential !== undefined && problems[error.code].status === 401) guesses.note(credential, now)
-    const waitMs = spend(request, now)
+    if (counts && credential !== undefined && problems[error.code].status === 401)
+      guesses.note(credential, now.getTime())
+    let waitMs = counts ? spend(request, now.getTime()) : 0
+    const watched = await findWatchedUse(context.registry, error, { request, now })
+    if (watched !== undefined) context.onWatchedKey(watched)
+    if (!counts) {
+      if (watched === undefined) return error
+      waitMs = spend(request, now.getTime())
+    }
     if (waitMs > 0) return error.code === 'too_many_requests' ? error : tooMany(waitMs)
-    await noteRefusal(request, error, { ...context, denial })
+    await noteRefusal(request, error, { ...context, denial, watched })
     return error
   }
 
@@ -239,7 +249,7 @@ function findOperation(request: EdgeRequest, profiles: Profiles): { operation: O
 async function noteRefusal(
   request: EdgeRequestHead,
   error: FleetError,
-  { registry, clock, denials, denial }: EstContext & { denial: string },
+  { registry, clock, denials, denial, watched }: EstContext & { denial: string; watched: WatchedKeyUse | undefined },
 ): Promise<void> {
   const { deviceId, serial } = error.context as { deviceId?: string; serial?: string }
   await registry.commit({
@@ -256,6 +266,7 @@ async function noteRefusal(
         remoteAddress: request.remoteAddress,
         requestId: request.id,
       },
+      ...(watched === undefined ? [] : [watchedUseFact(watched)]),
     ],
     at: clock(),
   })

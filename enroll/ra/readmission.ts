@@ -1,5 +1,6 @@
 import { purgeKinds } from '../../contract/feed.ts'
 import type { DeviceId } from '../../contract/ids.ts'
+import { FleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import { deleteClaim, findClaim } from '../registry/claims.ts'
 import { type DeviceRecord, deviceChanged, getDevice, purging, writeDevice } from '../registry/devices.ts'
@@ -9,13 +10,22 @@ import { type Registry, untilNoConflict } from '../registry/registry.ts'
  * Lets a revoked device enroll anew. Its certificates and tokens of before stay revoked; what a factory gave it, or an
  * operator gives it from now on, counts again, and it can be claimed once more. One that is not revoked is left as it is.
  *
- * @throws FleetError `device_unknown`
+ * @param isRecovered wanted for one that was stolen: somebody has it in hand again. Its former keys stay worthless
+ * @throws FleetError `device_unknown`, `conflict` for one that was stolen and not recovered
  */
-export function readmitDevice(registry: Registry, id: DeviceId, asked: Asked): Promise<DeviceRecord> {
+export function readmitDevice(
+  registry: Registry,
+  { id, isRecovered }: { id: DeviceId; isRecovered: boolean },
+  asked: Asked,
+): Promise<DeviceRecord> {
   return untilNoConflict(async () => {
     const { doc, rev } = await getDevice(registry, id)
     if (doc.status !== 'revoked') return doc
-    const { revokedAt, revocationReason, currentSerial: _, ...rest } = doc
+    const { revokedAt, revocationReason, stolenAt, currentSerial: _, ...rest } = doc
+    if (stolenAt !== undefined && !isRecovered) {
+      const sentence = `${id} was reported stolen at ${stolenAt}; when you have it in hand again, readmit it with --stolen-recovered`
+      throw new FleetError('conflict', sentence, { context: { final: true } })
+    }
     const claim = await findClaim(registry, id)
     // What was void as long as it was revoked stays so, whatever the brokers' clocks said when it was published.
     const kinds = purgeKinds.filter((kind) => rest.purge?.[kind] !== undefined)
@@ -30,7 +40,11 @@ export function readmitDevice(registry: Registry, id: DeviceId, asked: Asked): P
           actor: asked.actor,
           subject: `device:${id}`,
           outcome: 'done',
-          details: { revokedAt: revokedAt!, revokedFor: revocationReason! },
+          details: {
+            revokedAt: revokedAt!,
+            revokedFor: revocationReason!,
+            ...(stolenAt === undefined ? {} : { stolenAt }),
+          },
           remoteAddress: asked.remoteAddress,
           requestId: asked.requestId,
         },

@@ -18,6 +18,8 @@ export type DeviceRecord = {
   currentSerial?: string
   /** Of what it published. */
   purge?: Purge
+  /** From when a thief may have it; such a one is revoked. */
+  stolenAt?: string
 }
 
 export const findDevice = (registry: Registry, id: string): Promise<Stored<DeviceRecord> | undefined> =>
@@ -70,7 +72,15 @@ function narrowest({ group, profile, status }: DeviceFilter): Range {
 export const writeDevice = (doc: DeviceRecord, expect: number): Write => ({ kind: 'device', id: doc.id, expect, doc })
 
 /** What brokers are told of a device. */
-export const deviceChanged = ({ id, profile, groups, attributes, status, purge }: DeviceRecord): FeedFact => ({
+export const deviceChanged = ({
+  id,
+  profile,
+  groups,
+  attributes,
+  status,
+  purge,
+  stolenAt,
+}: DeviceRecord): FeedFact => ({
   type: 'device.changed',
   data: {
     id,
@@ -79,6 +89,7 @@ export const deviceChanged = ({ id, profile, groups, attributes, status, purge }
     ...(attributes === undefined ? {} : { attributes }),
     status,
     ...(purge === undefined ? {} : { purge }),
+    ...(stolenAt === undefined ? {} : { stolen: true }),
   },
 })
 

@@ -8,9 +8,11 @@ import type { DenialRecord } from './denials.ts'
 import type { DeviceRecord } from './devices.ts'
 import type { IndexEntry } from './engine.ts'
 import type { HierarchyRecord } from './hierarchies.ts'
+import type { IncidentRecord } from './incidents.ts'
 import type { LateRenewalRecord } from './late-renewals.ts'
 import type { PolicyRecord } from './policies.ts'
 import type { TokenRecord } from './tokens.ts'
+import type { WatchedKeyRecord } from './watched-keys.ts'
 
 /** The answer that a request id was given. */
 export type RequestRecord = { at: string; digest?: string; auditSeq: number; feedSeq: number }
@@ -22,6 +24,8 @@ export type RecordTypes = {
   approval: ApprovalRecord
   allowance: AllowanceRecord
   claim: ClaimRecord
+  incident: IncidentRecord
+  watchedKey: WatchedKeyRecord
   broker: BrokerRecord
   denial: DenialRecord
   policy: PolicyRecord
@@ -51,6 +55,8 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   ],
   allowance: ({ deviceId }) => [{ index: 'allowance.device', value: deviceId }],
   claim: () => [],
+  incident: ({ deviceId }) => [{ index: 'incident.device', value: deviceId }],
+  watchedKey: () => [],
   broker: () => [],
   denial: () => [],
   policy: () => [],

@@ -126,9 +126,27 @@ const cases: {
     shown: /status +active \(it was so before\)\n/,
   },
   {
+    argv: ['device', 'stolen', 'cam-1'],
+    answer: {
+      ...receipt,
+      stolenAt: at,
+      alreadyStolen: false,
+      incident: '0123456789ab',
+      claimCertificate: 'ab'.repeat(32),
+    },
+    asked: { method: 'POST', path: '/v1/devices/cam-1/stolen', body: { waitMs: 10_000 } },
+    shown: /incident +0123456789ab\nstill open +it enrolled with the claim certificate abab/,
+  },
+  {
+    argv: ['device', 'readmit', 'cam-1', '--stolen-recovered'],
+    answer: device,
+    asked: { path: '/v1/devices/cam-1/readmit', body: { stolenRecovered: true } },
+    shown: /status +active\n/,
+  },
+  {
     argv: ['device', 'readmit', 'cam-1'],
     answer: device,
-    asked: { method: 'POST', path: '/v1/devices/cam-1/readmit', body: undefined },
+    asked: { method: 'POST', path: '/v1/devices/cam-1/readmit', body: { stolenRecovered: false } },
     shown: /status +active\n/,
   },
   {

@@ -3,9 +3,18 @@ import { Agent } from 'node:https'
 import { after, before, suite, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { decodeBody, startCursor } from '../../../contract/feed.ts'
-import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { createCsr, createKeyAndCsr } from '../../../pki/x509.ts'
 import { certificateOf, codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
 import { followFeed } from '../../harness/follower.ts'
+
+const pkcs10 = { 'Content-Type': 'application/pkcs10' }
+type AuditEntryView = {
+  action: string
+  subject: string
+  reason: string
+  details: { where: string }
+  remoteAddress: string
+}
 
 suite('revoking a device', () => {
   let fleet: EnrollHarness
@@ -59,6 +68,89 @@ suite('revoking a device', () => {
     assert.match(reason.body.detail, /reason/)
     const unknown = await fleet.admin('POST', '/devices/ghost/revoke', { reason: 'keyCompromise' })
     assert.deepEqual([unknown.status, unknown.body.code], [404, 'device_unknown'])
+  })
+
+  test('a stolen device loses all it had, and comes back only as recovered and with another key', async () => {
+    const first = await fleet.enrolledDevice('stolen-1')
+    await fleet.admin('POST', '/devices/stolen-1/revoke', { reason: 'superseded' })
+    await fleet.admin('POST', '/devices/stolen-1/readmit')
+    const device = await fleet.enrolledDevice('stolen-1')
+    const unspent = await fleet.token('stolen-1')
+    const stolen = await fleet.admin('POST', '/devices/stolen-1/stolen')
+    assert.equal(stolen.status, 200)
+    const { body } = stolen
+    assert.deepEqual(new Set(body.certificates), new Set([first.serial, device.serial]), 'a former one too')
+    assert.deepEqual(
+      [body.reason, body.alreadyRevoked, body.alreadyStolen, body.tokensVoided, body.keysWatched],
+      ['keyCompromise', false, false, 1, 2],
+    )
+    const former = (await fleet.admin('GET', `/certificates/${first.serial}`)).body
+    assert.equal(former.revocationReason, 'keyCompromise')
+    assert.ok(former.revokedAt < body.revokedAt, 'its time is that of its first revocation')
+    const again = (await fleet.admin('POST', '/devices/stolen-1/stolen')).body
+    assert.deepEqual(
+      [again.alreadyStolen, again.stolenAt, again.incident, again.keysWatched],
+      [true, body.stolenAt, body.incident, 0],
+    )
+
+    await using feed = await followFeed(fleet, startCursor)
+    const facts = (await feed.until(body.feedSeq)).map(decodeBody)
+    const [changed, ...revoked] = facts.slice(-3)
+    assert.partialDeepStrictEqual(changed, { type: 'device.changed', data: { status: 'revoked', stolen: true } })
+    assert.equal(new Set(revoked.map(({ data }) => 'watchedKey' in data && data.watchedKey)).size, 2)
+
+    const { csrDer } = await createKeyAndCsr({ commonName: 'stolen-1' })
+    assert.equal(codeOf(await fleet.enroll('stolen-1', unspent, csrDer)), 'device_revoked')
+    for (const [verb, sentence] of [
+      ['enable', /was revoked/],
+      ['readmit', /reported stolen at 20.*--stolen-recovered/],
+    ] as const) {
+      const refused = await fleet.admin('POST', `/devices/stolen-1/${verb}`)
+      assert.deepEqual([refused.status, refused.body.code], [409, 'conflict'])
+      assert.match(refused.body.detail, sentence)
+    }
+    const back = await fleet.admin('POST', '/devices/stolen-1/readmit', { stolenRecovered: true })
+    assert.deepEqual([back.status, back.body.status, back.body.stolenAt], [200, 'active', undefined])
+    const sameKey = await fleet.enroll('stolen-1', await fleet.token('stolen-1'), device.csrDer)
+    assert.deepEqual([sameKey.status, codeOf(sameKey)], [403, 'key_compromised'])
+    const anew = await fleet.enrolledDevice('stolen-1')
+    assert.equal((await fleet.reenroll(anew, await fleet.renewalCsr(anew))).status, 200)
+    assert.notEqual((await fleet.admin('POST', '/devices/stolen-1/stolen')).body.incident, body.incident)
+  })
+
+  test('one that was revoked for another reason can be reported stolen afterwards', async () => {
+    const device = await fleet.enrolledDevice('stolen-2')
+    const revoked = await fleet.admin('POST', '/devices/stolen-2/revoke', { reason: 'cessationOfOperation' })
+    const { body } = await fleet.admin('POST', '/devices/stolen-2/stolen')
+    assert.deepEqual(
+      [body.alreadyRevoked, body.alreadyStolen, body.revokedAt, body.certificates],
+      [true, false, revoked.body.revokedAt, [device.serial]],
+    )
+    assert.equal((await fleet.admin('GET', '/devices/stolen-2')).body.revocationReason, 'keyCompromise')
+  })
+
+  test('a compromised key is refused under every name and told of with its address', async () => {
+    const device = await fleet.enrolledDevice('stolen-3')
+    await fleet.admin('POST', '/devices/stolen-3/stolen')
+    const csr = await createCsr({ privateKeyPem: device.key, commonName: 'other-1' })
+    const asOther = await fleet.enroll('other-1', await fleet.token('other-1'), csr)
+    assert.deepEqual([asOther.status, codeOf(asOther)], [403, 'key_compromised'])
+    const renewal = await fleet.reenroll(device, await fleet.renewalCsr(device))
+    assert.equal(codeOf(renewal), 'certificate_revoked')
+    // No credential is shown but in the handshake.
+    const bare = { key: device.key, cert: device.certificate }
+    assert.equal((await fleet.est('simpleenroll', { method: 'POST', headers: pkcs10, ...bare })).status, 401)
+
+    const entries = (await fleet.admin('GET', '/audit?limit=1000')).body.items
+    const uses = entries.filter(
+      ({ action, subject }: AuditEntryView) => action === 'key.used' && subject === 'device:stolen-3',
+    )
+    assert.deepEqual(
+      uses.map((entry: AuditEntryView) => [entry.reason, entry.details.where, entry.remoteAddress]),
+      ['request', 'handshake', 'handshake'].map((where) => ['key_compromised', where, '127.0.0.1']),
+    )
+    const other = await fleet.enrolledDevice('other-1')
+    assert.equal(codeOf(await fleet.reenroll(other, csr)), 'key_compromised')
   })
 
   test('a device on hold gets no certificate and no token, and has everything back when it is enabled', async () => {

@@ -169,7 +169,7 @@ test('a decision that waits for somebody is 202 with Retry-After in whole second
     expiresAt: '',
     status: 'unspent',
   }
-  const registry = { find: async () => ({ doc: token, rev: 1 }) }
+  const registry = { find: async (kind: string) => (kind === 'token' ? { doc: token, rev: 1 } : undefined) }
   const est = createEst({
     registry,
     ra,

@@ -110,6 +110,9 @@ suite('claim certificates', () => {
     await fleet.admin('POST', '/devices/meter-6/readmit')
     assert.equal((await claim(await request('meter-6'))).status, 200)
     assert.deepEqual(await refusedAs(claim(await request('meter-6'))), [403, 'claim_spent'])
+    const stolen = await fleet.admin('POST', '/devices/meter-6/stolen')
+    assert.match(stolen.body.claimCertificate, /^[0-9a-f]{64}$/, 'the thief has that one too')
+    assert.deepEqual(await refusedAs(claim(await request('meter-6'))), [403, 'device_revoked'])
   })
 
   test('a CA that the file of the label holds from now on counts in the next handshake, and one that left it no more', async () => {
