@@ -187,7 +187,7 @@ export function eventOfNews(news: RegistryNews): Raised {
 
 /** What is known of a connection. */
 export const eventOf = ({ deviceId, clientId, remoteAddress, rules, verdict, certificate }: Connection) => ({
-  deviceId,
+  deviceId: deviceId ?? verdict?.deviceId,
   clientId,
   listener: rules.name,
   remoteAddress,

@@ -59,8 +59,8 @@ export class MqttService implements AsyncDisposable {
   private constructor(context: MqttContext, stack: AsyncDisposableStack) {
     this.#context = context
     this.#stack = stack
-    const { gate, clock, log, denials, config } = context
-    this.#quarantine = new Quarantine({ gate, clock, log, denials, config })
+    const { gate, clock, log, denials, events, config } = context
+    this.#quarantine = new Quarantine({ gate, clock, log, denials, events, config })
   }
 
   /** @throws FleetError `data_damaged` */

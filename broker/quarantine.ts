@@ -6,7 +6,8 @@ import { AttemptLimit, networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { namelessSession, refusal } from './admission.ts'
-import { type Asked, type Denials, refusedOf } from './denials.ts'
+import { type Asked, type Denials, refusedOf, refusedOf } from './denials.ts'
+import { type Events, eventOf } from './events.ts'
 import type { Gate } from './gate.ts'
 import { askAbout, shown, who } from './mqtt-context.ts'
 import { reasonOf } from './refusals.ts'
@@ -45,6 +46,7 @@ export class Quarantine {
   readonly #log: Log
   readonly #denials: Pick<Denials, 'note'>
   readonly #lines = new LogLimit({ burst: 10, everyMs: 60_000 })
+  readonly #events: Pick<Events, 'raise'>
   readonly #maxConnections: number
   readonly #maxOfOne: number
   readonly #admissions = new AttemptLimit(admissionsPerMinute)
@@ -57,9 +59,11 @@ export class Quarantine {
     clock: () => Date
     log: Log
     denials: Pick<Denials, 'note'>
+    events: Pick<Events, 'raise'>
     config: Configuration['broker']
   }) {
     this.#gate = options.gate
+    this.#events = options.events
     this.#clock = options.clock
     this.#log = options.log
     this.#denials = options.denials
@@ -126,6 +130,20 @@ export class Quarantine {
     return askAbout(denial)
   }
 
+  /** To applications it is refused: what it came for it does not get. */
+  entered(connection: Connection, claimedId: string): void {
+    this.log('quarantine.entered', connection)
+    const { cause: reason, message } = connection.verdict ?? {}
+    this.#events.raise({
+      type: 'refused',
+      ...eventOf(connection),
+      clientId: claimedId,
+      reason,
+      message,
+      stage: 'connect',
+    })
+  }
+
   log(event: 'quarantine.entered' | 'quarantine.asked' | 'quarantine.left', connection: Connection): void {
     this.#log.info({ event, reason: connection.verdict?.cause, ...who(connection) }, 'quarantine')
   }
@@ -175,7 +193,7 @@ export class QuarantineSession implements LinkEvents {
         sharedSubscriptionAvailable: false,
       },
     })
-    this.#quarantine.log('quarantine.entered', this.#connection)
+    this.#quarantine.entered(this.#connection, this.#claimedId)
   }
 
   publish({ topic, qos, retain, payload, packetId }: Publish): void {

@@ -61,7 +61,7 @@ const reason = z
 export const eventMeanings: Record<EventType, string> = {
   connected: 'A device has a session: its CONNECT was accepted',
   disconnected: 'Its connection ended, with `reason`',
-  refused: 'A peer was refused at its handshake or its CONNECT, with `reason` and a denial id',
+  refused: 'A peer was refused at its handshake or its CONNECT, or let into quarantine alone, with `reason`',
   denied: 'A publish, a subscription, a will that was due or a delivery was not allowed',
   enrolled: 'The registry has a certificate of a device that was not renewed from another one',
   renewed: 'The registry has a new certificate that was asked for with the one before',

@@ -7,7 +7,15 @@ import { type Connect, parseFilter, type Version } from '../../broker/wire/packe
 import { connackCode, reason } from '../../broker/wire/reason.ts'
 import { type QuarantineStatus, quarantineName, quarantineTopics } from '../../contract/quarantine.ts'
 import type { VerificationFault } from '../../contract/verification.ts'
-import { BrokerHarness, eventually, Inbox, type LogLine, parsePolicy, type TestDevice } from '../harness/broker.ts'
+import {
+  BrokerHarness,
+  EventInbox,
+  eventually,
+  Inbox,
+  type LogLine,
+  parsePolicy,
+  type TestDevice,
+} from '../harness/broker.ts'
 import { type TestCertificate, TestPki } from '../harness/certificates.ts'
 import { connectPacket, publishPacket, RawClient } from '../harness/raw-mqtt.ts'
 
@@ -17,6 +25,7 @@ let skewMs = 0
 /** Everything is allowed to everybody but in quarantine. */
 const generous = parsePolicy(`policies:
   - { name: all, allow: { publish: ["#"], subscribe: ["#"] } }
+  - { name: watch, match: { profile: service }, allow: { subscribe: ["$fleetgate/events/#"] } }
   - { name: late, match: { verify.state: expired }, deny: { publish: ["fresh/#"], subscribe: ["fresh/#"] } }`)
 
 before(async () => {
@@ -94,6 +103,22 @@ test('a client without a certificate reads its state, why, and what to do, and m
   await harness.testLog.until('quarantine.entered', { verification: 'none', listener: 'open', action: 'quarantine' })
   await harness.testLog.until('quarantine.asked', { verification: 'none' })
   await leave(client)
+})
+
+test('an application hears of who is in quarantine as refused, and not as connected', async () => {
+  const application = await harness.connect(await harness.device('app-1', { profile: 'service' }))
+  const events = await EventInbox.open(application)
+  const device = await expired('late-1')
+  const client = await quarantined(device, { clientId: 'late-1' })
+  const { reason: why, state, action, deviceId, certificate } = await events.until('refused', { clientId: 'late-1' })
+  assert.deepEqual(
+    [why, state, action, deviceId, certificate?.serial],
+    ['certificate_expired', 'expired', 'quarantine', 'late-1', device.serial],
+  )
+  client.socket.destroy()
+  await application.endAsync()
+  await leave()
+  assert.deepEqual(events.all('connected', { deviceId: 'late-1' }), [])
 })
 
 test('a client of version 3.1.1 that does not know its fingerprint gets its own status by a wildcard', async () => {
@@ -261,6 +286,7 @@ test('how often they come is counted for a network, not for each of its addresse
     gate: {} as never,
     log: {} as never,
     denials: {} as never,
+    events: {} as never,
     clock: () => new Date(0),
     config,
   })
