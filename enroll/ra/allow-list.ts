@@ -33,6 +33,10 @@ export function allowDevices(
       if (known !== undefined && known.doc.deviceId !== deviceId) {
         throw final(`serial number ${serial} is allowed under ${label} as ${known.doc.deviceId}, not as ${deviceId}`)
       }
+      const former = before && before.doc.deviceId !== deviceId && (await findDevice(registry, before.doc.deviceId))
+      if (former && former.doc.stolenAt !== undefined) {
+        throw final(`serial number ${serial} is that of ${former.doc.id}, which was stolen at ${former.doc.stolenAt}`)
+      }
       const device = await findDevice(registry, deviceId)
       if (device?.doc.status === 'revoked') {
         const sentence = `${deviceId} was revoked at ${device.doc.revokedAt}; readmit it first`

@@ -165,6 +165,19 @@ suite('factory certificates', () => {
     assert.deepEqual([refused.status, refused.body.code], [403, 'device_held'])
   })
 
+  test('the hardware of a stolen device is not let in under another name either', async () => {
+    const list = (verb: string, body: object) => fleet.admin('POST', `/devices/${verb}`, { label: 'line', ...body })
+    await list('allow', { entries: [{ serial: 'SN83', deviceId: 'gauge-83' }] })
+    const idevid = await maker.factory(named('SN83'))
+    assert.equal((await enroll('gauge-83', idevid)).status, 200)
+    await fleet.admin('POST', '/devices/gauge-83/stolen')
+    assert.deepEqual(await refusedAs(enroll('gauge-83', idevid)), [403, 'device_revoked'])
+    await list('disallow', { serials: ['SN83'] })
+    const renamed = await list('allow', { entries: [{ serial: 'SN83', deviceId: 'gauge-84' }] })
+    assert.deepEqual([renamed.status, renamed.body.code], [409, 'conflict'])
+    assert.match(renamed.body.detail, /SN83 is that of gauge-83, which was stolen at 20/)
+  })
+
   test('two at once: neither token nor factory certificate is enough alone, and both have to be of one device', async () => {
     const token = await fleet.token('vault-1', { profile: 'vault' })
     const entries = [
