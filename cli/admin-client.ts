@@ -13,10 +13,12 @@ import {
   allowReceipt,
   approvalView,
   auditPage,
+  type CertificateReceipt,
   type CertificateView,
   type ChangeDevice,
   type CreateDevice,
   type CreateToken,
+  certificateReceipt,
   certificateView,
   type DenialPage,
   type DenyRequest,
@@ -149,6 +151,11 @@ export class AdminClient implements Disposable {
   enableDevice(id: string, waitMs: number): Promise<HoldReceipt> {
     const path = `/v1/devices/${encodeURIComponent(id)}/enable`
     return this.#call(holdReceipt, { method: 'POST', path, body: { waitMs }, waitMs })
+  }
+
+  revokeCertificate(serial: string, reason: RevocationReason, waitMs: number): Promise<CertificateReceipt> {
+    const path = `/v1/certificates/${encodeURIComponent(serial)}/revoke`
+    return this.#call(certificateReceipt, { method: 'POST', path, body: { reason, waitMs }, waitMs })
   }
 
   reportStolen(id: string, waitMs: number): Promise<TheftReceipt> {

@@ -28,6 +28,7 @@
  * | POST /v1/approvals/:id/deny   | denyRequest             | approvalView               |
  * | GET  /v1/certificates         | listCertificates        | page of certificateView    |
  * | GET  /v1/certificates/:serial |                         | certificateView            |
+ * | POST /v1/certificates/:serial/revoke | revokeDevice     | certificateReceipt         |
  * | GET  /v1/policy               |                         | policyView                 |
  * | PUT  /v1/policy               | policyDocument          | policyView                 |
  * | GET  /v1/denials             | listDenials             | denialPage                 |
@@ -250,6 +251,22 @@ export const revocationReceipt = z.object({
   inForce: z.boolean().describe('Every known broker has confirmed'),
   brokers: z.array(brokerConfirmation),
 })
+export const certificateReceipt = z.object({
+  serial: z.string(),
+  deviceId: z.string(),
+  reason: z.string(),
+  revokedAt: z.string(),
+  alreadyRevoked: z.boolean(),
+  isCurrent: z.boolean().describe('It was the newest of its device'),
+  certificates: z
+    .array(z.string())
+    .describe('Serial numbers revoked by this call: with keyCompromise, all that the device had for the key'),
+  remaining: z.array(z.string()).describe('Serial numbers that the device still has'),
+  keysWatched: z.number().describe('Keys that nobody can have certified any more, those by this call'),
+  feedSeq: z.number(),
+  inForce: z.boolean().describe('Every known broker has confirmed'),
+  brokers: z.array(brokerConfirmation),
+})
 export const theftReceipt = revocationReceipt.extend({
   stolenAt: z.string(),
   alreadyStolen: z.boolean(),
@@ -326,6 +343,7 @@ export type DenyRequest = z.input<typeof denyRequest>
 export type ApprovalView = z.output<typeof approvalView>
 export type CertificateView = z.output<typeof certificateView>
 export type RevocationReceipt = z.output<typeof revocationReceipt>
+export type CertificateReceipt = z.output<typeof certificateReceipt>
 export type TheftReceipt = z.output<typeof theftReceipt>
 export type HoldReceipt = z.output<typeof holdReceipt>
 export type PolicyView = z.output<typeof policyView>

@@ -1,9 +1,10 @@
 import { type Command, InvalidArgumentError } from 'commander'
-import type { CertificateView } from '../../contract/admin-api.ts'
-import { isSerialNumber, type SerialNumber } from '../../contract/ids.ts'
+import type { CertificateReceipt, CertificateView } from '../../contract/admin-api.ts'
+import { isSerialNumber, type RevocationReason, type SerialNumber } from '../../contract/ids.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'
+import { brokersOf, change, reasonOption, type Waiting, waiting } from './standing.ts'
 
 export function addCert(program: Command, io: Io): void {
   const cert = program.command('cert').description('certificates that this authority has issued')
@@ -29,6 +30,32 @@ export function addCert(program: Command, io: Io): void {
     .description('show one certificate with its PEM')
     .argument('<serial>', 'serial number, hex', serialNumber)
     .action((serial: string, options: Common) => ask(io, options, (client) => client.getCertificate(serial), details))
+
+  waiting(withCommon(cert.command('revoke')), 'cert revoke 5f0c3a9e7d21b84460d2f1a7c39be018 --reason superseded')
+    .description('revoke one certificate and leave its device the others; for all of them: device revoke')
+    .argument('<serial>', 'serial number, hex', serialNumber)
+    .addOption(reasonOption())
+    .action((serial: string, options: Waiting & { reason: RevocationReason }) =>
+      change(io, options, (client, waitMs) => client.revokeCertificate(serial, options.reason, waitMs), {
+        render: revoked,
+        done: `${serial} is revoked`,
+        again: ['cert', 'revoke', serial, '--reason', options.reason],
+      }),
+    )
+
+  const revoked = (receipt: CertificateReceipt): string =>
+    fields(
+      [
+        ['certificate', `${receipt.serial}${receipt.isCurrent ? ` (the current one of ${receipt.deviceId})` : ''}`],
+        ['device', receipt.deviceId],
+        ['revoked', `${receipt.revokedAt}${receipt.alreadyRevoked ? ' (by an earlier call)' : ''}`],
+        ['reason', receipt.reason],
+        ['for the same key', receipt.certificates.filter((serial) => serial !== receipt.serial).join(', ')],
+        ['device still has', receipt.remaining.join(', ') || 'none: it has to enroll anew'],
+        ...brokersOf(receipt),
+      ],
+      io.colour,
+    )
 
   const list = (certificates: CertificateView[]): string =>
     table(

@@ -10,9 +10,9 @@ import { ask, type Common, deviceId, duration, examples, print, withCommon } fro
 
 const maxWaitMs = 60_000
 
-type Waiting = Common & { wait: boolean; timeout: number }
+export type Waiting = Common & { wait: boolean; timeout: number }
 /** What a change answers once it is on disk, and what the brokers say of it. */
-type Receipt = Pick<RevocationReceipt, 'deviceId' | 'inForce' | 'brokers'>
+type Receipt = Pick<RevocationReceipt, 'inForce' | 'brokers'>
 
 /** The commands that decide whether a device counts. */
 export function addStanding(device: Command, io: Io, details: (view: DeviceView) => string): void {
@@ -117,10 +117,10 @@ const sharedKey = ({ claimCertificate }: TheftReceipt): string | undefined =>
   claimCertificate &&
   `it enrolled with the claim certificate ${claimCertificate}, which can claim other devices that never enrolled`
 
-const reasonOption = (): Option =>
+export const reasonOption = (): Option =>
   new Option('--reason <reason>', 'RFC 5280 reason (required)').choices(revocationReasons).makeOptionMandatory()
 
-function waiting(command: Command, ...lines: string[]): Command {
+export function waiting(command: Command, ...lines: string[]): Command {
   return examples(command, ...lines)
     .option('--wait', 'return when every broker has confirmed', true)
     .option('--no-wait', 'return when it is on disk')
@@ -131,7 +131,7 @@ function waiting(command: Command, ...lines: string[]): Command {
     )
 }
 
-async function change<T extends Receipt>(
+export async function change<T extends Receipt>(
   io: Io,
   options: Waiting,
   call: (client: AdminClient, waitMs: number) => Promise<T>,
@@ -149,7 +149,7 @@ async function change<T extends Receipt>(
   )
 }
 
-const brokersOf = ({ brokers }: Receipt): [string, string][] =>
+export const brokersOf = ({ brokers }: Receipt): [string, string][] =>
   brokers.map(({ broker, connected, confirmed, confirmedMs }) => [
     broker,
     confirmed

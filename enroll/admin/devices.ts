@@ -16,13 +16,13 @@ import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { holdDevice, releaseDevice } from '../ca/hold.ts'
 import { reportStolen, revokeDevice } from '../ca/revocation.ts'
-import type { FeedServer } from '../feed-server.ts'
 import { allowDevices as allow, disallowDevices as disallow } from '../ra/allow-list.ts'
 import { setAttributes } from '../ra/device-attributes.ts'
 import { createDevice as create } from '../ra/enrollment-tokens.ts'
 import { readmitDevice } from '../ra/readmission.ts'
 import { listAllowances } from '../registry/allowances.ts'
 import { type DeviceRecord, getDevice, listDevices } from '../registry/devices.ts'
+import { confirmed } from './confirmed.ts'
 import { route } from './route.ts'
 
 export const deviceRoutes = [
@@ -87,7 +87,7 @@ export const deviceRoutes = [
       const id = requireId(params.id)
       const purged = (profile: string) => ra.purged(profile, false)
       const revocation = await revokeDevice(registry, { id, reason: body.reason, purged, ...asked })
-      return confirmed(feed, id, revocation, body.waitMs)
+      return confirmed(feed, { deviceId: id, ...revocation }, body.waitMs)
     },
   }),
   route({
@@ -96,7 +96,8 @@ export const deviceRoutes = [
     body: waitForBrokers,
     handle: async ({ params, body, asked }, { registry, feed }) => {
       const id = requireId(params.id)
-      return confirmed(feed, id, await holdDevice(registry, { id, ...asked }), body.waitMs)
+      const hold = await holdDevice(registry, { id, ...asked })
+      return confirmed(feed, { deviceId: id, ...hold }, body.waitMs)
     },
   }),
   route({
@@ -105,7 +106,8 @@ export const deviceRoutes = [
     body: waitForBrokers,
     handle: async ({ params, body, asked }, { registry, feed }) => {
       const id = requireId(params.id)
-      return confirmed(feed, id, await releaseDevice(registry, { id, ...asked }), body.waitMs)
+      const release = await releaseDevice(registry, { id, ...asked })
+      return confirmed(feed, { deviceId: id, ...release }, body.waitMs)
     },
   }),
   route({
@@ -114,12 +116,9 @@ export const deviceRoutes = [
     body: waitForBrokers,
     handle: async ({ params, body, asked }, { registry, ra, feed }) => {
       const id = requireId(params.id)
-      return confirmed(
-        feed,
-        id,
-        await reportStolen(registry, { id, purged: (profile) => ra.purged(profile, true), ...asked }),
-        body.waitMs,
-      )
+      const purged = (profile: string) => ra.purged(profile, true)
+      const theft = await reportStolen(registry, { id, purged, ...asked })
+      return confirmed(feed, { deviceId: id, ...theft }, body.waitMs)
     },
   }),
   route({
@@ -137,11 +136,6 @@ export function requireId(text: string | undefined) {
   const result = deviceId.safeParse(text)
   if (result.success) return result.data
   throw new FleetError('request_malformed', `a device id is ${nameRule}`)
-}
-
-async function confirmed<T extends { feedSeq: number }>(feed: FeedServer, deviceId: string, change: T, waitMs: number) {
-  const brokers = await feed.confirmations(change.feedSeq, waitMs)
-  return { deviceId, ...change, inForce: brokers.every(({ confirmed }) => confirmed), brokers }
 }
 
 const show = (doc: DeviceRecord): DeviceView => doc

@@ -4,16 +4,19 @@ import {
   createToken,
   listAudit,
   listCertificates as listQuery,
+  revokeDevice,
   serialNumber,
 } from '../../contract/admin-api.ts'
 import { policyDocument } from '../../contract/policy-document.ts'
 import { toPem } from '../../pki/certificate.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import { revokeCertificate } from '../ca/certificate-revocation.ts'
 import { putPolicy } from '../policy.ts'
 import { createToken as mint } from '../ra/enrollment-tokens.ts'
 import { decodeAudit } from '../registry/audit-log.ts'
 import { type CertificateRecord, getCertificate, listCertificates } from '../registry/certificates.ts'
 import { findPolicy } from '../registry/policies.ts'
+import { confirmed } from './confirmed.ts'
 import { route } from './route.ts'
 
 const auditPollMs = 200
@@ -47,10 +50,18 @@ export const issuanceRoutes = [
     method: 'GET',
     path: '/v1/certificates/:serial',
     handle: async ({ params }, { registry }) => {
-      const serial = serialNumber.safeParse(params.serial?.toLowerCase())
-      if (!serial.success) throw new FleetError('request_malformed', serial.error.issues[0]!.message)
-      const { doc } = await getCertificate(registry, serial.data)
+      const { doc } = await getCertificate(registry, requireSerial(params.serial))
       return { ...show(doc), ...(doc.der ? { pem: toPem(Buffer.from(doc.der, 'base64')) } : {}) }
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/certificates/:serial/revoke',
+    body: revokeDevice,
+    handle: async ({ params, body, asked }, { registry, feed }) => {
+      const serial = requireSerial(params.serial)
+      const revocation = await revokeCertificate(registry, { serial, reason: body.reason, ...asked })
+      return confirmed(feed, revocation, body.waitMs)
     },
   }),
   route({
@@ -81,6 +92,12 @@ export const issuanceRoutes = [
     },
   }),
 ]
+
+function requireSerial(text: string | undefined) {
+  const serial = serialNumber.safeParse(text?.toLowerCase())
+  if (serial.success) return serial.data
+  throw new FleetError('request_malformed', serial.error.issues[0]!.message)
+}
 
 function show({
   via: _via,

@@ -5,6 +5,7 @@ import type { Asked } from '../registry/asked.ts'
 import { type CertificateRecord, listCertificates, writeCertificate } from '../registry/certificates.ts'
 import { findClaim } from '../registry/claims.ts'
 import { type DeviceRecord, deviceChanged, getDevice, purging, writeDevice } from '../registry/devices.ts'
+import type { Stored } from '../registry/engine.ts'
 import { type IncidentRecord, incidentIdOf, writeIncident } from '../registry/incidents.ts'
 import { deleteLateRenewal, findLateRenewal } from '../registry/late-renewals.ts'
 import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
@@ -162,9 +163,7 @@ async function endDevice(
     revokedAt: device.revokedAt ?? revokedAt,
     revocationReason: reason,
   }
-  const ended = holdings.certificates.filter(({ doc }) =>
-    isStolen ? doc.fingerprint !== undefined : doc.status === 'issued' || doc.status === 'held',
-  )
+  const ended = holdings.certificates.filter((one) => (isStolen ? one.doc.fingerprint !== undefined : isLive(one)))
   const tokens = holdings.tokens.filter(({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming')
   const keys = reason === 'keyCompromise' ? (isStolen ? holdings.certificates : ended) : []
   const watched = await watchKeys(
@@ -194,15 +193,22 @@ async function endDevice(
   }
 }
 
+/** Whether there is still something to revoke. */
+export const isLive = ({ doc }: Stored<CertificateRecord>): boolean => doc.status === 'issued' || doc.status === 'held'
+
 /** What was revoked before keeps its time: RFC 5280 5.3.2 asks for the first. */
-const revokedCertificate = (doc: CertificateRecord, reason: RevocationReason, at: string): CertificateRecord => ({
+export const revokedCertificate = (
+  doc: CertificateRecord,
+  reason: RevocationReason,
+  at: string,
+): CertificateRecord => ({
   ...doc,
   status: 'revoked',
   revokedAt: doc.status === 'revoked' ? doc.revokedAt! : at,
   revocationReason: reason,
 })
 
-const certificateRevoked = (doc: CertificateRecord, reason: RevocationReason): FeedFact => ({
+export const certificateRevoked = (doc: CertificateRecord, reason: RevocationReason): FeedFact => ({
   type: 'certificate.revoked',
   data: {
     serial: doc.serial,

@@ -126,6 +126,19 @@ const cases: {
     shown: /status +active \(it was so before\)\n/,
   },
   {
+    argv: ['cert', 'revoke', '0A:1B', '--reason', 'keyCompromise'],
+    answer: {
+      ...receipt,
+      serial: '0a1b',
+      isCurrent: true,
+      certificates: ['0a1b', '0a1c'],
+      remaining: [],
+      keysWatched: 1,
+    },
+    asked: { path: '/v1/certificates/0a1b/revoke', body: { reason: 'keyCompromise', waitMs: 10_000 } },
+    shown: /^certificate +0a1b \(the current one of cam-1\)\n[\s\S]*same key +0a1c\ndevice still has +none/,
+  },
+  {
     argv: ['device', 'stolen', 'cam-1'],
     answer: {
       ...receipt,

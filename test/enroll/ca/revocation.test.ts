@@ -153,6 +153,48 @@ suite('revoking a device', () => {
     assert.equal(codeOf(await fleet.reenroll(other, csr)), 'key_compromised')
   })
 
+  test('one certificate is revoked and its device keeps the other; of the current one that is said', async () => {
+    const device = await fleet.enrolledDevice('cert-1')
+    const { privateKeyPem } = await createKeyAndCsr({ commonName: 'cert-1' })
+    const renewed = certificateOf(await fleet.reenroll(device, await fleet.renewalCsr(device, privateKeyPem)))
+    const revoke = (serial: string, reason: string) => fleet.admin('POST', `/certificates/${serial}/revoke`, { reason })
+    const former = await revoke(device.serial, 'privilegeWithdrawn')
+    assert.partialDeepStrictEqual(former, {
+      status: 200,
+      body: { deviceId: 'cert-1', isCurrent: false, certificates: [device.serial], remaining: [renewed.serial] },
+    })
+    assert.equal(codeOf(await fleet.reenroll(device, await fleet.renewalCsr(device))), 'certificate_revoked')
+    const held = { key: privateKeyPem, certificate: renewed.pem }
+    const csr = await fleet.renewalCsr(device, privateKeyPem)
+    const third = certificateOf(await fleet.reenroll(held, csr))
+    const again = (await revoke(device.serial, 'superseded')).body
+    assert.deepEqual(
+      [again.alreadyRevoked, again.reason, again.revokedAt, again.certificates],
+      [true, 'privilegeWithdrawn', former.body.revokedAt, []],
+    )
+
+    const current = (await revoke(third.serial, 'keyCompromise')).body
+    assert.deepEqual(
+      [current.isCurrent, new Set(current.certificates), current.remaining, current.keysWatched],
+      [true, new Set([renewed.serial, third.serial]), [], 1],
+      'what the device has for the same key ends with it',
+    )
+    assert.equal((await fleet.admin('GET', '/devices/cert-1')).body.status, 'active')
+    const { csrDer } = await createKeyAndCsr({ commonName: 'cert-1' })
+    assert.equal((await fleet.enroll('cert-1', await fleet.token('cert-1'), csrDer)).status, 200)
+    const worse = (await revoke(device.serial, 'keyCompromise')).body
+    assert.deepEqual([worse.alreadyRevoked, worse.reason, worse.keysWatched], [true, 'keyCompromise', 1])
+  })
+
+  test('a certificate of the gateway itself, and one that is not there, cannot be revoked', async () => {
+    const { items } = (await fleet.admin('GET', '/certificates?limit=1000')).body
+    const { serial } = items.find(({ kind }: { kind: string }) => kind === 'operator')
+    const own = await fleet.admin('POST', `/certificates/${serial}/revoke`, { reason: 'superseded' })
+    assert.deepEqual([own.status, own.body.code], [409, 'conflict'])
+    const none = await fleet.admin('POST', '/certificates/0a0b/revoke', { reason: 'superseded' })
+    assert.deepEqual([none.status, none.body.code], [404, 'certificate_unknown'])
+  })
+
   test('a device on hold gets no certificate and no token, and has everything back when it is enabled', async () => {
     const device = await fleet.enrolledDevice('hold-1')
     const unspent = await fleet.token('hold-1')
