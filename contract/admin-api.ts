@@ -237,7 +237,39 @@ const brokerConfirmation = z.object({
   connected: z.boolean(),
   confirmed: z.boolean(),
   confirmedMs: z.number().optional().describe('From the durable commit to the broker saying that it is in force'),
+  lastSeenAt: z.string().optional().describe('Of one that is not connected: until then it was'),
 })
+const endedSession = z.object({
+  broker: z.string(),
+  clientId: z.string().optional(),
+  listener: z.string(),
+  remoteAddress: z.string(),
+  state: z.string().describe('How far the connection had come; `live` is a session'),
+  isResumed: z.boolean().describe('Its TLS session was resumed from a ticket'),
+  connectedAt: z.string(),
+  lastPacket: z
+    .object({ type: z.string(), topic: z.string().optional(), at: z.string() })
+    .optional()
+    .describe('The last that was taken from it'),
+  closedMs: z.number().describe('From the durable commit to the enrollment service knowing its socket to be closed'),
+  tookMs: z.number().describe('Of that, from the broker having heard to the socket being closed'),
+  packetsIn: z.number(),
+  bytesIn: z.number(),
+  packetsOut: z.number(),
+  bytesOut: z.number(),
+  publish: z.array(z.string()).describe('Topics its policy let it publish to'),
+  subscribe: z.array(z.string()).describe('And read'),
+})
+const inForce = {
+  feedSeq: z.number(),
+  inForce: z.boolean().describe('Every known broker has confirmed'),
+  ticketsVoid: z
+    .boolean()
+    .default(false)
+    .describe('No TLS session ticket of it lets anybody in: so it is once every broker has confirmed'),
+  brokers: z.array(brokerConfirmation),
+  sessions: z.array(endedSession).default([]).describe('Connections that were ended, as far as brokers have told'),
+}
 export const revocationReceipt = z.object({
   deviceId: z.string(),
   reason: z.string(),
@@ -247,9 +279,7 @@ export const revocationReceipt = z.object({
   tokensVoided: z.number(),
   approvalsDeleted: z.number().default(0).describe('Requests that waited for approval, or were approved and not used'),
   keysWatched: z.number().default(0).describe('Keys that nobody can have certified any more, those by this call'),
-  feedSeq: z.number(),
-  inForce: z.boolean().describe('Every known broker has confirmed'),
-  brokers: z.array(brokerConfirmation),
+  ...inForce,
 })
 export const certificateReceipt = z.object({
   serial: z.string(),
@@ -263,9 +293,7 @@ export const certificateReceipt = z.object({
     .describe('Serial numbers revoked by this call: with keyCompromise, all that the device had for the key'),
   remaining: z.array(z.string()).describe('Serial numbers that the device still has'),
   keysWatched: z.number().describe('Keys that nobody can have certified any more, those by this call'),
-  feedSeq: z.number(),
-  inForce: z.boolean().describe('Every known broker has confirmed'),
-  brokers: z.array(brokerConfirmation),
+  ...inForce,
 })
 export const theftReceipt = revocationReceipt.extend({
   stolenAt: z.string(),
@@ -284,9 +312,7 @@ export const holdReceipt = z.object({
   certificates: z
     .array(z.string())
     .describe('Serial numbers of the certificates that this put on hold, or that count again'),
-  feedSeq: z.number(),
-  inForce: z.boolean().describe('Every known broker has confirmed'),
-  brokers: z.array(brokerConfirmation),
+  ...inForce,
 })
 export const policyView = z.object({ version: z.number(), at: z.string(), by: z.string(), document: policyDocument })
 export const auditView = z.looseObject({

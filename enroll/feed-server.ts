@@ -1,152 +1,33 @@
 import { randomUUID } from 'node:crypto'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
-import { type BrokerReport, brokerReport, isReportId, maxReportsUnderWay } from '../contract/broker-reports.ts'
-import { byLastAt, type Denial, type DenialQuery, denialView } from '../contract/denials.ts'
-import {
-  type Cursor,
-  encodeLine,
-  type FeedEvent,
-  type FromBroker,
-  type FromEnroll,
-  LineReader,
-  startCursor,
-} from '../contract/feed.ts'
+import { type BrokerReport, brokerReport, isReportId } from '../contract/broker-reports.ts'
+import { byLastAt, type Denial, type DenialQuery } from '../contract/denials.ts'
+import { type Cursor, encodeLine, type FromBroker, LineReader, startCursor } from '../contract/feed.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { valuesOf } from '../pki/names.ts'
 import { FleetError, isFleetError } from '../runtime/errors.ts'
 import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
+import { Follower } from './feed-follower.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
 import { findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
 
 export type BrokerState = { id: string; connected: boolean; appliedSeq: number; lastSeenAt: string }
-export type Confirmation = { broker: string; connected: boolean; confirmed: boolean; confirmedMs?: number }
+export type Confirmation = {
+  broker: string
+  connected: boolean
+  confirmed: boolean
+  confirmedMs?: number
+  /** Of one that is not connected. */
+  lastSeenAt?: string
+}
 
 /** What a broker has told; it comes again until it was taken. */
 export type Reported = { broker: string; id: string; report: BrokerReport }
 
-const batch = 500
 const askMs = 2_000
-/** More than was asked for is not looked at. */
-const maxAnswered = 200
-
-/** One broker that follows: backfill from its cursor, then live. */
-class Follower {
-  readonly id: string
-  readonly socket: TLSSocket
-  readonly #registry: Registry
-  #cursor: Cursor
-  #live = false
-  #pumping = false
-  #again = false
-  #pings: number[] = []
-  appliedSeq: number
-  readonly answers: boolean
-  #underWay = 0
-  readonly #asked = new Map<number, (denials: Denial[] | undefined) => void>()
-  #nextAsk = 1
-
-  constructor(
-    id: string,
-    socket: TLSSocket,
-    registry: Registry,
-    { cursor, answers }: { cursor: Cursor; answers: boolean },
-  ) {
-    this.answers = answers
-    this.id = id
-    this.socket = socket
-    this.#registry = registry
-    this.#cursor = cursor
-    this.appliedSeq = cursor.seq
-  }
-
-  ping(id: number): void {
-    this.#pings.push(id)
-    void this.pump()
-  }
-
-  /** @returns undefined when no answer came in time */
-  async ask(denials: DenialQuery, timeoutMs: number): Promise<Denial[] | undefined> {
-    const id = this.#nextAsk++
-    const { promise, resolve } = Promise.withResolvers<Denial[] | undefined>()
-    const timer = setTimeout(() => resolve(undefined), timeoutMs)
-    const gone = (): void => resolve(undefined)
-    this.socket.once('close', gone)
-    this.#asked.set(id, resolve)
-    void this.#send({ kind: 'ask', id, denials })
-    try {
-      return await promise
-    } finally {
-      clearTimeout(timer)
-      this.socket.off('close', gone)
-      this.#asked.delete(id)
-    }
-  }
-
-  /** Of what a broker says nothing is believed but what it has been asked for, in the form that was agreed. */
-  answered(id: number, denials: unknown): void {
-    const list = Array.isArray(denials) ? denials : []
-    const read = list.slice(0, maxAnswered).flatMap((one) => denialView.safeParse(one).data ?? [])
-    this.#asked.get(id)?.(read.map((denial) => ({ ...denial, by: this.id })))
-  }
-
-  /** @throws Error at once when it does not wait for what it reported before */
-  reported(id: string, take: () => Promise<void>): Promise<void> {
-    if (this.#underWay >= maxReportsUnderWay) throw new Error('too many reports at once')
-    this.#underWay++
-    return take()
-      .then(() => this.#send({ kind: 'noted', id }))
-      .finally(() => {
-        this.#underWay--
-      })
-  }
-
-  /** Sends what is new, in order; a call during a run makes the run look once more. */
-  async pump(): Promise<void> {
-    this.#again = true
-    if (this.#pumping) return
-    this.#pumping = true
-    try {
-      while (this.#again && !this.socket.destroyed) {
-        this.#again = false
-        // What was asked before this look at the log is answered after what the look finds.
-        const pings = this.#pings.splice(0)
-        await this.#sendNew()
-        for (const id of pings) await this.#send({ kind: 'pong', id })
-      }
-    } catch (error) {
-      this.socket.destroy(error as Error)
-    } finally {
-      this.#pumping = false
-    }
-  }
-
-  async #sendNew(): Promise<void> {
-    for (;;) {
-      const events = await this.#registry.feedAfter(this.#cursor.seq, batch)
-      for (const event of events) await this.#send({ kind: 'event', ...event })
-      const last: FeedEvent | undefined = events.at(-1)
-      if (last) this.#cursor = { seq: last.seq, hash: last.hash }
-      if (events.length < batch) break
-    }
-    if (this.#live) return
-    this.#live = true
-    await this.#send({ kind: 'live', seq: this.#cursor.seq, notes: true })
-  }
-
-  async #send(message: FromEnroll): Promise<void> {
-    if (this.socket.destroyed || this.socket.write(encodeLine(message))) return
-    await new Promise<void>((resolve) => {
-      const go = (): void => {
-        this.socket.off('drain', go).off('close', go)
-        resolve()
-      }
-      this.socket.on('drain', go).on('close', go)
-    })
-  }
-}
 
 /** Tells brokers what they must know, and knows how far each has got. */
 export class FeedServer implements AsyncDisposable {
@@ -158,6 +39,7 @@ export class FeedServer implements AsyncDisposable {
   readonly #onReport: (reported: Reported) => Promise<void>
   readonly #followers = new Map<string, Follower>()
   readonly #waiting = new Set<() => void>()
+  readonly #taking = new Set<Promise<unknown>>()
   readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
   readonly #stopWake: () => void
   address!: { host: string; port: number }
@@ -253,11 +135,12 @@ export class FeedServer implements AsyncDisposable {
     const confirmedMs = new Map<string, number>()
     const look = async (): Promise<Confirmation[]> => {
       const brokers = await this.brokers()
-      return brokers.map(({ id, connected, appliedSeq }) => {
+      return brokers.map(({ id, connected, appliedSeq, lastSeenAt }) => {
         const confirmed = appliedSeq >= seq
         if (confirmed && !confirmedMs.has(id)) confirmedMs.set(id, Math.round((performance.now() - started) * 10) / 10)
         const ms = confirmedMs.get(id)
-        return { broker: id, connected, confirmed, ...(ms === undefined ? {} : { confirmedMs: ms }) }
+        const seen = connected ? {} : { lastSeenAt }
+        return { broker: id, connected, confirmed, ...(ms === undefined ? {} : { confirmedMs: ms }), ...seen }
       })
     }
     for (;;) {
@@ -265,6 +148,11 @@ export class FeedServer implements AsyncDisposable {
       const state = await look()
       if (state.every(({ confirmed }) => confirmed) || !(await progressed)) return state
     }
+  }
+
+  /** Resolves when what brokers have reported by now is written, or could not be. */
+  async untilTaken(): Promise<void> {
+    await Promise.all(this.#taking)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -406,9 +294,13 @@ export class FeedServer implements AsyncDisposable {
     const take = async (): Promise<void> => {
       if (report !== undefined) await this.#onReport({ broker, id, report })
     }
-    follower.reported(id, take).catch((err: unknown) => {
-      this.#log.warn({ event: 'report.failed', broker, id, err }, 'a report was not taken; it comes again')
-    })
+    const taking = follower
+      .reported(id, take)
+      .catch((err: unknown) =>
+        this.#log.warn({ event: 'report.failed', broker, id, err }, 'a report was not taken; it comes again'),
+      )
+      .finally(() => this.#taking.delete(taking))
+    this.#taking.add(taking)
   }
 
   #remember(id: string, appliedSeq: number): Promise<void> {

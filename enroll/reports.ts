@@ -5,7 +5,11 @@ import { noteUse } from './ca/supersession.ts'
 import type { Reported } from './feed-server.ts'
 import type { AuditFact } from './registry/audit-log.ts'
 import { findCertificate } from './registry/certificates.ts'
-import type { Registry } from './registry/registry.ts'
+import { findCuts, writeCut } from './registry/cuts.ts'
+import { type Registry, untilNoConflict } from './registry/registry.ts'
+
+// All connections of one device end at once, and each is written for itself.
+const attempts = 100
 
 type Said<R extends BrokerReport> = { broker: string; requestId: string; report: R }
 type ReportsOptions = { registry: Registry; overlapMs: number; clock: () => Date; log: Log }
@@ -23,8 +27,10 @@ export function createReportDesk({
     return !replayed
   }
 
-  async function cut({ broker, requestId, report }: Said<SessionCut>): Promise<void> {
-    await record(requestId, {
+  /** @param heardAt when it came; it may have to be written more than once */
+  async function cut({ broker, requestId, report }: Said<SessionCut>, heardAt: Date): Promise<void> {
+    const { type: _type, deviceId, ...rest } = report
+    const audit: AuditFact = {
       action: 'session.cut',
       actor: `broker:${broker}`,
       subject: subjectOf(report),
@@ -32,7 +38,14 @@ export function createReportDesk({
       reason: report.reason as ProblemCode,
       details: detailsOf(report),
       remoteAddress: report.remoteAddress,
-    })
+      requestId,
+    }
+    await untilNoConflict(async () => {
+      const before = deviceId === undefined ? undefined : await findCuts(registry, deviceId)
+      const ended = { ...rest, broker, heardAt: heardAt.toISOString() }
+      const writes = deviceId === undefined ? [] : [writeCut(deviceId, ended, before)]
+      await registry.commit({ requestId, writes, audit: [audit], at: heardAt })
+    }, attempts)
   }
 
   async function alerted({ broker, requestId, report }: Said<Alert>): Promise<void> {
@@ -63,7 +76,7 @@ export function createReportDesk({
     const requestId = `report-${broker}-${id}`
     switch (report.type) {
       case 'session.cut':
-        return cut({ broker, requestId, report })
+        return cut({ broker, requestId, report }, clock())
       case 'certificate.used':
         return used({ broker, requestId, report })
       case 'alert':

@@ -12,7 +12,7 @@ const maxWaitMs = 60_000
 
 export type Waiting = Common & { wait: boolean; timeout: number }
 /** What a change answers once it is on disk, and what the brokers say of it. */
-type Receipt = Pick<RevocationReceipt, 'inForce' | 'brokers'>
+type Receipt = Pick<RevocationReceipt, 'inForce' | 'ticketsVoid' | 'brokers' | 'sessions'>
 
 /** The commands that decide whether a device counts. */
 export function addStanding(device: Command, io: Io, details: (view: DeviceView) => string): void {
@@ -149,12 +149,33 @@ export async function change<T extends Receipt>(
   )
 }
 
-export const brokersOf = ({ brokers }: Receipt): [string, string][] =>
-  brokers.map(({ broker, connected, confirmed, confirmedMs }) => [
-    broker,
-    confirmed
-      ? `in force${confirmedMs === undefined ? '' : ` after ${milliseconds(confirmedMs)}`}`
-      : connected
-        ? 'not confirmed yet'
-        : 'not connected: if it still runs, it goes on with what it knew before',
-  ])
+/** How far it is in force, and each session that it ended. */
+export const brokersOf = ({ brokers, sessions, ticketsVoid }: Receipt): [string, string][] => [
+  ['in force', inForceOn(brokers)],
+  ...brokers.map((broker): [string, string] => [broker.broker, standingAt(broker)]),
+  ...(ticketsVoid ? ([['TLS tickets', 'void']] as [string, string][]) : []),
+  ...sessions.map((session): [string, string] => [session.clientId ?? 'without a client id', endOf(session)]),
+]
+
+type Broker = Receipt['brokers'][number]
+
+function inForceOn(brokers: readonly Broker[]): string {
+  const confirmed = brokers.filter((broker) => broker.confirmed)
+  const slowest = Math.max(...confirmed.map(({ confirmedMs = 0 }) => confirmedMs))
+  const on = `on ${confirmed.length} of ${brokers.length}`
+  return confirmed.length === 0 ? on : `${on}, ${milliseconds(slowest)}`
+}
+
+const standingAt = ({ connected, confirmed, confirmedMs, lastSeenAt }: Broker): string =>
+  confirmed
+    ? `in force${confirmedMs === undefined ? '' : ` after ${milliseconds(confirmedMs)}`}`
+    : connected
+      ? 'not confirmed yet'
+      : `not connected${lastSeenAt === undefined ? '' : ` since ${lastSeenAt}`}: if it still runs, it goes on with what it knew before`
+
+function endOf(session: Receipt['sessions'][number]): string {
+  const { broker, listener, remoteAddress, state, closedMs, lastPacket } = session
+  const what = state === 'live' ? 'session' : `connection (${state})`
+  const last = lastPacket && `${[lastPacket.type, lastPacket.topic].filter(Boolean).join(' ')} at ${lastPacket.at}`
+  return `${what} from ${remoteAddress} closed after ${milliseconds(closedMs)} on ${broker} ${listener}; last packet: ${last ?? 'none'}`
+}

@@ -1,7 +1,33 @@
-import type { FeedServer } from '../feed-server.ts'
+import { endedSince, recordReceipt } from '../ca/receipts.ts'
+import type { Asked } from '../registry/asked.ts'
+import type { AdminContext } from './route.ts'
 
-/** A change with what the brokers say of it, after at most `waitMs`. */
-export async function confirmed<T extends { feedSeq: number }>(feed: FeedServer, change: T, waitMs: number) {
-  const brokers = await feed.confirmations(change.feedSeq, waitMs)
-  return { ...change, inForce: brokers.every(({ confirmed }) => confirmed), brokers }
+type Change = {
+  deviceId: string
+  feedSeq: number
+  revokedAt?: string
+  heldAt?: string
+  /** Of one that ends certificates and not their device: those. */
+  serial?: string
+  certificates: string[]
+}
+
+/**
+ * A change with what the brokers say of it, after at most `waitMs`, and the connections that were ended since it was made, by
+ * this call or an earlier one.
+ */
+export async function confirmed<T extends Change>(
+  { registry, feed }: AdminContext,
+  change: T,
+  { waitMs, asked }: { waitMs: number; asked: Asked },
+) {
+  const { deviceId, feedSeq, revokedAt, heldAt, serial, certificates } = change
+  const since = revokedAt ?? heldAt
+  const brokers = await feed.confirmations(feedSeq, waitMs)
+  await feed.untilTaken()
+  const serials = serial === undefined ? undefined : [serial, ...certificates]
+  const sessions = since === undefined ? [] : await endedSince(registry, { deviceId, since, serials })
+  const inForce = brokers.every(({ confirmed }) => confirmed)
+  if (waitMs > 0) await recordReceipt(registry, { deviceId, feedSeq, brokers, sessions }, asked)
+  return { ...change, inForce, ticketsVoid: inForce && since !== undefined, brokers, sessions }
 }

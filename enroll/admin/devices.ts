@@ -83,42 +83,42 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/:id/revoke',
     body: revokeBody,
-    handle: async ({ params, body, asked }, { registry, feed, ra }) => {
+    handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
-      const purged = (profile: string) => ra.purged(profile, false)
-      const revocation = await revokeDevice(registry, { id, reason: body.reason, purged, ...asked })
-      return confirmed(feed, { deviceId: id, ...revocation }, body.waitMs)
+      const purged = (profile: string) => context.ra.purged(profile, false)
+      const revocation = await revokeDevice(context.registry, { id, reason: body.reason, purged, ...asked })
+      return confirmed(context, { deviceId: id, ...revocation }, { waitMs: body.waitMs, asked })
     },
   }),
   route({
     method: 'POST',
     path: '/v1/devices/:id/disable',
     body: waitForBrokers,
-    handle: async ({ params, body, asked }, { registry, feed }) => {
+    handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
-      const hold = await holdDevice(registry, { id, ...asked })
-      return confirmed(feed, { deviceId: id, ...hold }, body.waitMs)
+      const hold = await holdDevice(context.registry, { id, ...asked })
+      return confirmed(context, { deviceId: id, ...hold }, { waitMs: body.waitMs, asked })
     },
   }),
   route({
     method: 'POST',
     path: '/v1/devices/:id/enable',
     body: waitForBrokers,
-    handle: async ({ params, body, asked }, { registry, feed }) => {
+    handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
-      const release = await releaseDevice(registry, { id, ...asked })
-      return confirmed(feed, { deviceId: id, ...release }, body.waitMs)
+      const release = await releaseDevice(context.registry, { id, ...asked })
+      return confirmed(context, { deviceId: id, ...release }, { waitMs: body.waitMs, asked })
     },
   }),
   route({
     method: 'POST',
     path: '/v1/devices/:id/stolen',
     body: waitForBrokers,
-    handle: async ({ params, body, asked }, { registry, ra, feed }) => {
+    handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
-      const purged = (profile: string) => ra.purged(profile, true)
-      const theft = await reportStolen(registry, { id, purged, ...asked })
-      return confirmed(feed, { deviceId: id, ...theft }, body.waitMs)
+      const purged = (profile: string) => context.ra.purged(profile, true)
+      const theft = await reportStolen(context.registry, { id, purged, ...asked })
+      return confirmed(context, { deviceId: id, ...theft }, { waitMs: body.waitMs, asked })
     },
   }),
   route({

@@ -58,10 +58,10 @@ export const issuanceRoutes = [
     method: 'POST',
     path: '/v1/certificates/:serial/revoke',
     body: revokeDevice,
-    handle: async ({ params, body, asked }, { registry, feed }) => {
+    handle: async ({ params, body, asked }, context) => {
       const serial = requireSerial(params.serial)
-      const revocation = await revokeCertificate(registry, { serial, reason: body.reason, ...asked })
-      return confirmed(feed, revocation, body.waitMs)
+      const revocation = await revokeCertificate(context.registry, { serial, reason: body.reason, ...asked })
+      return confirmed(context, revocation, { waitMs: body.waitMs, asked })
     },
   }),
   route({

@@ -4,6 +4,7 @@ import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
 import { type CertificateRecord, instant } from './certificates.ts'
 import type { ClaimRecord } from './claims.ts'
+import type { CutsRecord } from './cuts.ts'
 import type { DenialRecord } from './denials.ts'
 import type { DeviceRecord } from './devices.ts'
 import type { IndexEntry } from './engine.ts'
@@ -24,6 +25,7 @@ export type RecordTypes = {
   approval: ApprovalRecord
   allowance: AllowanceRecord
   claim: ClaimRecord
+  cuts: CutsRecord
   incident: IncidentRecord
   watchedKey: WatchedKeyRecord
   broker: BrokerRecord
@@ -55,6 +57,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   ],
   allowance: ({ deviceId }) => [{ index: 'allowance.device', value: deviceId }],
   claim: () => [],
+  cuts: () => [],
   incident: ({ deviceId }) => [{ index: 'incident.device', value: deviceId }],
   watchedKey: () => [],
   broker: () => [],

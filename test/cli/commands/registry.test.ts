@@ -15,6 +15,27 @@ const receipt = {
   feedSeq: 9,
   inForce: true,
   brokers: [{ broker: 'broker-1', connected: true, confirmed: true, confirmedMs: 4.25 }],
+  ticketsVoid: true,
+  sessions: [
+    {
+      broker: 'broker-1',
+      clientId: 'cam-1',
+      listener: 'mqtts',
+      remoteAddress: '192.0.2.9',
+      state: 'live',
+      isResumed: false,
+      connectedAt: at,
+      lastPacket: { type: 'publish', topic: 'devices/cam-1/x', at },
+      closedMs: 4,
+      tookMs: 1.5,
+      packetsIn: 9,
+      bytesIn: 900,
+      packetsOut: 0,
+      bytesOut: 0,
+      publish: ['devices/cam-1/#'],
+      subscribe: [],
+    },
+  ],
 }
 const { deviceId, certificates, feedSeq, inForce, brokers } = receipt
 const hold = { deviceId, alreadySo: false, certificates, feedSeq, inForce, brokers }
@@ -99,7 +120,8 @@ const cases: {
     argv: ['device', 'revoke', 'cam-1', '--reason', 'keyCompromise'],
     answer: receipt,
     asked: { method: 'POST', path: '/v1/devices/cam-1/revoke', body: { reason: 'keyCompromise', waitMs: 10_000 } },
-    shown: /broker-1 +in force after 4\.3 ms/,
+    shown:
+      /in force +on 1 of 1, 4\.3 ms\nbroker-1 +in force after 4\.3 ms\nTLS tickets +void\ncam-1 +session from 192\.0\.2\.9 closed after 4\.0 ms on broker-1 mqtts; last packet: publish devices\/cam-1\/x at 2026/,
   },
   {
     argv: ['device', 'allow', 'ls', '--label', 'line', '--device', 'cam-1'],

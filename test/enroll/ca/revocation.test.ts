@@ -2,6 +2,8 @@ import assert from 'node:assert/strict'
 import { Agent } from 'node:https'
 import { after, before, suite, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
+import type { AuditView } from '../../../contract/admin-api.ts'
+import type { SessionCut } from '../../../contract/broker-reports.ts'
 import { decodeBody, startCursor } from '../../../contract/feed.ts'
 import { createCsr, createKeyAndCsr } from '../../../pki/x509.ts'
 import { certificateOf, codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
@@ -343,5 +345,38 @@ suite('revoking a device', () => {
     feed.acknowledge = false
     const silent = await fleet.admin('POST', '/devices/cam-6/revoke', { reason: 'keyCompromise', waitMs: 50 })
     assert.deepEqual([silent.status, silent.body.inForce, silent.body.brokers[0].confirmed], [200, false, false])
+    assert.equal(silent.body.ticketsVoid, false)
+  })
+
+  test('the receipt tells of each connection that was ended; asked again it tells the same, and the audit log has it', async () => {
+    await fleet.enrolledDevice('cam-7')
+    await using feed = await followFeed(fleet, startCursor)
+    await feed.see(({ kind }) => kind === 'live')
+    const revoke = (waitMs: number) => fleet.admin('POST', '/devices/cam-7/revoke', { reason: 'keyCompromise', waitMs })
+    const revoked = revoke(5_000)
+    await feed.see((message) => message.kind === 'event' && /cam-7.*"revoked"/.test(message.body))
+    const at = new Date().toISOString()
+    const cut: SessionCut = {
+      ...{ type: 'session.cut', at, reason: 'device_revoked', listener: 'mqtts', remoteAddress: '192.0.2.7' },
+      ...{ deviceId: 'cam-7', clientId: 'cam-7', state: 'live', isResumed: true, connectedAt: at, tookMs: 1.25 },
+      ...{ lastPacket: { type: 'publish', topic: 'devices/cam-7/x', at }, publish: ['devices/cam-7/#'], subscribe: [] },
+      ...{ packetsIn: 2, bytesIn: 80, packetsOut: 1, bytesOut: 4 },
+    }
+    feed.send({ kind: 'report', id: '0000-4001', report: cut })
+    feed.send({ kind: 'report', id: '0000-4002', report: { ...cut, clientId: 'cam-7:b' } })
+    feed.send({ kind: 'applied', seq: feed.events.at(-1)!.seq + 1 })
+    const { body } = await revoked
+    const [first, second] = body.sessions
+    assert.deepEqual([first.clientId, second.clientId, body.sessions.length], ['cam-7', 'cam-7:b', 2])
+    assert.deepEqual([first.broker, first.tookMs, first.lastPacket], ['broker-1', 1.25, cut.lastPacket])
+    assert.ok(first.closedMs >= 0 && first.closedMs < 5_000)
+    assert.deepEqual([body.inForce, body.ticketsVoid], [true, true])
+    assert.deepEqual((await revoke(0)).body.sessions, body.sessions)
+    const { items } = (await fleet.admin('GET', '/audit')).body
+    const given = items.filter((entry: AuditView) => entry.action === 'receipt.given').at(-1)
+    assert.deepEqual(
+      [given.subject, given.details.confirmed.length, given.details.sessions[0].replace(/\d+ ms/, 'n ms')],
+      ['device:cam-7', 1, 'broker-1 cam-7 n ms'],
+    )
   })
 })

@@ -1,0 +1,67 @@
+import type { Asked } from '../registry/asked.ts'
+import { type Cut, findCuts } from '../registry/cuts.ts'
+import type { Registry } from '../registry/registry.ts'
+
+/** A connection that a change has ended. */
+export type EndedSession = Omit<Cut, 'fingerprint' | 'serial' | 'at' | 'heardAt' | 'reason'> & {
+  /** From the durable commit to our having heard that the socket is closed, by our own clock. */
+  closedMs: number
+}
+
+/**
+ * The connections of a device that were ended since a change was made, whichever call made it.
+ *
+ * @param serials those with one of these certificates alone
+ */
+export async function endedSince(
+  registry: Registry,
+  { deviceId, since, serials }: { deviceId: string; since: string; serials: readonly string[] | undefined },
+): Promise<EndedSession[]> {
+  const { cuts = [] } = (await findCuts(registry, deviceId))?.doc ?? {}
+  return cuts
+    .filter(({ heardAt, serial = '' }) => heardAt >= since && (serials?.includes(serial) ?? true))
+    .map(({ fingerprint: _f, serial: _s, at: _a, reason: _r, heardAt, ...session }) => ({
+      ...session,
+      closedMs: Date.parse(heardAt) - Date.parse(since),
+    }))
+}
+
+/** Puts into the audit log what an operator was told of a change: who has confirmed it, who has not, what it ended. */
+export async function recordReceipt(
+  registry: Registry,
+  receipt: {
+    deviceId: string
+    feedSeq: number
+    brokers: readonly { broker: string; confirmed: boolean; confirmedMs?: number }[]
+    sessions: readonly EndedSession[]
+  },
+  { actor, remoteAddress, requestId, digest, now }: Asked,
+): Promise<void> {
+  const { deviceId, feedSeq, brokers, sessions } = receipt
+  const told = (wanted: boolean): string[] =>
+    brokers
+      .filter(({ confirmed }) => confirmed === wanted)
+      .map(({ broker, confirmedMs }) => (confirmedMs === undefined ? broker : `${broker} ${confirmedMs} ms`))
+  await registry.commit({
+    requestId: `${requestId}-receipt`,
+    digest,
+    writes: [],
+    audit: [
+      {
+        action: 'receipt.given',
+        actor,
+        subject: `device:${deviceId}`,
+        outcome: 'done',
+        details: {
+          feedSeq,
+          confirmed: told(true),
+          missing: told(false),
+          sessions: sessions.map(({ broker, clientId = '-', closedMs }) => `${broker} ${clientId} ${closedMs} ms`),
+        },
+        remoteAddress,
+        requestId,
+      },
+    ],
+    at: now,
+  })
+}
