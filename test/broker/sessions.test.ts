@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { connect as connectTcp } from 'node:net'
+import { Duplex } from 'node:stream'
 import { after, before, test } from 'node:test'
-import type { TLSSocket } from 'node:tls'
+import { connect as connectTls, type TLSSocket } from 'node:tls'
 import type { MqttClient } from 'mqtt'
+import type { Sessions } from '../../broker/sessions.ts'
 import {
   BrokerHarness,
   closeOf,
@@ -151,6 +154,73 @@ test('a CONNECT that is being decided when its device is revoked does not come i
   } finally {
     harness.feed.beforePong = undefined
   }
+})
+
+/** What the broker says until it closes. */
+function heardBy(socket: TLSSocket): Promise<Buffer> {
+  const chunks: Buffer[] = []
+  socket.on('data', (chunk: Buffer) => chunks.push(chunk))
+  return closeOf(socket).then(() => Buffer.concat(chunks))
+}
+
+test('a handshake that is under way when its device is revoked ends in a refusal', async () => {
+  const device = await harness.device('stolen-4')
+  const raw = connectTcp(harness.port, '127.0.0.1')
+  const held: Buffer[] = []
+  let isHeld = true
+  const wire = new Duplex({
+    read() {},
+    write(chunk: Buffer, _encoding, done) {
+      // The ClientHello goes out; the certificate waits.
+      if (isHeld && raw.bytesWritten > 0) held.push(chunk)
+      else raw.write(chunk)
+      done()
+    },
+  })
+  raw.on('data', (chunk) => wire.push(chunk)).on('close', () => wire.destroy())
+  const socket = harness.own(connectTls({ ...harness.tlsOptions(device), socket: wire }))
+  await eventually(() => held.length > 0)
+  await harness.revokeDevice(device)
+  isHeld = false
+  raw.write(Buffer.concat(held))
+  socket.write(connectPacket('stolen-4'))
+  assert.deepEqual(await heardBy(socket), Buffer.from([0x20, 2, 0, 5]))
+})
+
+test('a CONNECT that waits for its turn when its device is revoked does not get it', async () => {
+  const device = await harness.device('stolen-5')
+  const sessions = harness.broker.sessions as Sessions
+  const endTurn = await sessions.takeTurn('stolen-5')
+  const socket = await harness.socket(device)
+  const heard = heardBy(socket)
+  socket.write(connectPacket('stolen-5'))
+  await eventually(() => sessions.ofDevice('stolen-5')[0]?.state === 'connecting')
+  await harness.revokeDevice(device)
+  assert.deepEqual(await heard, Buffer.alloc(0))
+  endTurn()
+  await (await sessions.takeTurn('stolen-5'))()
+  assert.equal(sessions.isHeld('stolen-5'), false)
+})
+
+test('a session that is being taken over when its device is revoked is lost to both', async () => {
+  const device = await harness.device('stolen-6')
+  const former = await harness.connect(device, willOf('stolen-6'))
+  const formerClosed = closeOf(former)
+  const { promise: mayEnd, resolve: end } = Promise.withResolvers<void>()
+  const sessions = harness.broker.sessions as Sessions
+  const holder = sessions.findLive('stolen-6')!
+  const { finished } = holder
+  holder.finished = finished.then(() => mayEnd)
+  const socket = await harness.socket(device)
+  const heard = heardBy(socket)
+  socket.write(connectPacket('stolen-6'))
+  await eventually(() => holder.endReason === 'session_taken_over')
+  await harness.revokeDevice(device)
+  assert.deepEqual(await heard, Buffer.alloc(0))
+  end()
+  await formerClosed
+  await (await sessions.takeTurn('stolen-6'))()
+  assert.deepEqual([sessions.isHeld('stolen-6'), sessions.ofDevice('stolen-6')], [false, []])
 })
 
 test('a will is published when the connection just ends, and not after a DISCONNECT', async () => {

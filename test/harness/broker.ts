@@ -238,11 +238,16 @@ export class BrokerHarness implements AsyncDisposable {
     }
   }
 
-  /** A TLS connection without MQTT on it. */
-  async socket(device: TestCertificate | undefined, options: ConnectionOptions = {}): Promise<TLSSocket> {
-    const socket = connectTls({ ...this.tlsOptions(device), ...options })
+  /** Ends with the harness. */
+  own(socket: TLSSocket): TLSSocket {
     this.#sockets.push(socket)
     socket.on('error', () => {})
+    return socket
+  }
+
+  /** A TLS connection without MQTT on it. */
+  async socket(device: TestCertificate | undefined, options: ConnectionOptions = {}): Promise<TLSSocket> {
+    const socket = this.own(connectTls({ ...this.tlsOptions(device), ...options }))
     await once(socket, 'secureConnect')
     return socket
   }
