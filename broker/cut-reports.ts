@@ -3,7 +3,7 @@ import { type BrokerReport, reportBounds, type SessionCut } from '../contract/br
 import { reachOf } from '../contract/policy-reach.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import type { Connection } from './sessions.ts'
-import type { PolicyState } from './store.ts'
+import type { PolicyState } from './trust/snapshot-state.ts'
 
 type CutReportsOptions = {
   raise: (report: BrokerReport) => void

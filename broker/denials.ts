@@ -10,7 +10,8 @@ import { DenialRing, type Entry } from '../runtime/denial-ring.ts'
 import type { Log } from '../runtime/log.ts'
 import type { Verdict } from './admission.ts'
 import type { Connection } from './sessions.ts'
-import type { Area, Operation, PolicyState } from './store.ts'
+import type { Area, Operation } from './store.ts'
+import type { PolicyState } from './trust/snapshot-state.ts'
 
 /** Who was refused, as far as it is known. */
 export type Refused = {

@@ -4,7 +4,7 @@ import type { VerificationState } from '../contract/verification.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
 import { valuesOf } from '../pki/names.ts'
 import { factsOfCertificate } from '../pki/principal-facts.ts'
-import type { DeviceState } from './store.ts'
+import type { DeviceState } from './trust/device-table.ts'
 
 /** The authenticated identity behind a connection. */
 export type Principal = {

@@ -55,7 +55,7 @@ export async function createBrokerService(options: {
   let credential = readCredential(credentialDir, passphraseFile)
   mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   const store = stack.use(await BrokerStore.open(dataDir))
-  const snapshot = await Snapshot.load(store)
+  const snapshot = stack.use(await Snapshot.load(store.snapshot, log))
   const events = new Events({
     settings: config.events,
     brokerId: config.id,

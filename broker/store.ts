@@ -1,43 +1,5 @@
 import { Level } from 'level'
-import type { DeviceAttributes } from '../contract/device-attributes.ts'
-import type { Cursor, DeviceStatus, Purge } from '../contract/feed.ts'
-import type { PolicyDocument } from '../contract/policy-document.ts'
 import { FleetError } from '../runtime/errors.ts'
-
-export type DeviceState = {
-  profile: string
-  groups: string[]
-  /** Missing where the device has none, or was last heard of before there were any. */
-  attributes?: DeviceAttributes
-  status: DeviceStatus
-  purge?: Purge
-}
-export type CertificateState = {
-  serial: string
-  deviceId: string
-  /** ISO time; missing when the revocation is all that was ever heard of this certificate. */
-  notAfter?: string
-  status: 'issued' | 'revoked'
-  reason?: string
-}
-export type PolicyState = { version: number; document: PolicyDocument }
-
-/** What a broker believes, as of `cursor`. */
-export type SnapshotState = {
-  cursor: Cursor
-  anchors: string[]
-  policy: PolicyState
-  devices: Map<string, DeviceState>
-  certificates: Map<string, CertificateState>
-}
-/** What a run of feed events changes in it. */
-export type SnapshotUpdate = {
-  cursor: Cursor
-  anchors?: string[]
-  policy?: PolicyState
-  devices: Map<string, DeviceState>
-  certificates: Map<string, CertificateState>
-}
 
 export type Operation = { type: 'put'; key: string; value: Buffer } | { type: 'del'; key: string }
 
@@ -55,22 +17,21 @@ export type Area = {
   reopen(): Promise<void>
 }
 
-type Put = { type: 'put'; key: string; value: unknown }
-const deviceKey = 'device!'
-const certificateKey = 'certificate!'
 const liveKey = 'live'
-/** Begins every key of the sessions' area, and sorts behind all keys of the snapshot. */
+/** Each begins every key of an area. */
+const snapshotKey = 'snapshot!'
 const sessionsKey = '~'
-/** Of what was refused; behind the sessions' area. */
 const denialsKey = '\u007fd'
 /** Of what enroll is still to be told, and of certificates that it was told of. */
 const reportsKey = '\u007fr'
 const binary = { keyEncoding: 'utf8', valueEncoding: 'buffer' } as const
 
-/** This broker's own folder. One process opens it; every write of the snapshot is one synced batch. */
+/** This broker's own folder. One process opens it. */
 export class BrokerStore implements AsyncDisposable {
   readonly #folder: string
   readonly #level: Level<string, unknown>
+  /** For what is believed of the feed. */
+  readonly snapshot: Area
   /** For MQTT sessions and retained messages. */
   readonly sessions: Area
   readonly denials: Area
@@ -79,6 +40,7 @@ export class BrokerStore implements AsyncDisposable {
   private constructor(folder: string) {
     this.#folder = folder
     this.#level = new Level(folder, { valueEncoding: 'json' })
+    this.snapshot = this.#area(snapshotKey)
     this.sessions = this.#area(sessionsKey)
     this.denials = this.#area(denialsKey)
     this.reports = this.#area(reportsKey)
@@ -88,38 +50,10 @@ export class BrokerStore implements AsyncDisposable {
   static async open(folder: string): Promise<BrokerStore> {
     const store = new BrokerStore(folder)
     await store.#open()
+    // Facts of the feed as version 0.1.0 kept them, each under a key of its own: the feed tells them again.
+    await store.#level.clear({ gte: 'anchors', lt: 'e' })
+    await store.#level.del('policy')
     return store
-  }
-
-  /** @returns undefined before the first write */
-  async read(): Promise<SnapshotState | undefined> {
-    const cursor = (await this.#level.get('cursor')) as Cursor | undefined
-    if (cursor === undefined) return undefined
-    const devices = new Map<string, DeviceState>()
-    const certificates = new Map<string, CertificateState>()
-    for await (const [key, value] of this.#level.iterator({ lt: sessionsKey })) {
-      if (key.startsWith(deviceKey)) devices.set(key.slice(deviceKey.length), value as DeviceState)
-      if (key.startsWith(certificateKey)) certificates.set(key.slice(certificateKey.length), value as CertificateState)
-    }
-    const anchors = ((await this.#level.get('anchors')) as string[] | undefined) ?? []
-    const policy = ((await this.#level.get('policy')) as PolicyState | undefined) ?? {
-      version: 0,
-      document: { policies: [] },
-    }
-    return { cursor, anchors, policy, devices, certificates }
-  }
-
-  /** The facts and the cursor behind them, whole or not at all, on disk when this resolves. */
-  async write(update: SnapshotUpdate): Promise<void> {
-    await this.#level.batch(putsOf(update), { sync: true })
-  }
-
-  /** Another snapshot in place of the one stored. */
-  async replace(state: SnapshotState): Promise<void> {
-    const puts = putsOf(state)
-    const kept = new Set([liveKey, ...puts.map(({ key }) => key)])
-    const old = (await this.#level.keys({ lt: sessionsKey }).all()).filter((key) => !kept.has(key))
-    await this.#level.batch([...old.map((key) => ({ type: 'del' as const, key })), ...puts], { sync: true })
   }
 
   /** When the feed was last known to be followed. */
@@ -181,13 +115,4 @@ export class BrokerStore implements AsyncDisposable {
       },
     }
   }
-}
-
-function putsOf(update: SnapshotUpdate): Put[] {
-  const puts: Put[] = [{ type: 'put', key: 'cursor', value: update.cursor }]
-  if (update.anchors !== undefined) puts.push({ type: 'put', key: 'anchors', value: update.anchors })
-  if (update.policy !== undefined) puts.push({ type: 'put', key: 'policy', value: update.policy })
-  for (const [id, value] of update.devices) puts.push({ type: 'put', key: deviceKey + id, value })
-  for (const [id, value] of update.certificates) puts.push({ type: 'put', key: certificateKey + id, value })
-  return puts
 }

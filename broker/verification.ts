@@ -6,7 +6,8 @@ import { type VerificationFault, verificationFaults } from '../contract/verifica
 import { type CertificateFacts, parseCertificate } from '../pki/certificate.ts'
 import { namesEqual, valuesOf } from '../pki/names.ts'
 import { isFleetError } from '../runtime/errors.ts'
-import type { CertificateState, DeviceState, PolicyState } from './store.ts'
+import type { DeviceState } from './trust/device-table.ts'
+import type { CertificateState, PolicyState } from './trust/snapshot-state.ts'
 
 /** A CA that a listener trusts. */
 export type Authority = {

@@ -1,19 +1,22 @@
 import { X509Certificate } from 'node:crypto'
 import { z } from 'zod'
 import { deviceAttributes } from '../../contract/device-attributes.ts'
-import { type Cursor, type DeviceStatus, deviceStatuses, type FeedEvent, startCursor } from '../../contract/feed.ts'
+import { type Cursor, type DeviceStatus, deviceStatuses, type FeedEvent } from '../../contract/feed.ts'
 import { isDeviceId, isFingerprint, isGroupName, isProfileName, isSerialNumber } from '../../contract/ids.ts'
 import { policyDocument } from '../../contract/policy-document.ts'
 import { chainHash } from '../../runtime/chain.ts'
-import { FleetError } from '../../runtime/errors.ts'
-import type {
-  BrokerStore,
-  CertificateState,
-  DeviceState,
-  PolicyState,
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import type { Log } from '../../runtime/log.ts'
+import type { Area } from '../store.ts'
+import type { DeviceState } from './device-table.ts'
+import { SnapshotLog } from './snapshot-log.ts'
+import {
+  type CertificateState,
+  type PolicyState,
   SnapshotState,
-  SnapshotUpdate,
-} from '../store.ts'
+  type SnapshotUpdate,
+  type Unsaved,
+} from './snapshot-state.ts'
 
 /** What came into force: whom to look at again. */
 export type SnapshotChange = {
@@ -74,33 +77,42 @@ const fact = z.discriminatedUnion('type', [
 ])
 type Fact = z.output<typeof fact>
 
-const emptyState = (): SnapshotState => ({
-  cursor: startCursor,
-  anchors: [],
-  policy: { version: 0, document: { policies: [] } },
-  devices: new Map(),
-  certificates: new Map(),
-})
+const nothing = (): Unsaved => ({ anchors: false, policy: false, devices: new Set(), certificates: new Set() })
 
 /**
  * What this broker believes. Facts are in force as soon as they are applied, because a thief is not to profit from a slow
  * disk; what enroll is told was applied is on disk too. After `startOver` events build a fresh snapshot aside; the old one stays in force until `reachedHead` exchanges them.
  */
-export class Snapshot {
-  readonly #store: BrokerStore
+export class Snapshot implements AsyncDisposable {
+  readonly #records: SnapshotLog
+  readonly #log: Log
   #state: SnapshotState
   #draft: SnapshotState | undefined
   /** In force and not on disk: kept over a write that failed, so that the stored cursor never gets ahead of its facts. */
-  #unsaved: SnapshotUpdate | undefined
+  #unsaved = nothing()
   #epoch = 0
+  /** The end of what was last begun on the disk: one thing at a time. */
+  #disk: Promise<void> = Promise.resolve()
 
-  private constructor(store: BrokerStore, state: SnapshotState) {
-    this.#store = store
+  private constructor(records: SnapshotLog, state: SnapshotState, log: Log) {
+    this.#records = records
     this.#state = state
+    this.#log = log
   }
 
-  static async load(store: BrokerStore): Promise<Snapshot> {
-    return new Snapshot(store, (await store.read()) ?? emptyState())
+  /** What is stored, or nothing where that is damaged: nobody is admitted before the feed has been read, from wherever it is. */
+  static async load(area: Area, log: Log): Promise<Snapshot> {
+    const records = await SnapshotLog.open(area)
+    const state = new SnapshotState()
+    try {
+      await records.read((record) => state.read(record))
+      return new Snapshot(records, state, log)
+    } catch (err) {
+      if (!isFleetError(err)) throw err
+      log.error({ event: 'snapshot.damaged', err }, 'what was stored of the feed is damaged; reading it anew')
+      await records.replace([])
+      return new Snapshot(records, new SnapshotState(), log)
+    }
   }
 
   /** Where the feed is to be continued. */
@@ -127,20 +139,20 @@ export class Snapshot {
   }
 
   findDevice(id: string): DeviceState | undefined {
-    return this.#state.devices.get(id)
+    return this.#state.devices.find(id)
   }
 
   findCertificate(fingerprint: string): CertificateState | undefined {
-    return this.#state.certificates.get(fingerprint)
+    return this.#state.findCertificate(fingerprint)
   }
 
   /** Devices of which retained messages are void. */
-  *purged(): Iterable<string> {
-    for (const [id, { purge }] of this.#state.devices) if (purge?.retained !== undefined) yield id
+  purged(): string[] {
+    return this.#state.devices.idsWith(({ purge }) => purge?.retained !== undefined)
   }
 
   startOver(): void {
-    this.#draft = emptyState()
+    this.#draft = new SnapshotState()
   }
 
   /** Forgets a half-built snapshot; `cursor` is that of the one in force again. */
@@ -157,31 +169,67 @@ export class Snapshot {
   apply(events: readonly FeedEvent[]): SnapshotChange {
     const state = this.#draft ?? this.#state
     const { update, news } = readEvents(state, events)
-    const change = { ...merge(state, update), news }
-    if (state !== this.#state) return unchanged()
-    this.#unsaved = this.#unsaved === undefined ? update : joined(this.#unsaved, update)
-    if (change.policy) this.#epoch++
-    return change
+    if (state !== this.#state) {
+      state.merge(update, nothing())
+      return unchanged()
+    }
+    state.merge(update, this.#unsaved)
+    if (update.policy !== undefined) this.#epoch++
+    return { ...changeOf(update), news }
   }
 
   /** What is in force is on disk when this resolves. */
-  async save(): Promise<void> {
-    const update = this.#unsaved
-    if (update === undefined) return
-    await this.#store.write(update)
-    if (this.#unsaved === update) this.#unsaved = undefined
+  save(): Promise<void> {
+    const saved = this.#inTurn(() => this.#save())
+    void saved.then(() => this.#inTurn(() => this.#shorten())).catch(() => {})
+    return saved
   }
 
   /** The feed's head was reached: a snapshot that was built aside comes into force. */
   async reachedHead(): Promise<SnapshotChange> {
     const draft = this.#draft
     if (draft === undefined) return unchanged()
-    await this.#store.replace(draft)
-    this.#state = draft
-    this.#draft = undefined
-    this.#unsaved = undefined
-    this.#epoch++
+    await this.#inTurn(async () => {
+      await this.#records.replace(draft.records())
+      this.#state = draft
+      this.#draft = undefined
+      this.#unsaved = nothing()
+      this.#epoch++
+    })
     return { devices: [], certificates: [], policy: true, anchors: true, replaced: true, news: [] }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#disk
+  }
+
+  async #save(): Promise<void> {
+    const unsaved = this.#unsaved
+    const { anchors, policy, devices, certificates } = unsaved
+    if (!anchors && !policy && devices.size === 0 && certificates.size === 0) return
+    this.#unsaved = nothing()
+    try {
+      await this.#records.append(this.#state.recordOf(unsaved))
+    } catch (error) {
+      this.#unsaved = joined(unsaved, this.#unsaved)
+      throw error
+    }
+  }
+
+  async #shorten(): Promise<void> {
+    if (!this.#records.isLong) return
+    try {
+      await this.#records.replace(this.#state.records())
+    } catch (err) {
+      this.#log.error({ event: 'broker.failed', err }, 'the stored snapshot was not written anew')
+    }
+  }
+
+  /** Runs one thing after the other, whatever comes of those before it. */
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    const done = this.#disk.then(work)
+    this.#disk = done.catch(() => {})
+    return done
   }
 }
 
@@ -194,11 +242,11 @@ const unchanged = (): SnapshotChange => ({
   news: [],
 })
 
-const joined = (first: SnapshotUpdate, then: SnapshotUpdate): SnapshotUpdate => ({
-  ...first,
-  ...then,
-  devices: new Map([...first.devices, ...then.devices]),
-  certificates: new Map([...first.certificates, ...then.certificates]),
+const joined = (first: Unsaved, then: Unsaved): Unsaved => ({
+  anchors: first.anchors || then.anchors,
+  policy: first.policy || then.policy,
+  devices: new Set([...first.devices, ...then.devices]),
+  certificates: new Set([...first.certificates, ...then.certificates]),
 })
 
 function readEvents(
@@ -215,7 +263,7 @@ function readEvents(
     update.cursor = { seq: event.seq, hash: event.hash }
     const read = parseFact(event)
     news.push(...newsOf(state, update, read))
-    note(state, update, read)
+    note(update, read)
   }
   return { update, news }
 }
@@ -229,7 +277,7 @@ function parseFact(event: FeedEvent): Fact {
   }
 }
 
-function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact): void {
+function note(update: SnapshotUpdate, { type, data }: Fact): void {
   switch (type) {
     case 'trust.changed':
       update.anchors = data.anchors
@@ -249,14 +297,15 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
       return
     }
     case 'certificate.issued': {
-      const { serial, deviceId, notAfter } = data
-      update.certificates.set(data.fingerprint, { serial, deviceId, notAfter, status: 'issued' })
+      const { fingerprint, deviceId } = data
+      const notAfter = Math.floor(Date.parse(data.notAfter) / 1_000)
+      update.certificates.set(fingerprint, { deviceId, notAfter, reason: undefined })
       return
     }
     case 'certificate.revoked': {
-      const known = update.certificates.get(data.fingerprint) ?? state.certificates.get(data.fingerprint)
-      const { serial, deviceId, reason } = data
-      update.certificates.set(data.fingerprint, { ...known, serial, deviceId, status: 'revoked', reason })
+      const { fingerprint, deviceId, reason } = data
+      const notAfter = update.certificates.get(fingerprint)?.notAfter ?? 0
+      update.certificates.set(fingerprint, { deviceId, notAfter, reason })
       return
     }
   }
@@ -266,32 +315,25 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
 function newsOf(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact): RegistryNews[] {
   if (type === 'device.changed') {
     const { id, status } = data
-    const before = update.devices.get(id) ?? state.devices.get(id)
+    const before = update.devices.get(id) ?? state.devices.find(id)
     return before === undefined || before.status === status ? [] : [{ kind: 'deviceStatus', deviceId: id, status }]
   }
   if (type !== 'certificate.issued' && type !== 'certificate.revoked') return []
   const { deviceId, fingerprint, serial } = data
-  const known = update.certificates.get(fingerprint) ?? state.certificates.get(fingerprint)
+  const known = update.certificates.get(fingerprint) ?? state.findCertificate(fingerprint)
   if (type === 'certificate.issued') {
     if (known !== undefined) return []
     const { notAfter, via } = data
     return [{ kind: 'issued', deviceId, fingerprint, serial, notAfter, isRenewal: via === 'reenroll' }]
   }
-  if (known?.status === 'revoked') return []
+  if (known?.reason !== undefined) return []
   return [{ kind: 'certificateRevoked', deviceId, fingerprint, serial, reason: data.reason }]
 }
 
-function merge(state: SnapshotState, update: SnapshotUpdate): Omit<SnapshotChange, 'news'> {
-  state.cursor = update.cursor
-  if (update.anchors !== undefined) state.anchors = update.anchors
-  if (update.policy !== undefined) state.policy = update.policy
-  for (const [id, device] of update.devices) state.devices.set(id, device)
-  for (const [id, certificate] of update.certificates) state.certificates.set(id, certificate)
-  return {
-    devices: [...update.devices.keys()],
-    certificates: [...update.certificates].filter(([, { status }]) => status === 'revoked').map(([id]) => id),
-    policy: update.policy !== undefined,
-    anchors: update.anchors !== undefined,
-    replaced: false,
-  }
-}
+const changeOf = (update: SnapshotUpdate): Omit<SnapshotChange, 'news'> => ({
+  devices: [...update.devices.keys()],
+  certificates: [...update.certificates].flatMap(([id, { reason }]) => (reason === undefined ? [] : [id])),
+  policy: update.policy !== undefined,
+  anchors: update.anchors !== undefined,
+  replaced: false,
+})

@@ -59,7 +59,7 @@ function facts(change: Partial<Case> = {}, record: { status?: 'issued' | 'revoke
       policy: { version: 1, document: starter },
       findDevice: (id) => (id === 'cam-1' ? { profile: 'camera', groups: [], status: 'active' } : undefined),
       findCertificate: (fingerprint) =>
-        known.has(fingerprint) ? { serial: '01', deviceId: 'cam-1', status: 'issued', ...record } : undefined,
+        known.has(fingerprint) ? { deviceId: 'cam-1', status: 'issued', ...record } : undefined,
     },
     live: true,
     lastLive: undefined,
@@ -275,7 +275,7 @@ test('pins: the registry’s record of the certificate has to be there where the
   const of = (authority: Authority, deviceId: string) =>
     facts({
       evidence: evidenceOf(certificate, { issuer: { kind: 'trusted', authority } }),
-      beliefs: { ...facts().beliefs, findCertificate: () => ({ serial: '01', deviceId, status: 'issued' }) },
+      beliefs: { ...facts().beliefs, findCertificate: () => ({ deviceId, status: 'issued' }) },
     })
   assert.equal(verdictOf(of(pinning, 'cam-1'), rulesOf('enforce')).state, 'valid')
   assert.equal(verdictOf(of(pinning, 'cam-9'), rulesOf('enforce')).state, 'pin_mismatch')

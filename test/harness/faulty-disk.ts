@@ -1,6 +1,6 @@
 /** A real store on a disk that can be made to fail, for brokers that are started from here on in this process. */
 import { mock } from 'node:test'
-import { type Area, BrokerStore, type SnapshotUpdate } from '../../broker/store.ts'
+import { type Area, BrokerStore } from '../../broker/store.ts'
 
 const errno = (code: string, text: string): Error => Object.assign(new Error(`${code}: ${text}`), { code })
 
@@ -46,21 +46,19 @@ export class FaultyDisk implements Disposable {
   }
 
   #wrap(store: BrokerStore): BrokerStore {
-    const { sessions } = store
-    const area: Area = {
-      getMany: (keys) => this.#read(() => sessions.getMany(keys)),
-      page: (prefix, after, limit) => this.#read(() => sessions.page(prefix, after, limit)),
-      write: (operations, options) => this.#write(() => sessions.write(operations, options)),
+    const faulty = (area: Area): Area => ({
+      getMany: (keys) => this.#read(() => area.getMany(keys)),
+      page: (prefix, after, limit) => this.#read(() => area.page(prefix, after, limit)),
+      write: (operations, options) => this.#write(() => area.write(operations, options)),
       reopen: async () => {
         if (this.#writesLeft <= 0) throw errno('ENOSPC', 'no space left on device')
-        await sessions.reopen()
+        await area.reopen()
         this.#refuses = false
       },
-    }
-    const write = store.write.bind(store)
+    })
     return Object.defineProperties(store, {
-      sessions: { value: area },
-      write: { value: (update: SnapshotUpdate) => this.#write(() => write(update)) },
+      sessions: { value: faulty(store.sessions) },
+      snapshot: { value: faulty(store.snapshot) },
     })
   }
 

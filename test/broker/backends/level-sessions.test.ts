@@ -416,16 +416,9 @@ test('sessions and snapshot share a folder and leave each other alone', () =>
     const { epoch } = await store.claim('d', 'b1', forGood)
     await enqueue(store, messageOf('kept'), 'd')
     await store.retain('t', messageOf('kept', { topic: 't' }))
-    assert.equal(await broker.read(), undefined)
-    const cursor = { seq: 1, hash: 'ab'.repeat(32) }
-    const snapshot = {
-      anchors: [],
-      policy: { version: 0, document: { policies: [] } },
-      devices: new Map(),
-      certificates: new Map(),
-    }
-    await broker.replace({ cursor, ...snapshot })
-    assert.deepEqual(await broker.read(), { cursor, ...snapshot })
+    const put = { type: 'put', key: 'record', value: Buffer.from('of the snapshot') } as const
+    await broker.snapshot.write([put], { sync: true })
+    assert.deepEqual(await broker.snapshot.page('', '', 10), [[put.key, put.value]])
     assert.deepEqual(await texts(store, 'd', epoch), ['kept'])
     const again = await store.claim('d', 'b1', forGood)
     assert.deepEqual(await texts(store, 'd', again.epoch), ['kept'])

@@ -3,10 +3,12 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { BrokerStore } from '../../../broker/store.ts'
+import { type Area, BrokerStore } from '../../../broker/store.ts'
 import { Snapshot } from '../../../broker/trust/snapshot.ts'
 import { type FeedEvent, type FeedFact, startCursor } from '../../../contract/feed.ts'
+import { policyDocument } from '../../../contract/policy-document.ts'
 import { chainHash } from '../../../runtime/chain.ts'
+import { TestLog } from '../../harness/broker.ts'
 
 function eventsOf(facts: FeedFact[]): FeedEvent[] {
   let cursor = startCursor
@@ -20,63 +22,146 @@ const device = (id: string, status: 'active' | 'revoked'): FeedFact => ({
   type: 'device.changed',
   data: { id, profile: 'camera', groups: [], status },
 })
+const fingerprint = 'ab'.repeat(32)
+const certificate = { serial: '01', fingerprint }
+const issuedTo = (deviceId: string): FeedFact => ({
+  type: 'certificate.issued',
+  data: { ...certificate, deviceId, notAfter: '2030-01-01T00:00:00Z' },
+})
+const revokedOf = (deviceId: string): FeedFact => ({
+  type: 'certificate.revoked',
+  data: { ...certificate, deviceId, reason: 'keyCompromise' },
+})
+const revokedCertificate = { deviceId: 'cam-2', status: 'revoked', reason: 'keyCompromise' }
 
-test('a device keeps its attributes over a restart, and may have none, as before there were any', async () => {
+async function withStore(run: (store: BrokerStore, testLog: TestLog) => Promise<void>): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'fleetgate-snapshot-'))
   try {
     await using store = await BrokerStore.open(join(folder, 'store'))
-    const snapshot = await Snapshot.load(store)
+    await run(store, new TestLog())
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
+test('a device keeps its attributes over a restart, and may have none, as before there were any', () =>
+  withStore(async (store, { log }) => {
+    const snapshot = await Snapshot.load(store.snapshot, log)
     const { type, data } = device('cam-2', 'active')
     const noted = { type, data: { ...data, attributes: { site: 'berlin' } } } as FeedFact
     snapshot.apply(eventsOf([device('cam-1', 'active'), noted]))
     await snapshot.save()
-    const again = await Snapshot.load(store)
+    const again = await Snapshot.load(store.snapshot, log)
     assert.deepEqual(again.findDevice('cam-1'), { profile: 'camera', groups: [], status: 'active' })
     assert.deepEqual(again.findDevice('cam-2')?.attributes, { site: 'berlin' })
-  } finally {
-    rmSync(folder, { recursive: true })
-  }
-})
+  }))
 
-test('a revocation is in force although the disk fails, and the stored cursor does not get ahead of its facts', async () => {
-  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-snapshot-'))
-  try {
-    const store = await BrokerStore.open(join(folder, 'store'))
+test('a revocation is in force although the disk fails, and the stored cursor does not get ahead of its facts', () =>
+  withStore(async (store, { log }) => {
     let broken = false
     // The real store, with a disk that can be made to fail.
-    const disk = new Proxy(store, {
-      get: (target, name) =>
-        name === 'write' && broken
-          ? () => Promise.reject(new Error('no space left'))
-          : // biome-ignore lint/suspicious/noExplicitAny: any member of the store
-            (target as any)[name].bind(target),
-    })
-    const snapshot = await Snapshot.load(disk)
-    const [active, other, revoked, later] = eventsOf([
+    const disk: Area = {
+      ...store.snapshot,
+      write: (operations, options) =>
+        broken ? Promise.reject(new Error('no space left')) : store.snapshot.write(operations, options),
+    }
+    const snapshot = await Snapshot.load(disk, log)
+    const [active, other, issued, revoked, later] = eventsOf([
       device('cam-1', 'active'),
       device('cam-2', 'active'),
+      issuedTo('cam-2'),
       device('cam-1', 'revoked'),
-      device('cam-3', 'active'),
+      revokedOf('cam-2'),
     ])
-    snapshot.apply([active!, other!])
+    snapshot.apply([active!, other!, issued!])
     await snapshot.save()
     broken = true
     assert.deepEqual(snapshot.apply([revoked!]).devices, ['cam-1'])
     assert.equal(snapshot.findDevice('cam-1')?.status, 'revoked')
     await assert.rejects(snapshot.save(), /no space left/)
-    assert.deepEqual((await store.read())!.cursor, { seq: 2, hash: other!.hash })
+    assert.deepEqual((await Snapshot.load(store.snapshot, log)).cursor, { seq: 3, hash: issued!.hash })
 
     broken = false
-    snapshot.apply([later!])
+    assert.deepEqual(snapshot.apply([later!]).certificates, [fingerprint])
     await snapshot.save()
-    const stored = (await store.read())!
-    assert.equal(stored.cursor.seq, 4)
-    assert.deepEqual(
-      ['cam-1', 'cam-2', 'cam-3'].map((id) => stored.devices.get(id)?.status),
-      ['revoked', 'active', 'active'],
-    )
-    await store[Symbol.asyncDispose]()
-  } finally {
-    rmSync(folder, { recursive: true, force: true })
-  }
-})
+    const stored = await Snapshot.load(store.snapshot, log)
+    assert.equal(stored.cursor.seq, 5)
+    assert.equal(stored.findDevice('cam-1')?.status, 'revoked')
+    assert.equal(stored.findDevice('cam-2')?.status, 'active')
+    assert.deepEqual(stored.findCertificate(fingerprint), revokedCertificate)
+  }))
+
+test('a certificate of which the revocation is all that was heard, and its device, are known as that', () =>
+  withStore(async (store, { log }) => {
+    const snapshot = await Snapshot.load(store.snapshot, log)
+    snapshot.apply(eventsOf([revokedOf('cam-2')]))
+    await snapshot.save()
+    for (const known of [snapshot, await Snapshot.load(store.snapshot, log)]) {
+      assert.deepEqual(known.findCertificate(fingerprint), revokedCertificate)
+      assert.equal(known.findDevice('cam-2'), undefined)
+    }
+  }))
+
+test('what is stored and damaged is as if it were not there, and can be written again', () =>
+  withStore(async (store, testLog) => {
+    const { log } = testLog
+    const snapshot = await Snapshot.load(store.snapshot, log)
+    const [first, ...others] = eventsOf([device('cam-1', 'active'), device('cam-2', 'active')])
+    snapshot.apply([first!])
+    await snapshot.save()
+    const [[key, value]] = (await store.snapshot.page('record!', 'record!', 1)) as [[string, Buffer]]
+    value[value.length - 1]! ^= 1
+    await store.snapshot.write([{ type: 'put', key, value }], { sync: true })
+
+    const fresh = await Snapshot.load(store.snapshot, log)
+    assert.ok(testLog.find('snapshot.damaged'))
+    assert.deepEqual(fresh.cursor, startCursor)
+    assert.equal(fresh.findDevice('cam-1'), undefined)
+    fresh.apply([first!, ...others])
+    await fresh.save()
+    assert.deepEqual((await Snapshot.load(store.snapshot, log)).cursor, fresh.cursor)
+  }))
+
+test('written anew while events come, it has all that was saved', () =>
+  withStore(async (store, { log }) => {
+    // Nothing is taken in while the snapshot is written anew but what this test puts in between.
+    let between: (() => void) | undefined
+    const disk: Area = {
+      ...store.snapshot,
+      write: async (operations, options) => {
+        await store.snapshot.write(operations, options)
+        if (!options.sync && operations[0]?.type === 'put') between?.()
+      },
+    }
+    const snapshot = await Snapshot.load(disk, log)
+    const long = { policies: [{ name: 'long', match: { group: 'x'.repeat(1_000_000) } }] }
+    const policies = Array.from({ length: 11 }, (_, n): FeedFact => {
+      const document = n > 8 ? { policies: [] } : policyDocument.parse(long)
+      return { type: 'policy.changed', data: { version: n, document } }
+    })
+    const events = eventsOf([device('cam-2', 'active'), ...policies, issuedTo('cam-2'), revokedOf('cam-2')])
+    let at = 0
+    const next = (): void => {
+      const event = events[at++]
+      if (event !== undefined) snapshot.apply([event])
+    }
+    let pieces = 0
+    between = () => {
+      pieces++
+      next()
+    }
+    while (at < events.length) {
+      next()
+      await snapshot.save()
+    }
+    assert.equal(pieces, 2, 'the devices and the rest')
+    await snapshot.save()
+    await snapshot[Symbol.asyncDispose]()
+    const bytes = (await store.snapshot.page('', '', 10_000)).reduce((sum, [, value]) => sum + value.length, 0)
+    assert.ok(bytes < 1_000, `${bytes} octets`)
+    const stored = await Snapshot.load(store.snapshot, log)
+    assert.deepEqual(stored.cursor, { seq: events.length, hash: events.at(-1)!.hash })
+    assert.deepEqual(stored.findCertificate(fingerprint), revokedCertificate)
+    assert.equal(stored.findDevice('cam-2')?.status, 'active')
+    assert.equal(stored.policy.version, 10)
+  }))

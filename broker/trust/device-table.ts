@@ -1,0 +1,78 @@
+import type { DeviceAttributes } from '../../contract/device-attributes.ts'
+import type { DeviceStatus, Purge } from '../../contract/feed.ts'
+
+export type DeviceState = {
+  profile: string
+  groups: string[]
+  /** Missing where the device has none, or was last heard of before there were any. */
+  attributes?: DeviceAttributes
+  status: DeviceStatus
+  purge?: Purge
+}
+/** As stored. The state is missing where only a certificate was heard of. */
+export type DeviceEntry = [number: number, id: string, state?: DeviceState]
+
+/** Devices by id, each with a number that certificates name it by. Numbers go up from 0 and are never given again. */
+export class DeviceTable {
+  readonly #numbers = new Map<string, number>()
+  readonly #ids: string[] = []
+  readonly #states: (DeviceState | undefined)[] = []
+
+  find(id: string): DeviceState | undefined {
+    const number = this.#numbers.get(id)
+    return number === undefined ? undefined : this.#states[number]
+  }
+
+  has(id: string): boolean {
+    return this.#numbers.has(id)
+  }
+
+  /** Gives a number to who has none. */
+  numberOf(id: string): number {
+    let number = this.#numbers.get(id)
+    if (number === undefined) {
+      number = this.#ids.length
+      this.#numbers.set(id, number)
+      this.#ids.push(id)
+    }
+    return number
+  }
+
+  idsWith(holds: (state: DeviceState) => boolean): string[] {
+    return this.#ids.filter((_, number) => {
+      const state = this.#states[number]
+      return state !== undefined && holds(state)
+    })
+  }
+
+  idOf(number: number): string {
+    return this.#ids[number]!
+  }
+
+  set(id: string, state: DeviceState): void {
+    this.#states[this.numberOf(id)] = state
+  }
+
+  put([number, id, state]: DeviceEntry): void {
+    this.#numbers.set(id, number)
+    this.#ids[number] = id
+    if (state !== undefined) this.#states[number] = state
+  }
+
+  entriesOf(ids: Iterable<string>): DeviceEntry[] {
+    return Array.from(ids, (id) => this.#entry(this.numberOf(id)))
+  }
+
+  /** All, each slice as they are when it is taken. */
+  *slices(length: number): Generator<DeviceEntry[]> {
+    for (let from = 0; from < this.#ids.length; from += length) {
+      const to = Math.min(from + length, this.#ids.length)
+      yield Array.from({ length: to - from }, (_, at) => this.#entry(from + at))
+    }
+  }
+
+  #entry(number: number): DeviceEntry {
+    const state = this.#states[number]
+    return state === undefined ? [number, this.idOf(number)] : [number, this.idOf(number), state]
+  }
+}
