@@ -27,7 +27,7 @@ type Use = { serial: string; at: Date; overlapMs: number; now: Date } & Pick<
 export function noteUse(registry: Registry, { serial, at, overlapMs, now, ...by }: Use): Promise<void> {
   return untilNoConflict(async () => {
     const used = await findCertificate(registry, serial)
-    if (used?.doc.status !== 'issued' || used.doc.kind !== 'device' || used.doc.firstUsedAt !== undefined) return
+    if (used?.doc.kind !== 'device' || !isAlive(used.doc) || used.doc.firstUsedAt !== undefined) return
     const older = await olderThan(registry, used.doc)
     const supersedesAt = new Date(now.getTime() + overlapMs).toISOString()
     const record = { ...used.doc, firstUsedAt: at.toISOString(), ...(older.length > 0 ? { supersedesAt } : {}) }
@@ -59,7 +59,7 @@ async function supersede(registry: Registry, serial: string, now: Date): Promise
   if (used?.doc.supersedesAt === undefined) return
   const { supersedesAt, ...doc } = used.doc
   // One that was itself revoked since replaces nothing: the device may have no other than the one before.
-  const older = doc.status === 'issued' ? await olderThan(registry, doc) : []
+  const older = isAlive(doc) ? await olderThan(registry, doc) : []
   const { writes, feed } = revocations(older, now)
   await registry.commit({
     requestId: `supersede-${serial}-${used.rev}`,
@@ -100,13 +100,16 @@ export async function isReplaced(registry: Registry, certificate: CertificateRec
 
 async function olderThan(registry: Registry, certificate: CertificateRecord): Promise<Stored<CertificateRecord>[]> {
   const others = await sameLine(registry, certificate)
-  return others.filter(({ doc }) => doc.status === 'issued' && isOlder(doc, certificate))
+  return others.filter(({ doc }) => isAlive(doc) && isOlder(doc, certificate))
 }
 
 async function sameLine(registry: Registry, { deviceId, label, profile }: CertificateRecord) {
   const all = await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))
   return all.filter(({ doc }) => doc.label === label && doc.profile === profile)
 }
+
+/** What is on hold may come back, and is then what it was. */
+const isAlive = ({ status }: CertificateRecord): boolean => status === 'issued' || status === 'held'
 
 const isOlder = (one: CertificateRecord, other: CertificateRecord): boolean =>
   one.issuedAt !== undefined && other.issuedAt !== undefined && one.issuedAt < other.issuedAt

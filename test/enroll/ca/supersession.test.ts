@@ -113,6 +113,14 @@ test('one that is revoked before its time has come replaces nothing', () =>
     assert.equal((await getCertificate(registry, '02')).doc.supersedesAt, undefined)
   }))
 
+test('a hold changes nothing about it: what is on hold ends, and is ended, like the others', () =>
+  withRegistry(async (registry) => {
+    await keep(registry, certificate('01', 0, { status: 'held' }), certificate('02', 1, { status: 'held' }))
+    await use(registry, '02', at(10))
+    await supersedeDue(registry, at(60))
+    assert.deepEqual(await states(registry, '01', '02'), ['revoked', 'held'])
+  }))
+
 test('a revoked certificate is not used', () =>
   withRegistry(async (registry) => {
     await keep(registry, certificate('01', 0), certificate('02', 1, { status: 'revoked' }))
