@@ -9,6 +9,7 @@ import { LogLimit } from '../runtime/log-limit.ts'
 import { type Admission, admitConnect, type ConnectFacts, judge, refusal, type Verdict } from './admission.ts'
 import type { Authorities } from './authorities.ts'
 import { deviceOf, type Message } from './backends/session-store.ts'
+import type { CloneWatch } from './clone-watch.ts'
 import { type Denials, type Refusal, type Refused, refusedOf } from './denials.ts'
 import { factsOfRecord, principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'
@@ -32,6 +33,7 @@ type GateOptions = {
   newSuffix: () => string
   log: Log
   denials: Pick<Denials, 'note'>
+  clones: Pick<CloneWatch, 'arrived' | 'look' | 'suspendedUntil'>
 }
 
 /** What the registry, or a CA, can say of a certificate at any time. */
@@ -57,7 +59,7 @@ export class Gate {
     connection: Connection,
     connect: ConnectFacts,
   ): Promise<(Admission & { endTurn?: () => void }) | undefined> {
-    const { sessions, snapshot, newSuffix } = this.#options
+    const { sessions, snapshot, newSuffix, clones } = this.#options
     connection.state = 'connecting'
     await this.#catchUp(connection)
     let admission = this.#decide(connection, connect)
@@ -82,6 +84,11 @@ export class Gate {
       return hasEnded(connection) ? undefined : admission
     }
     if (connection.deviceId === undefined) sessions.identify(connection, admission.principal.deviceId)
+    if (clones.arrived(connection, clientId)) admission = this.#decide(connection, { ...connect, clientId })
+    if (!admission.admitted) {
+      endTurn()
+      return admission
+    }
     connection.principal = admission.principal
     connection.matcher = admission.matcher
     connection.matcherEpoch = snapshot.epoch
@@ -196,9 +203,16 @@ export class Gate {
     }
   }
 
+  /** What was found about the key of these connections leaves them without standing. */
+  enforceOn(connections: readonly Connection[]): void {
+    this.#changes++
+    for (const connection of connections) this.#review(connection)
+  }
+
   /** Ends sessions whose time is up, as that of a certificate that has expired. To be called about once a second. */
   sweep(): void {
-    const { sessions, clock } = this.#options
+    const { sessions, clock, clones } = this.#options
+    clones.look()
     const now = clock().getTime()
     // A look at each connection is cheap enough, some milliseconds for 20,000 of them, and nothing has to be kept in order.
     for (const connection of sessions) {
@@ -281,9 +295,11 @@ export class Gate {
   }
 
   #situation(connection: Connection) {
-    const { snapshot, feed, lastLive, clock } = this.#options
-    const { evidence, rules, isUnasked } = connection
-    return { evidence, rules, beliefs: snapshot, live: feed.everLive, lastLive, now: clock(), isUnasked }
+    const { snapshot, feed, lastLive, clock, clones } = this.#options
+    const { evidence, rules, isUnasked, certificate } = connection
+    const now = clock()
+    const suspendedUntil = certificate && clones.suspendedUntil(certificate, now)
+    return { evidence, rules, beliefs: snapshot, live: feed.everLive, lastLive, now, isUnasked, suspendedUntil }
   }
 
   #decide(connection: Connection, connect: ConnectFacts): Admission {

@@ -7,6 +7,8 @@ const codes: Partial<Record<ProblemCode, number>> = {
   certificate_status_stale: reason.serverUnavailable,
   client_id_mismatch: reason.clientIdentifierNotValid,
   snapshot_stale: reason.serverUnavailable,
+  // Some clients never come back from a refusal for good, and of two with one key one is the device.
+  key_suspended: reason.serverBusy,
   // To be tried again later; a DISCONNECT knows no 0x88 (MQTT 5, 3.14.2.1).
   unavailable: reason.serverBusy,
   outcome_unknown: reason.serverBusy,

@@ -4,6 +4,7 @@ import type { Configuration } from '../contract/configuration.ts'
 import { problems } from '../contract/problems.ts'
 import type { Log } from '../runtime/log.ts'
 import { Authorities } from './authorities.ts'
+import { CloneWatch } from './clone-watch.ts'
 import { credentialStamp, readCredential } from './credential.ts'
 import { CutReports } from './cut-reports.ts'
 import { Denials, refusedOf } from './denials.ts'
@@ -108,8 +109,17 @@ export async function createBrokerService(options: {
     snapshot.anchors.length > 0 ? snapshot.anchors : credential.authorities
   const authorities = new Authorities(config.trust)
   authorities.setOwn(anchorsInForce())
-  const gate = new Gate({
+  const clones = new CloneWatch({
+    settings: config.clones,
+    clock,
+    review: (connections) => gate.enforceOn(connections),
+    report: raise,
+    events,
+    log,
+  })
+  const gate: Gate = new Gate({
     snapshot,
+    clones,
     sessions,
     feed,
     authorities,

@@ -63,6 +63,8 @@ export type Facts = {
   now: Date
   /** The certificate is not known here, and enroll could not be asked about it. */
   isUnasked: boolean
+  /** Its key was used in two places, and may not be used before. */
+  suspendedUntil: Date | undefined
 }
 
 /** Reads what a TLS peer presented. */
@@ -151,7 +153,7 @@ export function strangeness({ certificate, isUnreadable, chainError, issuer }: P
 
 /** Every fault of a certificate that a CA of ours has signed: a fault that is tolerated must not hide another. */
 export function faultsOfDevice(facts: Facts): Fault[] {
-  const { evidence, live, lastLive, now, isUnasked } = facts
+  const { evidence, live, lastLive, now, isUnasked, suspendedUntil } = facts
   const { certificate, issuer } = evidence
   if (certificate === undefined || issuer.kind !== 'trusted') return []
   const faults = faultsOfStatus(facts, certificate, issuer.authority)
@@ -161,6 +163,10 @@ export function faultsOfDevice(facts: Facts): Fault[] {
   } else if (isUnasked && faults.some(({ state }) => state === 'not_registered')) {
     const message = 'the certificate is not known here, and the enrollment service cannot be asked now; try again'
     faults.push({ state: 'stale_status', cause: 'snapshot_stale', message })
+  }
+  if (suspendedUntil !== undefined) {
+    const message = `the key was used in two places at once; it may be used again at ${suspendedUntil.toISOString()}`
+    faults.push({ state: 'held', cause: 'key_suspended', message })
   }
   faults.push(...faultsOfLeaf(certificate, now))
   const states = new Set(faults.map(({ state }) => state))

@@ -1,8 +1,13 @@
 /** The whole configuration file: one schema, read by every process of a gateway, each taking its own part. */
 import { z } from 'zod'
 import { address, listeners, trust, unknownLabels } from './listeners.ts'
+import { parseNetwork } from './networks.ts'
 
 const hostName = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)$/
+
+const network = z
+  .string()
+  .refine((text) => parseNetwork(text) !== undefined, 'a network is wanted, such as 192.0.2.0/24 or 2001:db8::/48')
 
 const keyType = z.enum(['P-256', 'P-384', 'Ed25519', 'RSA'])
 
@@ -107,6 +112,40 @@ const approvals = z.strictObject({
     .describe('After that a request is forgotten, whatever was decided'),
 })
 export type ApprovalSettings = z.output<typeof approvals>
+
+const clones = z.strictObject({
+  action: z
+    .enum(['off', 'alert', 'hold'])
+    .default('alert')
+    .describe(
+      'When one key is used in two places: alert, and suspend the key at the broker that saw it for a while; or hold the device everywhere too, until somebody enables it',
+    ),
+  suspendMs: z
+    .int()
+    .min(1_000)
+    .max(24 * 3_600_000)
+    .default(60_000)
+    .describe('How long a key is suspended the first time; twice as long each time it is seen again, up to an hour'),
+  maxSuspended: z
+    .int()
+    .min(0)
+    .default(10)
+    .describe('Keys that may be suspended at a time; beyond, an alert is all. So many clones at once are none'),
+  overlapMs: z
+    .int()
+    .min(1_000)
+    .default(10_000)
+    .describe(
+      'How long two places may be there, and heard, at a time: a device that changes networks is in both for a moment',
+    ),
+  sites: z
+    .record(
+      z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/),
+      z.array(network).min(1).describe('One network or more'),
+    )
+    .default({})
+    .describe('Networks that are one place, by its name, as those of a site with two uplinks'),
+})
 
 const fields = z.strictObject({
   data: z.string().default('./data').describe('Folder for keys, registry and state; --data overrides it'),
@@ -243,6 +282,7 @@ const fields = z.strictObject({
             .describe('Whether they have the certificate itself, as URL-encoded PEM'),
         })
         .prefault({}),
+      clones: clones.prefault({}),
       listeners: listeners
         .default([])
         .describe('Listeners beside the one at broker.listen; an entry named mqtts says more about that one'),

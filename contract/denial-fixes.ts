@@ -41,6 +41,10 @@ const fixes: Record<DenialCause, (denial: Denial) => DenialFix> = {
   certificate_revoked: (denial) =>
     denial.stage === 'enrollment' ? readmission(denial) : enrollment('the certificate was revoked')(denial),
   certificate_held: () => wait('the CA that issued the certificate has put it on hold, and it alone can end that'),
+  key_suspended: () =>
+    wait(
+      'its key was used in two places at once; find out which of them is the device, and revoke it if one is not yours',
+    ),
   certificate_not_yet_valid: ({ certificate }) =>
     wait(`the certificate begins at ${certificate?.notBefore}; look at the clocks if that has been`),
   certificate_status_stale: () =>

@@ -70,6 +70,7 @@ export const problems = {
   certificate_revoked: { status: 403, title: 'The client certificate is revoked' },
   certificate_bad_signature: { status: 401, title: 'The client certificate is not signed by the CA that it names' },
   certificate_held: { status: 403, title: 'The client certificate is on hold' },
+  key_suspended: { status: 403, title: 'The key of the client certificate was used in two places at once' },
   certificate_pin_mismatch: { status: 403, title: 'The client certificate is not the one that the registry knows' },
   certificate_status_stale: { status: 503, title: 'The revocation list of the CA has run out' },
   certificate_unregistered: { status: 403, title: 'The client certificate is not in the registry' },

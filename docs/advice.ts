@@ -93,6 +93,8 @@ export const advice: Record<ProblemCode, string> = {
   certificate_bad_signature:
     'Somebody uses the name of a CA that is trusted here. If it is your own CA with a new key, put its new certificate into the file of `broker.trust`.',
   certificate_held: 'Its CA has put the certificate on hold. Ask who runs that CA, or enroll the device here.',
+  key_suspended:
+    'Somebody else may have the key of this device: see `npx fleetgate denial ls --device ID` for the addresses, and revoke it if one is not yours. If both are, the device has two uplinks (`broker.clones.sites`) or its key is on two devices. It may connect again at the time that the sentence names.',
   certificate_pin_mismatch:
     'The CA is trusted with `pins: required`: the registry has to know this very certificate. Enroll the device here.',
   certificate_status_stale:

@@ -158,7 +158,8 @@ function rows(node: Node, path: string[]): string[] {
 
 function variableOf(path: string[]): string {
   // Keys that the operator chooses have no variable: capitals could not tell them apart. Nor have lists of objects.
-  if (path[0] === 'profiles' || path[0] === 'labels' || /^(listeners|trust)\b/.test(path[1] ?? '')) return 'file only'
+  const isChosen = path[0] === 'profiles' || path[0] === 'labels' || path[2] === 'sites'
+  if (isChosen || /^(listeners|trust)\b/.test(path[1] ?? '')) return 'file only'
   return `\`FLEETGATE_${path.map((key) => key.replaceAll(/[A-Z]/g, '_$&').toUpperCase()).join('__')}\``
 }
 

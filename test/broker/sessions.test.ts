@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { connect as connectTcp } from 'node:net'
+import { type AddressInfo, connect as connectTcp, createServer } from 'node:net'
 import { Duplex } from 'node:stream'
-import { after, before, test } from 'node:test'
+import { after, before, suite, test } from 'node:test'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
-import type { MqttClient } from 'mqtt'
+import type { IClientOptions, MqttClient } from 'mqtt'
 import type { Sessions } from '../../broker/sessions.ts'
 import {
   BrokerHarness,
@@ -307,5 +307,77 @@ test('connections that die during their CONNECT leave the client id free and no 
     await watcher.publishAsync('devices/ghost-1/in', String(round), { qos: 1 })
     await inbox.until(String(round))
     await client.endAsync()
+  }
+})
+
+suite('one key in two places', () => {
+  const takeovers = (clientId: string): number =>
+    harness.testLog.lines.filter(
+      (line) => line.event === 'session.closed' && line.clientId === clientId && line.reason === 'session_taken_over',
+    ).length
+
+  test('two clients that fight for a client id are both kept away after a takeover, with one alert within a second', async () => {
+    const device = await harness.device('clone-1')
+    const will = willOf('clone-1').will
+    const options = { clientId: 'clone-1', reconnectPeriod: 20, will }
+    const first = harness.dial(device, { ...options, localAddress: '127.0.0.1' } as IClientOptions)
+    await new Promise((resolve) => first.once('connect', resolve))
+    const started = performance.now()
+    const second = harness.dial(device, { ...options, localAddress: '127.0.0.2' } as IClientOptions)
+    const [seenAs, alert] = await Promise.all([
+      harness.testLog.until('clone.seen', { deviceId: 'clone-1' }),
+      harness.feed.untilReport('alert', ({ deviceId }) => deviceId === 'clone-1'),
+    ])
+    assert.ok(performance.now() - started < 1_000)
+    assert.deepEqual([seenAs.rule, alert.kind, alert.serial, alert.count], ['duel', 'clone', device.serial, 1])
+    assert.match(
+      alert.detail,
+      /^duel: clone-1 from 127\.0\.0\.2 since .*\(TLSv1\.3 .*; clone-1 from 127\.0\.0\.1 since /,
+    )
+    for (const remoteAddress of ['127.0.0.1', '127.0.0.2']) {
+      await harness.testLog.until('connection.refused', { deviceId: 'clone-1', reason: 'key_suspended', remoteAddress })
+    }
+    assert.deepEqual([first.connected, second.connected, takeovers('clone-1')], [false, false, 1])
+    assert.equal(harness.testLog.lines.filter(({ event }) => event === 'clone.seen').length, 1)
+    await Promise.all([first.endAsync(true), second.endAsync(true)])
+    assert.equal(await harness.refusal(device, { clientId: 'clone-1:other' }), 3)
+    assert.equal(await harness.refusal(device, { clientId: 'clone-1', protocolVersion: 5 }), 0x89)
+  })
+
+  test('a device that roams, with the old connection silent, and one that fights with itself at one address, are let be', async () => {
+    const device = await harness.device('roams-1')
+    for (const localAddress of ['127.0.0.1', '127.0.0.2', '127.0.0.1', '127.0.0.2']) {
+      await using path = await openPath(localAddress)
+      const socket = await harness.socket(device, { port: path.port })
+      socket.write(connectPacket('roams-1'))
+      assert.deepEqual((await once(socket, 'data'))[0], Buffer.from([0x20, 2, 0, 0]))
+      path.leave()
+    }
+    const two = [1, 2].map(() => harness.dial(device, { clientId: 'roams-1:a', reconnectPeriod: 1 }))
+    await eventually(() => takeovers('roams-1:a') >= 6)
+    await Promise.all(two.map((client) => client.endAsync(true)))
+    assert.equal(takeovers('roams-1'), 3)
+    assert.equal(harness.testLog.find('clone.seen', { deviceId: 'roams-1' }), undefined)
+  })
+
+  /** A way to the broker from an address of its own; what is left stays open and says nothing more. */
+  async function openPath(localAddress: string) {
+    const server = createServer((near) => {
+      const far = connectTcp({ port: harness.port, host: '127.0.0.1', localAddress, allowHalfOpen: true })
+      for (const socket of [near, far]) socket.on('error', () => {})
+      near.pipe(far, { end: false })
+      far.pipe(near, { end: false })
+      left.push(() => near.unpipe(far))
+    })
+    const left: (() => void)[] = []
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    return {
+      port: (server.address() as AddressInfo).port,
+      leave: () => {
+        for (const leave of left) leave()
+      },
+      [Symbol.asyncDispose]: async () => void server.close(),
+    }
   }
 })

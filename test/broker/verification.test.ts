@@ -65,6 +65,7 @@ function facts(change: Partial<Case> = {}, record: { status?: 'issued' | 'revoke
     lastLive: undefined,
     now,
     isUnasked: false,
+    suspendedUntil: undefined,
     clientId: 'cam-1',
     ...change,
   }
@@ -280,6 +281,13 @@ test('pins: the registry’s record of the certificate has to be there where the
   assert.equal(verdictOf(of(pinning, 'cam-1'), rulesOf('enforce')).state, 'valid')
   assert.equal(verdictOf(of(pinning, 'cam-9'), rulesOf('enforce')).state, 'pin_mismatch')
   assert.equal(verdictOf(of(partner, 'cam-9'), rulesOf('enforce')).state, 'pin_mismatch')
+})
+
+test('a key that is suspended is on hold, whatever else is wrong', () => {
+  const suspended = facts({ suspendedUntil: later(hour), now: later(31 * hour) })
+  const { state, cause, policy, message } = verdictOf(suspended, rulesOf('enforce'))
+  assert.deepEqual([state, cause, policy], ['held', 'key_suspended', undefined])
+  assert.match(message, /it may be used again at /)
 })
 
 test('a revocation list has its say: revoked, held, run out or missing', () => {

@@ -20,6 +20,7 @@ const rows: Record<DenialCause, Row> = {
   certificate_wrong_usage: ['connect', token],
   certificate_revoked: ['session', token],
   certificate_held: ['connect', /^wait .*on hold/],
+  key_suspended: ['connect', /^wait its key was used in two places/],
   certificate_pin_mismatch: ['connect', token],
   certificate_status_stale: ['connect', /^device .*revocation list/],
   certificate_unregistered: ['connect', token],

@@ -1,0 +1,164 @@
+import { type Alert, type BrokerReport, reportBounds } from '../contract/broker-reports.ts'
+import type { Configuration } from '../contract/configuration.ts'
+import { parseNetwork } from '../contract/networks.ts'
+import type { CertificateFacts } from '../pki/certificate.ts'
+import type { Log } from '../runtime/log.ts'
+import { LogLimit } from '../runtime/log-limit.ts'
+import { type Clone, Clones, type Contact, placeOf, type Sites } from './clones.ts'
+import { type Events, eventOf } from './events.ts'
+import type { Connection } from './sessions.ts'
+
+type CloneWatchOptions = {
+  settings: Configuration['broker']['clones']
+  clock: () => Date
+  /** Looks again at connections whose key has been suspended. */
+  review: (connections: readonly Connection[]) => void
+  report: (report: BrokerReport) => void
+  events: Pick<Events, 'raise'>
+  log: Log
+}
+type Suspension = { until: number; times: number }
+
+const longestMs = 3_600_000
+/** A key that was quiet for so long begins anew. */
+const forgiveMs = 24 * 3_600_000
+const maxKnown = 10_000
+
+/**
+ * Watches for one key in two places, and keeps both away for a while when it sees that: longer each time, since a clone comes
+ * back. Nobody can say here which of them is the device.
+ */
+export class CloneWatch {
+  readonly #options: CloneWatchOptions
+  readonly #clones: Clones<Connection>
+  readonly #sites: Sites
+  /** By key, the latest last. */
+  readonly #suspended = new Map<string, Suspension>()
+  readonly #alerts = new LogLimit({ burst: 1, everyMs: 60_000 })
+  readonly #bytesIn = new WeakMap<Connection, number>()
+
+  constructor(options: CloneWatchOptions) {
+    this.#options = options
+    this.#clones = new Clones(options.settings.overlapMs)
+    this.#sites = new Map(
+      Object.entries(options.settings.sites).map(([name, networks]) => [
+        name,
+        networks.map((text) => parseNetwork(text)!),
+      ]),
+    )
+  }
+
+  /** When a key may be used again; undefined for one that may. */
+  suspendedUntil({ spkiHash }: Pick<CertificateFacts, 'spkiHash'>, now: Date): Date | undefined {
+    const until = this.#suspended.get(spkiHash)?.until ?? 0
+    return until > now.getTime() ? new Date(until) : undefined
+  }
+
+  /** A CONNECT is about to be accepted under a client id. @returns whether its key has been suspended for it */
+  arrived(connection: Connection, clientId: string): boolean {
+    const { settings } = this.#options
+    const { certificate, socket } = connection
+    if (settings.action === 'off' || certificate === undefined) return false
+    const [key, place, at] = [certificate.spkiHash, placeOf(connection.remoteAddress, this.#sites), this.#now()]
+    // What was sent before this one came does not tell of two places.
+    this.#look(this.#clones.ofKey(key), at)
+    if (this.suspendedUntil(certificate, new Date(at)) !== undefined) return true
+    this.#bytesIn.set(connection, connection.link.counters.bytesIn)
+    const clone = this.#clones.arrived({ key, id: connection, clientId, place, at })
+    if (clone !== undefined) return this.#seen(clone)
+    // A peer that ends its side, or answers our end with its own, is there.
+    socket.once('end', () => this.#heard(connection, this.#now()))
+    socket.once('close', () => this.#clones.gone(connection))
+    return false
+  }
+
+  /** To be called about once a second. */
+  look(): void {
+    const now = this.#now()
+    this.#look(this.#clones.watched(), now)
+    this.#clones.forget(now)
+  }
+
+  #look(connections: readonly Connection[], now: number): void {
+    for (const connection of connections) {
+      const { bytesIn } = connection.link.counters
+      if (this.#bytesIn.get(connection) === bytesIn) continue
+      this.#bytesIn.set(connection, bytesIn)
+      this.#heard(connection, now)
+    }
+  }
+
+  #heard(connection: Connection, at: number): void {
+    const clone = this.#clones.heard(connection, at)
+    if (clone !== undefined) this.#seen(clone)
+  }
+
+  /** @returns whether the key is suspended */
+  #seen(clone: Clone<Connection>): boolean {
+    const now = this.#now()
+    const suspension = this.#suspend(clone.first.key, now)
+    const turn = this.#alerts.take(clone.first.key, now)
+    if (turn !== undefined) this.#alert(clone, suspension, turn.suppressed + 1)
+    if (suspension !== undefined) this.#options.review(clone.open)
+    return suspension !== undefined
+  }
+
+  #alert({ rule, first, second }: Clone<Connection>, suspension: Suspension | undefined, count: number): void {
+    const { settings, clock, log, report, events } = this.#options
+    const { certificate, deviceId, rules, remoteAddress } = second.id
+    const details = {
+      rule,
+      deviceId,
+      serial: certificate?.serial,
+      key: first.key,
+      places: [first, second].map(describe),
+      ...(suspension === undefined ? {} : { suspendedUntil: new Date(suspension.until).toISOString() }),
+    }
+    log.warn({ event: 'clone.seen', ...details }, 'one key is used in two places')
+    if (suspension === undefined) {
+      const why = `${settings.maxSuspended} keys are suspended already: are these the addresses of devices?`
+      log.error({ event: 'clone.notSuspended', deviceId, why }, 'a key that was cloned goes on')
+    }
+    const detail = `${rule}: ${describe(first)}; ${describe(second)}`.slice(0, reportBounds.detail)
+    const alert: Alert = {
+      type: 'alert',
+      kind: 'clone',
+      at: clock().toISOString(),
+      listener: rules.name.slice(0, reportBounds.name),
+      remoteAddress: remoteAddress.slice(0, reportBounds.name),
+      clientId: second.clientId.slice(0, reportBounds.clientId),
+      detail,
+      count,
+      ...(deviceId === undefined ? {} : { deviceId }),
+      ...(certificate === undefined ? {} : { serial: certificate.serial, fingerprint: certificate.fingerprint }),
+    }
+    report(alert)
+    events.raise({ type: 'alert', ...eventOf(second.id), clientId: second.clientId, kind: 'clone', message: detail })
+  }
+
+  /** @returns undefined where too many are suspended: a fault of the network must not put a fleet out of reach */
+  #suspend(key: string, now: number): Suspension | undefined {
+    const { suspendMs, maxSuspended } = this.#options.settings
+    const underWay = [...this.#suspended.values()].filter(({ until }) => until > now).length
+    if (underWay >= maxSuspended) return undefined
+    const before = this.#suspended.get(key)
+    const times = before !== undefined && now - before.until < forgiveMs ? before.times + 1 : 1
+    const until = now + Math.min(suspendMs * 2 ** Math.min(times - 1, 20), Math.max(longestMs, suspendMs))
+    this.#suspended.delete(key)
+    this.#suspended.set(key, { until, times })
+    if (this.#suspended.size > maxKnown) this.#suspended.delete(this.#suspended.keys().next().value!)
+    return { until, times }
+  }
+
+  #now(): number {
+    return this.#options.clock().getTime()
+  }
+}
+
+function describe({ id, clientId, since }: Contact<Connection>): string {
+  const { socket, remoteAddress } = id
+  const { name } = socket.getCipher() ?? { name: 'closed' }
+  const resumed = socket.isSessionReused() ? ' resumed' : ''
+  const when = new Date(since).toISOString()
+  return `${clientId.slice(0, 100)} from ${remoteAddress} since ${when} (${socket.getProtocol() ?? 'TLS'} ${name}${resumed})`
+}

@@ -1,0 +1,200 @@
+/**
+ * One key in two places. Addresses alone say little: devices roam, NAT gives them others, and an old connection lingers behind
+ * a new one. What counts is a connection that is heard after another one came with the same key from somewhere else.
+ */
+import { isWithin, type Network, parseNetwork } from '../contract/networks.ts'
+import { networkOf } from '../runtime/limits.ts'
+
+/** Where a connection comes from, as far as its address tells. */
+export type Place = {
+  /** The very address, of IPv6 its /64. */
+  readonly spot: string
+  /** What one site, or one carrier's NAT, is taken to have: a public /24 or /48; of private addresses each one. */
+  readonly area: string
+  readonly family: 4 | 6
+}
+
+const privateNetworks = ['10.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '172.16.0.0/12', '192.168.0.0/16'].map(
+  (text) => parseNetwork(text)!,
+)
+
+export type Sites = ReadonlyMap<string, readonly Network[]>
+
+/** @param sites networks that belong together, as those of a site with two uplinks, by name */
+export function placeOf(remoteAddress: string, sites: Sites = new Map()): Place {
+  const address = remoteAddress.replace(/^::ffff:(?=\d+\.)/i, '')
+  const family = address.includes(':') ? 6 : 4
+  for (const [name, networks] of sites) {
+    if (networks.some((network) => isWithin(address, network))) return { spot: name, area: name, family }
+  }
+  const spot = networkOf(address)
+  if (family === 6) return { spot, area: spot.split(':').slice(0, 3).join(':'), family }
+  const isPrivate = privateNetworks.some((network) => isWithin(address, network))
+  return { spot, area: isPrivate ? spot : spot.slice(0, spot.lastIndexOf('.')), family }
+}
+
+/** Over IPv4 and IPv6 a device with both is in one place, and nothing shows it. */
+const isApart = (one: Place, other: Place): boolean => one.family === other.family && one.area !== other.area
+
+/** A connection that was let in; `id` is the caller's name for it. */
+export type Contact<T> = {
+  readonly key: string
+  readonly id: T
+  readonly clientId: string
+  readonly place: Place
+  /** milliseconds, like all times here */
+  readonly since: number
+  heardAt: number
+}
+
+/**
+ * `duel`: who lost its client id to another place while it was there comes back for it. `overlap`: two places stay.
+ * `crossing`: they come in turns, each before the other has gone.
+ */
+export type Clone<T> = { rule: 'duel' | 'overlap' | 'crossing'; first: Contact<T>; second: Contact<T>; open: T[] }
+
+type Loss<T> = { loser: Contact<T>; winner: Contact<T>; at: number; wasThere: boolean }
+type Crossing = { from: string; beside: string; at: number }
+type KeyState<T> = {
+  readonly open: Map<T, Contact<T>>
+  /** By client id: who had it, and who took it from another spot. */
+  readonly losses: Map<string, Loss<T>>
+  crossings: Crossing[]
+}
+
+/** A loser that is back by then was never on its way to where its client id went. */
+const returnMs = 15_000
+const windowMs = 600_000
+/** A device that moves between two networks, and is in both for a moment, does not do so more often in that time. */
+const maxCrossings = 3
+const maxLosses = 16
+const maxRemembered = 5_000
+
+/** Observations in, verdict out. What a verdict was given about is forgotten: it is the caller's from then on. */
+export class Clones<T> {
+  readonly #overlapMs: number
+  readonly #keys = new Map<string, KeyState<T>>()
+  readonly #contacts = new Map<T, Contact<T>>()
+  /** Keys with connections from two places. */
+  readonly #shared = new Set<string>()
+  /** Keys with something to remember when nobody is connected, the oldest first. */
+  readonly #remembered = new Set<string>()
+
+  /** @param overlapMs so long two places may be there at a time: a device that changes networks is in both for a moment */
+  constructor(overlapMs: number) {
+    this.#overlapMs = overlapMs
+  }
+
+  /** A connection is about to be let in, and whoever has its client id to go. */
+  arrived({
+    key,
+    id,
+    clientId,
+    place,
+    at,
+  }: Omit<Contact<T>, 'since' | 'heardAt'> & { at: number }): Clone<T> | undefined {
+    const state = this.#keys.get(key) ?? { open: new Map(), losses: new Map(), crossings: [] }
+    const contact: Contact<T> = { key, id, clientId, place, since: at, heardAt: at }
+    const holder = [...state.open.values()].findLast((one) => one.clientId === clientId)
+    const loss = state.losses.get(clientId)
+    const isBack = loss?.wasThere === true && loss.loser.place.spot === place.spot && at - loss.at <= returnMs
+    if (holder !== undefined && isBack && loss.winner === holder) return this.#verdict('duel', holder, contact)
+    state.losses.delete(clientId)
+    if (holder !== undefined && holder.place.spot !== place.spot) {
+      state.losses.set(clientId, { loser: holder, winner: contact, at, wasThere: false })
+      if (state.losses.size > maxLosses) state.losses.delete(state.losses.keys().next().value!)
+      this.#remember(key)
+    }
+    if ([...state.open.values()].some((other) => isApart(other.place, place))) this.#shared.add(key)
+    state.open.set(id, contact)
+    this.#keys.set(key, state)
+    this.#contacts.set(id, contact)
+    return undefined
+  }
+
+  /** Something came from the peer, if only that it has closed its end. */
+  heard(id: T, at: number): Clone<T> | undefined {
+    const contact = this.#contacts.get(id)
+    const state = contact && this.#keys.get(contact.key)
+    if (contact === undefined || state === undefined) return undefined
+    const loss = state.losses.get(contact.clientId)
+    if (loss?.loser === contact) loss.wasThere = true
+    const before = contact.heardAt
+    contact.heardAt = at
+    for (const other of state.open.values()) {
+      if (!isApart(contact.place, other.place)) continue
+      const both = Math.max(contact.since, other.since) + this.#overlapMs
+      if (contact.heardAt >= both && other.heardAt >= both) return this.#verdict('overlap', contact, other)
+      const isFirst = other.since > contact.since && other.since >= before
+      if (isFirst && this.#cross(state, contact, other)) return this.#verdict('crossing', contact, other)
+    }
+    return undefined
+  }
+
+  gone(id: T): void {
+    const contact = this.#contacts.get(id)
+    const state = contact && this.#keys.get(contact.key)
+    if (contact === undefined || state === undefined) return
+    this.#contacts.delete(id)
+    state.open.delete(id)
+    if (state.open.size < 2) this.#shared.delete(contact.key)
+    if (state.open.size === 0 && !this.#remembered.has(contact.key)) this.#keys.delete(contact.key)
+  }
+
+  /** Connections with this key. */
+  ofKey(key: string): T[] {
+    return [...(this.#keys.get(key)?.open.keys() ?? [])]
+  }
+
+  /** Connections whose key is used in two places now: whether they are heard says something. */
+  watched(): T[] {
+    return [...this.#shared].flatMap((key) => this.ofKey(key))
+  }
+
+  /** Drops what is too old to count. */
+  forget(now: number): void {
+    for (const key of this.#remembered) {
+      const state = this.#keys.get(key)!
+      state.crossings = state.crossings.filter(({ at }) => now - at < windowMs)
+      for (const [clientId, { at }] of state.losses) if (now - at > returnMs) state.losses.delete(clientId)
+      if (state.crossings.length === 0 && state.losses.size === 0) this.#drop(key)
+    }
+  }
+
+  /** @returns whether there were too many, counting those one after another in the same direction as one */
+  #cross(state: KeyState<T>, contact: Contact<T>, other: Contact<T>): boolean {
+    const [from, beside, at] = [contact.place.area, other.place.area, contact.heardAt]
+    const recent = state.crossings.filter((crossing) => at - crossing.at < windowMs)
+    const last = recent.at(-1)
+    if (last?.from === from && last.beside === beside) return false
+    const ofPair = recent.filter(
+      (crossing) => [crossing.from, crossing.beside].sort().join() === [from, beside].sort().join(),
+    )
+    state.crossings = [...ofPair, { from, beside, at }]
+    this.#remember(contact.key)
+    return state.crossings.length > maxCrossings
+  }
+
+  #remember(key: string): void {
+    this.#remembered.add(key)
+    if (this.#remembered.size > maxRemembered) this.#drop(this.#remembered.keys().next().value!)
+  }
+
+  #drop(key: string): void {
+    this.#remembered.delete(key)
+    const state = this.#keys.get(key)
+    if (state === undefined) return
+    state.losses.clear()
+    state.crossings = []
+    if (state.open.size === 0) this.#keys.delete(key)
+  }
+
+  #verdict(rule: Clone<T>['rule'], first: Contact<T>, second: Contact<T>): Clone<T> {
+    const open = [...this.#keys.get(first.key)!.open.keys()]
+    for (const id of open) this.#contacts.delete(id)
+    this.#keys.delete(first.key)
+    this.#remembered.delete(first.key)
+    this.#shared.delete(first.key)
+    return { rule, first, second, open }
+  }
+}

@@ -1,0 +1,236 @@
+import assert from 'node:assert/strict'
+import { suite, test } from 'node:test'
+import { type Clone, Clones, placeOf, type Sites } from '../../broker/clones.ts'
+import { parseNetwork } from '../../contract/networks.ts'
+
+const second = 1_000
+const minute = 60 * second
+const home = '198.51.100.7'
+const abroad = '203.0.113.9'
+
+/** A broker that sees connections of one key come and go. */
+class World {
+  readonly clones = new Clones<string>(10 * second)
+  readonly sites: Sites
+  now = 0
+  verdicts: Clone<string>[] = []
+
+  constructor(...site: string[]) {
+    this.sites = new Map([['site', site.map((text) => parseNetwork(text)!)]])
+  }
+
+  after(ms: number): this {
+    this.now += ms
+    return this
+  }
+
+  come(id: string, address: string, clientId = 'cam-1'): this {
+    const place = placeOf(address, this.sites)
+    return this.#keep(this.clones.arrived({ key: 'k', id, clientId, place, at: this.now }))
+  }
+
+  hear(...ids: string[]): this {
+    for (const id of ids) this.#keep(this.clones.heard(id, this.now))
+    return this
+  }
+
+  lose(...ids: string[]): this {
+    for (const id of ids) this.clones.gone(id)
+    return this
+  }
+
+  /** It was taken over, and its peer closes its end. */
+  yield(id: string): this {
+    return this.after(30).hear(id).lose(id)
+  }
+
+  get rules(): string[] {
+    return this.verdicts.map(({ rule }) => rule)
+  }
+
+  #keep(verdict: Clone<string> | undefined): this {
+    if (verdict !== undefined) this.verdicts.push(verdict)
+    return this
+  }
+}
+
+suite('one key in two places is seen', () => {
+  test('at the second takeover, before it happens, where the loser was there and comes back', () => {
+    const world = new World()
+    world.come('a', home).after(minute).come('b', abroad).yield('a').after(second)
+    assert.deepEqual(world.rules, [])
+    world.come('a2', home)
+    assert.deepEqual(world.rules, ['duel'])
+    const { first, second: other, open } = world.verdicts[0]!
+    assert.deepEqual([first.id, first.place.spot, other.id, other.place.spot], ['b', abroad, 'a2', home])
+    assert.deepEqual(open, ['b'])
+  })
+
+  test('when two places are there, and heard, for longer than a change of networks takes', () => {
+    const world = new World().come('a', home, 'cam-1:a').after(second).come('b', abroad, 'cam-1:b')
+    for (let i = 0; i < 9; i++) world.after(second).hear('a', 'b')
+    assert.deepEqual(world.rules, [])
+    world.after(second).hear('a')
+    assert.deepEqual(world.rules, [])
+    world.hear('b')
+    assert.deepEqual(world.rules, ['overlap'])
+    assert.deepEqual(world.verdicts[0]!.open, ['a', 'b'])
+  })
+
+  test('when they come in turns, each before the other has gone', () => {
+    const world = new World().come('0', home)
+    for (let turn = 1; turn <= 4; turn++) {
+      assert.deepEqual(world.rules, [])
+      world
+        .after(minute)
+        .come(String(turn), turn % 2 ? abroad : home)
+        .yield(String(turn - 1))
+    }
+    assert.deepEqual(world.rules, ['crossing'])
+  })
+
+  test('once: what a verdict was given about is forgotten', () => {
+    const world = new World().come('a', home).come('b', abroad).yield('a').come('a2', home)
+    world.after(second).hear('b').lose('b').come('b2', abroad).after(second).hear('b2')
+    assert.deepEqual(world.rules, ['duel'])
+  })
+
+  test('of neighbours in a private network too', () => {
+    const world = new World().come('a', '192.168.1.7').come('b', '192.168.1.8').yield('a').come('a2', '192.168.1.7')
+    assert.deepEqual(world.rules, ['duel'])
+  })
+})
+
+suite('it is quiet', () => {
+  const quiet = (name: string, play: (world: World) => void, world = new World()): void => {
+    test(name, () => {
+      play(world)
+      assert.deepEqual(world.rules, [])
+    })
+  }
+
+  quiet('when NAT gives the client another address, and the old connection is silent', (world) => {
+    world.come('0', home)
+    for (let n = 1; n < 50; n++) {
+      world
+        .after(20 * second)
+        .hear(String(n - 1))
+        .come(String(n), n % 2 ? abroad : home)
+        .after(second)
+        .lose(String(n - 1))
+    }
+  })
+
+  quiet('when a device roams: another network, and the old connection stops or is silent', (world) => {
+    for (const [n, address] of [home, abroad, home, abroad, home, abroad].entries()) {
+      world.come(`a${n}`, address, 'cam-1:a').come(`b${n}`, address, 'cam-1:b')
+      world.after(5 * second).hear(`a${n}`, `b${n}`)
+      if (n % 2 === 0) world.lose(`a${n}`, `b${n}`) // else they linger
+    }
+  })
+
+  quiet('when a device is in two networks for a moment, as it moves there and back', (world) => {
+    world
+      .come('a', home)
+      .after(minute)
+      .come('b', abroad, 'cam-1:b')
+      .after(2 * second)
+      .hear('a', 'b')
+      .lose('a')
+    world
+      .after(minute)
+      .hear('b')
+      .come('a2', home)
+      .after(2 * second)
+      .hear('b', 'a2')
+      .lose('b')
+    world.after(minute).hear('a2')
+  })
+
+  quiet('when a device that lost its client id in a move comes back later', (world) => {
+    world
+      .come('a', home)
+      .after(minute)
+      .come('b', abroad)
+      .yield('a')
+      .after(20 * second)
+      .come('a2', home)
+      .yield('b')
+  })
+
+  quiet('when a program crashes and comes back, again and again, from one address', (world) => {
+    world.come('0', home)
+    for (let n = 1; n < 100; n++)
+      world
+        .after(100)
+        .hear(String(n - 1))
+        .come(String(n), home)
+        .yield(String(n - 1))
+  })
+
+  quiet('when several programs of a device, from one place, are there at a time, and all start again', (world) => {
+    for (let start = 0; start < 5; start++) {
+      const ids = ['a', 'b', 'c'].map((name) => `${name}${start}`)
+      for (const id of ids) world.come(id, home, `cam-1:${id[0]}`)
+      for (let n = 0; n < 30; n++) world.after(second).hear(...ids)
+      if (start % 2) world.lose(...ids)
+    }
+  })
+
+  quiet('when a device uses IPv4 and IPv6, at a time and in turns', (world) => {
+    const six = '2001:db8::7'
+    world.come('a', home, 'cam-1:a').come('b', six, 'cam-1:b')
+    for (let n = 0; n < 30; n++) world.after(second).hear('a', 'b')
+    world.come('c0', home)
+    for (let n = 1; n < 20; n++)
+      world
+        .after(second)
+        .hear(`c${n - 1}`)
+        .lose(`c${n - 1}`)
+        .come(`c${n}`, n % 2 ? six : home)
+  })
+
+  quiet('when one NAT, or one /48, gives connections addresses of its own', (world) => {
+    world.come('a', '203.0.113.9', 'cam-1:a').come('b', '203.0.113.77', 'cam-1:b')
+    world.come('c', '2001:db8:1:1::7', 'cam-1:c').come('d', '2001:db8:1:2::7', 'cam-1:d')
+    for (let n = 0; n < 30; n++) world.after(second).hear('a', 'b', 'c', 'd')
+  })
+
+  quiet(
+    'when the operator says that two networks are of one site',
+    (world) => {
+      world.come('a', home, 'cam-1:a').come('b', abroad, 'cam-1:b')
+      for (let n = 0; n < 30; n++) world.after(second).hear('a', 'b')
+      world.come('a2', abroad, 'cam-1:a').yield('a').come('a3', home, 'cam-1:a')
+    },
+    new World('198.51.100.0/24', '203.0.113.0/24'),
+  )
+
+  quiet('when two devices are each in a place of their own', (world) => {
+    world.clones.arrived({ key: 'other', id: 'x', clientId: 'cam-2', place: placeOf(abroad), at: 0 })
+    world.come('a', home)
+    for (let n = 0; n < 30; n++) world.after(second).hear('a', 'x')
+  })
+})
+
+test('connections of one place are not watched, those of two are, until one is gone', () => {
+  const world = new World().come('a', home, 'cam-1:a').come('b', home, 'cam-1:b')
+  assert.deepEqual(world.clones.watched(), [])
+  world.come('c', abroad, 'cam-1:c')
+  assert.deepEqual(world.clones.watched(), ['a', 'b', 'c'])
+  assert.deepEqual(world.clones.ofKey('k'), ['a', 'b', 'c'])
+  world.lose('b', 'c')
+  assert.deepEqual([world.clones.watched(), world.clones.ofKey('k')], [[], ['a']])
+})
+
+test('what is old is forgotten: a loser that is back after its time begins anew', () => {
+  const world = new World().come('a', home).come('b', abroad).yield('a').lose('b')
+  world.after(11 * minute).clones.forget(world.now)
+  world.come('b2', abroad).come('a2', home).yield('b2')
+  assert.deepEqual(world.rules, [])
+})
+
+test('an IPv4 address in IPv6 clothes is in the place of the IPv4 address', () => {
+  assert.deepEqual(placeOf('::ffff:198.51.100.7'), placeOf('198.51.100.7'))
+  assert.deepEqual(placeOf('2001:db8:1:2:3::4'), { spot: '2001:db8:1:2', area: '2001:db8:1', family: 6 })
+})
