@@ -11,6 +11,7 @@ import type { Authorities } from './authorities.ts'
 import { deviceOf, type Message } from './backends/session-store.ts'
 import type { CloneWatch } from './clone-watch.ts'
 import { type Denials, type Refusal, type Refused, refusedOf } from './denials.ts'
+import type { Meters } from './meters.ts'
 import { factsOfRecord, principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import type { FeedClient } from './trust/feed-client.ts'
@@ -34,6 +35,7 @@ type GateOptions = {
   log: Log
   denials: Pick<Denials, 'note'>
   clones: Pick<CloneWatch, 'arrived' | 'look' | 'suspendedUntil'>
+  meters: Pick<Meters, 'decided'>
 }
 
 /** What the registry, or a CA, can say of a certificate at any time. */
@@ -266,8 +268,10 @@ export class Gate {
    * @returns the id under which it can be asked about
    */
   refused(refused: Refused & { remoteAddress: string }, refusal: Refusal, fields: Record<string, unknown>): string {
-    const { clock, log, denials } = this.#options
+    const { clock, log, denials, meters } = this.#options
     const denial = denials.note(refused, refusal)
+    const { listener = '', verdict } = refused
+    meters.decided({ listener, state: verdict?.state, action: 'reject' })
     const turn = this.#refusals.take(refused.remoteAddress, clock().getTime())
     if (turn === undefined) return denial
     const { suppressed } = turn

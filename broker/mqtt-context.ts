@@ -10,6 +10,7 @@ import type { Events } from './events.ts'
 import type { FastPath } from './fast-path.ts'
 import type { FirstUses } from './first-uses.ts'
 import type { Gate } from './gate.ts'
+import type { Meters } from './meters.ts'
 import type { Presence } from './presence.ts'
 import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
@@ -42,6 +43,7 @@ export type MqttContext = {
   firstUses: Pick<FirstUses, 'note'>
   events: Pick<Events, 'raise'>
   presence: Presence
+  meters: Meters
 }
 
 export const shown = (topic: string): string => topic.slice(0, 200)

@@ -215,7 +215,7 @@ export class MqttSession implements LinkEvents, Receiver {
   /** In its turn: the session, its will, its place on the bus; then the client is told. */
   async #establish(packet: Connect): Promise<void> {
     const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log } = this.#context
-    const { firstUses, events, presence } = this.#context
+    const { firstUses, events, presence, meters } = this.#context
     const connection = this.#connection
     const clientId = connection.clientId!
     const asked = packet.properties?.sessionExpiryInterval ?? 0
@@ -263,6 +263,7 @@ export class MqttSession implements LinkEvents, Receiver {
     connection.link.taken.note('connect')
     sessions.opened(connection, this)
     presence.opened(connection)
+    if (connection.verdict) meters.decided(connection.verdict)
     events.raise({ type: 'connected', ...eventOf(connection) })
     this.#pump = new SessionPump({
       store,
@@ -378,10 +379,11 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** After the connection: its place on the bus, its session, then the will; then the client id is free. */
   async #end(end: LinkEnd): Promise<void> {
-    const { sessions, fastPath, log, events, presence } = this.#context
+    const { sessions, fastPath, log, events, presence, meters } = this.#context
     const connection = this.#connection
     const wasLive = connection.state === 'live'
     sessions.remove(connection)
+    meters.ended(connection.link.counters)
     fastPath?.refresh()
     const said = end.code === 'closed' ? 'internal' : end.code
     const why: EndReason = connection.endReason ?? said

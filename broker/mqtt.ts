@@ -12,6 +12,7 @@ import type { Events } from './events.ts'
 import { FastPath } from './fast-path.ts'
 import type { FirstUses } from './first-uses.ts'
 import type { Gate } from './gate.ts'
+import type { Meters } from './meters.ts'
 import { type MqttContext, shown } from './mqtt-context.ts'
 import { MqttSession } from './mqtt-session.ts'
 import { Presence } from './presence.ts'
@@ -40,6 +41,7 @@ type MqttOptions = {
   log: Log
   denials: Denials
   firstUses: FirstUses
+  meters: Meters
   /** Goes out through the router from here on, and is disposed of with it. */
   events: Events
   /** false: every message takes the general way, to which the fast one is compared */
@@ -59,13 +61,12 @@ export class MqttService implements AsyncDisposable {
   private constructor(context: MqttContext, stack: AsyncDisposableStack) {
     this.#context = context
     this.#stack = stack
-    const { gate, clock, log, denials, events, config } = context
-    this.#quarantine = new Quarantine({ gate, clock, log, denials, events, config })
+    this.#quarantine = new Quarantine(context)
   }
 
   /** @throws FleetError `data_damaged` */
   static async start(options: MqttOptions): Promise<MqttService> {
-    const { config, gate, sessions, area, clock, log, denials, firstUses, events, isFast = true } = options
+    const { config, gate, sessions, area, clock, log, denials, firstUses, events, meters, isFast = true } = options
     await using stack = new AsyncDisposableStack()
     const now = (): number => clock().getTime()
     const lines = new LogLimit({ burst: 10, everyMs: 60_000 })
@@ -171,6 +172,7 @@ export class MqttService implements AsyncDisposable {
       firstUses,
       events,
       presence,
+      meters,
     }
     return new MqttService(context, stack.move())
   }
@@ -183,6 +185,10 @@ export class MqttService implements AsyncDisposable {
       ? new Reception({ connection, gate, quarantine: this.#quarantine, device })
       : device
     connection.link = new Link({ socket: connection.stream, limits, events, clock })
+  }
+
+  get kept(): Pick<MqttContext, 'store' | 'retained'> {
+    return this.#context
   }
 
   /** Drops what is kept for a device that will not come back. */

@@ -1,8 +1,12 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import type { Configuration } from '../contract/configuration.ts'
+import { brokerMetrics } from '../contract/metrics.ts'
 import { problems } from '../contract/problems.ts'
+import { parseCertificate, parsePem } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
+import { Metrics } from '../runtime/metrics.ts'
+import { createProbes, type Readiness } from '../runtime/probes.ts'
 import { Authorities } from './authorities.ts'
 import { CloneWatch } from './clone-watch.ts'
 import { credentialStamp, readCredential } from './credential.ts'
@@ -12,6 +16,7 @@ import { Entrances } from './entrances.ts'
 import { Events, eventOfNews } from './events.ts'
 import { FirstUses } from './first-uses.ts'
 import { Gate } from './gate.ts'
+import { Meters } from './meters.ts'
 import { MqttService } from './mqtt.ts'
 import { who } from './mqtt-context.ts'
 import { Sessions } from './sessions.ts'
@@ -23,6 +28,8 @@ import { Snapshot, type SnapshotChange } from './trust/snapshot.ts'
 export type BrokerService = AsyncDisposable & {
   /** URL of each listener by its name. */
   endpoints: { mqtts: string; [listener: string]: string }
+  /** URL of metrics and probes, where the configuration has an address for them. */
+  probes: string | undefined
   feed: Pick<FeedClient, 'everLive' | 'connected' | 'untilLive' | 'sync'>
   sessions: Pick<Sessions, 'size' | 'findLive' | 'ofDevice' | typeof Symbol.iterator>
 }
@@ -63,6 +70,7 @@ export async function createBrokerService(options: {
     newId: () => randomBytes(8).toString('hex'),
     clock,
   })
+  const meters = new Meters()
   const denials = stack.use(
     await Denials.open({
       area: store.denials,
@@ -71,7 +79,10 @@ export async function createBrokerService(options: {
       newId: () => randomBytes(6).toString('hex'),
       clock,
       log,
-      onNoted: (...noted) => events.refused(...noted),
+      onNoted: (refused, refusal, id) => {
+        meters.refused(refusal)
+        events.refused(refused, refusal, id)
+      },
     }),
   )
   const reports = stack.use(await Reports.open({ area: store.reports, newId: randomUUID, clock, log }))
@@ -126,6 +137,7 @@ export async function createBrokerService(options: {
     lastLive: await store.readLastLive(),
     clock,
     denials,
+    meters,
     newSuffix: randomUUID,
     log,
     maxConnectionsPerDevice: config.maxConnectionsPerDevice,
@@ -141,6 +153,7 @@ export async function createBrokerService(options: {
     denials,
     firstUses,
     events,
+    meters,
     isFast,
   })
   purgeAll()
@@ -224,6 +237,35 @@ export async function createBrokerService(options: {
     mqtt.review(change)
   }
 
+  const certificateEnds = (): Date => parseCertificate(parsePem(credential.cert, 'CERTIFICATE')[0]!).notAfter
+  const metrics = new Metrics(brokerMetrics, (tell) =>
+    meters.read(tell, { sessions, feed, snapshot, ...mqtt.kept, certificateEnds: certificateEnds() }),
+  )
+  const probes =
+    config.metrics === undefined
+      ? undefined
+      : await createProbes({ listen: config.metrics, metrics: () => metrics.text(), ready: readiness, log }).catch(
+          async (error: unknown) => {
+            await entrances[Symbol.asyncDispose]()
+            await mqtt[Symbol.asyncDispose]()
+            throw error
+          },
+        )
+
+  /** Whether a device that comes now would be served. A feed that is lost later keeps nobody out: what is known stays in force. */
+  async function readiness(): Promise<Readiness> {
+    const storeFault = await store.probe().then(
+      () => undefined,
+      () => 'the folder of this broker takes no writes',
+    )
+    return {
+      feed: feed.everLive ? undefined : 'nobody has said yet who is revoked',
+      certificate: certificateEnds() > clock() ? undefined : 'the certificate of this broker has expired',
+      store: storeFault,
+    }
+  }
+
+  if (probes) stack.use(probes)
   stack.use(entrances)
   stack.use(mqtt)
   stack.defer(async () => {
@@ -235,6 +277,7 @@ export async function createBrokerService(options: {
   const owned = stack.move()
   return {
     endpoints: entrances.endpoints as BrokerService['endpoints'],
+    probes: probes?.url,
     feed,
     sessions,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

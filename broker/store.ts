@@ -56,6 +56,11 @@ export class BrokerStore implements AsyncDisposable {
     return store
   }
 
+  /** Whether it takes writes: LevelDB takes none after one that failed. */
+  async probe(): Promise<void> {
+    await this.#level.put('probe', '')
+  }
+
   /** When the feed was last known to be followed. */
   async readLastLive(): Promise<Date | undefined> {
     const at = (await this.#level.get(liveKey)) as string | undefined

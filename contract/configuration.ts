@@ -185,6 +185,11 @@ const fields = z.strictObject({
       est: address.default('0.0.0.0:8443').describe('EST over HTTPS (RFC 7030), for devices'),
       admin: address.default('127.0.0.1:9443').describe('Admin API over mutual TLS, for operators'),
       feed: address.default('127.0.0.1:9444').describe('Trust feed over mutual TLS, for brokers'),
+      metrics: address
+        .optional()
+        .describe(
+          'Plain HTTP without access control: /metrics for Prometheus, /livez, /readyz; for example 127.0.0.1:9465',
+        ),
       maxBodyBytes: z.int().min(1024).max(1_048_576).default(65_536).describe('Largest EST request body'),
       requestTimeoutMs: z.int().min(100).default(15_000).describe('A request that is not complete by then is closed'),
       handshakeTimeoutMs: z
@@ -224,6 +229,11 @@ const fields = z.strictObject({
         .describe('Name of this broker in logs and receipts'),
       listen: address.default('0.0.0.0:8883').describe('MQTT over mutual TLS, for devices'),
       feed: address.default('127.0.0.1:9444').describe('Where the trust feed of enroll is'),
+      metrics: address
+        .optional()
+        .describe(
+          'Plain HTTP without access control: /metrics for Prometheus, /livez, /readyz; for example 127.0.0.1:9464',
+        ),
       handshakeTimeoutMs: z
         .int()
         .min(100)

@@ -20,6 +20,7 @@ import {
 import { configuration } from '../contract/configuration.ts'
 import { denialView } from '../contract/denials.ts'
 import { eventMeanings, eventTypes, fleetEvent, presence } from '../contract/fleet-events.ts'
+import { brokerMetrics, enrollMetrics, type MetricRow } from '../contract/metrics.ts'
 import { type ProblemCode, problems, problemType, setUpProblems } from '../contract/problems.ts'
 import { advice } from './advice.ts'
 
@@ -81,6 +82,7 @@ export const pages: Record<string, string> = {
     anyOf: [open(shapeOf(fleetEvent)), open(shapeOf(presence))],
   }),
   'json.md': jsonPage(),
+  'metrics.md': metricsPage(),
   'mqtt-behaviour.md': behaviourPage(),
 }
 
@@ -117,6 +119,38 @@ ${(Object.keys(problems) as ProblemCode[]).map(row).join('\n')}
 
 A start that fails with one of these ends with exit code 2, any other failure with 1:
 ${[...setUpProblems].map((code) => `\`${code}\``).join(', ')}.
+`
+}
+
+function metricsPage(): string {
+  const table = (rows: Record<string, MetricRow>): string => {
+    const lines = Object.entries(rows).map(([name, { type, help, labels }]) => {
+      const labelled = labels.length === 0 ? '' : labels.map((label) => `\`${label}\``).join(', ')
+      return `| \`${name}\` | ${type} | ${labelled} | ${help} |`
+    })
+    return ['| metric | type | labels | meaning |', '|---|---|---|---|', ...lines].join('\n')
+  }
+  return `${printedBy}
+# Metrics and probes
+
+Off unless the configuration says where: \`broker.metrics\` and \`enroll.metrics\`, 127.0.0.1:9464 and 127.0.0.1:9465 by custom. It is plain HTTP without
+access control, so listen on loopback or on a network of your own: there is no device, no topic and no address in it, but the size of the fleet is.
+
+- \`/metrics\`: the tables below in the text format of Prometheus, and Node's own (\`process_\`, \`nodejs_\`).
+- \`/livez\`: 200 while the process answers. Restart what does not.
+- \`/readyz\`: 200, or 503 with a line for each part: the certificate of the service is valid, its store takes writes, and, of a broker, it has once
+  heard to the end who is revoked. It is looked at once a second at most. A broker that loses enroll later stays ready, since it goes on serving.
+
+Counters begin with the process. Values of labels are codes of [errors.md](errors.md), stages of denials, states of
+verification, or names of the configuration.
+
+## Broker
+
+${table(brokerMetrics)}
+
+## Enroll
+
+${table(enrollMetrics)}
 `
 }
 

@@ -12,6 +12,7 @@ import { readPassphrase, readPrivateFile, writeFileAtomic } from '../runtime/fil
 import { createEdge, type EdgeCredential, reachableHost } from '../runtime/https.ts'
 import { AttemptLimit } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
+import { createProbes, type Readiness } from '../runtime/probes.ts'
 import { parseYaml } from '../runtime/yaml.ts'
 import { createAdmin } from './admin/routes.ts'
 import { CertificateAuthority } from './ca/certificate-authority.ts'
@@ -20,6 +21,7 @@ import { openHierarchy } from './ca/hierarchy.ts'
 import { supersedeDue } from './ca/supersession.ts'
 import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
+import { Meters } from './meters.ts'
 import { putPolicy } from './policy.ts'
 import { ApprovalQueue } from './ra/approval-queue.ts'
 import { EnrollmentDenials } from './ra/enrollment-denials.ts'
@@ -42,6 +44,8 @@ export type EnrollService = AsyncDisposable & {
     operatorCertificate: string
     operatorKey: string
   }
+  /** URL of metrics and probes, where the configuration has an address for them. */
+  probes: string | undefined
   /**
    * Puts other profiles and labels in force; what is wrong with them is in the log and in the status.
    *
@@ -96,6 +100,7 @@ export async function createEnrollService(input: {
   const approvals = new ApprovalQueue(registry, config.enroll.approvals)
   const ra = new RegistrationAuthority(registry, profiles, approvals)
   const denials = await EnrollmentDenials.open(registry, () => randomBytes(6).toString('hex'))
+  const meters = new Meters({ registry, denials, clock })
   const ca = new CertificateAuthority(registry, hierarchy)
   const { anchors } = hierarchy
   const credential = (): EdgeCredential => ({
@@ -184,6 +189,7 @@ export async function createEnrollService(input: {
         attemptsPerMinute,
         denials,
         onWatchedKey: ({ at: _, ...use }) => log.warn({ event: 'key.used', ...use }, 'a compromised key was used'),
+        meters,
         renewals,
         overlapMs,
       }),
@@ -216,6 +222,22 @@ export async function createEnrollService(input: {
     await superseding
   })
 
+  const certificateEnds = (): Date => current.certificate.notAfter
+  meters.attach(feed, certificateEnds)
+  const { metrics: probesAt } = config.enroll
+  /** Whether a device that asks now could be given a certificate. */
+  const ready = async (): Promise<Readiness> => ({
+    certificate: certificateEnds() > clock() ? undefined : 'the certificate of enroll has expired',
+    store: await registry.probe().then(
+      () => undefined,
+      () => 'the registry takes no changes',
+    ),
+  })
+  const probes =
+    probesAt === undefined
+      ? undefined
+      : opened.use(await createProbes({ listen: probesAt, metrics: () => meters.metrics.text(), ready, log }))
+
   const resources = opened.move()
   return {
     endpoints: {
@@ -227,6 +249,7 @@ export async function createEnrollService(input: {
       operatorCertificate: join(dataDir, 'operator', 'operator.crt'),
       operatorKey: join(dataDir, 'operator', 'operator.key'),
     },
+    probes: probes?.url,
     reconfigure: (load) => reconfiguration.apply(load),
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }

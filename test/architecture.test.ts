@@ -95,6 +95,7 @@ const packages: Record<string, { in: string[]; for: string }> = {
     for: 'schemas at the borders',
   },
   ws: { in: ['broker/websocket.ts'], for: 'MQTT over WebSocket' },
+  'prom-client': { in: ['runtime/metrics.ts'], for: 'metrics in the form that Prometheus reads' },
   fastify: { in: ['enroll/admin'], for: 'the admin API' },
   mqtt: { in: ['device-sim/device.ts'], for: 'MQTT as a device speaks it' },
   commander: { in: ['cli'], for: 'the command line' },

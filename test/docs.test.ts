@@ -31,7 +31,9 @@ test('every variable in configuration.md is accepted, with its own default', () 
   ]
   assert.ok(rows.length > 20)
   for (const [, key, variable, value] of rows) {
-    const env = { [variable!]: value?.replace(/^\[(.*,.*)\]$/, '$1') ?? '/some/file' }
+    const env = {
+      [variable!]: value?.replace(/^\[(.*,.*)\]$/, '$1') ?? (/\.metrics$/.test(key!) ? '127.0.0.1:9464' : '/some/file'),
+    }
     assert.doesNotThrow(() => loadConfig({ env }), `${key}: ${variable}`)
   }
 })

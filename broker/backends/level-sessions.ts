@@ -8,6 +8,7 @@ import { WillStore } from './level-wills.ts'
 import { SessionQueues } from './session-queues.ts'
 import { type Entry, empty, keys } from './session-records.ts'
 import {
+  countsOf,
   createSession,
   endConnection,
   endConnections,
@@ -17,9 +18,11 @@ import {
   type Session,
   type State,
   takeNumber,
+  useAgain,
 } from './session-state.ts'
 import {
   type Claim,
+  type Counts,
   type Delivery,
   type DeviceQuota,
   type Due,
@@ -92,6 +95,10 @@ export class LevelSessions implements SessionStore {
     if (ended.length > 0) await options.area.write(ended, { sync: true })
     store.#begin(state)
     return store
+  }
+
+  get counts(): Counts {
+    return countsOf(this.#state)
   }
 
   async claim(clientId: string, broker: string, options: { keepMs: number; clean?: boolean }): Promise<Claim> {
@@ -428,20 +435,12 @@ export class LevelSessions implements SessionStore {
   #noteIncoming(session: Session, packetId: number, operations: Operation[]): boolean {
     if (session.incoming.has(packetId)) return false
     if (session.incoming.size >= maxIncoming) {
-      throw new FleetError(
-        'quota_exceeded',
-        `${maxIncoming} QoS 2 messages of ${session.clientId} wait for their PUBREL`,
-      )
+      throw new FleetError('quota_exceeded', `${maxIncoming} messages of ${session.clientId} wait for their PUBREL`)
     }
     session.incoming.add(packetId)
     operations.push({ type: 'put', key: keys.incoming(session.id, packetId), value: empty })
     return true
   }
-}
-
-function useAgain({ device, clientId }: Session): void {
-  device.sessions.delete(clientId)
-  device.sessions.add(clientId)
 }
 
 const notNow = (): FleetError => new FleetError('unavailable', 'the session store cannot be used now')

@@ -14,7 +14,7 @@ import {
   splitKey,
   type WillNote,
 } from './session-records.ts'
-import { deviceOf, type StoredSubscription } from './session-store.ts'
+import { type Counts, deviceOf, type StoredSubscription } from './session-store.ts'
 
 export type Session = {
   /** Its number in keys. A client that begins anew has another one, so what is left of the old can be removed later. */
@@ -297,4 +297,19 @@ async function forEach(
     if (page.length < limit) return
     after = page.at(-1)![0]
   }
+}
+
+/** The longest unused of a device comes first. */
+export function useAgain({ device, clientId }: Session): void {
+  device.sessions.delete(clientId)
+  device.sessions.add(clientId)
+}
+
+export function countsOf({ sessions, devices }: State): Counts {
+  const counts = { sessions: sessions.size, messages: 0, bytes: 0 }
+  for (const { messages, bytes } of devices.values()) {
+    counts.messages += messages
+    counts.bytes += bytes
+  }
+  return counts
 }

@@ -113,7 +113,11 @@ export type DeviceQuota = {
   readonly retainedBytes: number
 }
 
+/** Of all sessions; `bytes` are those of their messages and filters. */
+export type Counts = { sessions: number; messages: number; bytes: number }
+
 export interface SessionStore extends AsyncDisposable {
+  readonly counts: Counts
   /**
    * Makes `broker` the owner. A will that the former connection left behind becomes due where a server publishes it: unless
    * the session goes on before the will's delay has passed [MQTT-3.1.3-9].

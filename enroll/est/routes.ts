@@ -9,6 +9,7 @@ import type { Log } from '../../runtime/log.ts'
 import { LogLimit } from '../../runtime/log-limit.ts'
 import type { CertificateAuthority } from '../ca/certificate-authority.ts'
 import type { Hierarchy } from '../ca/hierarchy.ts'
+import type { Meters } from '../meters.ts'
 import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
 import { findWatchedUse, type WatchedKeyUse, watchedUseFact } from '../ra/key-watch.ts'
 import { defaultLabel, type Label, type Profiles } from '../ra/profiles.ts'
@@ -35,6 +36,7 @@ export type EstContext = {
   denials: EnrollmentDenials
   /** Called for every use, however many there are. */
   onWatchedKey: (use: WatchedKeyUse) => void
+  meters: Pick<Meters, 'answered' | 'took'>
   /** Renewals by device. */
   renewals: AttemptLimit
   /** How long older certificates stay good once a newer one is used. */
@@ -77,12 +79,24 @@ export function createEst(context: EstContext): {
   const guesses = new AttemptLimit(context.attemptsPerMinute)
 
   async function handle(request: EdgeRequest): Promise<EdgeAnswer> {
+    const began = performance.now()
+    try {
+      return await answerOf(request)
+    } finally {
+      context.meters.took(request.path, performance.now() - began)
+    }
+  }
+
+  async function answerOf(request: EdgeRequest): Promise<EdgeAnswer> {
     const credential = credentialOf(request)
     const lockedMs = credential === undefined ? 0 : guesses.waitMs(credential, context.clock().getTime())
     if (lockedMs > 0) throw tooMany(lockedMs)
     const { operation, label } = findOperation(request, context.profiles)
     const answer = await operation.handle(request, label, context)
-    if (!('refused' in answer)) return answer
+    if (!('refused' in answer)) {
+      context.meters.answered(request.path, answer.status === 202 ? 'pending' : 'ok')
+      return answer
+    }
     const { refused, contentType, body } = answer
     const denial = note(refused, request)
     const plain = await told(refused, request, denial)
@@ -112,6 +126,7 @@ export function createEst(context: EstContext): {
 
   async function told(error: unknown, request: EdgeRequestHead, denial: string): Promise<EdgeAnswer> {
     const known = await record(error, request, denial).catch((cause: unknown) => cause)
+    context.meters.answered(request.path, isFleetError(known) ? known.code : 'internal')
     logFailure(known, request, denial)
     return renderFailure(known, request.id, denial)
   }

@@ -2,6 +2,7 @@ import { explainDenial } from '../../contract/denial-explain.ts'
 import { byLastAt, type Denial, type DenialQuery } from '../../contract/denials.ts'
 import type { ProblemCode } from '../../contract/problems.ts'
 import { DenialRing } from '../../runtime/denial-ring.ts'
+import { Tally } from '../../runtime/metrics.ts'
 import { listDenials, writeDenial } from '../registry/denials.ts'
 import { type Registry, readAll, type Write } from '../registry/registry.ts'
 
@@ -26,6 +27,8 @@ export class EnrollmentDenials {
   readonly #ring: DenialRing<Denial>
   /** Of who never came to a request, which costs next to nothing: they push out none of the others, and are not written. */
   readonly #unasked: DenialRing<Denial>
+  /** By cause. */
+  readonly refusals = new Tally()
   /** Where each is written: a record that is deleted leaves its revision behind, so places are used again. */
   readonly #slots = new Map<string, number>()
   readonly #free: number[] = []
@@ -50,6 +53,7 @@ export class EnrollmentDenials {
 
   /** @returns the id to tell, at once */
   note({ cause, message, path, remoteAddress, deviceId, claimedId, now }: RefusedEnrollment): string {
+    this.refusals.add(1, cause)
     const at = now.toISOString()
     const owner = deviceId ?? remoteAddress
     const noted = { key: `${cause} ${owner} ${path.slice(0, maxText)}`, kind: cause, owner, now: now.getTime() }

@@ -157,12 +157,14 @@ class LevelEngine implements RegistryEngine {
     }
 
     const feedBefore = head.feed.seq
+    let isWriting = false
     const batch = new Map<string, Operation>()
     const settle = group.map((pending) => {
       try {
         const texts = new Map(pending.keys.map((key) => [key, textOf(key, before, batch)]))
         const { answer, changes } = pending.decide({ head, records: decodeRecords(texts) })
         if (changes !== undefined) {
+          isWriting = true
           const encoded = encodeChanges(head, changes, texts)
           for (const operation of encoded.operations) batch.set(operation.key, operation)
           head = encoded.head
@@ -173,7 +175,7 @@ class LevelEngine implements RegistryEngine {
       }
     })
 
-    if (batch.size > 0) {
+    if (isWriting) {
       batch.set(headKey, { type: 'put', key: headKey, value: JSON.stringify(head) })
       try {
         await this.#level.batch([...batch.values()], { sync: true })

@@ -130,9 +130,19 @@ export class Registry implements AsyncDisposable {
     }
   }
 
-  /** How many there are in `range`, counting no further than `atMost`. */
-  async count(range: Range, atMost: number): Promise<number> {
-    return (await this.#engine.page(range, undefined, atMost)).ids.length
+  /**
+   * How many there are in `range`, counting no further than `atMost`.
+   *
+   * @param after where in an index that goes `before` something to begin: a value
+   */
+  async count(range: Range, atMost: number, after?: string): Promise<number> {
+    return (await this.#engine.page(range, after, atMost)).ids.length
+  }
+
+  /** Writes nothing new, by the way of every commit. @throws FleetError `outcome_unknown`, `unavailable` */
+  async probe(): Promise<void> {
+    const changes = { records: [], indexed: [], audit: [], feed: [] }
+    await this.#engine.write([], () => ({ answer: undefined, changes }))
   }
 
   feedAfter(seq: number, limit: number): Promise<FeedEvent[]> {

@@ -287,6 +287,7 @@ test('how often they come is counted for a network, not for each of its addresse
     log: {} as never,
     denials: {} as never,
     events: {} as never,
+    meters: {} as never,
     clock: () => new Date(0),
     config,
   })

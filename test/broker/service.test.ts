@@ -52,10 +52,15 @@ test('wills are delivered when the broker stops, and every client sees the end',
 test('a broker that starts while enroll is away may let devices in for as long after the feed was last followed as a listener says', async () => {
   const device = await harness.device('sensor-1')
   const patient = { name: 'patient', listen: '127.0.0.1:0', handling: { stale_status: 'grace(1h)' } }
-  harness.settings.broker = { ...harness.settings.broker, listeners: [patient] }
+  harness.settings.broker = { ...harness.settings.broker, listeners: [patient], metrics: '127.0.0.1:0' }
   await harness.stopBroker()
   harness.feed.answering = false
   await harness.startBroker()
+  const ready = await fetch(`${harness.broker.probes}/readyz`)
+  assert.deepEqual(
+    [ready.status, (await ready.text()).split('\n')[0]],
+    [503, 'feed: nobody has said yet who is revoked'],
+  )
   const connack = async (listener: string): Promise<unknown> => {
     const port = Number(new URL(harness.broker.endpoints[listener]!).port)
     const socket = await harness.socket(device, { port })

@@ -1,4 +1,4 @@
-/** Every state, action and mode over real sockets: CONNACK, log and denial tell one verdict. */
+/** Every state, action and mode over real sockets: CONNACK, log, denial, metric and event tell one verdict. */
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -12,7 +12,7 @@ import {
   verificationFaults,
 } from '../../contract/verification.ts'
 import { parsePem, toPem } from '../../pki/certificate.ts'
-import { BrokerHarness, closeOf, type LogLine } from '../harness/broker.ts'
+import { BrokerHarness, closeOf, EventInbox, type LogLine, parsePolicy } from '../harness/broker.ts'
 import { revocationList, type TestCertificate, TestPki } from '../harness/certificates.ts'
 
 const hour = 3_600_000
@@ -30,6 +30,7 @@ const listeners = modes.flatMap((mode) =>
 let harness: BrokerHarness
 let listed: TestPki
 let pinned: TestPki
+let events: EventInbox
 let skewMs = 0
 before(async () => {
   listed = await TestPki.create('Listed')
@@ -42,7 +43,10 @@ before(async () => {
   )
   harness = await BrokerHarness.start({
     clock: () => new Date(Date.now() + skewMs),
+    policy: parsePolicy(`policies:
+      - { name: teller, match: { profile: service }, allow: { subscribe: ["$fleetgate/events/#"] } }`),
     broker: {
+      metrics: '127.0.0.1:0',
       listeners: listeners.map((one) => ({ ...one, listen: '127.0.0.1:0', trust: ['fleetgate', 'listed', 'pinned'] })),
       trust: [
         { label: 'listed', file: join(folder, 'listed.pem'), deviceId: 'subject.CN', crl: join(folder, 'list.pem') },
@@ -50,6 +54,8 @@ before(async () => {
       ],
     },
   })
+  const teller = await harness.device('teller', { profile: 'service', notAfter: new Date(Date.now() + 9 * hour) })
+  events = await EventInbox.open(await harness.connect(teller))
 })
 after(async () => {
   await harness[Symbol.asyncDispose]()
@@ -124,11 +130,23 @@ async function answer(listener: string, peer: TestCertificate | undefined, clien
   return connack
 }
 
+/** Of one scrape: a number by its name and labels. */
+async function scrape(): Promise<(name: string, labels: Record<string, string>) => number> {
+  const text = await (await fetch(`${harness.broker.probes}/metrics`)).text()
+  return (name, labels) => {
+    const written = Object.entries(labels).map(([label, value]) => `${label}="${value}"`)
+    const line = text.split('\n').find((one) => one.startsWith(`${name}{${written.join(',')}} `))
+    return Number(line?.split(' ').at(-1) ?? 0)
+  }
+}
+
 for (const state of verificationFaults) {
-  test(`${state}: CONNACK, log and denial say the same at every listener`, async () => {
+  test(`${state}: CONNACK, log, denial, metric and event say the same at every listener`, async () => {
     skewMs += 70_000 // so that the log tells every refusal
     const id = `matrix-${state.replaceAll('_', '-')}`
     const peer = await peers[state](id)
+    const before = await scrape()
+    const refused = new Map<string, { stage: string; cause: string; count: number }>()
     for (const { name: listener, mode, handling } of listeners) {
       const { action } = handlingTable(mode, handling)[state]
       const from = harness.testLog.lines.length
@@ -139,6 +157,8 @@ for (const state of verificationFaults) {
       const line: LogLine = await harness.testLog.until(eventOf[action], { listener, verification: state })
       assert.ok(harness.testLog.lines.indexOf(line) >= from, `${listener}: a line of its own`)
       assert.equal(line.action, action, listener)
+      const told = { listener, state, action: String(line.action) }
+      if (action === 'log-only' || action === 'grace') await events.until('connected', told)
       if (action !== 'reject') continue
       const [denial] = await harness.feed.askDenials({ id: String(line.denial), limit: 1 })
       assert.deepEqual(
@@ -147,6 +167,48 @@ for (const state of verificationFaults) {
       )
       assert.equal(denial?.message, line.detail)
       if (isTold) assert.equal(connack!.sentence, `${denial?.message}; denial ${denial?.id}`)
+      const event = await events.until('refused', told)
+      assert.deepEqual(
+        [event.denial, event.reason, event.message, event.stage],
+        [denial?.id, denial?.cause, denial?.message, denial?.stage],
+      )
+      const { stage, cause } = denial!
+      const { count } = refused.get(`${stage} ${cause}`) ?? { count: 0 }
+      refused.set(`${stage} ${cause}`, { stage, cause, count: count + 1 })
+    }
+    const after = await scrape()
+    for (const { name: listener, mode, handling } of listeners) {
+      const { action } = handlingTable(mode, handling)[state]
+      const labels = { listener, verification: state, action }
+      assert.equal(after('fleetgate_broker_handshakes_total', labels), 1, `${listener}: a metric`)
+    }
+    for (const { count, ...labels } of refused.values()) {
+      const name = 'fleetgate_broker_refusals_total'
+      assert.equal(after(name, labels) - before(name, labels), count, `${labels.stage} ${labels.cause}`)
     }
   })
 }
+
+test('what went over a connection is counted while it is open and after it, and a broker that serves is ready', async () => {
+  const device = await harness.device('counted', { notAfter: new Date(Date.now() + 9 * hour) })
+  const client = await harness.connect(device)
+  await client.subscribeAsync('x').catch(() => {})
+  const names = ['packets_received_total', 'packets_sent_total', 'received_bytes_total', 'sent_bytes_total']
+  const traffic = async (): Promise<number[]> => {
+    const text = await (await fetch(`${harness.broker.probes}/metrics`)).text()
+    assert.match(text, /^fleetgate_broker_feed_connected 1$/m)
+    assert.doesNotMatch(text, /counted|127\.0\.0\.1|matrix-/, 'no device, no address, no topic')
+    return names.map((name) => Number(new RegExp(`^fleetgate_broker_${name} (\\d+)$`, 'm').exec(text)?.[1]))
+  }
+  const read = await scrape()
+  assert.ok(read('fleetgate_broker_connections', { listener: 'mqtts', state: 'live' }) >= 1)
+  const open = await traffic()
+  assert.ok(open.every((count) => count > 1))
+  await client.endAsync()
+  await harness.testLog.until('session.closed', { clientId: 'counted' })
+  const closed = await traffic()
+  for (const [at, count] of closed.entries()) assert.ok(count >= open[at]!, names[at])
+  assert.equal(closed[0], open[0]! + 1, 'the DISCONNECT')
+  const ready = await fetch(`${harness.broker.probes}/readyz`)
+  assert.deepEqual([ready.status, await ready.text()], [200, 'feed: ok\ncertificate: ok\nstore: ok\n'])
+})

@@ -6,12 +6,12 @@ import { connect as connectTls } from 'node:tls'
 import type { Denial } from '../../contract/denials.ts'
 import { startCursor } from '../../contract/feed.ts'
 import { createKeyAndCsr } from '../../pki/x509.ts'
-import { EnrollHarness } from '../harness/fleet.ts'
+import { EnrollHarness, testConfiguration } from '../harness/fleet.ts'
 import { type Follower, followFeed } from '../harness/follower.ts'
 
 let fleet: EnrollHarness
 before(async () => {
-  fleet = await EnrollHarness.start()
+  fleet = await EnrollHarness.start({ config: testConfiguration({ enroll: { metrics: '127.0.0.1:0' } }) })
 })
 after(() => fleet[Symbol.asyncDispose]())
 
@@ -195,3 +195,29 @@ for (const { name, cause, fix, id, fail } of rows) {
     assert.doesNotMatch(await enrollWith(id, await fleet.token(id)), /denial/)
   })
 }
+
+test('requests, refusals and what the registry holds are metrics, by codes alone; a service that can issue is ready', async () => {
+  await using follower = await broker(true)
+  const text = (await (await fetch(`${fleet.probes}/metrics`)).text()).split('\n')
+  const numberOf = (series: string): number =>
+    Number(
+      text
+        .find((line) => line.startsWith(`${series} `))
+        ?.split(' ')
+        .at(-1),
+    )
+  assert.ok(numberOf('fleetgate_enroll_requests_total{operation="simpleenroll",outcome="token_invalid"}') >= 1)
+  assert.ok(numberOf('fleetgate_enroll_requests_total{operation="simpleenroll",outcome="ok"}') >= rows.length)
+  assert.ok(numberOf('fleetgate_enroll_refusals_total{cause="handshake_failed"}') >= 1)
+  assert.ok(numberOf('fleetgate_enroll_request_duration_seconds_count{operation="simpleenroll"}') > rows.length)
+  assert.ok(numberOf('fleetgate_enroll_devices{status="active"}') >= rows.length)
+  assert.ok(numberOf('fleetgate_enroll_tokens') >= rows.length)
+  assert.equal(numberOf('fleetgate_enroll_certificates_expiring{days="1"}'), 0)
+  assert.ok(numberOf('fleetgate_enroll_certificates_expiring{days="30"}') >= rows.length)
+  assert.equal(numberOf('fleetgate_enroll_feed_broker_connected{broker="broker-1"}'), 1)
+  assert.ok(numberOf('fleetgate_enroll_feed_broker_lag_events{broker="broker-1"}') > 0)
+  assert.ok(!text.some((line) => /f-1|cam-|127\.0\.0\.1/.test(line)), 'no device, no address')
+  const ready = await fetch(`${fleet.probes}/readyz`)
+  assert.deepEqual([ready.status, await ready.text()], [200, 'certificate: ok\nstore: ok\n'])
+  await follower[Symbol.asyncDispose]()
+})

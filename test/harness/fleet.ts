@@ -81,6 +81,11 @@ export class EnrollHarness implements AsyncDisposable {
     return this.#service!.endpoints
   }
 
+  /** Where there is an address in the configuration. */
+  get probes(): string {
+    return this.#service!.probes!
+  }
+
   get root(): string {
     return readFileSync(join(this.dataDir, 'root.crt'), 'utf8')
   }

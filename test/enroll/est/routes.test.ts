@@ -118,6 +118,7 @@ test('a wrong token costs the look-ups that an unknown device costs, and is look
   const denials = { note: () => 'd1', writes: () => [] }
   const clock = movableClock()
   const est = createEst({
+    meters: { answered: () => {}, took: () => {} },
     registry,
     log,
     denials,
@@ -171,6 +172,7 @@ test('a decision that waits for somebody is 202 with Retry-After in whole second
   }
   const registry = { find: async (kind: string) => (kind === 'token' ? { doc: token, rev: 1 } : undefined) }
   const est = createEst({
+    meters: { answered: () => {}, took: () => {} },
     registry,
     ra,
     profiles: new Profiles(config),
@@ -198,6 +200,7 @@ test('a failure of ours has an id like a refusal has, says no more than that, an
   const denials = await EnrollmentDenials.open({ list: async () => ({ items: [] }) } as never, () => '00000000000a')
   const testLog = new TestLog()
   const est = createEst({
+    meters: { answered: () => {}, took: () => {} },
     denials,
     profiles: new Profiles(config),
     clock: () => new Date(),

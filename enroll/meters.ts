@@ -1,0 +1,92 @@
+import { type EstOperation, estOperations } from '../contract/configuration.ts'
+import { deviceStatuses } from '../contract/feed.ts'
+import { type EnrollMetric, enrollMetrics } from '../contract/metrics.ts'
+import { Metrics, Tally, type Tell } from '../runtime/metrics.ts'
+import type { FeedServer } from './feed-server.ts'
+import type { EnrollmentDenials } from './ra/enrollment-denials.ts'
+import type { Registry } from './registry/registry.ts'
+
+type MetersOptions = {
+  registry: Pick<Registry, 'count' | 'head'>
+  denials: Pick<EnrollmentDenials, 'refusals'>
+  clock: () => Date
+}
+
+const dayMs = 86_400_000
+const withinDays = [1, 7, 30, 90]
+/** The registry may hold millions: what is counted there is counted so far, and looked at again after this. */
+const countAtMost = 10_000
+const countEveryMs = 60_000
+
+/** What enroll counts as it happens, and what it reads from the registry for whoever asks. */
+export class Meters {
+  readonly metrics: Metrics<EnrollMetric>
+  readonly #options: MetersOptions
+  readonly #requests = new Tally()
+  #feed: Pick<FeedServer, 'brokers'> | undefined
+  #certificateEnds: (() => Date) | undefined
+  #counted: { at: number; samples: Parameters<Tell<EnrollMetric>>[] } | undefined
+
+  constructor(options: MetersOptions) {
+    this.#options = options
+    this.metrics = new Metrics(enrollMetrics, (tell) => this.#read(tell))
+  }
+
+  /** What is there only once the service is whole. */
+  attach(feed: Pick<FeedServer, 'brokers'>, certificateEnds: () => Date): void {
+    this.#feed = feed
+    this.#certificateEnds = certificateEnds
+  }
+
+  /** @param outcome ok, pending, or a code */
+  answered(path: string, outcome: string): void {
+    this.#requests.add(1, operationOf(path), outcome)
+  }
+
+  took(path: string, ms: number): void {
+    this.metrics.observe('fleetgate_enroll_request_duration_seconds', ms / 1_000, operationOf(path))
+  }
+
+  async #read(tell: Tell<EnrollMetric>): Promise<void> {
+    const { registry, denials } = this.#options
+    for (const [count, labels] of this.#requests) tell('fleetgate_enroll_requests_total', count, ...labels)
+    for (const [count, labels] of denials.refusals) tell('fleetgate_enroll_refusals_total', count, ...labels)
+    const head = (await registry.head()).feed.seq
+    for (const { id, connected, appliedSeq } of (await this.#feed?.brokers()) ?? []) {
+      tell('fleetgate_enroll_feed_broker_connected', Number(connected), id)
+      tell('fleetgate_enroll_feed_broker_lag_events', Math.max(0, head - appliedSeq), id)
+    }
+    const ends = this.#certificateEnds?.()
+    if (ends !== undefined) tell('fleetgate_enroll_certificate_not_after_seconds', ends.getTime() / 1_000)
+    for (const sample of await this.#counts()) tell(...sample)
+  }
+
+  async #counts(): Promise<Parameters<Tell<EnrollMetric>>[]> {
+    const { registry, clock } = this.#options
+    const now = clock()
+    if (this.#counted !== undefined && now.getTime() - this.#counted.at < countEveryMs) return this.#counted.samples
+    const samples: Parameters<Tell<EnrollMetric>>[] = []
+    for (const value of deviceStatuses)
+      samples.push([
+        'fleetgate_enroll_devices',
+        await registry.count({ index: 'device.status', value }, countAtMost),
+        value,
+      ])
+    samples.push(['fleetgate_enroll_tokens', await registry.count({ kind: 'token' }, countAtMost)])
+    const pending = { index: 'approval.decision', value: 'pending' }
+    samples.push(['fleetgate_enroll_approvals_pending', await registry.count(pending, countAtMost)])
+    for (const days of withinDays) {
+      const before = new Date(now.getTime() + days * dayMs).toISOString()
+      const count = await registry.count({ index: 'certificate.notAfter', before }, countAtMost, now.toISOString())
+      samples.push(['fleetgate_enroll_certificates_expiring', count, String(days)])
+    }
+    this.#counted = { at: now.getTime(), samples }
+    return samples
+  }
+}
+
+/** Of the path of a request; one that is none of EST is `other`, whatever it says. */
+function operationOf(path: string): EstOperation | 'other' {
+  const name = path.slice(path.lastIndexOf('/') + 1)
+  return estOperations.find((operation) => operation === name) ?? 'other'
+}
