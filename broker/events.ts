@@ -83,7 +83,7 @@ export class Events implements AsyncDisposable {
 
   /** Something was refused; `denial` is the id under which it can be asked about. */
   refused(refused: Refused, refusal: Refusal, denial: string): void {
-    const { stage, cause, message, asked } = refusal
+    const { stage, cause, message, asked, times = 1 } = refusal
     // A session that has to go is told of as disconnected.
     if (stage === 'session') return
     // The will of a CONNECT has an address, one that is due has no connection.
@@ -110,7 +110,7 @@ export class Events implements AsyncDisposable {
       stage,
       denial,
       asked: asked && written(asked),
-      ...(turn.suppressed > 0 ? { count: turn.suppressed + 1 } : {}),
+      ...(turn.suppressed + times > 1 ? { count: turn.suppressed + times } : {}),
     })
   }
 

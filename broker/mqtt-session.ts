@@ -3,7 +3,6 @@ import { isFleetError } from '../runtime/errors.ts'
 import type { Message } from './backends/session-store.ts'
 import { termsOf } from './connect-policy.ts'
 import { refusedOf } from './denials.ts'
-import { eventOf } from './events.ts'
 import { type Audience, Lanes } from './fast-path.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
 import { type ConnectRefusal, type MqttContext, noteEnded, noteRefused, warnOfStore, who } from './mqtt-context.ts'
@@ -215,7 +214,7 @@ export class MqttSession implements LinkEvents, Receiver {
   /** In its turn: the session, its will, its place on the bus; then the client is told. */
   async #establish(packet: Connect): Promise<void> {
     const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log } = this.#context
-    const { firstUses, events, presence, meters } = this.#context
+    const { firstUses, presence, meters } = this.#context
     const connection = this.#connection
     const clientId = connection.clientId!
     const asked = packet.properties?.sessionExpiryInterval ?? 0
@@ -264,7 +263,6 @@ export class MqttSession implements LinkEvents, Receiver {
     sessions.opened(connection, this)
     presence.opened(connection)
     if (connection.verdict) meters.decided(connection.verdict)
-    events.raise({ type: 'connected', ...eventOf(connection) })
     this.#pump = new SessionPump({
       store,
       link: connection.link,
@@ -379,7 +377,7 @@ export class MqttSession implements LinkEvents, Receiver {
 
   /** After the connection: its place on the bus, its session, then the will; then the client id is free. */
   async #end(end: LinkEnd): Promise<void> {
-    const { sessions, fastPath, log, events, presence, meters } = this.#context
+    const { sessions, fastPath, log, presence, meters } = this.#context
     const connection = this.#connection
     const wasLive = connection.state === 'live'
     sessions.remove(connection)
@@ -392,7 +390,10 @@ export class MqttSession implements LinkEvents, Receiver {
       this.#context.gate.refused(refusedOf(connection), refusal, who(connection))
     }
     this.#undelivered.flush()
-    if (wasLive && !isOwnWay(why)) noteEnded(this.#context, connection, why, end.sentence)
+    if (wasLive) {
+      if (!isOwnWay(why)) noteEnded(this.#context, connection, why, end.sentence)
+      presence.closed(connection, why)
+    }
     if (end.cause !== undefined) log.error({ event: 'broker.failed', err: end.cause }, 'a packet could not be handled')
     this.#guard.stop()
     this.#pump?.stop()
@@ -403,8 +404,6 @@ export class MqttSession implements LinkEvents, Receiver {
     await this.#leave(wasLive)
     sessions.release(connection)
     if (!wasLive) return
-    presence.closed(connection, why)
-    events.raise({ type: 'disconnected', ...eventOf(connection), reason: why })
     const { packetsIn, bytesIn, bytesOut } = connection.link.counters
     log.info(
       {

@@ -144,6 +144,7 @@ export class MqttService implements AsyncDisposable {
       await Presence.open({
         settings: config.events,
         brokerId: config.id,
+        events,
         store,
         router,
         sessions,

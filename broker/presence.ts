@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import type { DeviceStatus } from '../contract/feed.ts'
 import { anyPresence, type Presence as Body, presence as bodyShape, presenceTopic } from '../contract/fleet-events.ts'
 import { brokerItself, type Message, type SessionStore } from './backends/session-store.ts'
-import { certificateShown, type EventSettings, eventOf, messageOf } from './events.ts'
+import { certificateShown, type EventSettings, type Events, eventOf, messageOf } from './events.ts'
 import type { Gate } from './gate.ts'
 import type { Router } from './router.ts'
 import type { Connection, EndReason, Sessions } from './sessions.ts'
@@ -11,6 +11,7 @@ type PresenceOptions = {
   settings: EventSettings
   brokerId: string
   store: Pick<SessionStore, 'retained'>
+  events: Pick<Events, 'raise'>
   router: Pick<Router, 'retain' | 'route'>
   sessions: Pick<Sessions, 'ofDevice'>
   gate: Pick<Gate, 'standingOf'>
@@ -24,7 +25,7 @@ const perTurn = 500
 const againMs = 1_000
 
 /**
- * Whether each device is there, retained. What is told is how things stand when its turn comes: of a device that comes and goes,
+ * Whether each device is there, retained; and who comes and goes, as events. What is retained is how things stand when its turn comes: of a device that comes and goes,
  * or of ten thousand that come back at once, no more than the disk takes.
  */
 export class Presence implements AsyncDisposable {
@@ -49,15 +50,18 @@ export class Presence implements AsyncDisposable {
     return presence
   }
 
-  opened({ deviceId }: Connection): void {
+  opened(connection: Connection): void {
+    this.#options.events.raise({ type: 'connected', ...eventOf(connection) })
+    const { deviceId } = connection
     if (deviceId === undefined) return
     if (!this.#since.has(deviceId)) this.#since.set(deviceId, this.#options.clock())
     this.#mark(deviceId, undefined)
   }
 
-  /** It is not live any more. */
+  /** To be called in the turn in which it is not live any more: whoever looks at its device meanwhile would see neither. */
   closed(connection: Connection, reason: EndReason): void {
-    const { deviceId } = connection
+    const { deviceId, denial } = connection
+    this.#options.events.raise({ type: 'disconnected', ...eventOf(connection), reason, denial })
     if (deviceId === undefined) return
     const isThere = this.#connectionsOf(deviceId).length > 0
     if (!isThere) this.#since.delete(deviceId)

@@ -343,6 +343,7 @@ test('a presence is told as it stands when its turn comes, and again when the st
   const presence = await Presence.open({
     settings,
     brokerId: 'b-1',
+    events: { raise: () => {} },
     store: { async *retained() {} },
     router: {
       retain: async ({ payload }) => {
