@@ -29,6 +29,8 @@ import {
   disallowReceipt,
   type HoldReceipt,
   holdReceipt,
+  type IncidentView,
+  incidentView,
   type LateRenewalView,
   lateRenewalView,
   type PolicyView,
@@ -141,6 +143,19 @@ export class AdminClient implements Disposable {
   revokeDevice(id: string, reason: RevocationReason, waitMs: number): Promise<RevocationReceipt> {
     const path = `/v1/devices/${encodeURIComponent(id)}/revoke`
     return this.#call(revocationReceipt, { method: 'POST', path, body: { reason, waitMs }, waitMs })
+  }
+
+  listIncidents({ deviceId, open }: { deviceId: string | undefined; open: boolean }): Promise<IncidentView[]> {
+    return this.#pages(incidentView, '/v1/incidents', { ...(deviceId && { deviceId }), open: String(open) })
+  }
+
+  getIncident(id: string): Promise<IncidentView> {
+    return this.#call(incidentView, { method: 'GET', path: `/v1/incidents/${encodeURIComponent(id)}` })
+  }
+
+  closeIncident(id: string, note: string): Promise<IncidentView> {
+    const path = `/v1/incidents/${encodeURIComponent(id)}/close`
+    return this.#call(incidentView, { method: 'POST', path, body: { note } })
   }
 
   disableDevice(id: string, waitMs: number): Promise<HoldReceipt> {

@@ -10,6 +10,7 @@ import { addDemo } from './commands/demo.ts'
 import { addDenials } from './commands/denials.ts'
 import { addDevice } from './commands/device.ts'
 import { addEnroll } from './commands/enroll.ts'
+import { addIncidents } from './commands/incident.ts'
 import { addPolicy } from './commands/policy.ts'
 import { addRenew } from './commands/renew.ts'
 import { dataDirOf, type Format } from './commands/shared.ts'
@@ -62,6 +63,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addDemo,
     addDevice,
     addDenials,
+    addIncidents,
     addToken,
     addEnroll,
     addRenew,

@@ -1,6 +1,7 @@
 import type { Alert, BrokerReport, CertificateUsed, SessionCut } from '../contract/broker-reports.ts'
 import type { ProblemCode } from '../contract/problems.ts'
-import type { Log } from '../runtime/log.ts'
+import type { Alerts } from './alerts.ts'
+import { noteEvidence } from './ca/incidents.ts'
 import { noteUse } from './ca/supersession.ts'
 import type { Reported } from './feed-server.ts'
 import type { AuditFact } from './registry/audit-log.ts'
@@ -12,21 +13,15 @@ import { type Registry, untilNoConflict } from './registry/registry.ts'
 const attempts = 100
 
 type Said<R extends BrokerReport> = { broker: string; requestId: string; report: R }
-type ReportsOptions = { registry: Registry; overlapMs: number; clock: () => Date; log: Log }
+type ReportsOptions = { registry: Registry; alerts: Alerts; overlapMs: number; clock: () => Date }
 
 /** Takes what brokers report. A report that comes again has no second effect: its id is the request's. */
 export function createReportDesk({
   registry,
+  alerts,
   overlapMs,
   clock,
-  log,
 }: ReportsOptions): (reported: Reported) => Promise<void> {
-  const record = async (requestId: string, fact: Omit<AuditFact, 'requestId'>): Promise<boolean> => {
-    const audit = [{ ...fact, requestId }]
-    const { replayed } = await registry.commit({ requestId, writes: [], audit, at: clock() })
-    return !replayed
-  }
-
   /** @param heardAt when it came; it may have to be written more than once */
   async function cut({ broker, requestId, report }: Said<SessionCut>, heardAt: Date): Promise<void> {
     const { type: _type, deviceId, ...rest } = report
@@ -43,23 +38,27 @@ export function createReportDesk({
     await untilNoConflict(async () => {
       const before = deviceId === undefined ? undefined : await findCuts(registry, deviceId)
       const ended = { ...rest, broker, heardAt: heardAt.toISOString() }
-      const writes = deviceId === undefined ? [] : [writeCut(deviceId, ended, before)]
-      await registry.commit({ requestId, writes, audit: [audit], at: heardAt })
+      const cuts = deviceId === undefined ? [] : [writeCut(deviceId, ended, before)]
+      const { writes } = await evidenceOf(audit, report, broker, heardAt)
+      await registry.commit({ requestId, writes: [...cuts, ...writes], audit: [audit], at: heardAt })
     }, attempts)
   }
 
-  async function alerted({ broker, requestId, report }: Said<Alert>): Promise<void> {
-    const isNew = await record(requestId, {
-      action: 'alert.raised',
-      actor: `broker:${broker}`,
-      subject: subjectOf(report),
-      outcome: 'done',
-      details: detailsOf(report),
-      remoteAddress: report.remoteAddress,
-    })
-    const { kind, deviceId, remoteAddress, serial, count, detail } = report
-    if (isNew)
-      log.warn({ event: 'alert.raised', kind, broker, deviceId, remoteAddress, serial, count, detail }, 'alert')
+  /** Of a theft it is evidence; otherwise it is an end as any other. */
+  async function evidenceOf(
+    { details = {} }: AuditFact,
+    { deviceId, at, remoteAddress }: SessionCut,
+    by: string,
+    now: Date,
+  ) {
+    if (deviceId === undefined) return { writes: [] }
+    const evidence = { at, what: 'session.cut', by, remoteAddress, details }
+    return noteEvidence(registry, { kind: 'stolen', deviceId, evidence, opens: false, now })
+  }
+
+  function alerted({ broker, requestId, report }: Said<Alert>): Promise<void> {
+    const { kind, deviceId, remoteAddress, at } = report
+    return alerts.raise({ kind, deviceId, remoteAddress, by: broker, requestId, at, details: detailsOf(report) })
   }
 
   /** From its first session on it is certain that the device has the certificate. */

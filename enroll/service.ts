@@ -15,6 +15,7 @@ import type { Log } from '../runtime/log.ts'
 import { createProbes, type Readiness } from '../runtime/probes.ts'
 import { parseYaml } from '../runtime/yaml.ts'
 import { createAdmin } from './admin/routes.ts'
+import { Alerts } from './alerts.ts'
 import { CertificateAuthority } from './ca/certificate-authority.ts'
 import { keepCredentials } from './ca/credentials.ts'
 import { openHierarchy } from './ca/hierarchy.ts'
@@ -125,6 +126,7 @@ export async function createEnrollService(input: {
     log,
     changed: () => est.renew(credential()),
   })
+  const alerts = new Alerts({ registry, clock, log })
   const feed = opened.use(
     await FeedServer.open({
       registry,
@@ -133,7 +135,7 @@ export async function createEnrollService(input: {
       listen: config.enroll.feed,
       credential: credential(),
       anchors,
-      onReport: createReportDesk({ registry, overlapMs: config.enroll.overlapMs, clock, log }),
+      onReport: createReportDesk({ registry, alerts, overlapMs: config.enroll.overlapMs, clock }),
     }),
   )
   const admin = opened.use(
@@ -188,7 +190,7 @@ export async function createEnrollService(input: {
         log,
         attemptsPerMinute,
         denials,
-        onWatchedKey: ({ at: _, ...use }) => log.warn({ event: 'key.used', ...use }, 'a compromised key was used'),
+        onWatchedKey: (use) => alerts.keyUsed(use),
         meters,
         renewals,
         overlapMs,

@@ -14,6 +14,7 @@ import { requireOperator } from './auth.ts'
 import { brokerRoutes } from './brokers.ts'
 import { denialRoutes } from './denials.ts'
 import { deviceRoutes } from './devices.ts'
+import { incidentRoutes } from './incidents.ts'
 import { issuanceRoutes } from './issuance.ts'
 import { lateRenewalRoutes } from './late-renewals.ts'
 import { type AdminContext, type Route, route } from './route.ts'
@@ -63,6 +64,7 @@ export async function createAdmin(
     ...brokerRoutes,
     ...denialRoutes,
     ...deviceRoutes,
+    ...incidentRoutes,
     ...issuanceRoutes,
     ...lateRenewalRoutes,
   ])

@@ -25,7 +25,12 @@ export type IncidentRecord = {
   /** As in the audit log: `operator:<cn>`, `system` */
   openedBy: string
   evidence: IncidentEvidence[]
+  /** How much of the middle of the evidence is not kept. */
+  leftOut?: number
   closedAt?: string
+  closedBy?: string
+  /** Of whoever closed it. */
+  note?: string
 }
 
 /** The same incident has the same id, whoever opens it how often: 12 lower-case hex digits. */
@@ -35,15 +40,16 @@ export const incidentIdOf = ({ kind, deviceId, openedAt }: Pick<IncidentRecord, 
 export const findIncident = (registry: Registry, id: string): Promise<Stored<IncidentRecord> | undefined> =>
   registry.find('incident', id)
 
-/** In order of id, closed ones too. */
+/** In order of id, closed ones too unless those that are open are asked for. */
 export const listIncidents = (
   registry: Registry,
-  { deviceId, ...paging }: { deviceId?: string } & Paging,
+  { deviceId, open = false, ...paging }: { deviceId?: string | undefined; open?: boolean } & Paging,
 ): Promise<Page<IncidentRecord>> =>
   registry.list(
     'incident',
     deviceId === undefined ? { kind: 'incident' } : { index: 'incident.device', value: deviceId },
     paging,
+    ({ closedAt }) => !open || closedAt === undefined,
   )
 
 /** @param expect the revision it was read at; 0: it must not exist */

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { after, before, suite, test } from 'node:test'
+import type { BrokerReport } from '../../contract/broker-reports.ts'
 import { type Cursor, decodeBody, startCursor } from '../../contract/feed.ts'
+import { createCsr } from '../../pki/x509.ts'
 import { chainHash } from '../../runtime/chain.ts'
-import { EnrollHarness } from '../harness/fleet.ts'
+import { codeOf, EnrollHarness } from '../harness/fleet.ts'
 import { followFeed } from '../harness/follower.ts'
 
 suite('the trust feed', () => {
@@ -112,6 +114,50 @@ suite('the trust feed', () => {
     }
     assert.equal(await use('0000-2001', 'ab'.repeat(32)), undefined)
     assert.equal(await use('0000-2002', before.fingerprint), at)
+  })
+
+  test('what is seen of a stolen device is evidence of its incident, until that is closed; then another is opened', async () => {
+    const { key } = await fleet.enrolledDevice('cam-stolen')
+    const stolen = (await fleet.admin('POST', '/devices/cam-stolen/stolen')).body
+    await using feed = await followFeed(fleet, startCursor)
+    await feed.see(({ kind }) => kind === 'live')
+    const at = new Date().toISOString()
+    const peer = { deviceId: 'cam-stolen', listener: 'mqtts', remoteAddress: '192.0.2.7' }
+    const cut = { type: 'session.cut', reason: 'device_revoked', state: 'live', isResumed: false, connectedAt: at, at }
+    const counts = { tookMs: 1, packetsIn: 1, bytesIn: 1, packetsOut: 1, bytesOut: 1, publish: ['a'], subscribe: [] }
+    const alert = { type: 'alert', kind: 'stolen', at, detail: 'its key was used', count: 1, ...peer }
+    const report = async (id: string, report: object): Promise<void> => {
+      feed.send({ kind: 'report', id, report: report as BrokerReport })
+      await feed.see((message) => message.kind === 'noted' && message.id === id)
+    }
+    await report('0000-5001', { ...cut, ...counts, ...peer })
+    await report('0000-5002', alert)
+    const { body } = await fleet.admin('GET', `/incidents/${stolen.incident}`)
+    assert.deepEqual(
+      body.evidence.map((one: { what: string; by: string }) => `${one.what} ${one.by}`),
+      ['device.stolen enroll', 'session.cut broker-1', 'alert.raised broker-1'],
+    )
+    // Its key in a request, from one address again and again.
+    const csr = await createCsr({ privateKeyPem: key, commonName: 'cam-other' })
+    const token = await fleet.token('cam-other')
+    for (const _ of [1, 2]) assert.equal(codeOf(await fleet.enroll('cam-other', token, csr)), 'key_compromised')
+    const kinds = async () => {
+      const { evidence } = (await fleet.admin('GET', `/incidents/${stolen.incident}`)).body
+      return evidence.map(({ details }: { details: { kind?: string } }) => details.kind).slice(2)
+    }
+    while ((await kinds()).length < 2);
+    assert.deepEqual(await kinds(), ['stolen', 'key_reused'])
+
+    const close = (note: string) => fleet.admin('POST', `/incidents/${stolen.incident}/close`, { note })
+    const { body: closed } = await close('found, wiped')
+    assert.deepEqual([closed.note, closed.closedBy], ['found, wiped', 'operator:operator'])
+    assert.deepEqual((await close('another note')).body, closed)
+    await report('0000-5003', alert)
+    const { items } = (await fleet.admin('GET', '/incidents?deviceId=cam-stolen&open=true')).body
+    assert.deepEqual([items.length, items[0].openedBy, items[0].evidence.length], [1, 'system', 1])
+    assert.equal((await fleet.admin('GET', '/incidents?deviceId=cam-stolen')).body.items.length, 2)
+    assert.equal((await fleet.admin('GET', '/incidents/000000000000')).status, 404)
+    assert.equal((await fleet.admin('POST', `/incidents/${items[0].id}/close`, { note: '\u0007' })).status, 400)
   })
 
   test('a broker that reports more than it has heard to be noted is cut off', async () => {

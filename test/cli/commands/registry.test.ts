@@ -62,6 +62,23 @@ const approval = {
   decision: 'pending',
 }
 const lateRenewal = { deviceId: 'cam-1', status: 'unspent', allowedAt: at, allowedBy: 'operator:ann', expiresAt: at }
+const incident = {
+  id: '0123456789ab',
+  kind: 'stolen',
+  deviceId: 'cam-1',
+  openedAt: at,
+  openedBy: 'operator:operator',
+  evidence: [
+    {
+      at,
+      what: 'session.cut',
+      by: 'broker-1',
+      remoteAddress: '192.0.2.9',
+      details: { clientId: 'cam\u202e', publish: ['a', 'b'] },
+    },
+  ],
+  leftOut: 3,
+}
 const ok = (body: unknown): AdminAnswer => ({ status: 200, body })
 
 const cases: {
@@ -122,6 +139,25 @@ const cases: {
     asked: { method: 'POST', path: '/v1/devices/cam-1/revoke', body: { reason: 'keyCompromise', waitMs: 10_000 } },
     shown:
       /in force +on 1 of 1, 4\.3 ms\nbroker-1 +in force after 4\.3 ms\nTLS tickets +void\ncam-1 +session from 192\.0\.2\.9 closed after 4\.0 ms on broker-1 mqtts; last packet: publish devices\/cam-1\/x at 2026/,
+  },
+  {
+    argv: ['incident', 'ls', '--device', 'cam-1'],
+    answer: { items: [incident] },
+    asked: { method: 'GET', path: '/v1/incidents', query: { deviceId: 'cam-1', open: 'true', limit: '1000' } },
+    shown: /^INCIDENT +KIND +DEVICE.*\n0123456789ab +stolen +cam-1 +2026\S+ +- +4\n$/,
+  },
+  {
+    argv: ['incident', 'show', '0123456789ab'],
+    answer: incident,
+    asked: { method: 'GET', path: '/v1/incidents/0123456789ab' },
+    shown:
+      /left out +3 in the middle\n\n2026\S+ session\.cut by broker-1 from 192\.0\.2\.9\n {2}clientId=cam<U\+202E>\n {2}publish=a,b\n$/,
+  },
+  {
+    argv: ['incident', 'close', '0123456789ab', '--note', 'found'],
+    answer: { ...incident, closedAt: at, closedBy: 'operator:operator', note: 'found' },
+    asked: { method: 'POST', path: '/v1/incidents/0123456789ab/close', body: { note: 'found' } },
+    shown: /closed +2026\S+ by operator:operator\nnote +found\n/,
   },
   {
     argv: ['device', 'allow', 'ls', '--label', 'line', '--device', 'cam-1'],

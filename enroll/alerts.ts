@@ -1,0 +1,72 @@
+import type { Alert } from '../contract/broker-reports.ts'
+import type { Log } from '../runtime/log.ts'
+import { LogLimit } from '../runtime/log-limit.ts'
+import { noteEvidence } from './ca/incidents.ts'
+import type { WatchedKeyUse } from './ra/key-watch.ts'
+import type { AuditFact } from './registry/audit-log.ts'
+import { type Registry, untilNoConflict } from './registry/registry.ts'
+
+type Raised = {
+  kind: Alert['kind']
+  deviceId: string | undefined
+  remoteAddress: string
+  /** `enroll`, or the broker that saw it. */
+  by: string
+  requestId: string
+  /** When it was seen. */
+  at: string
+  details: NonNullable<AuditFact['details']>
+}
+
+// Several of one device come at once, and each is evidence of one incident.
+const attempts = 100
+
+/** What a person has to look at: a line in the log, an entry in the audit log, and evidence of an incident, in one batch. */
+export class Alerts {
+  readonly #registry: Registry
+  readonly #clock: () => Date
+  readonly #log: Log
+  readonly #uses = new LogLimit({ burst: 1, everyMs: 60_000 })
+
+  constructor(options: { registry: Registry; clock: () => Date; log: Log }) {
+    this.#registry = options.registry
+    this.#clock = options.clock
+    this.#log = options.log
+  }
+
+  /** Once for each request id. */
+  async raise({ kind, deviceId, remoteAddress, by, requestId, at, details }: Raised): Promise<void> {
+    const now = this.#clock()
+    const { incident, isNew } = await untilNoConflict(async () => {
+      const evidence = { at, what: 'alert.raised', by, remoteAddress, details: { ...details, kind } }
+      const noted =
+        deviceId === undefined
+          ? { incident: undefined, writes: [] }
+          : await noteEvidence(this.#registry, { kind, deviceId, evidence, opens: true, now })
+      const fact: AuditFact = {
+        action: 'alert.raised',
+        actor: by === 'enroll' ? 'system' : `broker:${by}`,
+        subject: deviceId === undefined ? 'unknown' : `device:${deviceId}`,
+        outcome: 'done',
+        details: { kind, ...details, ...(noted.incident === undefined ? {} : { incident: noted.incident }) },
+        remoteAddress,
+        requestId,
+      }
+      const { replayed } = await this.#registry.commit({ requestId, writes: noted.writes, audit: [fact], at: now })
+      return { incident: noted.incident, isNew: !replayed }
+    }, attempts)
+    if (isNew)
+      this.#log.warn({ event: 'alert.raised', kind, by, deviceId, remoteAddress, incident, ...details }, 'alert')
+  }
+
+  /** Somebody who goes on trying from one address is told of once a minute. */
+  keyUsed({ spkiHash, deviceId, remoteAddress, where, path, requestId, at }: WatchedKeyUse): void {
+    const turn = this.#uses.take(`${spkiHash} ${remoteAddress}`, at.getTime())
+    if (turn === undefined) return
+    const details = { key: spkiHash, where, path, count: turn.suppressed + 1 }
+    this.raise({
+      ...{ kind: 'key_reused', deviceId, remoteAddress, by: 'enroll', details },
+      ...{ requestId: `${requestId}-alert`, at: at.toISOString() },
+    }).catch((err: unknown) => this.#log.error({ event: 'alert.notNoted', deviceId, err }, 'an alert was not noted'))
+  }
+}
