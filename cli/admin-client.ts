@@ -37,6 +37,7 @@ import {
   type pageOf,
   policyView,
   type ReadmitDevice,
+  type RegisterCertificate,
   type RevocationReceipt,
   revocationReceipt,
   type StatusView,
@@ -216,6 +217,10 @@ export class AdminClient implements Disposable {
 
   listCertificates(query: { deviceId?: string }): Promise<CertificateView[]> {
     return this.#pages(certificateView, '/v1/certificates', query)
+  }
+
+  registerCertificate(body: RegisterCertificate): Promise<CertificateView> {
+    return this.#call(certificateView, { method: 'POST', path: '/v1/certificates', body })
   }
 
   getCertificate(serial: string): Promise<CertificateView> {

@@ -27,6 +27,7 @@
  * | POST /v1/approvals/:id/approve| approveRequest          | approvalView               |
  * | POST /v1/approvals/:id/deny   | denyRequest             | approvalView               |
  * | GET  /v1/certificates         | listCertificates        | page of certificateView    |
+ * | POST /v1/certificates         | registerCertificate     | certificateView (201)      |
  * | GET  /v1/certificates/:serial |                         | certificateView            |
  * | POST /v1/certificates/:serial/revoke | revokeDevice     | certificateReceipt         |
  * | GET  /v1/incidents            | listIncidents           | page of incidentView       |
@@ -139,6 +140,10 @@ export const denyRequest = z.strictObject({
     .default('no reason was given')
     .describe('The device is told it'),
 })
+export const registerCertificate = z.strictObject({
+  deviceId,
+  pem: z.string().max(20_000).describe('One certificate, of whatever CA'),
+})
 export const listCertificates = z.strictObject({ deviceId: deviceId.optional(), after: z.string().optional(), limit })
 export const listIncidents = z.strictObject({
   deviceId: deviceId.optional(),
@@ -229,12 +234,14 @@ export const approvalView = z.object({
     .describe('Of the certificate that the device of this name has; shown for one request alone'),
 })
 export const certificateView = z.object({
-  serial: z.string(),
-  kind: z.enum(['device', 'server', 'broker', 'operator']),
+  serial: z.string().describe('Of a foreign certificate its name here, from its fingerprint'),
+  kind: z.enum(['device', 'foreign', 'server', 'broker', 'operator']).describe('foreign: of another CA, registered'),
   deviceId: z.string().optional(),
   profile: z.string(),
   status: z.enum(['reserved', 'issued', 'held', 'revoked']),
   subject: z.string().optional(),
+  issuer: z.string().optional().describe('Of a foreign certificate, likewise issuerSerial'),
+  issuerSerial: z.string().optional(),
   fingerprint: z.string().optional(),
   notBefore: z.string().optional(),
   notAfter: z.string().optional(),
@@ -396,6 +403,7 @@ export type DisallowDevices = z.input<typeof disallowDevices>
 export type AllowanceView = z.output<typeof allowanceView>
 export type ChangeDevice = z.input<typeof changeDevice>
 export type ReadmitDevice = z.input<typeof readmitDevice>
+export type RegisterCertificate = z.input<typeof registerCertificate>
 export type CreateToken = z.input<typeof createToken>
 export type DeviceView = z.output<typeof deviceView>
 export type TokenView = z.output<typeof tokenView>

@@ -1,6 +1,8 @@
+import { readFileSync } from 'node:fs'
 import { type Command, InvalidArgumentError } from 'commander'
 import type { CertificateReceipt, CertificateView } from '../../contract/admin-api.ts'
-import { isSerialNumber, type RevocationReason, type SerialNumber } from '../../contract/ids.ts'
+import { type DeviceId, isSerialNumber, type RevocationReason, type SerialNumber } from '../../contract/ids.ts'
+import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'
@@ -30,6 +32,15 @@ export function addCert(program: Command, io: Io): void {
     .description('show one certificate with its PEM')
     .argument('<serial>', 'serial number, hex', serialNumber)
     .action((serial: string, options: Common) => ask(io, options, (client) => client.getCertificate(serial), details))
+
+  examples(withCommon(cert.command('register')), 'cert register cam-1.crt --device cam-1')
+    .description('note a certificate of another CA as that of a device, for listeners with pinned certificates')
+    .argument('<file>', 'one certificate in PEM')
+    .requiredOption('--device <id>', 'the device, which has to be registered', deviceId)
+    .action((file: string, options: Common & { device: DeviceId }) => {
+      const pem = readCertificate(file)
+      return ask(io, options, (client) => client.registerCertificate({ deviceId: options.device, pem }), details)
+    })
 
   waiting(withCommon(cert.command('revoke')), 'cert revoke 5f0c3a9e7d21b84460d2f1a7c39be018 --reason superseded')
     .description('revoke one certificate and leave its device the others; for all of them: device revoke')
@@ -73,6 +84,8 @@ export function addCert(program: Command, io: Io): void {
         ['profile', view.profile],
         ['status', view.status],
         ['subject', view.subject],
+        ['issuer', view.issuer],
+        ['issuer serial', view.issuerSerial],
         ['fingerprint', view.fingerprint],
         ['not before', view.notBefore],
         ['not after', view.notAfter],
@@ -82,6 +95,14 @@ export function addCert(program: Command, io: Io): void {
       ],
       io.colour,
     ) + (view.pem === undefined ? '' : `${view.pem.trimEnd()}\n`)
+}
+
+function readCertificate(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (cause) {
+    throw new FleetError('config_invalid', `${path} cannot be read; name a file with one certificate in PEM`, { cause })
+  }
 }
 
 /** Takes what openssl prints too: upper case, with or without colons. */

@@ -4,6 +4,7 @@ import {
   createToken,
   listAudit,
   listCertificates as listQuery,
+  registerCertificate as registerBody,
   revokeDevice,
   serialNumber,
 } from '../../contract/admin-api.ts'
@@ -13,6 +14,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import { revokeCertificate } from '../ca/certificate-revocation.ts'
 import { putPolicy } from '../policy.ts'
 import { createToken as mint } from '../ra/enrollment-tokens.ts'
+import { registerCertificate } from '../ra/foreign-certificate.ts'
 import { decodeAudit } from '../registry/audit-log.ts'
 import { type CertificateRecord, getCertificate, listCertificates } from '../registry/certificates.ts'
 import { findPolicy } from '../registry/policies.ts'
@@ -45,6 +47,13 @@ export const issuanceRoutes = [
       const { items, next } = await listCertificates(registry, query)
       return { items: items.map(({ doc }) => show(doc)), next }
     },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/certificates',
+    status: 201,
+    body: registerBody,
+    handle: async ({ body, asked }, { registry }) => show(await registerCertificate(registry, body, asked)),
   }),
   route({
     method: 'GET',

@@ -82,7 +82,11 @@ export async function endSurplus(
 ): Promise<{ writes: Write[]; feed: FeedFact[]; audit: AuditFact[] }> {
   const all = await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))
   const unused = all.filter(
-    ({ doc }) => doc.status === 'issued' && doc.firstUsedAt === undefined && new Date(doc.notAfter!) > now,
+    ({ doc }) =>
+      doc.kind === 'device' &&
+      doc.status === 'issued' &&
+      doc.firstUsedAt === undefined &&
+      new Date(doc.notAfter!) > now,
   )
   const surplus = unused.toSorted(byAge).slice(0, Math.max(0, unused.length + 1 - maxUnused))
   const why = `${maxUnused} that were never used are enough`
@@ -105,7 +109,7 @@ async function olderThan(registry: Registry, certificate: CertificateRecord): Pr
 
 async function sameLine(registry: Registry, { deviceId, label, profile }: CertificateRecord) {
   const all = await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))
-  return all.filter(({ doc }) => doc.label === label && doc.profile === profile)
+  return all.filter(({ doc }) => doc.kind === 'device' && doc.label === label && doc.profile === profile)
 }
 
 /** What is on hold may come back, and is then what it was. */

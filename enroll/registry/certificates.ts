@@ -3,10 +3,15 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { Range, Stored } from './engine.ts'
 import type { Page, Paging, Registry, Write } from './registry.ts'
 
-/** The serial is reserved before the key is used; what only the finished certificate has is absent until it is issued. */
+/**
+ * Of a foreign certificate, one of another CA that an operator has registered, `serial` is made of its fingerprint: numbers of
+ * other CAs are not one of a kind.
+ *
+ * The serial is reserved before the key is used; what only the finished certificate has is absent until it is issued.
+ */
 export type CertificateRecord = {
   serial: string
-  kind: 'device' | 'server' | 'broker' | 'operator'
+  kind: 'device' | 'foreign' | 'server' | 'broker' | 'operator'
   deviceId?: string
   profile: string
   /** EST label it was enrolled under; absent for what was not, and for what is older than labels. */
@@ -20,6 +25,9 @@ export type CertificateRecord = {
   /** base64 */
   der?: string
   subject?: string
+  /** Of a foreign one, likewise the next. */
+  issuer?: string
+  issuerSerial?: string
   notBefore?: string
   notAfter?: string
   issuedAt?: string

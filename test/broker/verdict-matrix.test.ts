@@ -189,6 +189,20 @@ for (const state of verificationFaults) {
   })
 }
 
+test('a CA whose certificates are pinned lets in the very one that was registered for the device', async () => {
+  const id = 'pinned-1'
+  const [one, other] = [await pinned.device(id), await pinned.device(id)]
+  harness.feed.append({ type: 'device.changed', data: { id, profile: 'sensor', groups: [], status: 'active' } })
+  await harness.feed.untilApplied()
+  const codeOf = async (peer: TestCertificate): Promise<number | undefined> =>
+    (await answer('enforce-rejec', peer, id))?.code
+  assert.equal(await codeOf(one), 0x87)
+  // As enroll tells of one that `cert register` has noted.
+  harness.feed.append(harness.issuedFact({ ...one, id, serial: `f0${one.fingerprint.slice(0, 38)}` }))
+  await harness.feed.untilApplied()
+  assert.deepEqual([await codeOf(one), await codeOf(other)], [0, 0x87])
+})
+
 test('what went over a connection is counted while it is open and after it, and a broker that serves is ready', async () => {
   const device = await harness.device('counted', { notAfter: new Date(Date.now() + 9 * hour) })
   const client = await harness.connect(device)

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { type AdminAnswer, type AdminRequest, problem, StubAdmin } from '../../harness/stub-admin.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
@@ -231,6 +232,12 @@ const cases: {
     answer: { token: 'secret', deviceId: 'cam-1', profile: 'camera', expiresAt: at },
     asked: { body: { deviceId: 'cam-1', ttlMs: 86_400_000 } },
     shown: /^secret\n$/,
+  },
+  {
+    argv: ['cert', 'register', join(import.meta.dirname, 'registry.test.ts'), '--device', 'cam-1'],
+    answer: { ...certificate, kind: 'foreign', issuer: 'CN=Other', issuerSerial: '02' },
+    asked: { method: 'POST', path: '/v1/certificates' },
+    shown: /kind +foreign\n[\s\S]*issuer +CN=Other\nissuer serial +02\n/,
   },
   {
     argv: ['cert', 'show', '0A:1B'],
