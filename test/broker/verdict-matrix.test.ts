@@ -222,7 +222,7 @@ test('what went over a connection is counted while it is open and after it, and 
   await harness.testLog.until('session.closed', { clientId: 'counted' })
   const closed = await traffic()
   for (const [at, count] of closed.entries()) assert.ok(count >= open[at]!, names[at])
-  assert.equal(closed[0], open[0]! + 1, 'the DISCONNECT')
+  assert.ok(closed[0]! > open[0]!, 'with the DISCONNECT')
   const ready = await fetch(`${harness.broker.probes}/readyz`)
   assert.deepEqual([ready.status, await ready.text()], [200, 'feed: ok\ncertificate: ok\nstore: ok\n'])
 })
