@@ -15,7 +15,7 @@ export type GatewayOptions = {
   /** The file that `config` was read from; the children read it again. */
   configFile: string | undefined
   dataDir: string
-  /** `auto` takes free ports whatever the configuration says, but for what stands in `broker.listeners`. */
+  /** `auto` takes free ports whatever the configuration says, but for what stands in `broker.listeners` and `enroll.status`. */
   ports: 'configured' | 'auto'
   /** What the children inherit; settings of the supervisor's own go over it. */
   env: NodeJS.ProcessEnv
@@ -72,11 +72,12 @@ type Children = { enroll: ChildService; broker: ChildService }
 export async function startGateway(options: GatewayOptions, signal?: AbortSignal): Promise<Gateway> {
   const { config, env, notify } = options
   if (options.ports === 'configured') {
-    const { est, admin, feed } = config.enroll
+    const { est, admin, feed, status } = config.enroll
     const listeners = {
       'enroll.est': est,
       'enroll.admin': admin,
       'enroll.feed': feed,
+      ...(status.url === undefined ? {} : { 'enroll.status.listen': status.listen }),
       ...Object.fromEntries(
         listenersOf(config.broker).map(({ name, listen }) => [
           name === 'mqtts' ? 'broker.listen' : `broker.listeners ${name}`,
@@ -153,6 +154,7 @@ export async function startGateway(options: GatewayOptions, signal?: AbortSignal
       mqtts,
       listeners: ofBroker,
       admin: told(ofEnroll, 'enroll', 'admin'),
+      ...(config.enroll.status.url === undefined ? {} : { status: told(ofEnroll, 'enroll', 'status') }),
       rootFingerprint: told(ofEnroll, 'enroll', 'rootFingerprint'),
       rootCertificate: resolve(told(ofEnroll, 'enroll', 'rootCertificate')),
       operatorCertificate: resolve(told(ofEnroll, 'enroll', 'operatorCertificate')),

@@ -235,7 +235,9 @@ export const approvalView = z.object({
 })
 export const certificateView = z.object({
   serial: z.string().describe('Of a foreign certificate its name here, from its fingerprint'),
-  kind: z.enum(['device', 'foreign', 'server', 'broker', 'operator']).describe('foreign: of another CA, registered'),
+  kind: z
+    .enum(['device', 'foreign', 'server', 'broker', 'operator', 'responder'])
+    .describe('foreign: of another CA, registered'),
   deviceId: z.string().optional(),
   profile: z.string(),
   status: z.enum(['reserved', 'issued', 'held', 'revoked']),
@@ -249,6 +251,7 @@ export const certificateView = z.object({
   supersedesAt: z.string().optional().describe('It is in use: then the older ones of its device are revoked'),
   revokedAt: z.string().optional(),
   revocationReason: z.string().optional(),
+  distributionPoint: z.string().optional().describe('The revocation list that its own text names'),
   pem: z.string().optional(),
 })
 const brokerConfirmation = z.object({
@@ -390,6 +393,13 @@ export const statusView = z.object({
   rootFingerprint: z.string(),
   feedSeq: z.number(),
   configuration: configurationView.optional(),
+  revocationLists: z
+    .object({
+      number: z.number().describe('CRL number of the last lists, 0 before there are any'),
+      feedSeq: z.number().describe('They carry what the trust feed says up to here'),
+    })
+    .optional()
+    .describe('Where a status port is configured'),
   brokers: z.array(
     z.object({ id: z.string(), connected: z.boolean(), appliedSeq: z.number(), lastSeenAt: z.string() }),
   ),

@@ -146,6 +146,55 @@ const clones = z.strictObject({
     .default({})
     .describe('Networks that are one place, by its name, as those of a site with two uplinks'),
 })
+const hour = 3_600_000
+const status = z.strictObject({
+  listen: address
+    .default('0.0.0.0:8480')
+    .describe('Revocation lists, OCSP and CA certificates over plain HTTP, for whoever has to trust a certificate'),
+  url: z
+    .string()
+    .max(100)
+    .regex(
+      /^http:\/\/[A-Za-z0-9.-]+(:\d{1,5})?(\/[A-Za-z0-9._/-]*[A-Za-z0-9._-])?$/,
+      'an http:// URL without a slash at its end is wanted',
+    )
+    .optional()
+    .describe(
+      'What that is reached by; without it there is no such port. It stands in every device certificate: choose a short name that stays, and no https (RFC 5280 8)',
+    ),
+  shards: z
+    .int()
+    .min(1)
+    .max(256)
+    .default(16)
+    .describe('Revocation lists that new certificates are spread over; lists that older certificates name are kept'),
+  everyMs: z
+    .int()
+    .min(60_000)
+    .max(7 * 24 * hour)
+    .default(12 * hour)
+    .describe('Lists are signed this often even if nobody was revoked; whoever is, is on them at once'),
+  overlapMs: z
+    .int()
+    .min(hour)
+    .max(30 * 24 * hour)
+    .default(72 * hour)
+    .describe('How long a list still holds after the next one was due: the time to repair what has stopped'),
+  ocspValidityMs: z
+    .int()
+    .min(60_000)
+    .max(72 * hour)
+    .default(6 * hour)
+    .describe('From thisUpdate to nextUpdate of an OCSP answer'),
+  maxAgeMs: z
+    .int()
+    .min(0)
+    .max(24 * hour)
+    .default(300_000)
+    .describe('How long a cache may answer without asking again: how late a revocation may be known through it'),
+  maxConnections: z.int().min(1).default(1_000).describe('Open connections, all peers together'),
+})
+export type StatusSettings = z.output<typeof status> & { url: string }
 
 const fields = z.strictObject({
   data: z.string().default('./data').describe('Folder for keys, registry and state; --data overrides it'),
@@ -218,6 +267,7 @@ const fields = z.strictObject({
         .max(30 * 86_400_000)
         .default(300_000)
         .describe('How long the certificates before it stay good once a renewed one is used; until then they are good'),
+      status: status.prefault({}),
     })
     .prefault({}),
   broker: z

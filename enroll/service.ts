@@ -33,6 +33,7 @@ import { openDatabase } from './registry/database.ts'
 import { findPolicy } from './registry/policies.ts'
 import { Registry } from './registry/registry.ts'
 import { createReportDesk } from './reports.ts'
+import { openStatus } from './status-service.ts'
 
 export type EnrollService = AsyncDisposable & {
   /** URLs and paths for a supervisor to show and to hand to the broker. */
@@ -40,6 +41,7 @@ export type EnrollService = AsyncDisposable & {
     est: string
     admin: string
     feed: string
+    status?: string
     rootFingerprint: string
     rootCertificate: string
     operatorCertificate: string
@@ -83,7 +85,9 @@ export async function createEnrollService(input: {
       }
     }),
   )
-  const hierarchy = await openHierarchy({ folder: join(dataDir, 'enroll', 'ca'), registry, passphrase, now: clock() })
+  const folder = join(dataDir, 'enroll', 'ca')
+  const { url: statusUrl } = config.enroll.status
+  const hierarchy = await openHierarchy({ folder, registry, passphrase, now: clock(), statusUrl })
   const keep = (): Promise<boolean> =>
     keepCredentials({
       registry,
@@ -92,6 +96,7 @@ export async function createEnrollService(input: {
       dataDir,
       names: config.names,
       brokerId: config.broker.id,
+      hasResponder: statusUrl !== undefined,
       now: clock(),
     })
   await keep()
@@ -102,7 +107,22 @@ export async function createEnrollService(input: {
   const ra = new RegistrationAuthority(registry, profiles, approvals)
   const denials = await EnrollmentDenials.open(registry, () => randomBytes(6).toString('hex'))
   const meters = new Meters({ registry, denials, clock })
-  const ca = new CertificateAuthority(registry, hierarchy)
+  const status =
+    statusUrl === undefined
+      ? undefined
+      : opened.use(
+          await openStatus({
+            settings: { ...config.enroll.status, url: statusUrl },
+            folder,
+            dataDir,
+            registry,
+            hierarchy,
+            passphrase,
+            clock,
+            log,
+          }),
+        )
+  const ca = new CertificateAuthority(registry, hierarchy, status?.points)
   const { anchors } = hierarchy
   const credential = (): EdgeCredential => ({
     key: readPrivateFile(join(dataDir, 'services', 'enroll', 'tls.key')),
@@ -145,6 +165,7 @@ export async function createEnrollService(input: {
         ra,
         approvals,
         feed,
+        lists: status?.lists,
         denials,
         clock,
         log,
@@ -200,7 +221,8 @@ export async function createEnrollService(input: {
 
   const renewal = setInterval(() => {
     keep()
-      .then((changed) => {
+      .then(async (changed) => {
+        await status?.keepUp()
         if (!changed) return
         for (const listener of [feed, admin, est]) listener.renew(credential())
         current = readResponder()
@@ -246,6 +268,9 @@ export async function createEnrollService(input: {
       est: `https://${joinAddress(reachableHost(est.address.host), est.address.port)}`,
       admin: `https://${joinAddress(admin.address.host, admin.address.port)}`,
       feed: joinAddress(reachableHost(feed.address.host), feed.address.port),
+      ...(status === undefined
+        ? {}
+        : { status: `http://${joinAddress(reachableHost(status.address.host), status.address.port)}` }),
       rootFingerprint: hierarchy.root.fingerprint,
       rootCertificate: join(dataDir, 'root.crt'),
       operatorCertificate: join(dataDir, 'operator', 'operator.crt'),

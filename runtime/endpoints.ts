@@ -10,6 +10,7 @@ const endpoints = z.object({
   mqtts: z.url(),
   listeners: z.record(z.string(), z.url()).optional().describe('Of the broker, by name'),
   admin: z.url(),
+  status: z.url().optional().describe('Revocation lists and OCSP, where they are served'),
   rootFingerprint: z.string().describe('SHA-256 of the root certificate, hex'),
   rootCertificate: z.string(),
   operatorCertificate: z.string(),

@@ -25,6 +25,9 @@ test('every code is explained, with something to do', () => {
     assert.match(pages['errors.md']!, new RegExp(`\\| \`${code}\` \\| \\d{3} \\| .{10,} \\| .{20,} \\|`))
 })
 
+const sampleOf = (key: string): string =>
+  key.endsWith('.metrics') ? '127.0.0.1:9464' : key.endsWith('.url') ? 'http://some.where' : '/some/file'
+
 test('every variable in configuration.md is accepted, with its own default', () => {
   const rows = [
     ...pages['configuration.md']!.matchAll(/^\| `([^`]+)` \| `(FLEETGATE_[A-Z_]+)` \| (?:none|`([^`]*)`) \|/gm),
@@ -32,7 +35,7 @@ test('every variable in configuration.md is accepted, with its own default', () 
   assert.ok(rows.length > 20)
   for (const [, key, variable, value] of rows) {
     const env = {
-      [variable!]: value?.replace(/^\[(.*,.*)\]$/, '$1') ?? (/\.metrics$/.test(key!) ? '127.0.0.1:9464' : '/some/file'),
+      [variable!]: value?.replace(/^\[(.*,.*)\]$/, '$1') ?? sampleOf(key!),
     }
     assert.doesNotThrow(() => loadConfig({ env }), `${key}: ${variable}`)
   }

@@ -16,6 +16,7 @@ export function addStatus(program: Command, io: Io): void {
         ['started', view.startedAt],
         ['root SHA-256', view.rootFingerprint],
         ['feed', String(view.feedSeq)],
+        ['CRL number', view.revocationLists && `${view.revocationLists.number}, feed ${view.revocationLists.feedSeq}`],
         // A line for each fault.
         ...(view.configuration?.refused?.split('\n') ?? []).map((fault): [string, string] => ['refused', fault]),
         ['needs a restart', view.configuration?.waitsForRestart.join(', ')],

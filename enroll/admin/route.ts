@@ -1,6 +1,7 @@
 import type { z } from 'zod'
 import type { ConfigurationView } from '../../contract/admin-api.ts'
 import type { Log } from '../../runtime/log.ts'
+import type { CrlPublisher } from '../ca/crl-publisher.ts'
 import type { FeedServer } from '../feed-server.ts'
 import type { ApprovalQueue } from '../ra/approval-queue.ts'
 import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
@@ -13,6 +14,8 @@ export type AdminContext = {
   ra: RegistrationAuthority
   approvals: ApprovalQueue
   feed: FeedServer
+  /** absent where no status port is configured */
+  lists: CrlPublisher | undefined
   denials: EnrollmentDenials
   clock: () => Date
   log: Log

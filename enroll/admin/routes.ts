@@ -25,12 +25,13 @@ const maxBodyBytes = 2 * 1024 * 1024
 const statusRoute = route({
   method: 'GET',
   path: '/v1/status',
-  handle: async (_input, { registry, feed, rootFingerprint, startedAt, configuration }) => ({
+  handle: async (_input, { registry, feed, lists, rootFingerprint, startedAt, configuration }) => ({
     version,
     startedAt: startedAt.toISOString(),
     rootFingerprint,
     configuration: configuration(),
     feedSeq: (await registry.head()).feed.seq,
+    ...(lists === undefined ? {} : { revocationLists: lists.published }),
     brokers: await feed.brokers(),
   }),
 })

@@ -4,12 +4,14 @@ import { issue, newSerialNumber, prepare } from '../../pki/certificate.ts'
 import type { RequestedCertificate } from '../../pki/csr.ts'
 import { buildName, deviceUri, formatName, parseName } from '../../pki/names.ts'
 import type { CertificateProfile } from '../../pki/profile.ts'
+import type { StatusPointers } from '../../pki/status-pointers.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { type CertificateRecord, getCertificate, writeCertificate } from '../registry/certificates.ts'
 import { type DeviceRecord, writeDevice } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry, Write } from '../registry/registry.ts'
 import { findVoucher, type Voucher, writeVoucher } from '../registry/vouchers.ts'
+import type { DistributionPoints } from './distribution-points.ts'
 import type { Hierarchy } from './hierarchy.ts'
 import { findBarred } from './revocation.ts'
 import { endSurplus } from './supersession.ts'
@@ -33,10 +35,13 @@ const backdateMs = 5 * 60_000
 export class CertificateAuthority {
   readonly #registry: Registry
   readonly #hierarchy: Hierarchy
+  readonly #points: DistributionPoints | undefined
 
-  constructor(registry: Registry, hierarchy: Hierarchy) {
+  /** @param points where the status of what is issued can be asked for, if anywhere */
+  constructor(registry: Registry, hierarchy: Hierarchy, points?: DistributionPoints) {
     this.#registry = registry
     this.#hierarchy = hierarchy
+    this.#points = points
   }
 
   /**
@@ -53,12 +58,9 @@ export class CertificateAuthority {
     if (barred !== undefined) throw new FleetError(barred, 'the device is being taken out of service at this moment')
     const reserved = await this.#reserve(approval, request, context)
     const { device, profile } = approval
-    const certificate = await this.#sign(
-      reserved.certificate.doc.serial as SerialNumber,
-      approval,
-      request,
-      context.now,
-    )
+    const reservedSerial = reserved.certificate.doc.serial as SerialNumber
+    const status = this.#points?.assign(reservedSerial)
+    const certificate = await this.#sign(reservedSerial, approval, request, context.now, status?.pointers)
     const record: CertificateRecord = {
       ...reserved.certificate.doc,
       status: 'issued',
@@ -68,6 +70,7 @@ export class CertificateAuthority {
       notBefore: certificate.notBefore.toISOString(),
       notAfter: certificate.notAfter.toISOString(),
       issuedAt: context.now.toISOString(),
+      ...(status === undefined ? {} : { distributionPoint: status.distributionPoint }),
     }
     const writes: Write[] = [
       writeCertificate(record, reserved.certificate.rev),
@@ -171,7 +174,13 @@ export class CertificateAuthority {
     return { certificate, vouchers: usable as Voucher[] }
   }
 
-  #sign(serial: SerialNumber, approval: Approval, request: RequestedCertificate, now: Date) {
+  #sign(
+    serial: SerialNumber,
+    approval: Approval,
+    request: RequestedCertificate,
+    now: Date,
+    pointers: StatusPointers | undefined,
+  ) {
     const { device, profile } = approval
     const { issuing } = this.#hierarchy
     return issue(
@@ -184,6 +193,7 @@ export class CertificateAuthority {
         publicKeySpki: request.publicKeySpki,
         notBefore: new Date(Math.max(now.getTime() - backdateMs, issuing.certificate.notBefore.getTime())),
         notAfter: new Date(now.getTime() + profile.validityMs),
+        pointers,
       }),
     )
   }

@@ -8,6 +8,7 @@ import { createKeyFile, openKeyFile } from '../../pki/keystore.ts'
 import { buildName, formatName, parseName } from '../../pki/names.ts'
 import {
   type CertificateProfile,
+  ocspProfile,
   operatorProfile,
   registrationProfile,
   serverAndClientProfile,
@@ -21,7 +22,7 @@ import type { Hierarchy } from './hierarchy.ts'
 export const enrollName = 'enroll.fleetgate.internal'
 
 type Credential = {
-  kind: 'server' | 'broker' | 'operator'
+  kind: 'server' | 'broker' | 'operator' | 'responder'
   folder: string
   /** Stem of the file names: `tls` gives `tls.key` and `tls.crt`. */
   stem: string
@@ -32,13 +33,13 @@ type Credential = {
 type Context = { registry: Registry; hierarchy: Hierarchy; passphrase: string | undefined; now: Date }
 
 /**
- * Makes and renews the certificates of the gateway's own parts: enroll's listeners, the broker, the first operator.
+ * Makes and renews the certificates of the gateway's own parts: enroll's listeners, the broker, the first operator, the OCSP responder.
  * Keys are made once; a certificate is made when there is none, when its names changed, its uses changed, or with a third of its life left.
  *
  * @returns whether any file was written
  */
 export async function keepCredentials(
-  input: Context & { dataDir: string; names: string[]; brokerId: string },
+  input: Context & { dataDir: string; names: string[]; brokerId: string; hasResponder: boolean },
 ): Promise<boolean> {
   const { dataDir, brokerId } = input
   // This machine's own name comes for free, so that a gateway in a local network is found by it.
@@ -71,6 +72,7 @@ export async function keepCredentials(
       names: [],
       profile: operatorProfile,
     },
+    ...(input.hasResponder ? [responderIn(services)] : []),
   ]
   const { root } = input.hierarchy
   let changed = false
@@ -85,6 +87,11 @@ export async function keepCredentials(
   }
   for (const credential of wanted) changed = (await keepCredential(credential, input)) || changed
   return changed
+}
+
+function responderIn(services: string): Credential {
+  const folder = join(services, 'status')
+  return { kind: 'responder', folder, stem: 'ocsp', commonName: 'ocsp', names: [], profile: ocspProfile }
 }
 
 async function keepCredential(credential: Credential, context: Context): Promise<boolean> {

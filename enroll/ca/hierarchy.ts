@@ -17,6 +17,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import { writeFileAtomic } from '../../runtime/files.ts'
 import { findHierarchy, writeHierarchy } from '../registry/hierarchies.ts'
 import type { Registry } from '../registry/registry.ts'
+import { pointsOfRoot } from './distribution-points.ts'
 
 export type Authority = { certificate: CertificateFacts; pem: string; signer: Signer }
 export type Hierarchy = {
@@ -43,6 +44,8 @@ export async function openHierarchy(input: {
   registry: Registry
   passphrase: string | undefined
   now: Date
+  /** where revocation lists are, if anywhere */
+  statusUrl?: string | undefined
 }): Promise<Hierarchy> {
   const { folder, registry, passphrase, now } = input
   const path = (name: string): string => join(folder, name)
@@ -106,6 +109,7 @@ export async function openHierarchy(input: {
         publicKeySpki: issuingSigner.publicKeySpki,
         notBefore: now,
         notAfter: new Date(now.getTime() + issuingProfile.validityMs),
+        pointers: input.statusUrl === undefined ? undefined : pointsOfRoot(root, input.statusUrl).pointersToAll,
       }),
     )
     writeFileAtomic(path('issuing.crt'), made.pem)

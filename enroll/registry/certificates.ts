@@ -11,7 +11,7 @@ import type { Page, Paging, Registry, Write } from './registry.ts'
  */
 export type CertificateRecord = {
   serial: string
-  kind: 'device' | 'foreign' | 'server' | 'broker' | 'operator'
+  kind: 'device' | 'foreign' | 'server' | 'broker' | 'operator' | 'responder'
   deviceId?: string
   profile: string
   /** EST label it was enrolled under; absent for what was not, and for what is older than labels. */
@@ -38,6 +38,8 @@ export type CertificateRecord = {
   /** Of one that is held too. */
   revokedAt?: string
   revocationReason?: StatusReason
+  /** The list that its own text names, fixed when it was issued: name of the CA, `/`, number of the list. */
+  distributionPoint?: string
   /** What was proved for it; for a first certificate all of it, as in `token+approval`. */
   via: string
 }
@@ -79,6 +81,30 @@ export function listCertificates(
 /** Those whose use has ended the time of the older ones, the first that is due first. */
 export const listSuperseding = (registry: Registry, now: Date, paging: Paging): Promise<Page<CertificateRecord>> =>
   registry.list('certificate', { index: 'certificate.supersedesAt', before: now.toISOString() }, paging)
+
+/** Whether it stands on revocation lists of ours, for good or for as long as it is held. */
+export const isListed = ({ kind, status }: Pick<CertificateRecord, 'kind' | 'status'>): boolean =>
+  kind !== 'foreign' && status !== 'reserved' && status !== 'issued'
+
+/** Of one status that is on revocation lists. */
+export const listRevoked = (
+  registry: Registry,
+  { status, ...paging }: { status: string } & Paging,
+): Promise<Page<CertificateRecord>> =>
+  registry.list('certificate', { index: 'certificate.status', value: status }, paging, (doc) => doc.status === status)
+
+/** Writes again what was revoked before there was an index of it. */
+export async function indexRevoked(registry: Registry, at: Date): Promise<void> {
+  for (let after: string | undefined; ; ) {
+    const { items, next } = await registry.list('certificate', { kind: 'certificate' }, { after, limit: 500 }, isListed)
+    for (const { doc, rev } of items) {
+      const requestId = `index-${doc.serial}`
+      await registry.commit({ requestId, writes: [writeCertificate(doc, rev)], audit: [], at })
+    }
+    if (next === undefined) return
+    after = next
+  }
+}
 
 /** One way to write an instant, so that text order is time order. */
 export const instant = (iso: string): string => new Date(iso).toISOString()

@@ -2,7 +2,7 @@
 import type { AllowanceRecord } from './allowances.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
-import { type CertificateRecord, instant } from './certificates.ts'
+import { type CertificateRecord, instant, isListed } from './certificates.ts'
 import type { ClaimRecord } from './claims.ts'
 import type { CutsRecord } from './cuts.ts'
 import type { DenialRecord } from './denials.ts'
@@ -12,6 +12,7 @@ import type { HierarchyRecord } from './hierarchies.ts'
 import type { IncidentRecord } from './incidents.ts'
 import type { LateRenewalRecord } from './late-renewals.ts'
 import type { PolicyRecord } from './policies.ts'
+import type { RevocationListRecord } from './revocation-lists.ts'
 import type { TokenRecord } from './tokens.ts'
 import type { WatchedKeyRecord } from './watched-keys.ts'
 
@@ -33,6 +34,7 @@ export type RecordTypes = {
   policy: PolicyRecord
   hierarchy: HierarchyRecord
   lateRenewal: LateRenewalRecord
+  revocationList: RevocationListRecord
   request: RequestRecord
 }
 export type RecordKind = keyof RecordTypes
@@ -43,10 +45,11 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     { index: 'device.profile', value: profile },
     { index: 'device.status', value: status },
   ],
-  certificate: ({ deviceId, notAfter, supersedesAt }) => [
+  certificate: ({ kind, deviceId, notAfter, supersedesAt, status }) => [
     ...(deviceId === undefined ? [] : [{ index: 'certificate.device', value: deviceId }]),
     ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
     ...(supersedesAt === undefined ? [] : [{ index: 'certificate.supersedesAt', value: supersedesAt }]),
+    ...(isListed({ kind, status }) ? [{ index: 'certificate.status', value: status }] : []),
   ],
   token: ({ deviceId }) => [{ index: 'token.device', value: deviceId }],
   approval: (approval) => [
@@ -65,6 +68,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   policy: () => [],
   hierarchy: () => [],
   lateRenewal: () => [],
+  revocationList: () => [],
   request: ({ at }) => [{ index: 'request.at', value: at }],
 }
 

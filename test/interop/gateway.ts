@@ -29,7 +29,7 @@ export class Gateway implements AsyncDisposable {
   readonly endpoints: Record<
     'est' | 'mqtts' | 'rootCertificate' | 'operatorCertificate' | 'operatorKey' | 'rootFingerprint',
     string
-  > & { listeners: Record<string, string> }
+  > & { listeners: Record<string, string>; status?: string }
 
   private constructor(folder: string, child: ChildProcess) {
     this.folder = folder

@@ -1,0 +1,275 @@
+import { decodeBody, type FeedEvent } from '../../contract/feed.ts'
+import type { ListIssuer, SignedList } from '../../pki/crl.ts'
+import type { TableEntry } from '../../pki/entry-table.ts'
+import type { Log } from '../../runtime/log.ts'
+import {
+  type CertificateRecord,
+  indexRevoked,
+  isListed,
+  listCertificates,
+  listRevoked,
+} from '../registry/certificates.ts'
+import type { Stored } from '../registry/engine.ts'
+import { type Registry, readAll } from '../registry/registry.ts'
+import { findListRecord, type RevocationListRecord, writeListRecord } from '../registry/revocation-lists.ts'
+import type { DistributionPoints } from './distribution-points.ts'
+import { RevocationLists } from './revocation-lists.ts'
+
+type Options = {
+  registry: Registry
+  issuer: ListIssuer
+  points: DistributionPoints
+  /** on schedule, whether anything has changed or not */
+  everyMs: number
+  /** how long a list goes on holding when the next one does not come */
+  overlapMs: number
+  clock: () => Date
+  log: Log
+  /** The feed's wake is a hint, and the schedule has none. */
+  pollMs?: number
+}
+type Waiter = { feedSeq: number; resolve: (number: number) => void }
+
+const page = 500
+const retryMs = 5_000
+/** A delta with more is not small any more: lists are published as on schedule, and deltas begin anew. */
+const maxDeltaEntries = 20_000
+
+/**
+ * Keeps a CA's revocation lists as the registry has it: follows the trust feed, whose events are in the batch of the fact,
+ * and signs anew at once and on schedule. The lists are in memory; a start makes them from the registry.
+ */
+export class CrlPublisher implements AsyncDisposable {
+  readonly #options: Options
+  readonly #ended = new AbortController()
+  readonly #waiters = new Set<Waiter>()
+  readonly #listeners = new Set<(serial: string) => void>()
+  /** Serials that may leave the lists again, by device. */
+  readonly #held = new Map<string, Set<string>>()
+  #lists: RevocationLists | undefined
+  #cursor = 0
+  #dueAt = Number.NEGATIVE_INFINITY
+  #scheduledAt: string | undefined
+  #published = { number: 0, feedSeq: 0 }
+  #retry: NodeJS.Timeout | undefined
+  #running: Promise<void> | undefined
+  #again = false
+
+  constructor(options: Options) {
+    this.#options = options
+    const wake = (): void => this.#wake()
+    const timer = setInterval(wake, options.pollMs ?? 1_000)
+    const unsubscribe = options.registry.onWake(wake)
+    this.#ended.signal.addEventListener('abort', () => {
+      clearInterval(timer)
+      unsubscribe()
+    })
+    wake()
+  }
+
+  /** @returns undefined for a file that there is not, or not yet */
+  find(file: string): SignedList | undefined {
+    return this.#lists?.find(file)
+  }
+
+  get isLoaded(): boolean {
+    return this.#published.number > 0
+  }
+
+  /** The last CRL number, and the place in the feed up to which its lists carry everything. */
+  get published(): { number: number; feedSeq: number } {
+    return this.#published
+  }
+
+  /**
+   * The number of lists that carry everything up to this place in the feed, once they are published.
+   *
+   * @returns undefined when that has not come to pass before `signal`
+   */
+  carriedAt(feedSeq: number, signal: AbortSignal): Promise<number | undefined> {
+    if (this.isLoaded && feedSeq <= this.#published.feedSeq) return Promise.resolve(this.#published.number)
+    if (signal.aborted) return Promise.resolve(undefined)
+    const { promise, resolve } = Promise.withResolvers<number | undefined>()
+    const waiter = { feedSeq, resolve }
+    this.#waiters.add(waiter)
+    const given = (): void => {
+      this.#waiters.delete(waiter)
+      resolve(undefined)
+    }
+    signal.addEventListener('abort', given, { once: true })
+    return promise.finally(() => signal.removeEventListener('abort', given))
+  }
+
+  /** @param listener hears of each certificate whose status has changed, before any list says so */
+  onChange(listener: (serial: string) => void): void {
+    this.#listeners.add(listener)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ended.abort()
+    await this.#running
+  }
+
+  /** A call during a run makes the run look once more. */
+  #wake(): void {
+    this.#again = true
+    if (this.#running !== undefined || this.#retry !== undefined) return
+    this.#running = this.#run()
+      .catch((err: unknown) => {
+        this.#retry = setTimeout(() => {
+          this.#retry = undefined
+        }, retryMs).unref()
+        this.#options.log.error(
+          { event: 'revocationLists.notPublished', err, authority: this.#options.points.name },
+          'revocation lists could not be published',
+        )
+      })
+      .finally(() => {
+        this.#running = undefined
+      })
+  }
+
+  async #run(): Promise<void> {
+    this.#lists ??= await this.#load()
+    const lists = this.#lists
+    while (this.#again && !this.#ended.signal.aborted) {
+      this.#again = false
+      await this.#follow(lists)
+      await this.#publish(lists)
+    }
+  }
+
+  async #load(): Promise<RevocationLists> {
+    const { registry, issuer, points, everyMs, overlapMs, clock } = this.#options
+    const stored = await findListRecord(registry, points.name)
+    if (stored === undefined) await indexRevoked(registry, clock())
+    const shards = Math.max(points.shards, stored?.doc.shards ?? 0)
+    const lists = new RevocationLists({ issuer, points, shards, validityMs: everyMs + overlapMs })
+    // What changes while they are read comes again with the feed.
+    const { feed } = await registry.head()
+    // RFC 5280 3.3: who had expired by then has been on a list that was made on schedule since.
+    const expiredBefore = stored?.doc.scheduledAt ?? ''
+    this.#held.clear()
+    // In this order none is seen twice: what is held may become revoked, not the other way round.
+    for (const status of ['revoked', 'held']) {
+      for (let after: string | undefined; !this.#ended.signal.aborted; ) {
+        const { items, next } = await listRevoked(registry, { status, after, limit: page })
+        for (const { doc } of items) {
+          if (!points.isOf(doc.distributionPoint) || doc.notAfter! < expiredBefore) continue
+          lists.load(entryOf(doc), points.shardOf(doc.distributionPoint))
+          this.#noteHold(doc)
+        }
+        if (next === undefined) break
+        after = next
+      }
+    }
+    this.#cursor = feed.seq
+    return lists
+  }
+
+  async #follow(lists: RevocationLists): Promise<void> {
+    const { registry } = this.#options
+    for (;;) {
+      const events = await registry.feedAfter(this.#cursor, page)
+      for (const { doc } of await this.#changed(events)) this.#apply(doc, lists)
+      this.#cursor = events.at(-1)?.seq ?? this.#cursor
+      if (events.length < page) return
+    }
+  }
+
+  /** Whose status may have changed: a hold is told of by its device alone. */
+  async #changed(events: readonly FeedEvent[]): Promise<Stored<CertificateRecord>[]> {
+    const { registry } = this.#options
+    const serials = new Set<string>()
+    const devices = new Set<string>()
+    for (const event of events) {
+      const { type, data } = decodeBody(event)
+      if (type === 'certificate.revoked') serials.add(data.serial)
+      if (type !== 'device.changed') continue
+      const isFinal = data.status === 'active' || data.status === 'revoked'
+      if (!isFinal || this.#held.has(data.id)) devices.add(data.id)
+    }
+    const found = await registry.findMany('certificate', [...serials])
+    for (const deviceId of devices) {
+      found.push(...(await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))))
+    }
+    return found
+  }
+
+  #apply(doc: CertificateRecord, lists: RevocationLists): void {
+    const { points } = this.#options
+    const { serial, distributionPoint } = doc
+    const wasHeld = this.#held.get(doc.deviceId ?? '')?.has(serial) === true
+    if (!points.isOf(distributionPoint) || (!isListed(doc) && !wasHeld)) return
+    this.#noteHold(doc)
+    lists.change(serial, isListed(doc) ? entryOf(doc) : undefined, points.shardOf(distributionPoint))
+    for (const tell of this.#listeners) tell(serial)
+  }
+
+  #noteHold({ deviceId = '', serial, revocationReason }: CertificateRecord): void {
+    const held = this.#held.get(deviceId) ?? new Set()
+    if (revocationReason === onHold) this.#held.set(deviceId, held.add(serial))
+    else if (held.delete(serial) && held.size === 0) this.#held.delete(deviceId)
+  }
+
+  async #publish(lists: RevocationLists): Promise<void> {
+    const { everyMs, clock } = this.#options
+    const at = clock()
+    const isScheduled = at.getTime() >= this.#dueAt || lists.deltaCount > maxDeltaEntries
+    const feedSeq = this.#cursor
+    if (isScheduled || lists.isPending) {
+      const number = await this.#takeNumber(lists, at)
+      const expiredBefore = this.#scheduledAt === undefined ? undefined : new Date(this.#scheduledAt)
+      await lists.publish({ number, at, expiredBefore, isScheduled })
+      if (isScheduled) {
+        this.#dueAt = at.getTime() + everyMs
+        this.#scheduledAt = at.toISOString()
+      }
+      this.#published = { number, feedSeq }
+    } else this.#published = { ...this.#published, feedSeq }
+    for (const waiter of this.#waiters) {
+      if (waiter.feedSeq > feedSeq) continue
+      this.#waiters.delete(waiter)
+      waiter.resolve(this.#published.number)
+    }
+  }
+
+  /** On disk before it is signed: RFC 5280 5.2.3 has numbers grow, whatever is lost. */
+  async #takeNumber(lists: RevocationLists, at: Date): Promise<number> {
+    const { registry, points } = this.#options
+    const stored = await findListRecord(registry, points.name)
+    this.#scheduledAt ??= stored?.doc.scheduledAt
+    const number = (stored?.doc.number ?? 0) + 1
+    const doc: RevocationListRecord = {
+      number,
+      shards: lists.shards,
+      ...(this.#scheduledAt === undefined ? {} : { scheduledAt: this.#scheduledAt }),
+    }
+    const requestId = `lists-${points.name}-${number}`
+    await registry.commit({
+      requestId,
+      writes: [writeListRecord(points.name, doc, stored?.rev ?? 0)],
+      audit: [
+        {
+          action: 'revocationLists.signed',
+          actor: 'system',
+          subject: `authority:${points.name}`,
+          outcome: 'intended',
+          details: { number },
+          requestId,
+        },
+      ],
+      at,
+    })
+    return number
+  }
+}
+
+const onHold: string = 'certificateHold'
+
+const entryOf = ({ serial, revokedAt, revocationReason, notAfter }: CertificateRecord): TableEntry => ({
+  serial,
+  revokedAt: new Date(revokedAt!),
+  reason: revocationReason!,
+  notAfter: new Date(notAfter!),
+})

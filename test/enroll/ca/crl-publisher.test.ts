@@ -1,0 +1,262 @@
+import 'reflect-metadata'
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { X509Crl, X509CrlReason } from '@peculiar/x509'
+import type { FeedFact } from '../../../contract/feed.ts'
+import { CrlPublisher } from '../../../enroll/ca/crl-publisher.ts'
+import { DistributionPoints } from '../../../enroll/ca/distribution-points.ts'
+import { type CertificateRecord, writeCertificate } from '../../../enroll/registry/certificates.ts'
+import type { Registry } from '../../../enroll/registry/registry.ts'
+import type { SignedList } from '../../../pki/crl.ts'
+import type { Signer } from '../../../pki/keystore.ts'
+import { createLog } from '../../../runtime/log.ts'
+import { movableClock } from '../../harness/fleet.ts'
+import { after, day, issuingIssuer, now } from '../../pki/hierarchy.ts'
+import { withRegistry } from '../registry/with-registry.ts'
+
+const points = (shards: number): DistributionPoints =>
+  new DistributionPoints(issuingIssuer.certificate, { url: 'http://s.test', shards, hasResponder: true })
+const everyMs = 3_600_000
+const overlapMs = 2 * everyMs
+
+const record = (serial: string, more: Partial<CertificateRecord> = {}): CertificateRecord => ({
+  serial,
+  kind: 'device',
+  deviceId: 'cam-1',
+  profile: 'camera',
+  status: 'issued',
+  spkiHash: '00',
+  reservedAt: now.toISOString(),
+  notAfter: after(30 * day).toISOString(),
+  distributionPoint: `${points(1).name}/0`,
+  via: 'token',
+  ...more,
+})
+const ended = (reason: string) => ({
+  status: (reason === 'certificateHold' ? 'held' : 'revoked') as 'revoked',
+  revokedAt: now.toISOString(),
+  revocationReason: reason as 'keyCompromise',
+})
+
+let commits = 0
+async function put(registry: Registry, docs: CertificateRecord[], feed: FeedFact[] = []): Promise<number> {
+  const requestId = `test-${commits++}`
+  const at = new Date(now.getTime() + commits)
+  const writes = docs.map(({ serial, ...doc }) => ({
+    ...writeCertificate({ serial, ...doc }, 0),
+    expect: undefined as never,
+  }))
+  const { feedSeq } = await registry.commit({ requestId, writes, audit: [], feed, at })
+  return feedSeq
+}
+const revoked = (serial: string): FeedFact => ({
+  type: 'certificate.revoked',
+  data: { serial, fingerprint: 'f'.repeat(64), deviceId: 'cam-1', reason: 'keyCompromise' },
+})
+const deviceIs = (status: string): FeedFact => ({
+  type: 'device.changed',
+  data: { id: 'cam-1', profile: 'camera', groups: [], status: status as 'active' },
+})
+
+function publisher(registry: Registry, options: { shards?: number; clock?: () => Date; signer?: Signer } = {}) {
+  const lists = new CrlPublisher({
+    registry,
+    issuer: { certificate: issuingIssuer.certificate, signer: options.signer ?? issuingIssuer.signer },
+    points: points(options.shards ?? 2),
+    everyMs,
+    overlapMs,
+    clock: options.clock ?? (() => now),
+    log: createLog('enroll', 'silent'),
+    pollMs: 5,
+  })
+  return Object.assign(lists, {
+    carries: async (feedSeq: number): Promise<number> => (await lists.carriedAt(feedSeq, AbortSignal.timeout(5_000)))!,
+  })
+}
+
+/** Nobody tells of a schedule. */
+async function until(isSo: () => boolean): Promise<void> {
+  for (const end = Date.now() + 5_000; !isSo(); ) {
+    if (Date.now() > end) throw new Error('it did not come to pass')
+    await delay(2)
+  }
+}
+
+const read = (list: SignedList | undefined): X509Crl => new X509Crl(Uint8Array.from(Buffer.concat(list!.parts)))
+const entries = (list: SignedList | undefined): Record<string, X509CrlReason | undefined> =>
+  Object.fromEntries(read(list).entries.map(({ serialNumber, reason }) => [serialNumber, reason]))
+const { keyCompromise, certificateHold, removeFromCRL, superseded } = X509CrlReason
+
+test('a start puts on the lists who is revoked already: all of them on one, and each on the one that it names', () =>
+  withRegistry(async (registry) => {
+    const { name } = points(1)
+    await put(registry, [
+      record('01', ended('keyCompromise')),
+      record('02', { ...ended('superseded'), distributionPoint: `${name}/1` }),
+      record('03', { ...ended('certificateHold'), distributionPoint: `${name}/4` }),
+      // Services, and devices from before there were lists, name none.
+      record('04', { ...ended('keyCompromise'), distributionPoint: undefined as never }),
+      record('05', { ...ended('keyCompromise'), distributionPoint: 'ffffffff/0' }),
+      record('06'),
+      record('07', { status: 'reserved' }),
+    ])
+    await using lists = publisher(registry)
+    const number = await lists.carries(0)
+    assert.deepEqual(entries(lists.find('all.crl')), {
+      '01': keyCompromise,
+      '02': superseded,
+      '03': certificateHold,
+      '04': keyCompromise,
+    })
+    assert.deepEqual(entries(lists.find('0.crl')), { '01': keyCompromise })
+    assert.deepEqual(entries(lists.find('1.crl')), { '02': superseded })
+    // A certificate named it when there were more of them.
+    assert.deepEqual(entries(lists.find('4.crl')), { '03': certificateHold })
+    assert.equal(lists.find('5.crl'), undefined)
+    for (const file of ['all.crl', '0.crl', '3.crl', 'all-delta.crl', '2-delta.crl']) {
+      const { nextUpdate, thisUpdate } = lists.find(file)!
+      assert.deepEqual([lists.find(file)!.number, thisUpdate, nextUpdate], [number, now, after(everyMs + overlapMs)])
+    }
+  }))
+
+test('a revocation is on its list, its delta and the list of all at once, with a greater number; others stay', () =>
+  withRegistry(async (registry) => {
+    await put(registry, [record('01')])
+    await using lists = publisher(registry)
+    const first = await lists.carries(0)
+    const other = lists.find('1.crl')
+    const feedSeq = await put(registry, [record('01', ended('keyCompromise'))], [revoked('01')])
+    const number = await lists.carries(feedSeq)
+    assert.ok(number > first)
+    for (const file of ['0.crl', '0-delta.crl', 'all.crl', 'all-delta.crl']) {
+      assert.deepEqual([entries(lists.find(file)), lists.find(file)!.number], [{ '01': keyCompromise }, number], file)
+    }
+    assert.equal(lists.find('1.crl'), other)
+    assert.equal(await lists.carries(feedSeq), number)
+    assert.equal(await lists.carriedAt(feedSeq + 1, AbortSignal.timeout(1)), undefined)
+  }))
+
+test('what is held is on hold, and when it is released the next delta takes it from the list', () =>
+  withRegistry(async (registry) => {
+    await put(registry, [record('01'), record('02')])
+    await using lists = publisher(registry)
+    await lists.carries(0)
+    const held = ['01', '02'].map((serial) => record(serial, ended('certificateHold')))
+    await lists.carries(await put(registry, held, [deviceIs('held')]))
+    assert.deepEqual(entries(lists.find('all.crl')), { '01': certificateHold, '02': certificateHold })
+    await lists.carries(await put(registry, [record('01'), record('02')], [deviceIs('active')]))
+    assert.deepEqual(entries(lists.find('all.crl')), {})
+    assert.deepEqual(entries(lists.find('0-delta.crl')), { '01': removeFromCRL, '02': removeFromCRL })
+    // Held again and then revoked for good.
+    await lists.carries(await put(registry, held, [deviceIs('held')]))
+    const gone = held.map((doc) => ({ ...doc, ...ended('keyCompromise') }))
+    await lists.carries(await put(registry, gone, [deviceIs('revoked'), revoked('01'), revoked('02')]))
+    assert.deepEqual(entries(lists.find('0.crl')), { '01': keyCompromise, '02': keyCompromise })
+  }))
+
+test('a hold from before the start is released too', () =>
+  withRegistry(async (registry) => {
+    await put(registry, [record('01', ended('certificateHold'))])
+    await using lists = publisher(registry)
+    await lists.carries(0)
+    await lists.carries(await put(registry, [record('01')], [deviceIs('active')]))
+    assert.deepEqual(entries(lists.find('all.crl')), {})
+  }))
+
+test('numbers grow over starts and failures, and none is used twice', () =>
+  withRegistry(async (registry) => {
+    const numbers: number[] = []
+    for (let start = 0; start < 3; start++) {
+      await using lists = publisher(registry)
+      numbers.push(await lists.carries(0))
+    }
+    assert.deepEqual(numbers, [1, 2, 3])
+    // A number is taken before it is signed with: here the process ends in between.
+    let tries = 0
+    const signParts = (): Promise<Buffer> => {
+      tries++
+      return Promise.reject(new Error('the key is away'))
+    }
+    const broken = publisher(registry, { signer: { ...issuingIssuer.signer, signParts } })
+    assert.equal(await broken.carriedAt(0, AbortSignal.timeout(50)), undefined)
+    await broken[Symbol.asyncDispose]()
+    assert.equal(tries, 1, 'it is not tried again at once')
+    await using lists = publisher(registry)
+    assert.equal(await lists.carries(0), 5)
+  }))
+
+test('on schedule all lists are signed again, and a delta adds to the schedule before', () =>
+  withRegistry(async (registry) => {
+    const clock = movableClock(now)
+    await put(registry, [record('01'), record('02')])
+    await using lists = publisher(registry, { clock: clock.now })
+    const first = await lists.carries(0)
+    await lists.carries(await put(registry, [record('01', ended('keyCompromise'))], [revoked('01')]))
+    const scheduled = async (): Promise<number> => {
+      const before = lists.find('1.crl')!.number
+      clock.advance(everyMs)
+      // The delta of all is signed last.
+      await until(() => lists.find('all-delta.crl')!.number > before && lists.find('1.crl')!.number > before)
+      return lists.find('1.crl')!.number
+    }
+    const baseOf = (file: string): string =>
+      Buffer.from(read(lists.find(file)).getExtension('2.5.29.27')!.value).toString('hex')
+    const second = await scheduled()
+    assert.equal(second, first + 2)
+    assert.deepEqual(lists.find('1.crl')!.thisUpdate, after(everyMs))
+    assert.deepEqual(
+      [baseOf('all-delta.crl'), entries(lists.find('all-delta.crl'))],
+      ['020101', { '01': keyCompromise }],
+    )
+    const third = await scheduled()
+    assert.deepEqual([baseOf('0-delta.crl'), entries(lists.find('0-delta.crl'))], [`0201${'0'}${second}`, {}])
+    assert.deepEqual(entries(lists.find('0.crl')), { '01': keyCompromise })
+    assert.equal(third, second + 1)
+  }))
+
+test('an expired certificate leaves after one more list on schedule, over a restart too (RFC 5280 3.3)', () =>
+  withRegistry(async (registry) => {
+    const clock = movableClock(now)
+    const expires = { notAfter: after(1_000).toISOString() }
+    await put(registry, [record('01', { ...ended('keyCompromise'), ...expires }), record('02', ended('keyCompromise'))])
+    const seen: string[][] = []
+    for (let start = 0; start < 3; start++) {
+      if (start > 0) clock.advance(everyMs)
+      await using lists = publisher(registry, { clock: clock.now })
+      await lists.carries(0)
+      seen.push(Object.keys(entries(lists.find('all.crl'))))
+      clock.advance(everyMs)
+      const { number } = lists.find('all.crl')!
+      await until(() => lists.find('all.crl')!.number > number)
+      seen.push(Object.keys(entries(lists.find('all.crl'))))
+    }
+    assert.deepEqual(
+      seen.map((serials) => serials.join()),
+      // On one too many where a start does not know that the last one was published.
+      ['01,02', '01,02', '01,02', '02', '02', '02'],
+    )
+  }))
+
+test('what was revoked before there was an index of it is found', () =>
+  withRegistry(async (registry) => {
+    const stored = { ...record('01', ended('keyCompromise')) }
+    // As a version without the index wrote it: a status that the index passes over, then the record alone.
+    await put(registry, [{ ...stored, status: 'issued' }])
+    await withoutIndex(registry, stored)
+    await using lists = publisher(registry)
+    await lists.carries(0)
+    assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise })
+  }))
+
+/** Changes a record's text behind the registry's back. */
+async function withoutIndex(registry: Registry, doc: CertificateRecord): Promise<void> {
+  const find = registry.list.bind(registry)
+  let isFirst = true
+  registry.list = async (kind, range, paging, keep) => {
+    const page = await find(kind, range, paging)
+    if (!('kind' in range) || !isFirst) return find(kind, range, paging, keep)
+    isFirst = false
+    return { ...page, items: page.items.map(({ rev }) => ({ rev, doc: doc as never })) }
+  }
+}

@@ -1,0 +1,275 @@
+import 'reflect-metadata'
+import assert from 'node:assert/strict'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import { after, before, suite, test } from 'node:test'
+import { AuthorityInfoAccessExtension, X509Certificate, X509Crl, X509CrlReason } from '@peculiar/x509'
+import { OctetString } from 'asn1js'
+import * as pkijs from 'pkijs'
+import { maxOcspRequestBytes } from '../../pki/ocsp.ts'
+import { type DeviceKeys, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../harness/fleet.ts'
+
+const clock = movableClock()
+const hour = 3_600_000
+
+suite('the status port', () => {
+  let fleet: EnrollHarness
+  let base: string
+  const open = async (change: object = {}): Promise<EnrollHarness> =>
+    EnrollHarness.start({
+      clock: clock.now,
+      config: testConfiguration({
+        enroll: { status: { listen: '127.0.0.1:0', url: 'http://status.test', shards: 2, ...change } },
+      }),
+    })
+  before(async () => {
+    fleet = await open()
+    base = fleet.endpoints.status!
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+
+  const fetched = async (path: string, init: RequestInit = {}) => {
+    const answer = await fetch(`${base}${path}`, init)
+    return { status: answer.status, headers: answer.headers, body: Buffer.from(await answer.arrayBuffer()) }
+  }
+  const certificates = (): pkijs.Certificate[] =>
+    ['issuing.crt', 'root.crt'].map((name) =>
+      pkijs.Certificate.fromBER(
+        Uint8Array.from(pemToDer(readFileSync(join(fleet.dataDir, 'enroll', 'ca', name), 'utf8'))),
+      ),
+    )
+  const crlUrlOf = ({ certificate }: Pick<DeviceKeys, 'certificate'>): string => {
+    const read = pkijs.Certificate.fromBER(Uint8Array.from(pemToDer(certificate)))
+    const extension = read.extensions!.find(({ extnID }) => extnID === '2.5.29.31')!
+    const [point] = (extension.parsedValue as pkijs.CRLDistributionPoints).distributionPoints
+    return (point!.distributionPoint as pkijs.GeneralName[])[0]!.value
+  }
+  const pathOf = (url: string): string => url.replace('http://status.test', '')
+  async function ocspRequest(
+    device: Pick<DeviceKeys, 'certificate'>,
+    {
+      nonce,
+      issuer = certificates()[0]!,
+      hashAlgorithm = 'SHA-256',
+    }: { nonce?: Buffer; issuer?: pkijs.Certificate; hashAlgorithm?: string } = {},
+  ): Promise<Buffer> {
+    const made = new pkijs.OCSPRequest()
+    const certificate = pkijs.Certificate.fromBER(Uint8Array.from(pemToDer(device.certificate)))
+    await made.createForCertificate(certificate, { hashAlgorithm, issuerCertificate: issuer })
+    if (nonce !== undefined) {
+      const extnValue = new OctetString({ valueHex: Uint8Array.from(nonce).buffer }).toBER()
+      made.tbsRequest.requestExtensions = [new pkijs.Extension({ extnID: '1.3.6.1.5.5.7.48.1.2', extnValue })]
+    }
+    return Buffer.from(made.toSchema(true).toBER())
+  }
+  const post = (body: Buffer) =>
+    fetched('/ocsp', {
+      method: 'POST',
+      body: Uint8Array.from(body),
+      headers: { 'Content-Type': 'application/ocsp-request' },
+    })
+  const get = (der: Buffer, init: RequestInit = {}) =>
+    fetched(`/ocsp/${encodeURIComponent(der.toString('base64'))}`, init)
+  async function statusIn(body: Buffer, device: DeviceKeys): Promise<number> {
+    const response = pkijs.OCSPResponse.fromBER(Uint8Array.from(body))
+    const basic = pkijs.BasicOCSPResponse.fromBER(
+      Uint8Array.from(response.responseBytes!.response.valueBlock.valueHexView).buffer,
+    )
+    const [issuing, root] = certificates()
+    assert.ok(await basic.verify({ trustedCerts: [root!], issuerCerts: [issuing!] }))
+    const certificate = pkijs.Certificate.fromBER(Uint8Array.from(pemToDer(device.certificate)))
+    const { isForCertificate, status } = await response.getCertificateStatus(certificate, issuing!)
+    assert.ok(isForCertificate)
+    return status
+  }
+  const failureIn = (body: Buffer): number =>
+    pkijs.OCSPResponse.fromBER(Uint8Array.from(body)).responseStatus.valueBlock.valueDec
+  const listed = async (path: string): Promise<X509Crl> => new X509Crl(Uint8Array.from((await fetched(path)).body))
+  async function revoke(id: string, reason = 'keyCompromise'): Promise<void> {
+    const { body } = await fleet.admin('POST', `/devices/${id}/revoke`, { reason })
+    while ((await fleet.admin('GET', '/status')).body.revocationLists.feedSeq < body.feedSeq);
+  }
+
+  test('a certificate leads to its list, its issuer and the responder; a revocation is on the list at once', async () => {
+    const device = await fleet.enrolledDevice('cam-1')
+    const facts = new X509Certificate(Uint8Array.from(pemToDer(device.certificate)))
+    const access = facts.getExtension(AuthorityInfoAccessExtension)!
+    assert.equal(access.ocsp[0]!.value, 'http://status.test/ocsp')
+    const issuer = await fetched(pathOf(access.caIssuers[0]!.value))
+    assert.deepEqual([issuer.status, issuer.headers.get('content-type')], [200, 'application/pkix-cert'])
+    assert.ok(await facts.verify({ publicKey: new X509Certificate(Uint8Array.from(issuer.body)) }))
+
+    const path = pathOf(crlUrlOf(device))
+    assert.equal((await listed(path)).findRevoked(device.serial), null)
+    await revoke('cam-1')
+    const crl = await listed(path)
+    assert.equal(crl.findRevoked(device.serial)!.reason, X509CrlReason.keyCompromise)
+    assert.ok(await crl.verify({ publicKey: new X509Certificate(Uint8Array.from(issuer.body)) }))
+    const all = path.replace(/\d+\.crl$/, 'all.crl')
+    for (const other of [all, all.replace('all', 'all-delta'), path.replace('.crl', '-delta.crl')]) {
+      assert.ok((await listed(other)).findRevoked(device.serial), other)
+    }
+    const shown = (await fleet.admin('GET', `/certificates/${device.serial}`)).body
+    assert.equal(`/${shown.distributionPoint}.crl`, path)
+  })
+
+  test("the certificates of the gateway's own services name no list: a client may insist on fetching it", async () => {
+    const certificate = readFileSync(join(fleet.dataDir, 'services', 'enroll', 'tls.crt'), 'utf8')
+    const [leaf] = certificate.split(/(?<=-----END CERTIFICATE-----)/)
+    assert.equal(new X509Certificate(Uint8Array.from(pemToDer(leaf!))).getExtension('2.5.29.31'), null)
+  })
+
+  test("the issuing CA's own certificate leads to the root's list, which names nobody", async () => {
+    const [issuing, root] = certificates()
+    const pem = readFileSync(join(fleet.dataDir, 'enroll', 'ca', 'issuing.crt'), 'utf8')
+    const crl = await fetched(pathOf(crlUrlOf({ certificate: pem })))
+    const list = pkijs.CertificateRevocationList.fromBER(Uint8Array.from(crl.body))
+    assert.ok(await list.verify({ issuerCertificate: root! }))
+    assert.equal(list.isCertificateRevoked(issuing!), false)
+  })
+
+  test('OCSP says good, revoked and unknown, by POST and GET, by SHA-1 and SHA-256', async () => {
+    const device = await fleet.enrolledDevice('cam-2')
+    const requests = await Promise.all(
+      ['SHA-1', 'SHA-256'].map((hashAlgorithm) => ocspRequest(device, { hashAlgorithm })),
+    )
+    for (const request of requests) {
+      for (const { headers, body } of [await post(request), await get(request)]) {
+        assert.equal(headers.get('content-type'), 'application/ocsp-response')
+        assert.equal(await statusIn(body, device), 0)
+      }
+    }
+    const first = await get(requests[0]!)
+    assert.deepEqual((await get(requests[0]!)).body, first.body, 'signed once for all who ask')
+    await revoke('cam-2', 'superseded')
+    for (const request of requests) assert.equal(await statusIn((await get(request)).body, device), 1)
+
+    // Of a serial that was never given out.
+    const ghost = { ...device, serial: '', certificate: await strangerOf(device) }
+    const unknown = await get(await ocspRequest(ghost))
+    assert.equal(await statusIn(unknown.body, ghost), 2)
+    assert.equal(unknown.headers.get('cache-control'), 'no-store')
+  })
+
+  test('an answer with a nonce is signed for it, and not kept by anybody', async () => {
+    const device = await fleet.enrolledDevice('cam-3')
+    const answers = await Promise.all(
+      [1, 2].map(async (octet) => get(await ocspRequest(device, { nonce: Buffer.alloc(32, octet) }))),
+    )
+    for (const [at, { headers, body }] of answers.entries()) {
+      assert.ok(body.includes(Buffer.alloc(32, at + 1)))
+      assert.equal(headers.get('cache-control'), 'no-store')
+      assert.equal(await statusIn(body, device), 0)
+    }
+  })
+
+  test('what is no request is malformed, and another CA none of ours', async () => {
+    const device = await fleet.enrolledDevice('cam-4')
+    assert.equal(failureIn((await post(Buffer.from('3000', 'hex'))).body), 1)
+    for (const path of ['/ocsp', '/ocsp/', '/ocsp/%', '/ocsp/!!!']) {
+      const { status, body } = await fetched(path)
+      assert.deepEqual([status, failureIn(body)], [200, 1], path)
+    }
+    const ofRoot = await ocspRequest(device, { issuer: certificates()[1]! })
+    assert.equal(failureIn((await post(ofRoot)).body), 6)
+    const large = await post(Buffer.alloc(maxOcspRequestBytes + 1))
+    assert.deepEqual([large.status, large.body.toString().split(':')[0]], [413, 'body_too_large'])
+    const text = await fetched('/ocsp', { method: 'POST', body: 'x', headers: { 'Content-Type': 'text/plain' } })
+    assert.equal(text.status, 415)
+  })
+
+  test('caches are told how long, and need not fetch again what they have (RFC 5019 6.2, RFC 9111)', async () => {
+    const device = await fleet.enrolledDevice('cam-5')
+    const request = await ocspRequest(device)
+    for (const ask of [(init = {}) => fetched(pathOf(crlUrlOf(device)), init), (init = {}) => get(request, init)]) {
+      const { headers, body } = await ask()
+      assert.equal(headers.get('cache-control'), 'max-age=300, public, no-transform, must-revalidate')
+      const [modified, expires] = ['last-modified', 'expires'].map((name) => Date.parse(headers.get(name)!))
+      assert.ok(modified! <= clock.now().getTime() && expires! > clock.now().getTime())
+      const etag = headers.get('etag')!
+      const same = await ask({ headers: { 'If-None-Match': `"other", W/${etag}` } })
+      assert.deepEqual([same.status, same.body.length, same.headers.get('etag')], [304, 0, etag])
+      const head = await ask({ method: 'HEAD' })
+      assert.deepEqual(
+        [head.status, head.body.length, head.headers.get('content-length')],
+        [200, 0, String(body.length)],
+      )
+    }
+  })
+
+  test('what there is not is 404, another method 405', async () => {
+    const { name } = await authority()
+    for (const path of [
+      '/',
+      `/${name}`,
+      `/${name}/99.crl`,
+      `/${name}/x/y`,
+      '/ffffffff/all.crl',
+      `/${name}/../all.crl`,
+    ]) {
+      assert.equal((await fetched(path)).status, 404, path)
+    }
+    const posted = await fetched(`/${name}/all.crl`, { method: 'POST' })
+    assert.deepEqual([posted.status, posted.headers.get('allow')], [405, 'GET, HEAD'])
+    assert.equal((await fetched('/ocsp', { method: 'DELETE' })).status, 405)
+  })
+
+  test('a peer that goes away inside its request, or speaks no HTTP, harms nobody', async () => {
+    const { hostname, port } = new URL(base)
+    for (const text of [
+      'POST /ocsp HTTP/1.1\r\nHost: x\r\nContent-Type: application/ocsp-request\r\nContent-Length: 90\r\n\r\n0',
+      '\x16\x03\x01',
+    ]) {
+      const socket = connect(Number(port), hostname)
+      await new Promise<void>((resolve) => socket.write(text, () => resolve()))
+      socket.destroy()
+    }
+    assert.equal((await fetched(`/${(await authority()).name}/all.crl`)).status, 200)
+  })
+
+  test('a start renews the responder, keeps the lists that certificates name, and goes on with greater numbers', async () => {
+    const device = await fleet.enrolledDevice('cam-6')
+    const { name } = await authority()
+    const before = (await fleet.admin('GET', '/status')).body.revocationLists.number
+    const responder = (): string => readFileSync(join(fleet.dataDir, 'services', 'status', 'ocsp.crt'), 'utf8')
+    const former = responder()
+    await fleet.close()
+    clock.advance(5 * 24 * hour)
+    fleet.config.enroll.status.shards = 1
+    await fleet.open()
+    base = fleet.endpoints.status!
+    assert.notEqual(responder(), former)
+    while ((await fetched(`/${name}/1.crl`)).status === 503);
+    assert.ok((await fleet.admin('GET', '/status')).body.revocationLists.number > before)
+    assert.equal((await fetched(`/${name}/1.crl`)).status, 200)
+    assert.equal(failureIn((await get(await ocspRequest(device))).body), 0)
+  })
+
+  test("without the root's key its list stays as it is", async () => {
+    const files = ['root.crl', 'root.key'].map((name) => join(fleet.dataDir, 'enroll', 'ca', name))
+    const list = readFileSync(files[0]!)
+    await fleet.close()
+    rmSync(files[1]!)
+    clock.advance(300 * 24 * hour)
+    await fleet.open()
+    assert.deepEqual(readFileSync(files[0]!), list)
+    await fleet.close()
+    rmSync(files[0]!)
+    await fleet.open()
+    assert.equal(existsSync(files[0]!), false)
+  })
+
+  async function authority(): Promise<{ name: string }> {
+    const { items } = (await fleet.admin('GET', '/certificates?limit=100')).body
+    const { distributionPoint } = items.find((item: object) => 'distributionPoint' in item)
+    return { name: distributionPoint.split('/')[0] }
+  }
+})
+
+/** The same certificate with another serial; nobody signed it. */
+async function strangerOf({ certificate, serial }: DeviceKeys): Promise<string> {
+  const der = pemToDer(certificate)
+  der[der.indexOf(Buffer.from(serial, 'hex')) + 3]! ^= 1
+  return der.toString('base64')
+}
