@@ -111,6 +111,32 @@ test('a publish and a subscription that are denied are told of, with what was as
   assert.equal(subscribed.asked?.topic, '$fleetgate/events/#')
 })
 
+test('a will that is not allowed refuses its CONNECT, and members of a group share what is told', async () => {
+  const inboxes = await Promise.all(
+    ['app-1:a', 'app-1:b'].map(async (clientId) => {
+      const client = await harness.connect(app, { clientId })
+      await client.subscribeAsync('$share/g/$fleetgate/events/refused', { qos: 1 })
+      return new Inbox(client)
+    }),
+  )
+  const device = await harness.device('s-13')
+  await harness.refusal(device, {
+    will: { topic: 'devices/other/x', payload: Buffer.from('x'), qos: 0, retain: false },
+  })
+  await harness.refusal(device, { clientId: 'other' })
+  const [first, second] = [
+    await events.until('refused', { stage: 'will' }),
+    await events.until('refused', { clientId: 'other' }),
+  ]
+  assert.deepEqual(
+    [first.reason, first.asked?.topic, second.reason],
+    ['will_denied', 'devices/other/x', 'client_id_mismatch'],
+  )
+  await Promise.all(inboxes.map((inbox) => inbox.untilCount(1)))
+  const shared = inboxes.flatMap(({ payloads }) => payloads.map((payload) => JSON.parse(payload).id))
+  assert.deepEqual(shared.sort(), [first.id, second.id].sort())
+})
+
 test('nobody but the broker publishes events, whatever it is allowed otherwise', async () => {
   await assert.rejects(watcher.publishAsync('$fleetgate/events/alert', '{}', { qos: 1 }), /Not authorized/)
   await events.until('denied', { deviceId: 'app-1' })
@@ -313,16 +339,20 @@ test('what nobody has subscribed to is not written', async () => {
   )
 })
 
-test('an event that somebody may not have is denied without another event', async () => {
+test('an event that somebody may not have is denied without another event, a will that is due with one', async () => {
   const { events, published } = alone()
   const refusal = { stage: 'delivery', cause: 'delivery_denied', message: 'no' } as const
   const asked = { action: 'receive', topic: '$fleetgate/events/denied' } as const
   events.refused({ deviceId: 'd-1' }, { ...refusal, asked }, '0123456789ab')
   events.refused({ deviceId: 'd-1' }, { ...refusal, asked: { ...asked, topic: 'x' } }, '0123456789ac')
+  events.refused({ deviceId: 'd-1' }, { ...refusal, stage: 'will' }, '0123456789ad')
   await events[Symbol.asyncDispose]()
   assert.deepEqual(
-    published.map(({ denial }) => denial),
-    ['0123456789ac'],
+    published.map(({ type, denial }) => [type, denial]),
+    [
+      ['denied', '0123456789ac'],
+      ['denied', '0123456789ad'],
+    ],
   )
 })
 

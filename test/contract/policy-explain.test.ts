@@ -44,6 +44,16 @@ test('else the one that is for it and has the most levels in common, with what i
   assert.match(unset.nearest!.because, /of which a variable has no value that could stand in a topic/)
 })
 
+test('of what the gateway publishes, no wildcard of other topics comes near', () => {
+  const document = parsePolicy(`policies:
+    - { name: all, allow: { subscribe: ["+/devices/cam-7/presence", "#"] } }
+    - { name: own, allow: { subscribe: ["$fleetgate/devices/\${device.id}/presence"] } }`)
+  const ask = (topic: string) => explainPolicy(document, camera, { action: 'subscribe', topic })
+  assert.equal(ask('$fleetgate/devices/cam-7/presence').because, 'own allows it')
+  assert.equal(ask('$fleetgate/devices/cam-8/presence').nearest?.statement, 'own')
+  assert.equal(ask('$SYS/devices/cam-7/presence').nearest, undefined)
+})
+
 test('a question about something wholly else has nothing near', () => {
   assert.equal(explainPolicy(starter, camera, publish('weather/berlin')).nearest, undefined)
   assert.equal(
