@@ -31,15 +31,28 @@ export class Authorities {
   }
   readonly #others: (Member & { lists: RevocationLists | undefined })[]
 
-  /** @throws FleetError `config_invalid` for a file that is no list of CA certificates */
+  /** @throws FleetError `config_invalid` for a file that is no list of CA certificates, and a CA under two labels */
   constructor(rows: readonly AuthorityConfiguration[]) {
-    this.#others = rows.map((row) => {
-      const certificates = readCertificates(row)
-      const lists = row.crl === undefined ? undefined : new RevocationLists(row.crl, certificates)
+    const files = rows.map((row) => ({ row, all: readCertificates(row) }))
+    const shared = sharedRoots(files)
+    this.#others = files.map(({ row, all }) => {
+      // A root that several labels have is there to build chains from; for what it issues itself no label would speak.
+      const certificates = all.filter((one) => !shared.has(identityOf(one)))
+      const lists = row.crl === undefined ? undefined : new RevocationLists(row.crl, all)
       const authority = { label: row.label, naming: row, statusOf: lists?.statusOf.bind(lists) }
-      const pems = certificates.map(({ raw }) => toPem(raw))
+      const pems = all.map(({ raw }) => toPem(raw))
       return { authority, certificates, names: namesOf(certificates), pems, lists }
     })
+  }
+
+  /** @throws FleetError `config_invalid` where a label has the CA of this gateway, whose certificates would be judged by two rules */
+  requireOthers(): void {
+    const own = new Set(this.#own.certificates.map(identityOf))
+    for (const { authority, certificates } of this.#others) {
+      if (!certificates.some((one) => own.has(identityOf(one)))) continue
+      const sentence = `broker.trust ${authority.label} holds the CA of this gateway, whose label is ${ownAuthority}`
+      throw new FleetError('config_invalid', `${sentence}; take it out`)
+    }
   }
 
   /** The CA of this gateway, which the feed tells of. */
@@ -122,6 +135,37 @@ function readCertificates({ label, file }: AuthorityConfiguration): X509Certific
   const other = certificates.find(({ ca }) => !ca)
   if (other !== undefined) throw unusable(`holds a certificate that is not of a CA: serial ${other.serialNumber}`)
   return certificates
+}
+
+/** Of the CA, whichever of its certificates this is: what it has signed is verified by any of them. */
+function identityOf({ raw }: X509Certificate): string {
+  const { subject, spkiHash } = parseCertificate(raw)
+  return `${nameKey(subject)} ${spkiHash}`
+}
+
+/**
+ * Roots that several labels have in common, each with CAs of its own below it.
+ *
+ * @throws FleetError `config_invalid` for any other CA under two labels: by whose rules would its certificates be judged?
+ */
+function sharedRoots(files: readonly { row: AuthorityConfiguration; all: X509Certificate[] }[]): Set<string> {
+  const labels = new Map<string, Set<string>>()
+  for (const { row, all } of files) {
+    for (const one of all) labels.set(identityOf(one), (labels.get(identityOf(one)) ?? new Set()).add(row.label))
+  }
+  const isShared = (one: X509Certificate): boolean => labels.get(identityOf(one))!.size > 1
+  for (const { all } of files) {
+    const hasOwn = all.some((one) => !isShared(one))
+    const doubtful = all.find((one) => isShared(one) && !(hasOwn && one.checkIssued(one)))
+    if (doubtful === undefined) continue
+    const [one, other] = labels.get(identityOf(doubtful))!
+    const name = doubtful.subject.replaceAll('\n', ', ')
+    throw new FleetError(
+      'config_invalid',
+      `broker.trust: ${name} stands under ${one} and ${other}; leave it to one of them`,
+    )
+  }
+  return new Set([...labels].filter(([, { size }]) => size > 1).map(([identity]) => identity))
 }
 
 const namesOf = (certificates: readonly X509Certificate[]): Set<string> =>

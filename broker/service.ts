@@ -120,6 +120,7 @@ export async function createBrokerService(options: {
     snapshot.anchors.length > 0 ? snapshot.anchors : credential.authorities
   const authorities = new Authorities(config.trust)
   authorities.setOwn(anchorsInForce())
+  authorities.requireOthers()
   const clones = new CloneWatch({
     settings: config.clones,
     clock,

@@ -107,9 +107,10 @@ export class TestPki {
     this.issuing = issuing
   }
 
-  static async create(name = 'Test'): Promise<TestPki> {
+  /** @param above a root that there is already */
+  static async create(name = 'Test', above?: TestAuthority): Promise<TestPki> {
     const years = { notBefore: new Date(Date.now() - 400 * day), notAfter: new Date(Date.now() + 3650 * day) }
-    const root = await make({ name: [{ CN: [`${name} Root`] }], ca: { pathLength: 1 }, ...years }, undefined)
+    const root = above ?? (await make({ name: [{ CN: [`${name} Root`] }], ca: { pathLength: 1 }, ...years }, undefined))
     const issuing = await make({ name: [{ CN: [`${name} Issuing CA`] }], ca: { pathLength: 0 }, ...years }, root)
     return new TestPki(root, issuing)
   }
@@ -125,6 +126,11 @@ export class TestPki {
     const { organizationalUnits = [], ...dates } = more
     const name: JsonName = [...organizationalUnits.map((unit) => ({ OU: [unit] })), { CN: [id] }]
     return make({ name, usage: [clientAuth], uris: [`urn:fleetgate:device:${id}`], ...dates }, this.issuing)
+  }
+
+  /** Of the root itself. */
+  deviceOfRoot(id: string): Promise<TestCertificate> {
+    return make({ name: [{ CN: [id] }], usage: [clientAuth] }, this.root)
   }
 
   /** What a factory gives a device (IEEE 802.1AR). */
