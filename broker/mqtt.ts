@@ -188,6 +188,11 @@ export class MqttService implements AsyncDisposable {
     connection.link = new Link({ socket: connection.stream, limits, events, clock })
   }
 
+  /** To be called about once a second. */
+  sweep(): void {
+    this.#quarantine.sweep()
+  }
+
   get kept(): Pick<MqttContext, 'store' | 'retained'> {
     return this.#context
   }

@@ -54,7 +54,10 @@ export class Quarantine {
   readonly #admissions = new AttemptLimit(admissionsPerMinute)
   readonly #asks = new AttemptLimit(asksPerMinute)
   readonly #counts = new Map<string, number>()
-  #size = 0
+  readonly #stayMs: number
+  /** Who is inside, and since when; the longest first. */
+  readonly #inside = new Map<Connection, number>()
+  #ordinal = 0
 
   constructor(options: {
     gate: Gate
@@ -73,33 +76,58 @@ export class Quarantine {
     this.#meters = options.meters
     this.#maxConnections = options.config.maxQuarantined
     this.#maxOfOne = options.config.maxConnectionsPerDevice
+    this.#stayMs = options.config.quarantineStayMs
   }
 
   /** @returns why there is no room for this peer now */
-  enter(name: string, remoteAddress: string): string | undefined {
+  enter(connection: Connection): string | undefined {
+    const { remoteAddress } = connection
+    const peer = peerOf(connection)
     const now = this.#clock().getTime()
     const network = networkOf(remoteAddress)
     if (this.#admissions.waitMs(network, now) > 0) return 'too many quarantined connections in a minute'
     this.#admissions.note(network, now)
-    const ofOne = this.#counts.get(name) ?? 0
-    if (this.#size >= this.#maxConnections || ofOne >= this.#maxOfOne) return 'too many connections are in quarantine'
-    this.#size++
-    this.#counts.set(name, ofOne + 1)
+    const ofOne = this.#counts.get(peer) ?? 0
+    if (this.#inside.size >= this.#maxConnections || ofOne >= this.#maxOfOne)
+      return 'too many connections are in quarantine'
+    this.#inside.set(connection, now)
+    this.#counts.set(peer, ofOne + 1)
+    this.#ordinal++
     return undefined
   }
 
-  leave(name: string): void {
-    this.#size--
-    const left = (this.#counts.get(name) ?? 0) - 1
-    if (left > 0) this.#counts.set(name, left)
-    else this.#counts.delete(name)
+  leave(connection: Connection): void {
+    const peer = peerOf(connection)
+    this.#inside.delete(connection)
+    const left = (this.#counts.get(peer) ?? 0) - 1
+    if (left > 0) this.#counts.set(peer, left)
+    else this.#counts.delete(peer)
   }
 
-  /** @returns false when `name` has asked too often */
-  mayAsk(name: string): boolean {
+  /** Of who came in last: a number that no other connection has while this process lives. */
+  get ordinal(): number {
+    return this.#ordinal
+  }
+
+  /** Ends who has been inside for too long: one that stays keeps others out. To be called about once a second. */
+  sweep(): void {
     const now = this.#clock().getTime()
-    if (this.#asks.waitMs(name, now) > 0) return false
-    this.#asks.note(name, now)
+    for (const [connection, since] of this.#inside) {
+      if (now - since < this.#stayMs) break
+      const { cause = 'quarantined', message } = connection.verdict ?? {}
+      const sentence = `quarantine is for ${this.#stayMs} ms${message ? `: ${message}` : ''}`
+      const denial = this.#denials.note(refusedOf(connection), { stage: 'session', cause, message: sentence })
+      this.#inside.delete(connection)
+      connection.close(cause, `${sentence}; ${askAbout(denial)}`, denial)
+    }
+  }
+
+  /** @returns false when this peer has asked too often */
+  mayAsk(connection: Connection): boolean {
+    const peer = peerOf(connection)
+    const now = this.#clock().getTime()
+    if (this.#asks.waitMs(peer, now) > 0) return false
+    this.#asks.note(peer, now)
     return true
   }
 
@@ -150,9 +178,15 @@ export class Quarantine {
   }
 
   log(event: 'quarantine.entered' | 'quarantine.asked' | 'quarantine.left', connection: Connection): void {
-    this.#log.info({ event, reason: connection.verdict?.cause, ...who(connection) }, 'quarantine')
+    const { verdict, denial } = connection
+    const fields = { event, reason: verdict?.cause, ...(denial === undefined ? {} : { denial }), ...who(connection) }
+    this.#log.info(fields, 'quarantine')
   }
 }
+
+/** Of whom there may be only so many. All without a certificate have one name, and nothing but their address tells them apart. */
+const peerOf = ({ certificate, remoteAddress }: Connection): string =>
+  certificate === undefined ? networkOf(remoteAddress) : quarantineName(certificate.fingerprint)
 
 /**
  * Serves a client in quarantine by itself: no session, no store, no route. Nothing that such a client sends can reach another,
@@ -178,8 +212,8 @@ export class QuarantineSession implements LinkEvents {
 
   /** A will is not kept: nobody would be allowed to have it. */
   connect({ clientId, clean, version }: Connect): void {
-    const { link, remoteAddress } = this.#connection
-    const refusal = clientId === '' && !clean && version < 5 ? namelessSession : this.#full(remoteAddress)
+    const { link } = this.#connection
+    const refusal = clientId === '' && !clean && version < 5 ? namelessSession : this.#full()
     if (refusal !== undefined) {
       link.refuse(reasonOf(refusal[0]), this.#quarantine.refused(this.#connection, ...refusal))
       return
@@ -188,7 +222,8 @@ export class QuarantineSession implements LinkEvents {
     this.#connection.state = 'quarantined'
     link.accept({
       sessionPresent: false,
-      ...(clientId === '' ? { assignedClientId: this.#name } : {}),
+      // [MQTT-3.2.2-16]: one that nobody else has, and all without a certificate have one name.
+      ...(clientId === '' ? { assignedClientId: `${this.#name}:${this.#quarantine.ordinal}` } : {}),
       properties: {
         sessionExpiryInterval: 0,
         maximumPacketSize: maxPacketBytes,
@@ -204,7 +239,7 @@ export class QuarantineSession implements LinkEvents {
   publish({ topic, qos, retain, payload, packetId }: Publish): void {
     const isAsk = topic === this.#topics.ask
     const type = qos === 1 ? 'puback' : 'pubrec'
-    if (isAsk && this.#quarantine.mayAsk(this.#name)) {
+    if (isAsk && this.#quarantine.mayAsk(this.#connection)) {
       this.#asked()
       if (qos > 0) this.#connection.link.send({ type, packetId, reason: reason.success })
       return
@@ -251,12 +286,12 @@ export class QuarantineSession implements LinkEvents {
 
   closed(): void {
     if (!this.#isIn) return
-    this.#quarantine.leave(this.#name)
+    this.#quarantine.leave(this.#connection)
     this.#quarantine.log('quarantine.left', this.#connection)
   }
 
-  #full(remoteAddress: string): ['too_many_connections', string] | undefined {
-    const why = this.#quarantine.enter(this.#name, remoteAddress)
+  #full(): ['too_many_connections', string] | undefined {
+    const why = this.#quarantine.enter(this.#connection)
     return why === undefined ? undefined : ['too_many_connections', why]
   }
 

@@ -186,7 +186,10 @@ export async function createBrokerService(options: {
     }
   }, credentialPollMs)
   renewal.unref()
-  const sweep = setInterval(() => gate.sweep(), sweepMs)
+  const sweep = setInterval(() => {
+    gate.sweep()
+    mqtt.sweep()
+  }, sweepMs)
   sweep.unref()
   const files = setInterval(() => {
     lookAtLists()

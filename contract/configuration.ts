@@ -308,6 +308,11 @@ const fields = z.strictObject({
         .default(20_000)
         .describe('Open connections of each listener, all devices together'),
       maxQuarantined: z.int().min(1).default(500).describe('Open connections in quarantine, all peers together'),
+      quarantineStayMs: z
+        .int()
+        .min(1_000)
+        .default(600_000)
+        .describe('After that a connection in quarantine is closed; it may come again'),
       sessionExpiryMs: z
         .int()
         .min(1_000)

@@ -291,9 +291,53 @@ test('how often they come is counted for a network, not for each of its addresse
     clock: () => new Date(0),
     config,
   })
-  for (let i = 0; i < 60; i++) assert.equal(quarantine.enter(`~${i}`, `2001:db8::${i}:1`), undefined)
-  assert.match(quarantine.enter('~60', '2001:db8::60:1') ?? '', /in a minute/)
-  assert.equal(quarantine.enter('~60', '2001:db8:1::1'), undefined)
+  const enter = (fingerprint: string, remoteAddress: string): string | undefined =>
+    quarantine.enter({ certificate: { fingerprint }, remoteAddress } as never)
+  for (let i = 0; i < 60; i++) assert.equal(enter(String(i), `2001:db8::${i}:1`), undefined)
+  assert.match(enter('60', '2001:db8::60:1') ?? '', /in a minute/)
+  assert.equal(enter('60', '2001:db8:1::1'), undefined)
+})
+
+test('those without a certificate keep nobody out but their own network, and each has a client id of its own', async () => {
+  const quarantine = new Quarantine({
+    gate: {} as never,
+    log: {} as never,
+    denials: {} as never,
+    events: {} as never,
+    meters: {} as never,
+    clock: () => new Date(0),
+    config: { maxQuarantined: 100, maxConnectionsPerDevice: 2 } as never,
+  })
+  const enter = (remoteAddress: string) => quarantine.enter({ certificate: undefined, remoteAddress } as never)
+  assert.deepEqual(['192.0.2.1', '192.0.2.1'].map(enter), [undefined, undefined])
+  assert.match(enter('192.0.2.1') ?? '', /too many connections are in quarantine/)
+  assert.equal(enter('192.0.2.2'), undefined)
+  const clients = [await dial('open', undefined), await dial('open', undefined)]
+  const ids: unknown[] = []
+  for (const client of clients) {
+    client.send(connectPacket(5, { clientId: '' }))
+    ids.push((await client.expect('connack', { reason: 0 })).properties?.assignedClientIdentifier)
+  }
+  assert.ok(ids.every((id) => /^~none:\d+$/.test(String(id))) && ids[0] !== ids[1], String(ids))
+  await leave(...clients)
+})
+
+test('who has been in quarantine for long enough is told so, why it is there, and under which id to ask', async () => {
+  const client = await quarantined(undefined)
+  skewMs += 599_000
+  const late = await quarantined(undefined)
+  skewMs += 2_000
+  const { properties } = await client.expect('disconnect', { reason: reason.notAuthorized })
+  const sentence = String(properties?.reasonString)
+  assert.match(sentence, /^quarantine is for 600000 ms: .*certificate.*; denial [0-9a-f]{12}$/)
+  const [denial] = await harness.feed.askDenials({ id: sentence.slice(-12), limit: 1 })
+  assert.deepEqual(
+    [denial?.stage, denial?.cause, denial?.fix?.command?.[0]],
+    ['session', 'certificate_missing', 'token'],
+  )
+  await harness.testLog.until('quarantine.left', { denial: denial!.id })
+  assert.ok(!late.hasEnded)
+  await leave(late)
 })
 
 test('a revocation reaches into the quarantine', async () => {
