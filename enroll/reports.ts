@@ -1,25 +1,36 @@
 import type { Alert, BrokerReport, CertificateUsed, SessionCut } from '../contract/broker-reports.ts'
+import type { DeviceId } from '../contract/ids.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import type { Alerts } from './alerts.ts'
+import { holdDevice } from './ca/hold.ts'
 import { noteEvidence } from './ca/incidents.ts'
 import { noteUse } from './ca/supersession.ts'
 import type { Reported } from './feed-server.ts'
 import type { AuditFact } from './registry/audit-log.ts'
 import { findCertificate } from './registry/certificates.ts'
 import { findCuts, writeCut } from './registry/cuts.ts'
+import { findDevice } from './registry/devices.ts'
 import { type Registry, untilNoConflict } from './registry/registry.ts'
 
 // All connections of one device end at once, and each is written for itself.
 const attempts = 100
 
 type Said<R extends BrokerReport> = { broker: string; requestId: string; report: R }
-type ReportsOptions = { registry: Registry; alerts: Alerts; overlapMs: number; clock: () => Date }
+type ReportsOptions = {
+  registry: Registry
+  alerts: Alerts
+  overlapMs: number
+  /** Whether a device whose key is used in two places is put on hold. */
+  holdsClones: boolean
+  clock: () => Date
+}
 
 /** Takes what brokers report. A report that comes again has no second effect: its id is the request's. */
 export function createReportDesk({
   registry,
   alerts,
   overlapMs,
+  holdsClones,
   clock,
 }: ReportsOptions): (reported: Reported) => Promise<void> {
   /** @param heardAt when it came; it may have to be written more than once */
@@ -56,9 +67,14 @@ export function createReportDesk({
     return noteEvidence(registry, { kind: 'stolen', deviceId, evidence, opens: false, now })
   }
 
-  function alerted({ broker, requestId, report }: Said<Alert>): Promise<void> {
+  async function alerted({ broker, requestId, report }: Said<Alert>): Promise<void> {
     const { kind, deviceId, remoteAddress, at } = report
-    return alerts.raise({ kind, deviceId, remoteAddress, by: broker, requestId, at, details: detailsOf(report) })
+    await alerts.raise({ kind, deviceId, remoteAddress, by: broker, requestId, at, details: detailsOf(report) })
+    if (kind !== 'clone' || deviceId === undefined || !holdsClones) return
+    // One that was revoked, or never was, cannot be held and need not be.
+    if ((await findDevice(registry, deviceId))?.doc.status !== 'active') return
+    const id = deviceId as DeviceId
+    await holdDevice(registry, { id, actor: `broker:${broker}`, remoteAddress, requestId, now: clock() })
   }
 
   /** From its first session on it is certain that the device has the certificate. */

@@ -155,7 +155,13 @@ export async function createEnrollService(input: {
       listen: config.enroll.feed,
       credential: credential(),
       anchors,
-      onReport: createReportDesk({ registry, alerts, overlapMs: config.enroll.overlapMs, clock }),
+      onReport: createReportDesk({
+        registry,
+        alerts,
+        overlapMs: config.enroll.overlapMs,
+        holdsClones: config.broker.clones.action === 'hold',
+        clock,
+      }),
     }),
   )
   const admin = opened.use(

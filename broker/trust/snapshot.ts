@@ -324,7 +324,9 @@ function newsOf(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fa
   if (type === 'certificate.issued') {
     if (known !== undefined) return []
     const { notAfter, via } = data
-    return [{ kind: 'issued', deviceId, fingerprint, serial, notAfter, isRenewal: via === 'reenroll' }]
+    return [
+      { kind: 'issued', deviceId, fingerprint, serial, notAfter, isRenewal: via?.startsWith('reenroll') === true },
+    ]
   }
   if (known?.reason !== undefined) return []
   return [{ kind: 'certificateRevoked', deviceId, fingerprint, serial, reason: data.reason }]

@@ -1,0 +1,60 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { Alert } from '../../contract/broker-reports.ts'
+import { Alerts } from '../../enroll/alerts.ts'
+import { decodeAudit } from '../../enroll/registry/audit-log.ts'
+import { type DeviceRecord, getDevice, writeDevice } from '../../enroll/registry/devices.ts'
+import type { Registry } from '../../enroll/registry/registry.ts'
+import { createReportDesk } from '../../enroll/reports.ts'
+import { createLog } from '../../runtime/log.ts'
+import { put, withRegistry } from './registry/with-registry.ts'
+
+const now = new Date('2026-03-01T00:00:00Z')
+const clock = (): Date => now
+
+const clone = (deviceId: string): Alert => ({
+  type: 'alert',
+  kind: 'clone',
+  at: now.toISOString(),
+  listener: 'mqtts',
+  remoteAddress: '192.0.2.7',
+  detail: 'duel',
+  count: 1,
+  deviceId,
+})
+const device = (id: string, status: DeviceRecord['status']): DeviceRecord => ({
+  id,
+  profile: 'camera',
+  groups: [],
+  status,
+  createdAt: now.toISOString(),
+})
+
+async function tell(registry: Registry, holdsClones: boolean, ...reports: Alert[]): Promise<string[]> {
+  const alerts = new Alerts({ registry, clock, log: createLog('enroll', 'silent') })
+  const desk = createReportDesk({ registry, alerts, overlapMs: 0, holdsClones, clock })
+  for (const [n, report] of reports.entries()) await desk({ broker: 'broker-1', id: `0000-${n}`, report })
+  const entries = (await registry.auditAfter(0, 10)).map(decodeAudit)
+  return entries.map(({ action, actor, subject }) => `${action} ${actor} ${subject}`)
+}
+
+test('a device whose key is used in two places is put on hold where that is wanted, once, and alerted of in any case', () =>
+  withRegistry(async (registry) => {
+    await put(registry, writeDevice(device('cam-1', 'active'), 0))
+    assert.deepEqual(await tell(registry, false, clone('cam-1')), ['alert.raised broker:broker-1 device:cam-1'])
+    assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'active')
+    assert.deepEqual(await tell(registry, true, clone('cam-1'), clone('cam-1')), [
+      'alert.raised broker:broker-1 device:cam-1',
+      'device.held broker:broker-1 device:cam-1',
+      'alert.raised broker:broker-1 device:cam-1',
+    ])
+    assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'held')
+  }))
+
+test('one that is revoked stays so, and one that there is not is alerted of alone', () =>
+  withRegistry(async (registry) => {
+    await put(registry, writeDevice(device('cam-1', 'revoked'), 0))
+    const told = await tell(registry, true, clone('cam-1'), clone('cam-2'))
+    assert.deepEqual(told, ['alert.raised broker:broker-1 device:cam-1', 'alert.raised broker:broker-1 device:cam-2'])
+    assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'revoked')
+  }))
