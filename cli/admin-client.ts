@@ -47,6 +47,7 @@ import {
   theftReceipt,
   tokenView,
 } from '../contract/admin-api.ts'
+import { type BulkReceipt, bulkReceipt, type ChangeDevices } from '../contract/bulk-api.ts'
 import { type Denial, denialView } from '../contract/denials.ts'
 import type { RevocationReason } from '../contract/ids.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
@@ -174,6 +175,11 @@ export class AdminClient implements Disposable {
     return this.#call(certificateReceipt, { method: 'POST', path, body: { reason, waitMs }, waitMs })
   }
 
+  changeDevices(body: ChangeDevices): Promise<BulkReceipt> {
+    const waitMs = body.waitMs ?? 0
+    return this.#call(bulkReceipt, { method: 'POST', path: '/v1/devices/bulk', body, waitMs })
+  }
+
   reportStolen(id: string, waitMs: number): Promise<TheftReceipt> {
     const path = `/v1/devices/${encodeURIComponent(id)}/stolen`
     return this.#call(theftReceipt, { method: 'POST', path, body: { waitMs }, waitMs })
@@ -215,7 +221,12 @@ export class AdminClient implements Disposable {
     return this.#call(approvalView, { method: 'POST', path: `/v1/approvals/${encodeURIComponent(id)}/deny`, body })
   }
 
-  listCertificates(query: { deviceId?: string }): Promise<CertificateView[]> {
+  listCertificates(query: {
+    deviceId?: string
+    issuer?: string
+    issuedFrom?: string
+    issuedTo?: string
+  }): Promise<CertificateView[]> {
     return this.#pages(certificateView, '/v1/certificates', query)
   }
 

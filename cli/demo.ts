@@ -1,7 +1,6 @@
 import { closeSync, copyFileSync, mkdtempSync, openSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { SingleBar } from 'cli-progress'
 import { EstClient, fetchTrust } from '../device-sim/est-client.ts'
 import type { Operator } from '../device-sim/fleet.ts'
 import { runStory, type StepResult, StoryStopped } from '../device-sim/story.ts'
@@ -11,6 +10,7 @@ import { AdminClient } from './admin-client.ts'
 import type { ServiceEvent } from './child-service.ts'
 import { aborted, Interrupted, type Io } from './io.ts'
 import { json, styled, visible } from './output.ts'
+import { progressBar } from './progress.ts'
 import { type Gateway, startGateway } from './supervisor.ts'
 
 type Options = { devices: number; once?: boolean; output: 'table' | 'json' }
@@ -74,7 +74,7 @@ async function tell(gateway: Gateway, { devices, once, output }: Options, io: Io
     throw new StoryStopped(`before: the fleet enrolls over EST and connects (${cause.message})`, { cause })
   })
   const est = new EstClient(endpoints.est, trust)
-  const bar = progressBar(io, devices)
+  const bar = progressBar(io, 'enrolling', devices)
   using _ = { [Symbol.dispose]: () => bar?.stop() }
   await using story = await runStory({
     server: { est, mqtts: endpoints.mqtts, operator: operatorOf(client) },
@@ -108,13 +108,6 @@ const operatorOf = (client: AdminClient): Operator => ({
     return { inForce, confirmedMs: brokers[0]?.confirmedMs }
   },
 })
-
-function progressBar(io: Io, total: number): SingleBar | undefined {
-  if (!io.isTerminal) return undefined
-  const bar = new SingleBar({ format: '  enrolling {bar} {value}/{total}', clearOnComplete: true, hideCursor: true })
-  bar.start(total, 0)
-  return bar
-}
 
 const line = ({ ok, title, detail, ms }: StepResult, colour: boolean): string => {
   const mark = ok ? styled('green', '✔', colour) : styled('red', '✘', colour)

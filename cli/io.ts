@@ -9,6 +9,8 @@ export type Io = {
   env: NodeJS.ProcessEnv
   /** A line typed unseen at a terminal, else the first line of standard input. */
   readSecret(question: string): Promise<string>
+  /** A line typed at a terminal, else the first line of standard input; empty where there is none. */
+  readLine(question: string): Promise<string>
   /**
    * Aborts, with its cause as a text, at the first SIGINT, SIGTERM or SIGHUP from the call on, or when nobody reads the
    * output any more; a command that does not call it is ended by them as usual.

@@ -1,6 +1,6 @@
 import type { Io } from './io.ts'
 import { run } from './program.ts'
-import { readSecret } from './secret.ts'
+import { readLine, readSecret } from './secret.ts'
 
 // npm and bin/run.js pass on what the terminal has sent to their whole group, so one Ctrl-C may arrive several times.
 const oneCtrlCMs = 250
@@ -16,6 +16,7 @@ const io: Io = {
   colour: process.stdout.isTTY === true && process.stdout.hasColors(),
   env: process.env,
   readSecret,
+  readLine,
   untilSignal(hurry) {
     const controller = new AbortController()
     stop = controller

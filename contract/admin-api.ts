@@ -17,6 +17,7 @@
  * | POST /v1/devices/:id/disable  | waitForBrokers          | holdReceipt                |
  * | POST /v1/devices/:id/enable   | waitForBrokers          | holdReceipt                |
  * | POST /v1/devices/:id/stolen   | waitForBrokers          | theftReceipt               |
+ * | POST /v1/devices/bulk         | see bulk-api.ts         | bulkReceipt                |
  * | POST /v1/devices/:id/readmit  | readmitDevice           | deviceView                 |
  * | POST /v1/tokens               | createToken             | tokenView (201)            |
  * | GET  /v1/late-renewals        | listLateRenewals        | page of lateRenewalView    |
@@ -56,6 +57,7 @@ const profileName = z
 export const serialNumber = z
   .string()
   .refine(isSerialNumber, { error: 'a serial number is lower-case hex, two digits an octet' })
+const instant = z.iso.datetime({ offset: true, error: 'an instant is an ISO 8601 date and time with its zone' })
 const limit = z.coerce.number().int().min(1).max(1_000).default(100)
 
 /** Shortest to longest life of an enrollment token, in milliseconds. */
@@ -104,7 +106,7 @@ export const listDevices = z.strictObject({
   after: z.string().optional(),
   limit,
 })
-const waitMs = z.int().min(0).max(60_000).default(0).describe('How long to wait for every broker to confirm')
+export const waitMs = z.int().min(0).max(60_000).default(0).describe('How long to wait for every broker to confirm')
 export const revokeDevice = z.strictObject({ reason: z.enum(revocationReasons), waitMs })
 export const readmitDevice = z.strictObject({
   stolenRecovered: z
@@ -144,7 +146,18 @@ export const registerCertificate = z.strictObject({
   deviceId,
   pem: z.string().max(20_000).describe('One certificate, of whatever CA'),
 })
-export const listCertificates = z.strictObject({ deviceId: deviceId.optional(), after: z.string().optional(), limit })
+export const listCertificates = z.strictObject({
+  deviceId: deviceId.optional(),
+  issuer: z
+    .string()
+    .max(256)
+    .optional()
+    .describe('Of this CA: ours by the label fleetgate or its fingerprint, another by its name as it is shown'),
+  issuedFrom: instant.optional(),
+  issuedTo: instant.optional().describe('Issued before this instant'),
+  after: z.string().optional(),
+  limit,
+})
 export const listIncidents = z.strictObject({
   deviceId: deviceId.optional(),
   open: z.stringbool().default(false).describe('Those alone that were not closed'),
@@ -282,7 +295,7 @@ const endedSession = z.object({
   publish: z.array(z.string()).describe('Topics its policy let it publish to'),
   subscribe: z.array(z.string()).describe('And read'),
 })
-const inForce = {
+export const inForce = {
   feedSeq: z.number(),
   inForce: z.boolean().describe('Every known broker has confirmed'),
   ticketsVoid: z

@@ -18,6 +18,7 @@ import {
   theftReceipt,
   tokenView,
 } from '../contract/admin-api.ts'
+import { bulkReceipt } from '../contract/bulk-api.ts'
 import { configuration } from '../contract/configuration.ts'
 import { denialView } from '../contract/denials.ts'
 import { eventMeanings, eventTypes, fleetEvent, presence } from '../contract/fleet-events.ts'
@@ -232,6 +233,11 @@ function jsonPage(): string {
     ['theft receipt', theftReceipt, '`device stolen`'],
     ['certificate receipt', certificateReceipt, '`cert revoke`'],
     ['incident', incidentView, '`incident show`, `incident close`; `incident ls` gives `{ "items": [incident, …] }`'],
+    [
+      'bulk receipt',
+      bulkReceipt,
+      '`device revoke|disable|enable|stolen` with a selection, which adds `verb`, `selected` and how many were `done`, `already` so and `refused`',
+    ],
     ['hold receipt', holdReceipt, '`device disable`, `device enable`'],
     ['policy', policyView, '`policy show`, `policy apply`'],
     ['denial', denialView, '`explain`; `denial ls` gives `{ "items": [denial, …], "unheard": [broker, …] }`'],

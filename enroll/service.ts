@@ -176,6 +176,7 @@ export async function createEnrollService(input: {
         clock,
         log,
         rootFingerprint: hierarchy.root.fingerprint,
+        issuing: hierarchy.issuing.certificate,
         startedAt: clock(),
         configuration: () => reconfiguration.view,
       },

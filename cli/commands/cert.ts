@@ -6,7 +6,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'
-import { brokersOf, change, reasonOption, type Waiting, waiting } from './standing.ts'
+import { brokersOf, change, reasonOption, type Waiting, waiting } from './waiting.ts'
 
 export function addCert(program: Command, io: Io): void {
   const cert = program.command('cert').description('certificates that this authority has issued')

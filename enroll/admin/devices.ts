@@ -12,8 +12,10 @@ import {
   revokeDevice as revokeBody,
   waitForBrokers,
 } from '../../contract/admin-api.ts'
+import { changeDevices as changeDevicesBody } from '../../contract/bulk-api.ts'
 import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import { changeDevices } from '../ca/bulk.ts'
 import { holdDevice, releaseDevice } from '../ca/hold.ts'
 import { reportStolen, revokeDevice } from '../ca/revocation.ts'
 import { allowDevices as allow, disallowDevices as disallow } from '../ra/allow-list.ts'
@@ -119,6 +121,17 @@ export const deviceRoutes = [
       const purged = (profile: string) => context.ra.purged(profile, true)
       const theft = await reportStolen(context.registry, { id, purged, ...asked })
       return confirmed(context, { deviceId: id, ...theft }, { waitMs: body.waitMs, asked })
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/bulk',
+    body: changeDevicesBody,
+    handle: async ({ body: { waitMs, ...order }, asked }, { registry, ra, feed }) => {
+      const purged = (profile: string) => ra.purged(profile, order.verb === 'stolen')
+      const change = await changeDevices(registry, { ...order, purged, ...asked })
+      const brokers = await feed.confirmations(change.feedSeq, waitMs)
+      return { ...change, inForce: brokers.every((broker) => broker.confirmed), brokers }
     },
   }),
   route({

@@ -8,8 +8,9 @@ import {
   revokeDevice,
   serialNumber,
 } from '../../contract/admin-api.ts'
+import { ownAuthority } from '../../contract/listeners.ts'
 import { policyDocument } from '../../contract/policy-document.ts'
-import { toPem } from '../../pki/certificate.ts'
+import { type CertificateFacts, parseCertificate, toPem } from '../../pki/certificate.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { revokeCertificate } from '../ca/certificate-revocation.ts'
 import { putPolicy } from '../policy.ts'
@@ -43,8 +44,10 @@ export const issuanceRoutes = [
     method: 'GET',
     path: '/v1/certificates',
     query: listQuery,
-    handle: async ({ query }, { registry }) => {
-      const { items, next } = await listCertificates(registry, query)
+    handle: async ({ query: { issuer, issuedFrom, issuedTo, ...rest } }, { registry, issuing }) => {
+      const isOfIssuer = issuer === undefined ? () => true : isIssuedBy(issuer, issuing)
+      const keep = (doc: CertificateRecord): boolean => isOfIssuer(doc) && isIssuedWithin(doc, issuedFrom, issuedTo)
+      const { items, next } = await listCertificates(registry, { ...rest, keep })
       return { items: items.map(({ doc }) => show(doc)), next }
     },
   }),
@@ -101,6 +104,23 @@ export const issuanceRoutes = [
     },
   }),
 ]
+
+/** By its label or fingerprint the CA that signs here, by the name in its certificates any other. */
+function isIssuedBy(text: string, issuing: CertificateFacts): (doc: CertificateRecord) => boolean {
+  const isOurs = text === ownAuthority || text.replaceAll(':', '').toLowerCase() === issuing.fingerprint
+  if (!isOurs && /^[0-9a-f:]{64,}$/i.test(text)) {
+    throw new FleetError('request_malformed', `the CA that issues here has the fingerprint ${issuing.fingerprint}`)
+  }
+  return isOurs
+    ? ({ der }) => der !== undefined && issuerKeyOf(der) === issuing.subjectKeyId
+    : ({ issuer }) => issuer === text
+}
+
+const issuerKeyOf = (der: string): string | undefined => parseCertificate(Buffer.from(der, 'base64')).authorityKeyId
+
+const isIssuedWithin = ({ issuedAt }: CertificateRecord, from: string | undefined, to: string | undefined): boolean =>
+  (from === undefined || (issuedAt !== undefined && new Date(issuedAt) >= new Date(from))) &&
+  (to === undefined || (issuedAt !== undefined && new Date(issuedAt) < new Date(to)))
 
 function requireSerial(text: string | undefined) {
   const serial = serialNumber.safeParse(text?.toLowerCase())

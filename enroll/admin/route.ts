@@ -1,5 +1,6 @@
 import type { z } from 'zod'
 import type { ConfigurationView } from '../../contract/admin-api.ts'
+import type { CertificateFacts } from '../../pki/certificate.ts'
 import type { Log } from '../../runtime/log.ts'
 import type { CrlPublisher } from '../ca/crl-publisher.ts'
 import type { FeedServer } from '../feed-server.ts'
@@ -20,6 +21,8 @@ export type AdminContext = {
   clock: () => Date
   log: Log
   rootFingerprint: string
+  /** The CA that signs device certificates. */
+  issuing: CertificateFacts
   startedAt: Date
   configuration: () => ConfigurationView
 }

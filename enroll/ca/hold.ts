@@ -4,6 +4,7 @@ import type { Asked } from '../registry/asked.ts'
 import { type CertificateRecord, listCertificates, writeCertificate } from '../registry/certificates.ts'
 import { type DeviceRecord, deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
+import { carryOut, type Plan } from './plan.ts'
 import { barring, barringAttempts } from './revocation.ts'
 
 export type Hold = {
@@ -24,19 +25,29 @@ type Input = Asked & { id: DeviceId }
  *
  * @throws FleetError `device_unknown`, `conflict` for a revoked device, which is out for good
  */
-export function holdDevice(registry: Registry, input: Input): Promise<Hold> {
-  return barring(input.id, 'device_held', () => untilNoConflict(() => change(registry, 'held', input), barringAttempts))
-}
+export const holdDevice = (registry: Registry, input: Input): Promise<Hold> =>
+  barring([input.id], 'device_held', () => change(registry, 'held', input))
 
 /**
  * Takes a hold back: the certificates that it held count again. One that is active is left as it is.
  *
  * @throws FleetError `device_unknown`, `conflict` for a revoked device: there is no way back from that
  */
-export const releaseDevice = (registry: Registry, input: Input): Promise<Hold> =>
-  untilNoConflict(() => change(registry, 'active', input))
+export const releaseDevice = (registry: Registry, input: Input): Promise<Hold> => change(registry, 'active', input)
 
-async function change(registry: Registry, status: 'active' | 'held', input: Input): Promise<Hold> {
+const change = (registry: Registry, status: 'active' | 'held', input: Input): Promise<Hold> =>
+  untilNoConflict(async () => {
+    const plan = await planHold(registry, status, input)
+    const requestId = `${input.requestId}-${status}`
+    return { ...plan.answer, feedSeq: await carryOut(registry, [plan], { ...input, requestId }) }
+  }, barringAttempts)
+
+/** @throws FleetError `device_unknown`, `conflict` for a revoked device */
+export async function planHold(
+  registry: Registry,
+  status: 'active' | 'held',
+  input: Input,
+): Promise<Plan<Omit<Hold, 'feedSeq'>>> {
   const { id, now, actor, remoteAddress, requestId } = input
   const { doc, rev } = await getDevice(registry, id)
   if (doc.status === 'revoked') {
@@ -46,22 +57,23 @@ async function change(registry: Registry, status: 'active' | 'held', input: Inpu
   const { heldAt: before, ...rest } = doc
   if (doc.status === status) {
     const since = before === undefined ? {} : { heldAt: before }
-    return { status, ...since, alreadySo: true, certificates: [], feedSeq: (await registry.head()).feed.seq }
+    return { answer: { status, ...since, alreadySo: true, certificates: [] } }
   }
   const heldAt = now.toISOString()
   const device: DeviceRecord = status === 'held' ? { ...rest, status, heldAt } : { ...rest, status }
   const all = await readAll((paging) => listCertificates(registry, { deviceId: id, ...paging }))
   const changed = all.filter((one) => one.doc.status === (status === 'held' ? 'issued' : 'held'))
   const serials = changed.map((one) => one.doc.serial)
-  const { feedSeq } = await registry.commit({
-    requestId: `${requestId}-${status}`,
-    digest: input.digest,
-    writes: [
-      writeDevice(device, rev),
-      ...changed.map((one) => writeCertificate(status === 'held' ? held(one.doc, heldAt) : released(one.doc), one.rev)),
-    ],
-    audit: [
-      {
+  return {
+    answer: { status, ...(status === 'held' ? { heldAt } : {}), alreadySo: false, certificates: serials },
+    change: {
+      writes: [
+        writeDevice(device, rev),
+        ...changed.map((one) =>
+          writeCertificate(status === 'held' ? held(one.doc, heldAt) : released(one.doc), one.rev),
+        ),
+      ],
+      audit: {
         action: status === 'held' ? 'device.held' : 'device.enabled',
         actor,
         subject: `device:${id}`,
@@ -71,11 +83,9 @@ async function change(registry: Registry, status: 'active' | 'held', input: Inpu
         remoteAddress,
         requestId,
       },
-    ],
-    feed: [deviceChanged(device)],
-    at: now,
-  })
-  return { status, ...(status === 'held' ? { heldAt } : {}), alreadySo: false, certificates: serials, feedSeq }
+      feed: [deviceChanged(device)],
+    },
+  }
 }
 
 const held = (doc: CertificateRecord, revokedAt: string): CertificateRecord => ({

@@ -8,9 +8,10 @@ import { type DeviceRecord, deviceChanged, getDevice, purging, writeDevice } fro
 import type { Stored } from '../registry/engine.ts'
 import { type IncidentRecord, incidentIdOf, writeIncident } from '../registry/incidents.ts'
 import { deleteLateRenewal, findLateRenewal } from '../registry/late-renewals.ts'
-import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
+import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
 import { listTokens, writeToken } from '../registry/tokens.ts'
 import { watchKeys } from '../registry/watched-keys.ts'
+import { carryOut, type Plan } from './plan.ts'
 
 export type Revocation = {
   revokedAt: string
@@ -44,12 +45,12 @@ const underWay = new Map<string, Barred>()
 export type Barred = 'device_revoked' | 'device_held'
 export const findBarred = (deviceId: string): Barred | undefined => underWay.get(deviceId)
 
-export async function barring<T>(deviceId: string, as: Barred, work: () => Promise<T>): Promise<T> {
-  underWay.set(deviceId, as)
+export async function barring<T>(deviceIds: readonly string[], as: Barred, work: () => Promise<T>): Promise<T> {
+  for (const id of deviceIds) underWay.set(id, as)
   try {
     return await work()
   } finally {
-    underWay.delete(deviceId)
+    for (const id of deviceIds) underWay.delete(id)
   }
 }
 
@@ -59,6 +60,7 @@ export type RevocationOrder = Asked & {
   /** What of the messages of a device of this profile becomes void. */
   purged: (profile: string) => readonly (keyof Purge)[]
 }
+export type TheftReport = Omit<RevocationOrder, 'reason'>
 
 /**
  * Revokes a device: the device, every certificate, every unspent token and what waits for approval of it, the audit entry and the feed events in
@@ -66,17 +68,8 @@ export type RevocationOrder = Asked & {
  *
  * @throws FleetError `device_unknown`
  */
-export function revokeDevice(registry: Registry, input: RevocationOrder): Promise<Revocation> {
-  return barring(input.id, 'device_revoked', () =>
-    untilNoConflict(async () => {
-      const { doc: device, rev } = await getDevice(registry, input.id)
-      const holdings = await readHoldings(registry, input.id)
-      if (device.status === 'revoked') return revokedBefore(registry, device, holdings)
-      const ended = await endDevice(registry, { device, rev, holdings }, input)
-      return { ...ended.result, feedSeq: await commitAs('device.revoked', registry, ended, input) }
-    }, barringAttempts),
-  )
-}
+export const revokeDevice = (registry: Registry, input: RevocationOrder): Promise<Revocation> =>
+  ending(registry, input, () => planRevocation(registry, input))
 
 /**
  * Revokes a device that a thief may have, whatever became of it before, and opens an incident, in one durable batch. All keys
@@ -84,38 +77,59 @@ export function revokeDevice(registry: Registry, input: RevocationOrder): Promis
  *
  * @throws FleetError `device_unknown`
  */
-export function reportStolen(registry: Registry, asked: Omit<RevocationOrder, 'reason'>): Promise<Theft> {
-  const input: RevocationOrder = { ...asked, reason: 'keyCompromise' }
-  return barring(input.id, 'device_revoked', () => untilNoConflict(() => stealing(registry, input), barringAttempts))
+export const reportStolen = (registry: Registry, input: TheftReport): Promise<Theft> =>
+  ending(registry, input, () => planTheft(registry, input))
+
+const ending = <T>(
+  registry: Registry,
+  input: TheftReport,
+  plan: () => Promise<Plan<T>>,
+): Promise<T & { feedSeq: number }> =>
+  barring([input.id], 'device_revoked', () =>
+    untilNoConflict(async () => {
+      const planned = await plan()
+      const requestId = `${input.requestId}-revoke`
+      return { ...planned.answer, feedSeq: await carryOut(registry, [planned], { ...input, requestId }) }
+    }, barringAttempts),
+  )
+
+/** @throws FleetError `device_unknown` */
+export async function planRevocation(
+  registry: Registry,
+  input: RevocationOrder,
+): Promise<Plan<Omit<Revocation, 'feedSeq'>>> {
+  const { doc: device, rev } = await getDevice(registry, input.id)
+  const holdings = await readHoldings(registry, input.id)
+  if (device.status === 'revoked') return { answer: revokedBefore(device, holdings) }
+  return endDevice(registry, { device, rev, holdings, action: 'device.revoked' }, input)
 }
 
-async function stealing(registry: Registry, input: RevocationOrder): Promise<Theft> {
+/** @throws FleetError `device_unknown` */
+export async function planTheft(registry: Registry, report: TheftReport): Promise<Plan<Omit<Theft, 'feedSeq'>>> {
+  const input: RevocationOrder = { ...report, reason: 'keyCompromise' }
   const { doc: device, rev } = await getDevice(registry, input.id)
   const holdings = await readHoldings(registry, input.id)
   const claim = await findClaim(registry, input.id)
   const known = claim === undefined ? {} : { claimCertificate: claim.doc.fingerprint }
-  const about = (stolenAt: string) => ({ kind: 'stolen' as const, deviceId: device.id, openedAt: stolenAt })
-  const { stolenAt: before } = device
-  if (before !== undefined) {
-    const incident = incidentIdOf(about(before))
-    const revocation = await revokedBefore(registry, device, holdings)
-    return { ...revocation, ...known, stolenAt: before, alreadyStolen: true, incident }
-  }
-  const stolenAt = input.now.toISOString()
-  const incident = incidentIdOf(about(stolenAt))
-  const ended = await endDevice(registry, { device: { ...device, stolenAt }, rev, holdings }, input)
+  const stolenAt = device.stolenAt ?? input.now.toISOString()
+  const about = { kind: 'stolen' as const, deviceId: device.id, openedAt: stolenAt }
+  const theft = { ...known, stolenAt, alreadyStolen: device.stolenAt !== undefined, incident: incidentIdOf(about) }
+  if (device.stolenAt !== undefined) return { answer: { ...revokedBefore(device, holdings), ...theft } }
+  const stolen = { device: { ...device, stolenAt }, rev, holdings, action: 'device.stolen' }
+  const { answer, change } = await endDevice(registry, stolen, input)
   const { profile, groups } = device
-  const { certificates, tokensVoided, approvalsDeleted } = ended.result
+  const { certificates, tokensVoided, approvalsDeleted } = answer
   const details = { profile, groups, certificates, tokensVoided, approvalsDeleted, ...known }
   const opened: IncidentRecord = {
-    id: incident,
-    ...about(stolenAt),
+    id: theft.incident,
+    ...about,
     openedBy: input.actor,
     evidence: [{ at: stolenAt, what: 'device.stolen', by: 'enroll', details }],
   }
-  ended.writes.push(writeIncident(opened, 0))
-  const feedSeq = await commitAs('device.stolen', registry, ended, input)
-  return { ...ended.result, ...known, stolenAt, alreadyStolen: false, incident, feedSeq }
+  return {
+    answer: { ...answer, ...theft },
+    change: { ...change, writes: [...change.writes, writeIncident(opened, 0)] },
+  }
 }
 
 type Holdings = Awaited<ReturnType<typeof readHoldings>>
@@ -128,11 +142,10 @@ async function readHoldings(registry: Registry, deviceId: DeviceId) {
   return { certificates, tokens, approvals, late: await findLateRenewal(registry, deviceId) }
 }
 
-async function revokedBefore(
-  registry: Registry,
+function revokedBefore(
   { revokedAt, revocationReason }: DeviceRecord,
   { certificates }: Holdings,
-): Promise<Revocation> {
+): Omit<Revocation, 'feedSeq'> {
   return {
     revokedAt: revokedAt!,
     reason: revocationReason!,
@@ -141,18 +154,15 @@ async function revokedBefore(
     tokensVoided: 0,
     approvalsDeleted: 0,
     keysWatched: 0,
-    feedSeq: (await registry.head()).feed.seq,
   }
 }
-
-type Ended = { result: Omit<Revocation, 'feedSeq'>; writes: Write[]; feed: FeedFact[] }
 
 /** What ends a device, for the batch that also says why. One that was stolen has every certificate ended for that, former ones too. */
 async function endDevice(
   registry: Registry,
-  { device, rev, holdings }: { device: DeviceRecord; rev: number; holdings: Holdings },
-  { id, reason, purged, now }: RevocationOrder,
-): Promise<Ended> {
+  { device, rev, holdings, action }: { device: DeviceRecord; rev: number; holdings: Holdings; action: string },
+  { id, reason, purged, actor, remoteAddress, requestId, now }: RevocationOrder,
+): Promise<Required<Plan<Omit<Revocation, 'feedSeq'>>>> {
   const { heldAt: _, ...rest } = device
   const isStolen = device.stolenAt !== undefined
   const revokedAt = now.toISOString()
@@ -171,25 +181,32 @@ async function endDevice(
     keys.map(({ doc }) => doc.spkiHash),
     { deviceId: id, since: revokedAt },
   )
+  const certificates = ended.map(({ doc }) => doc.serial)
+  const counts = {
+    tokensVoided: tokens.length,
+    approvalsDeleted: holdings.approvals.length,
+    keysWatched: watched.length,
+  }
+  const alreadyRevoked = device.status === 'revoked'
   return {
-    result: {
-      revokedAt: revoked.revokedAt!,
-      reason,
-      alreadyRevoked: device.status === 'revoked',
-      certificates: ended.map(({ doc }) => doc.serial),
-      tokensVoided: tokens.length,
-      approvalsDeleted: holdings.approvals.length,
-      keysWatched: watched.length,
+    answer: { revokedAt: revoked.revokedAt!, reason, alreadyRevoked, certificates, ...counts },
+    change: {
+      writes: [
+        writeDevice(revoked, rev),
+        ...ended.map(({ doc, rev }) => writeCertificate(revokedCertificate(doc, reason, revokedAt), rev)),
+        ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
+        ...holdings.approvals.map(deleteApproval),
+        ...(holdings.late === undefined ? [] : [deleteLateRenewal(holdings.late)]),
+        ...watched,
+      ],
+      audit: {
+        ...{ action, actor, subject: `device:${id}`, outcome: 'done', reason },
+        details: { certificates, ...counts },
+        remoteAddress,
+        requestId,
+      },
+      feed: [deviceChanged(revoked), ...ended.map(({ doc }) => certificateRevoked(doc, reason))],
     },
-    writes: [
-      writeDevice(revoked, rev),
-      ...ended.map(({ doc, rev }) => writeCertificate(revokedCertificate(doc, reason, revokedAt), rev)),
-      ...tokens.map(({ doc, rev }) => writeToken({ ...doc, status: 'void' }, rev)),
-      ...holdings.approvals.map(deleteApproval),
-      ...(holdings.late === undefined ? [] : [deleteLateRenewal(holdings.late)]),
-      ...watched,
-    ],
-    feed: [deviceChanged(revoked), ...ended.map(({ doc }) => certificateRevoked(doc, reason))],
   }
 }
 
@@ -218,28 +235,3 @@ export const certificateRevoked = (doc: CertificateRecord, reason: RevocationRea
     ...(reason === 'keyCompromise' ? { watchedKey: doc.spkiHash } : {}),
   },
 })
-
-async function commitAs(action: string, registry: Registry, ended: Ended, input: RevocationOrder): Promise<number> {
-  const { id, reason, actor, remoteAddress, requestId, digest, now } = input
-  const { certificates, tokensVoided, approvalsDeleted, keysWatched } = ended.result
-  const { feedSeq } = await registry.commit({
-    requestId: `${requestId}-revoke`,
-    digest,
-    writes: ended.writes,
-    audit: [
-      {
-        action,
-        actor,
-        subject: `device:${id}`,
-        outcome: 'done',
-        reason,
-        details: { certificates, tokensVoided, approvalsDeleted, keysWatched },
-        remoteAddress,
-        requestId,
-      },
-    ],
-    feed: ended.feed,
-    at: now,
-  })
-  return feedSeq
-}

@@ -54,12 +54,17 @@ export async function getCertificate(registry: Registry, serial: string): Promis
   throw new FleetError('certificate_unknown', `there is no certificate ${serial}`, { context: { serial } })
 }
 
-type CertificateFilter = { deviceId?: string | undefined; expiresBefore?: Date | undefined }
+type CertificateFilter = {
+  deviceId?: string | undefined
+  expiresBefore?: Date | undefined
+  /** Asked of each beside. */
+  keep?: (certificate: CertificateRecord) => boolean
+}
 
 /** In order of serial; with `expiresBefore` alone the first to expire comes first. */
 export function listCertificates(
   registry: Registry,
-  { deviceId, expiresBefore, ...paging }: CertificateFilter & Paging,
+  { deviceId, expiresBefore, keep = () => true, ...paging }: CertificateFilter & Paging,
 ): Promise<Page<CertificateRecord>> {
   const before = expiresBefore?.toISOString()
   const range: Range =
@@ -74,7 +79,8 @@ export function listCertificates(
     paging,
     (certificate) =>
       (deviceId === undefined || certificate.deviceId === deviceId) &&
-      (before === undefined || (certificate.notAfter !== undefined && instant(certificate.notAfter) < before)),
+      (before === undefined || (certificate.notAfter !== undefined && instant(certificate.notAfter) < before)) &&
+      keep(certificate),
   )
 }
 

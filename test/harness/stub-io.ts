@@ -22,6 +22,7 @@ export async function fleetgate(argv: string[], more: Partial<Io> = {}): Promise
     colour: false,
     env: compileCache,
     readSecret: async () => '',
+    readLine: async () => '',
     untilSignal: () => new AbortController().signal,
     ...more,
   }

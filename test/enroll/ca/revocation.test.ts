@@ -197,6 +197,50 @@ suite('revoking a device', () => {
     assert.deepEqual([none.status, none.body.code], [404, 'certificate_unknown'])
   })
 
+  test('many are changed in one batch; those that cannot be are named and hold nobody up', async () => {
+    const devices = await Promise.all(['bulk-1', 'bulk-2', 'bulk-3'].map((id) => fleet.enrolledDevice(id)))
+    const ids = [...devices.map(({ id }) => id), 'ghost', 'bulk-1']
+    const bulk = async (verb: string, more = {}) => {
+      const { status, body } = await fleet.admin('POST', '/devices/bulk', { verb, ids, ...more })
+      assert.equal(status, 200, JSON.stringify(body))
+      return body.devices.map(({ deviceId, outcome, code }: Record<string, string>) => [deviceId, outcome, code])
+    }
+    const all = (outcome: string, code?: string) => devices.map(({ id }) => [id, outcome, code])
+    const ghost = ['ghost', 'refused', 'device_unknown']
+    assert.deepEqual(await bulk('disable'), [...all('done'), ghost])
+    const before = (await fleet.admin('GET', '/status')).body.feedSeq
+    assert.deepEqual(await bulk('disable'), [...all('already'), ghost])
+    assert.equal((await fleet.admin('GET', '/status')).body.feedSeq, before)
+    assert.deepEqual(await bulk('enable'), [...all('done'), ghost])
+    assert.deepEqual(await bulk('revoke', { reason: 'superseded' }), [...all('done'), ghost])
+    assert.deepEqual(await bulk('enable'), [...all('refused', 'conflict'), ghost])
+    assert.deepEqual(await bulk('stolen'), [...all('done'), ghost], 'also one that was revoked for another reason')
+    const { items } = (await fleet.admin('GET', '/audit?limit=3')).body
+    assert.deepEqual(
+      items.map(({ action, subject }: Record<string, string>) => [action, subject]),
+      devices.map(({ id }) => ['device.stolen', `device:${id}`]),
+    )
+    assert.equal(new Set(items.map(({ requestId }: Record<string, string>) => requestId)).size, 1, 'one batch')
+    const shown = (await fleet.admin('GET', '/devices/bulk-2')).body
+    assert.deepEqual([shown.status, shown.revocationReason], ['revoked', 'keyCompromise'])
+  })
+
+  test('certificates are found by who issued them and when', async () => {
+    await fleet.enrolledDevice('when-1')
+    const find = async (query: string) => {
+      const answer = await fleet.admin('GET', `/certificates?deviceId=when-1&${query}`)
+      return answer.status === 200 ? answer.body.items.length : answer.body.detail
+    }
+    const day = (offset: number) => new Date(Date.now() + offset * 86_400_000).toISOString()
+    assert.equal(await find(`issuedFrom=${day(-1)}&issuedTo=${day(1)}`), 1)
+    assert.equal(await find(`issuedTo=${day(-1)}`), 0)
+    assert.equal(await find(`issuedFrom=${day(1)}`), 0)
+    assert.equal(await find('issuer=fleetgate'), 1)
+    assert.equal(await find('issuer=CN%3DPartner'), 0)
+    assert.match(await find(`issuer=${'ab'.repeat(32)}`), /the CA that issues here has the fingerprint [0-9a-f]{64}$/)
+    assert.match(await find('issuedFrom=tomorrow'), /issuedFrom: an instant is/)
+  })
+
   test('a device on hold gets no certificate and no token, and has everything back when it is enabled', async () => {
     const device = await fleet.enrolledDevice('hold-1')
     const unspent = await fleet.token('hold-1')

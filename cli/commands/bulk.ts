@@ -1,0 +1,112 @@
+import type { Command } from 'commander'
+import { type BulkReceipt, bulkAtOnce, type ChangeDevices } from '../../contract/bulk-api.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { type AdminClient, openAdminClient } from '../admin-client.ts'
+import { Interrupted, type Io } from '../io.ts'
+import { fields, table } from '../output.ts'
+import { progressBar } from '../progress.ts'
+import { isSelection, type Selection, selectDevices, selecting } from './selection.ts'
+import { print } from './shared.ts'
+import { brokersOf, requireInForce, type Waiting } from './waiting.ts'
+
+export type ManyOptions = Waiting & Selection & { dryRun?: boolean; yes?: boolean }
+type Outcome = BulkReceipt['devices'][number]
+type Report = { verb: string; selected: number; done: number; already: number; refused: number } & BulkReceipt
+
+export const many = (command: Command): Command =>
+  selecting(command)
+    .option('--dry-run', 'show which devices are meant, and change nothing')
+    .option('--yes', 'do not ask for the number of devices to be typed')
+
+/** One by its id, or many by a selection: never both, and never all for want of either. */
+export function isForMany(id: string | undefined, options: Selection, command: Command): boolean {
+  if ((id === undefined) === isSelection(options)) return id === undefined
+  return command.error('error: give one device id, or --group, --issuer, --file or --issued-between')
+}
+
+/**
+ * Does it to all that are meant, a hundred in one batch. What was done stays done when it is cut short, and the same call
+ * goes on where it ended.
+ */
+export async function changeMany(
+  io: Io,
+  options: ManyOptions,
+  order: Pick<ChangeDevices, 'verb' | 'reason'>,
+): Promise<void> {
+  using client = openAdminClient(options.data)
+  const ids = await selectDevices(client, options)
+  if (ids.length === 0) throw new FleetError('device_unknown', 'no device is meant by that; nothing was changed')
+  if (options.dryRun) {
+    print(io, options, { verb: order.verb, selected: ids.length, devices: ids }, () =>
+      table(
+        ['device'],
+        ids.map((id) => [id]),
+        io.colour,
+      ).concat(`${ids.length} devices; nothing was changed\n`),
+    )
+    return
+  }
+  if (!options.yes) await confirm(io, order.verb, ids.length)
+  const report = await changeAll(io, client, { ids, order, waitMs: options.wait ? options.timeout : 0 })
+  print(io, options, report, (shown) => render(shown, io.colour))
+  if (report.refused > 0) {
+    const sentence = `${report.refused} of ${report.selected} devices were left as they are`
+    throw new FleetError('conflict', sentence, { context: { refused: true } })
+  }
+  requireInForce(options, report, {
+    done: `${report.done + report.already} devices are as wanted`,
+    again: 'the same call asks again',
+  })
+}
+
+async function confirm(io: Io, verb: string, count: number): Promise<void> {
+  const typed = await io.readLine(`${verb} ${count} devices? Type ${count} to go on: `)
+  if (typed.trim() === String(count)) return
+  const sentence = `${count} devices were not confirmed, nothing was changed; type the number, or give --yes`
+  throw new FleetError('conflict', sentence, { context: { refused: true } })
+}
+
+async function changeAll(
+  io: Io,
+  client: AdminClient,
+  { ids, order, waitMs }: { ids: string[]; order: Pick<ChangeDevices, 'verb' | 'reason'>; waitMs: number },
+): Promise<Report> {
+  const stop = io.untilSignal()
+  const bar = progressBar(io, order.verb, ids.length)
+  const devices: Outcome[] = []
+  let last: BulkReceipt | undefined
+  try {
+    for (let at = 0; at < ids.length; at += bulkAtOnce) {
+      if (stop.aborted) throw new Interrupted(`after ${at} of ${ids.length} devices; the same call goes on`, stop)
+      const isLast = at + bulkAtOnce >= ids.length
+      // The feed is in order: who has confirmed the last batch has confirmed all.
+      last = await client.changeDevices({
+        ...{ ...order, ids: ids.slice(at, at + bulkAtOnce), waitMs: isLast ? waitMs : 0 },
+      })
+      devices.push(...last.devices)
+      bar?.update(devices.length)
+    }
+  } finally {
+    bar?.stop()
+  }
+  const count = (outcome: Outcome['outcome']): number => devices.filter((one) => one.outcome === outcome).length
+  const counts = { done: count('done'), already: count('already'), refused: count('refused') }
+  return { verb: order.verb, selected: ids.length, ...counts, ...last!, devices }
+}
+
+function render(report: Report, colour: boolean): string {
+  const refused = report.devices.filter(({ outcome }) => outcome === 'refused')
+  const counts = fields(
+    [
+      ['devices', String(report.selected)],
+      ['changed', String(report.done)],
+      ['as wanted before', String(report.already)],
+      ['refused', String(report.refused)],
+      ...brokersOf(report),
+    ],
+    colour,
+  )
+  if (refused.length === 0) return counts
+  const rows = refused.map(({ deviceId, code, detail }) => [deviceId, code, detail])
+  return counts + table(['refused', 'code', 'why'], rows, colour)
+}

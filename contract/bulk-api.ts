@@ -1,0 +1,28 @@
+/** A part of the admin API: one verb for many devices. */
+import { z } from 'zod'
+import { deviceId, inForce, waitMs } from './admin-api.ts'
+import { revocationReasons } from './ids.ts'
+
+export const bulkVerbs = ['revoke', 'disable', 'enable', 'stolen'] as const
+/** In one request; each is one batch in the registry. */
+export const bulkAtOnce = 100
+export const changeDevices = z.strictObject({
+  verb: z.enum(bulkVerbs),
+  reason: z.enum(revocationReasons).default('unspecified').describe('Of revoke'),
+  ids: z.array(deviceId).min(1).max(bulkAtOnce),
+  waitMs,
+})
+export const bulkReceipt = z.object({
+  devices: z.array(
+    z.object({
+      deviceId: z.string(),
+      outcome: z.enum(['done', 'already', 'refused']),
+      code: z.string().optional().describe('Of a refusal'),
+      detail: z.string().optional(),
+    }),
+  ),
+  ...inForce,
+})
+
+export type ChangeDevices = z.input<typeof changeDevices>
+export type BulkReceipt = z.output<typeof bulkReceipt>

@@ -1,0 +1,149 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, beforeEach, test } from 'node:test'
+import type { Io } from '../../../cli/io.ts'
+import { type AdminRequest, StubAdmin } from '../../harness/stub-admin.ts'
+import { fleetgate } from '../../harness/stub-io.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'fleetgate-bulk-'))
+after(() => rmSync(folder, { recursive: true }))
+
+const idOf = (at: number): string => `cam-${String(at).padStart(3, '0')}`
+const ids = Array.from({ length: 250 }, (_, at) => idOf(at))
+const device = { profile: 'camera', groups: ['hall'], status: 'active', createdAt: '2026-01-01T00:00:00.000Z' }
+const brokers = [{ broker: 'broker-1', connected: true, confirmed: true, confirmedMs: 4 }]
+
+let stub: StubAdmin
+/** Devices that the gateway leaves as they are. */
+let refusing: string[] = []
+let inForce = true
+before(async () => {
+  stub = await StubAdmin.start(({ path, body, query }: AdminRequest) => {
+    if (path === '/v1/devices') return { status: 200, body: { items: ids.map((id) => ({ id, ...device })) } }
+    if (path === '/v1/certificates') {
+      const found = query.issuedTo === '2026-03-08T00:00:00.000Z' ? ['cam-003', 'cam-001', 'cam-003', undefined] : []
+      const items = found.map((deviceId) => ({
+        serial: '0a',
+        kind: 'device',
+        deviceId,
+        profile: 'x',
+        status: 'issued',
+      }))
+      return { status: 200, body: { items } }
+    }
+    const devices = (body as { ids: string[] }).ids.map((deviceId) =>
+      refusing.includes(deviceId)
+        ? { deviceId, outcome: 'refused', code: 'conflict', detail: 'was revoked' }
+        : { deviceId, outcome: deviceId === 'cam-001' ? 'already' : 'done' },
+    )
+    return { status: 200, body: { devices, feedSeq: 9, inForce, brokers: inForce ? brokers : [] } }
+  })
+})
+after(() => stub[Symbol.asyncDispose]())
+beforeEach(() => {
+  stub.requests.length = 0
+  refusing = []
+  inForce = true
+})
+
+const onDevices = (argv: string[], more: Partial<Io> = {}) =>
+  fleetgate(['device', ...argv, '--data', stub.dataDir], more)
+const batches = () => stub.requests.filter(({ path }) => path === '/v1/devices/bulk').map(({ body }) => body)
+
+test('a group is revoked a hundred at a time, once its number is typed; the last batch waits for the brokers', async () => {
+  let question = ''
+  const typing = (text: string): Partial<Io> => ({
+    readLine: async (asked) => {
+      question = asked
+      return text
+    },
+  })
+  const argv = ['revoke', '--group', 'hall', '--reason', 'keyCompromise']
+  const wrong = await onDevices(argv, typing('25'))
+  assert.deepEqual([wrong.code, wrong.out, batches()], [3, '', []])
+  assert.match(wrong.err, /^error: 250 devices were not confirmed, nothing was changed \(conflict\); type the number/)
+
+  const { code, out, err } = await onDevices(argv, typing('250\n'))
+  assert.deepEqual([code, err, question], [0, '', 'revoke 250 devices? Type 250 to go on: '])
+  assert.match(
+    out,
+    /^devices +250\nchanged +249\nas wanted before +1\nrefused +0\nin force +on 1 of 1, 4\.0 ms\nbroker-1 +in force after 4/,
+  )
+  const order = { verb: 'revoke', reason: 'keyCompromise' }
+  assert.deepEqual(batches(), [
+    { ...order, ids: ids.slice(0, 100), waitMs: 0 },
+    { ...order, ids: ids.slice(100, 200), waitMs: 0 },
+    { ...order, ids: ids.slice(200), waitMs: 10_000 },
+  ])
+  assert.equal(stub.requests[0]!.query.group, 'hall')
+})
+
+test('a dry run shows which devices are meant and changes nothing', async () => {
+  const between = ['--issued-between', '2026-03-01..2026-03-08']
+  const { code, out } = await onDevices(['disable', ...between, '--dry-run', '-o', 'json'])
+  assert.equal(code, 0)
+  assert.deepEqual(JSON.parse(out), { verb: 'disable', selected: 2, devices: ['cam-001', 'cam-003'] })
+  const shown = await onDevices(['disable', ...between, '--group', 'hall', '--dry-run'])
+  assert.equal(shown.out, 'DEVICE\ncam-001\ncam-003\n2 devices; nothing was changed\n')
+  const none = await onDevices(['enable', '--issuer', 'ab:cd', '--dry-run'])
+  assert.deepEqual([none.code, none.err.slice(0, 41)], [1, 'error: no device is meant by that (device'])
+  assert.equal(stub.requests.at(-1)!.query.issuer, 'ab:cd')
+  assert.deepEqual(batches(), [])
+})
+
+test('a file names the devices, and the report says what became of each', async () => {
+  const file = join(folder, 'list.csv')
+  writeFileSync(file, '\ufeff# a van\ncam-002, white\r\n\ncam-001\n')
+  refusing = ['cam-002']
+  const { code, out, err } = await onDevices(['enable', '--file', file, '--yes', '-o', 'json'])
+  assert.equal(code, 3)
+  const report = JSON.parse(out)
+  assert.deepEqual([report.selected, report.done, report.already, report.refused], [2, 0, 1, 1])
+  assert.deepEqual(report.devices, [
+    { deviceId: 'cam-001', outcome: 'already' },
+    { deviceId: 'cam-002', outcome: 'refused', code: 'conflict', detail: 'was revoked' },
+  ])
+  assert.match(err, /1 of 2 devices were left as they are/)
+  const table = await onDevices(['enable', '--file', file, '--yes'])
+  assert.match(table.out, /refused +1\nin force.*\nbroker-1.*\nREFUSED +CODE +WHY\ncam-002 +conflict +was revoked\n/)
+})
+
+test('a broker that has not confirmed is exit code 1; an interruption ends after its batch and says how far it got', async () => {
+  inForce = false
+  const late = await onDevices(['stolen', '--group', 'hall', '--yes', '--timeout', '2s'])
+  assert.equal(late.code, 1)
+  assert.match(late.err, /250 devices are as wanted, but a broker has not confirmed within 2000 ms/)
+  stub.requests.length = 0
+  const stop = new AbortController()
+  const untilSignal = () => {
+    setTimeout(() => stop.abort('SIGINT'))
+    return stop.signal
+  }
+  const cut = await onDevices(['stolen', '--group', 'hall', '--yes'], { untilSignal })
+  assert.equal(cut.code, 1)
+  assert.match(cut.err, /interrupted by SIGINT after 100 of 250 devices; the same call goes on/)
+  assert.equal(batches().length, 1)
+})
+
+test('one id or a selection is wanted, and a selection that can be read', async () => {
+  const bad = join(folder, 'bad.txt')
+  writeFileSync(bad, 'cam-1\ncam 2\n')
+  const empty = join(folder, 'empty.txt')
+  writeFileSync(empty, '# nobody\n')
+  for (const [argv, sentence] of [
+    [['disable'], /give one device id, or --group/],
+    [['disable', 'cam-1', '--group', 'hall'], /give one device id, or --group/],
+    [['enable', '--file', bad], /Line 2: cam 2 is no device id/],
+    [['enable', '--file', empty], /There is no device id in it/],
+    [['enable', '--file', join(folder, 'none.txt')], /It cannot be read/],
+    [['disable', '--issued-between', '2026-03-08..2026-03-01'], /Give two days or instants/],
+    [['disable', '--issued-between', '2026-03-08'], /Give two days or instants/],
+  ] as const) {
+    const { code, err } = await onDevices([...argv])
+    assert.equal(code, 2, argv.join(' '))
+    assert.match(err, sentence)
+  }
+  assert.deepEqual(stub.requests, [])
+})
