@@ -9,6 +9,7 @@ import type { Log } from '../runtime/log.ts'
 import { judgeHandshake, type ListenerRules, verdictFields } from './admission.ts'
 import type { Authorities } from './authorities.ts'
 import type { Gate } from './gate.ts'
+import type { KeyWatch } from './key-watch.ts'
 import { Listener } from './listener.ts'
 import { noteRefused } from './mqtt-context.ts'
 import { SecondFactor } from './second-factor.ts'
@@ -24,6 +25,7 @@ type EntrancesOptions = {
   gate: Gate
   sessions: Sessions
   snapshot: Snapshot
+  keyWatch: Pick<KeyWatch, 'look'>
   clock: () => Date
   log: Log
   serve: (connection: Connection) => void
@@ -123,9 +125,10 @@ export class Entrances implements AsyncDisposable {
     peer: { socket: TLSSocket; evidence: PeerEvidence; remoteAddress: string; rules: ListenerRules },
     streamOf: StreamOf,
   ): void {
-    const { config, gate, sessions, snapshot, serve, clock } = this.#options
+    const { config, gate, sessions, snapshot, serve, clock, keyWatch } = this.#options
     const { socket, evidence, remoteAddress, rules } = peer
     const { certificate } = evidence
+    if (certificate !== undefined) keyWatch.look(certificate, { remoteAddress, listener: rules.name })
     const serial = certificate?.serial
     const verdict = judgeHandshake(evidence, rules)
     if (verdict?.cause !== undefined) {

@@ -16,6 +16,7 @@ import { Entrances } from './entrances.ts'
 import { Events, eventOfNews } from './events.ts'
 import { FirstUses } from './first-uses.ts'
 import { Gate } from './gate.ts'
+import { KeyWatch } from './key-watch.ts'
 import { Meters } from './meters.ts'
 import { MqttService } from './mqtt.ts'
 import { who } from './mqtt-context.ts'
@@ -129,6 +130,7 @@ export async function createBrokerService(options: {
     events,
     log,
   })
+  const keyWatch = new KeyWatch({ snapshot, report: raise, events, clock, log })
   const gate: Gate = new Gate({
     snapshot,
     clones,
@@ -166,6 +168,7 @@ export async function createBrokerService(options: {
     gate,
     sessions,
     snapshot,
+    keyWatch,
     clock,
     log,
     serve: (connection) => mqtt.serve(connection),
@@ -228,11 +231,13 @@ export async function createBrokerService(options: {
   function bringIntoForce(change: SnapshotChange): void {
     gate.enforce(change)
     void firstUses.forget(change.certificates)
+    keyWatch.add(change.devices)
     for (const id of change.devices) {
       if (gate.isRevoked(id)) mqtt.forget(id)
       if (snapshot.findDevice(id)?.purge?.retained !== undefined) mqtt.purge(id)
     }
     if (change.replaced) {
+      keyWatch.reset()
       void mqtt.forgetRevoked()
       purgeAll()
     }

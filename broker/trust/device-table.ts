@@ -8,6 +8,9 @@ export type DeviceState = {
   attributes?: DeviceAttributes
   status: DeviceStatus
   purge?: Purge
+  stolen?: true
+  /** Of a device that was stolen: SHA-256 of the SubjectPublicKeyInfo of each key that it had. */
+  watchedKeys?: string[]
 }
 /** As stored. The state is missing where only a certificate was heard of. */
 export type DeviceEntry = [number: number, id: string, state?: DeviceState]

@@ -62,6 +62,7 @@ const fact = z.discriminatedUnion('type', [
       attributes: deviceAttributes.optional(),
       status: z.enum(deviceStatuses),
       purge: z.object({ retained: instant.exactOptional(), queued: instant.exactOptional() }).optional(),
+      stolen: z.literal(true).optional(),
     }),
   }),
   z.object({
@@ -72,7 +73,7 @@ const fact = z.discriminatedUnion('type', [
   z.object({
     type: z.literal('certificate.revoked'),
     at,
-    data: z.object({ serial, fingerprint, deviceId, reason: z.string() }),
+    data: z.object({ serial, fingerprint, deviceId, reason: z.string(), watchedKey: fingerprint.optional() }),
   }),
 ])
 type Fact = z.output<typeof fact>
@@ -149,6 +150,11 @@ export class Snapshot implements AsyncDisposable {
   /** Devices of which retained messages are void. */
   purged(): string[] {
     return this.#state.devices.idsWith(({ purge }) => purge?.retained !== undefined)
+  }
+
+  /** Devices of which keys are watched. */
+  withWatchedKeys(): string[] {
+    return this.#state.devices.idsWith(({ watchedKeys }) => watchedKeys !== undefined)
   }
 
   startOver(): void {
@@ -263,7 +269,7 @@ function readEvents(
     update.cursor = { seq: event.seq, hash: event.hash }
     const read = parseFact(event)
     news.push(...newsOf(state, update, read))
-    note(update, read)
+    note(state, update, read)
   }
   return { update, news }
 }
@@ -277,7 +283,8 @@ function parseFact(event: FeedEvent): Fact {
   }
 }
 
-function note(update: SnapshotUpdate, { type, data }: Fact): void {
+function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact): void {
+  const findDevice = (id: string): DeviceState | undefined => update.devices.get(id) ?? state.devices.find(id)
   switch (type) {
     case 'trust.changed':
       update.anchors = data.anchors
@@ -286,13 +293,17 @@ function note(update: SnapshotUpdate, { type, data }: Fact): void {
       update.policy = data
       return
     case 'device.changed': {
-      const { id, profile, groups, attributes, status, purge } = data
+      const { id, profile, groups, attributes, status, purge, stolen } = data
+      const { watchedKeys } = findDevice(id) ?? {}
       update.devices.set(id, {
         profile,
         groups,
         status,
         ...(attributes === undefined ? {} : { attributes }),
         ...(purge === undefined ? {} : { purge }),
+        ...(stolen === undefined ? {} : { stolen }),
+        // A key that was stolen is watched for ever, whatever becomes of the device.
+        ...(watchedKeys === undefined ? {} : { watchedKeys }),
       })
       return
     }
@@ -303,13 +314,18 @@ function note(update: SnapshotUpdate, { type, data }: Fact): void {
       return
     }
     case 'certificate.revoked': {
-      const { fingerprint, deviceId, reason } = data
+      const { fingerprint, deviceId, reason, watchedKey } = data
+      const device = findDevice(deviceId)
+      if (watchedKey !== undefined && device?.stolen)
+        update.devices.set(deviceId, { ...device, watchedKeys: distinct([...(device.watchedKeys ?? []), watchedKey]) })
       const notAfter = update.certificates.get(fingerprint)?.notAfter ?? 0
       update.certificates.set(fingerprint, { deviceId, notAfter, reason })
       return
     }
   }
 }
+
+const distinct = (texts: string[]): string[] => [...new Set(texts)]
 
 /** @param update what came before the fact in the same run */
 function newsOf(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact): RegistryNews[] {

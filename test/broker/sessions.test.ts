@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { type AddressInfo, connect as connectTcp, createServer } from 'node:net'
 import { Duplex } from 'node:stream'
@@ -6,15 +7,18 @@ import { after, before, suite, test } from 'node:test'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
 import type { IClientOptions, MqttClient } from 'mqtt'
 import type { Sessions } from '../../broker/sessions.ts'
+import { parseCertificate } from '../../pki/certificate.ts'
 import {
   BrokerHarness,
   closeOf,
   connectPacket,
+  EventInbox,
   eventually,
   Inbox,
   parsePolicy,
   type TestDevice,
 } from '../harness/broker.ts'
+import { TestPki } from '../harness/certificates.ts'
 
 let harness: BrokerHarness
 let watcher: MqttClient
@@ -25,6 +29,7 @@ before(async () => {
     policy: parsePolicy(`
 policies:
   - { name: own, match: { profile: sensor }, allow: { publish: ["devices/\${device.id}/#"], subscribe: ["devices/\${device.id}/#"] } }
+  - { name: desk, match: { profile: desk }, allow: { subscribe: ["$fleetgate/events/#"] } }
   - { name: all, match: { profile: service }, allow: { publish: ["devices/#"], subscribe: ["devices/#"] } }
 `),
   })
@@ -221,6 +226,33 @@ test('a session that is being taken over when its device is revoked is lost to b
   await formerClosed
   await (await sessions.takeTurn('stolen-6'))()
   assert.deepEqual([sessions.isHeld('stolen-6'), sessions.ofDevice('stolen-6')], [false, []])
+})
+
+test('the key of a stolen device raises an alert in whatever certificate it comes, once a minute, after a restart too', async () => {
+  const { id, key, pem, serial, fingerprint, chain, notAfter } = await harness.device('thief-9')
+  const device = { id, key, pem, serial, fingerprint, chain, notAfter }
+  const { spkiHash } = parseCertificate(new X509Certificate(pem).raw)
+  const stolen = { id, profile: 'sensor', groups: [], status: 'revoked' as const, stolen: true as const }
+  const revoked = { serial, fingerprint, deviceId: id, reason: 'keyCompromise' }
+  harness.feed.append({ type: 'device.changed', data: stolen })
+  harness.feed.append({ type: 'certificate.revoked', data: { ...revoked, watchedKey: spkiHash } })
+  await harness.feed.untilApplied()
+  const events = await EventInbox.open(await harness.connect(await harness.device('desk', { profile: 'desk' })))
+  for (const _ of [1, 2]) assert.equal(await harness.refusal(device), 5)
+  const alert = await harness.feed.untilReport('alert', ({ deviceId }) => deviceId === id)
+  assert.deepEqual([alert.kind, alert.remoteAddress, alert.serial, alert.count], ['stolen', '127.0.0.1', serial, 1])
+  await events.until('alert', { deviceId: id, kind: 'stolen' })
+  const alerts = () => [...harness.feed.reports.values()].filter(({ report }) => report.type === 'alert')
+  assert.equal(alerts().length, 1)
+  await harness.stopBroker()
+  await harness.startBroker()
+  const copied = { id, ...(await TestPki.selfSigned('somebody', key)) }
+  assert.equal(await harness.refusal(copied, { clientId: 'somebody' }), 'closed')
+  const again = await harness.feed.untilReport('alert', (one) => one.fingerprint === copied.fingerprint)
+  assert.equal(again.deviceId, id)
+  watcher = await harness.connect(await harness.device('watcher', { profile: 'service' }))
+  seen = new Inbox(watcher)
+  await watcher.subscribeAsync('devices/#', { qos: 1 })
 })
 
 test('a will is published when the connection just ends, and not after a DISCONNECT', async () => {

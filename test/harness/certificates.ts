@@ -1,6 +1,6 @@
 /** Certificates of every kind, good and bad, made by a library that production does not issue with. */
 import 'reflect-metadata'
-import { createHash, randomBytes, webcrypto } from 'node:crypto'
+import { createHash, createPrivateKey, createPublicKey, type KeyObject, randomBytes, webcrypto } from 'node:crypto'
 import {
   AuthorityKeyIdentifierExtension,
   BasicConstraintsExtension,
@@ -47,10 +47,26 @@ type Wanted = {
   dns?: string[]
   ips?: string[]
   ca?: { pathLength: number }
+  /** PKCS#8 PEM of a key that there is already. */
+  key?: string
+}
+
+async function keyPairOf(pem: string): Promise<webcrypto.CryptoKeyPair> {
+  const der = (key: KeyObject, type: 'pkcs8' | 'spki') =>
+    key.export({ format: 'der', type } as never) as unknown as Buffer
+  const { subtle } = webcrypto
+  const secret = createPrivateKey(pem)
+  return {
+    privateKey: await subtle.importKey('pkcs8', der(secret, 'pkcs8'), ecdsa, true, ['sign']),
+    publicKey: await subtle.importKey('spki', der(createPublicKey(secret), 'spki'), ecdsa, true, ['verify']),
+  }
 }
 
 async function make(wanted: Wanted, issuer: TestAuthority | undefined): Promise<TestAuthority> {
-  const keys = await webcrypto.subtle.generateKey(ecdsa, true, ['sign', 'verify'])
+  const keys =
+    wanted.key === undefined
+      ? await webcrypto.subtle.generateKey(ecdsa, true, ['sign', 'verify'])
+      : await keyPairOf(wanted.key)
   const names = [
     ...(wanted.uris ?? []).map((value) => ({ type: 'url' as const, value })),
     ...(wanted.dns ?? []).map((value) => ({ type: 'dns' as const, value })),
@@ -153,8 +169,10 @@ export class TestPki {
     )
   }
 
-  static selfSigned(id: string): Promise<TestCertificate> {
-    return make({ name: [{ CN: [id] }], usage: [clientAuth], uris: [`urn:fleetgate:device:${id}`] }, undefined)
+  /** @param key PKCS#8 PEM of one that there is already */
+  static selfSigned(id: string, key?: string): Promise<TestCertificate> {
+    const name = { name: [{ CN: [id] }], usage: [clientAuth], uris: [`urn:fleetgate:device:${id}`] }
+    return make({ ...name, ...(key === undefined ? {} : { key }) }, undefined)
   }
 }
 
