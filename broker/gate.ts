@@ -1,3 +1,4 @@
+import type { StaleSettings } from '../contract/configuration.ts'
 import type { DeviceStatus, Purge } from '../contract/feed.ts'
 import type { DeviceId } from '../contract/ids.ts'
 import { ownAuthority } from '../contract/listeners.ts'
@@ -14,6 +15,7 @@ import { type Denials, type Refusal, type Refused, refusedOf } from './denials.t
 import type { Meters } from './meters.ts'
 import { factsOfRecord, principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'
+import { isFresh } from './stale.ts'
 import type { FeedClient } from './trust/feed-client.ts'
 import type { Snapshot, SnapshotChange } from './trust/snapshot.ts'
 import { deviceIdOf } from './verification.ts'
@@ -24,7 +26,10 @@ const syncMs = 2_000
 type GateOptions = {
   snapshot: Snapshot
   sessions: Sessions
-  feed: Pick<FeedClient, 'everLive' | 'sync'>
+  feed: Pick<FeedClient, 'everLive' | 'knownAt' | 'sync'>
+  stale: StaleSettings
+  /** It is not known any more who is revoked, or it is known again. */
+  onStale: (isStale: boolean, lastLive: Date | undefined) => void
   authorities: Pick<Authorities, 'findLabel' | 'isListed'>
   /** When an earlier process last followed the feed. */
   lastLive: Date | undefined
@@ -45,6 +50,7 @@ const withdrawals: ReadonlySet<string> = new Set(['revoked', 'held', 'not_regist
 export class Gate {
   readonly #options: GateOptions
   #changes = 0
+  #wasStale = false
   readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
 
   constructor(options: GateOptions) {
@@ -216,11 +222,15 @@ export class Gate {
     const { sessions, clock, clones } = this.#options
     clones.look()
     const now = clock().getTime()
+    const hasTurned = this.#hasTurned()
     // A look at each connection is cheap enough, some milliseconds for 20,000 of them, and nothing has to be kept in order.
     for (const connection of sessions) {
-      const until = connection.state === 'live' ? connection.verdict?.until : undefined
-      if (until === undefined || until.getTime() > now) continue
+      const { state, verdict: before } = connection
+      if (state !== 'live' || before === undefined) continue
+      const isOver = before.until !== undefined && before.until.getTime() <= now
+      if (!isOver && !hasTurned) continue
       const verdict = this.judge(connection, connection.clientId)
+      if (!isOver && verdict.state === before.state) continue
       connection.verdict = verdict
       // A policy may look at the state.
       connection.matcherEpoch = -1
@@ -230,6 +240,25 @@ export class Gate {
       const denial = this.#options.denials.note(refusedOf(connection), { stage: 'session', cause, message })
       connection.close(cause, `${message}; denial ${denial}`, denial)
     }
+  }
+
+  /** Whether it has become known, or unknown, who is revoked. */
+  #hasTurned(): boolean {
+    const { onStale } = this.#options
+    const isStale = !this.#isLive()
+    if (isStale === this.#wasStale) return false
+    this.#wasStale = isStale
+    onStale(isStale, this.#lastLive)
+    return true
+  }
+
+  #isLive(): boolean {
+    const { feed, stale, clock } = this.#options
+    return isFresh(feed.knownAt, clock(), stale)
+  }
+
+  get #lastLive(): Date | undefined {
+    return this.#options.feed.knownAt ?? this.#options.lastLive
   }
 
   /** @param clientId undefined before it is known */
@@ -299,11 +328,14 @@ export class Gate {
   }
 
   #situation(connection: Connection) {
-    const { snapshot, feed, lastLive, clock, clones } = this.#options
-    const { evidence, rules, isUnasked, certificate } = connection
+    const { snapshot, stale, clock, clones } = this.#options
+    const { evidence, rules, isUnasked, certificate, principal, verdict } = connection
     const now = clock()
     const suspendedUntil = certificate && clones.suspendedUntil(certificate, now)
-    return { evidence, rules, beliefs: snapshot, live: feed.everLive, lastLive, now, isUnasked, suspendedUntil }
+    // Let in by what was known; one that came in by a grace ends with it.
+    const isKept = stale.sessions === 'keep' && principal !== undefined && verdict?.cause !== 'snapshot_stale'
+    const live = isKept || this.#isLive()
+    return { evidence, rules, beliefs: snapshot, live, lastLive: this.#lastLive, now, isUnasked, suspendedUntil }
   }
 
   #decide(connection: Connection, connect: ConnectFacts): Admission {

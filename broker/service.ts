@@ -1,8 +1,10 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import type { Configuration } from '../contract/configuration.ts'
+import { listenersOf } from '../contract/listeners.ts'
 import { brokerMetrics } from '../contract/metrics.ts'
 import { problems } from '../contract/problems.ts'
+import { handlingTable } from '../contract/verification.ts'
 import { parseCertificate, parsePem } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
 import { Metrics } from '../runtime/metrics.ts'
@@ -21,6 +23,7 @@ import { Meters } from './meters.ts'
 import { MqttService } from './mqtt.ts'
 import { who } from './mqtt-context.ts'
 import { Sessions } from './sessions.ts'
+import { staleBounds } from './stale.ts'
 import { BrokerStore } from './store.ts'
 import { FeedClient } from './trust/feed-client.ts'
 import { Reports } from './trust/reports.ts'
@@ -113,6 +116,12 @@ export async function createBrokerService(options: {
       settled: () => cuts.settled(),
       reports,
       denials: (query) => denials.list(query),
+      bounds: staleBounds(
+        listenersOf(config).map(({ mode, handling }) => handlingTable(mode, handling).stale_status),
+        config.stale,
+      ),
+      silenceMs: config.stale.silenceMs,
+      clock,
       random: Math.random,
       log,
     }),
@@ -138,6 +147,8 @@ export async function createBrokerService(options: {
     feed,
     authorities,
     lastLive: await store.readLastLive(),
+    stale: config.stale,
+    onStale: tellStale,
     clock,
     denials,
     meters,
@@ -204,8 +215,22 @@ export async function createBrokerService(options: {
 
   /** For the next process: how long ago it was known who is revoked. */
   async function noteLive(): Promise<void> {
-    if (!feed.connected) return
-    await store.writeLastLive(clock()).catch((err) => log.error({ event: 'broker.failed', err }, 'a note was not kept'))
+    if (feed.knownAt === undefined) return
+    await store
+      .writeLastLive(feed.knownAt)
+      .catch((err) => log.error({ event: 'broker.failed', err }, 'a note was not kept'))
+  }
+
+  function tellStale(isStale: boolean, lastLive: Date | undefined): void {
+    const fields = { lastLive, ...config.stale }
+    const known = lastLive === undefined ? 'yet' : `since ${lastLive.toISOString()}`
+    if (isStale)
+      log.error({ event: 'snapshot.stale', ...fields }, 'it is not known who is revoked: enroll is not heard')
+    else log.info({ event: 'snapshot.current', ...fields }, 'it is known again who is revoked')
+    const message = isStale
+      ? `the broker has not heard ${known} who is revoked`
+      : 'the broker knows who is revoked again'
+    events.raise({ type: 'alert', kind: isStale ? 'snapshot_stale' : 'snapshot_current', message })
   }
 
   function trustOwn(): void {

@@ -56,9 +56,9 @@ export type Fault = {
 export type Facts = {
   evidence: PeerEvidence
   beliefs: Beliefs
-  /** Whether the feed's head was reached since the process started. */
+  /** Whether it is known who is revoked. */
   live: boolean
-  /** When a process before this one last followed the feed. */
+  /** Up to when that was known, by this process or one before it. */
   lastLive: Date | undefined
   now: Date
   /** The certificate is not known here, and enroll could not be asked about it. */
@@ -157,12 +157,15 @@ export function faultsOfDevice(facts: Facts): Fault[] {
   const { certificate, issuer } = evidence
   if (certificate === undefined || issuer.kind !== 'trusted') return []
   const faults = faultsOfStatus(facts, certificate, issuer.authority)
-  if (!live) {
-    const message = 'the broker has not heard yet who is revoked; try again'
-    faults.push({ state: 'stale_status', cause: 'snapshot_stale', message, since: lastLive })
-  } else if (isUnasked && faults.some(({ state }) => state === 'not_registered')) {
+  const isUnknown = faults.some(({ state }) => state === 'not_registered')
+  if (isUnknown && (isUnasked || !live)) {
+    // Of no age that a grace could be for: it may be new, and it may be nobody's.
     const message = 'the certificate is not known here, and the enrollment service cannot be asked now; try again'
     faults.push({ state: 'stale_status', cause: 'snapshot_stale', message })
+  } else if (!live) {
+    const since = lastLive === undefined ? 'yet' : `since ${lastLive.toISOString()}`
+    const message = `the broker has not heard ${since} who is revoked; try again`
+    faults.push({ state: 'stale_status', cause: 'snapshot_stale', message, since: lastLive })
   }
   if (suspendedUntil !== undefined) {
     const message = `the key was used in two places at once; it may be used again at ${suspendedUntil.toISOString()}`

@@ -267,12 +267,20 @@ export const certificateView = z.object({
   distributionPoint: z.string().optional().describe('The revocation list that its own text names'),
   pem: z.string().optional(),
 })
+const until = z.string().nullable().optional()
+const ends = {
+  admitsUntil: until.describe(
+    'If it hears nothing of enroll from now on, it lets devices in until then; null: without end',
+  ),
+  servesUntil: until.describe('And goes on with sessions until then'),
+}
 const brokerConfirmation = z.object({
   broker: z.string(),
   connected: z.boolean(),
   confirmed: z.boolean(),
   confirmedMs: z.number().optional().describe('From the durable commit to the broker saying that it is in force'),
   lastSeenAt: z.string().optional().describe('Of one that is not connected: until then it was'),
+  ...ends,
 })
 const endedSession = z.object({
   broker: z.string(),
@@ -414,7 +422,7 @@ export const statusView = z.object({
     .optional()
     .describe('Where a status port is configured'),
   brokers: z.array(
-    z.object({ id: z.string(), connected: z.boolean(), appliedSeq: z.number(), lastSeenAt: z.string() }),
+    z.object({ id: z.string(), connected: z.boolean(), appliedSeq: z.number(), lastSeenAt: z.string(), ...ends }),
   ),
 })
 

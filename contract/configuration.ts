@@ -195,6 +195,29 @@ const status = z.strictObject({
   maxConnections: z.int().min(1).default(1_000).describe('Open connections, all peers together'),
 })
 export type StatusSettings = z.output<typeof status> & { url: string }
+const stale = z.strictObject({
+  afterMs: z
+    .int()
+    .min(1_000)
+    .max(10 * 365 * 86_400_000)
+    .default(3_600_000)
+    .describe(
+      'Without word from enroll for so long, the broker does not know any more who is revoked: new connections meet the verification state stale_status',
+    ),
+  sessions: z
+    .enum(['keep', 'end'])
+    .default('keep')
+    .describe(
+      'Then, of sessions that were let in before: keep them until their certificates end, or end those that could not connect now',
+    ),
+  silenceMs: z
+    .int()
+    .min(200)
+    .max(600_000)
+    .default(10_000)
+    .describe('A connection to enroll that says nothing for so long, though it is asked, is taken for lost'),
+})
+export type StaleSettings = z.output<typeof stale>
 
 const fields = z.strictObject({
   data: z.string().default('./data').describe('Folder for keys, registry and state; --data overrides it'),
@@ -352,8 +375,14 @@ const fields = z.strictObject({
         .default([])
         .describe('Listeners beside the one at broker.listen; an entry named mqtts says more about that one'),
       trust: trust.default([]).describe('CAs beside that of this gateway whose certificates devices may have'),
+      stale: stale.prefault({}),
     })
     .superRefine((broker, context) => {
+      const { afterMs, silenceMs } = broker.stale
+      if (afterMs < silenceMs) {
+        const message = `a broker asks enroll once in broker.stale.silenceMs, ${silenceMs}: at least so long is wanted`
+        context.addIssue({ code: 'custom', path: ['stale', 'afterMs'], message })
+      }
       for (const fault of unknownLabels(broker)) context.addIssue({ code: 'custom', ...fault })
     })
     .prefault({}),

@@ -6,6 +6,8 @@
  * enroll -> broker  `ask` what was refused there lately, which `answer` tells
  *                   `reset` when the cursor is not of this feed, events in order, `live` once the head is reached, `pong`
  */
+
+import { z } from 'zod'
 import type { BrokerReport } from './broker-reports.ts'
 import type { Denial, DenialQuery } from './denials.ts'
 import type { DeviceAttributes } from './device-attributes.ts'
@@ -54,9 +56,29 @@ export type Cursor = { seq: number; hash: string }
 /** One event as stored and sent. `body` is the JSON text of `FeedFact & { at }`, kept byte for byte: the hash is over it. */
 export type FeedEvent = { seq: number; hash: string; body: string }
 
+const bound = z.int().min(0).max(1e12)
+/**
+ * How long a broker that hears nothing of enroll goes on letting devices in, and goes on with sessions, from when it last
+ * asked and was answered, in milliseconds; null: without end.
+ */
+export const staleBounds = z.object({ admitsMs: bound.nullable(), servesMs: bound.nullable() })
+export type StaleBounds = z.output<typeof staleBounds>
+/** Of a connection on which a broker asks, in milliseconds. */
+export const silence = z.int().min(200).max(600_000)
+
 export type FromBroker =
-  /** `answers`: knows what an `ask` is; one that does not is not asked. */
-  | { kind: 'hello'; protocol: 1; broker: string; cursor: Cursor; answers?: boolean }
+  /**
+   * `answers`: knows what an `ask` is; one that does not is not asked. `silenceMs`: sends a `ping` more often than that.
+   */
+  | {
+      kind: 'hello'
+      protocol: 1
+      broker: string
+      cursor: Cursor
+      answers?: boolean
+      bounds?: StaleBounds
+      silenceMs?: number
+    }
   | { kind: 'applied'; seq: number }
   | { kind: 'ping'; id: number }
   | { kind: 'answer'; id: number; denials: Denial[] }

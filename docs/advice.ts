@@ -137,7 +137,7 @@ export const advice: Record<ProblemCode, string> = {
     'The device did not read for so long that `broker.maxBufferedBytes` was reached. Subscribe to less, or give it a better link.',
   session_taken_over: 'Two clients use one client id. Give each its own suffix: `cam-1:a`, `cam-1:b`.',
   snapshot_stale:
-    'The broker has not reached enroll since it started, so it does not know who is revoked. Start enroll, or look at the connection to `broker.feed`; devices get in by themselves then.',
+    'The broker has not reached enroll since it started, or for `broker.stale.afterMs`, so it does not know who is revoked. Start enroll, or look at the connection to `broker.feed`; devices get in by themselves then. What holds meanwhile is in operations.md.',
 
   gateway_untrusted:
     'Compare the fingerprint with the one that `npx fleetgate status` shows on the gateway. If they agree, somebody is between device and gateway.',

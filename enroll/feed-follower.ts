@@ -1,7 +1,7 @@
 import type { TLSSocket } from 'node:tls'
 import { maxReportsUnderWay } from '../contract/broker-reports.ts'
 import { type Denial, type DenialQuery, denialView } from '../contract/denials.ts'
-import { type Cursor, encodeLine, type FeedEvent, type FromEnroll } from '../contract/feed.ts'
+import { type Cursor, encodeLine, type FeedEvent, type FromEnroll, type StaleBounds } from '../contract/feed.ts'
 import type { Registry } from './registry/registry.ts'
 
 const batch = 500
@@ -20,6 +20,9 @@ export class Follower {
   #pings: number[] = []
   appliedSeq: number
   readonly answers: boolean
+  readonly bounds: StaleBounds | undefined
+  /** When it last asked for the head of the feed. */
+  askedAt: Date
   #underWay = 0
   readonly #asked = new Map<number, (denials: Denial[] | undefined) => void>()
   #nextAsk = 1
@@ -28,8 +31,10 @@ export class Follower {
     id: string,
     socket: TLSSocket,
     registry: Registry,
-    { cursor, answers }: { cursor: Cursor; answers: boolean },
+    { cursor, answers, bounds, now }: { cursor: Cursor; answers: boolean; bounds: StaleBounds | undefined; now: Date },
   ) {
+    this.bounds = bounds
+    this.askedAt = now
     this.answers = answers
     this.id = id
     this.socket = socket
@@ -38,7 +43,8 @@ export class Follower {
     this.appliedSeq = cursor.seq
   }
 
-  ping(id: number): void {
+  ping(id: number, now: Date): void {
+    this.askedAt = now
     this.#pings.push(id)
     void this.pump()
   }

@@ -2,7 +2,15 @@ import { randomUUID } from 'node:crypto'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
 import { type BrokerReport, brokerReport, isReportId } from '../contract/broker-reports.ts'
 import { byLastAt, type Denial, type DenialQuery } from '../contract/denials.ts'
-import { type Cursor, encodeLine, type FromBroker, LineReader, startCursor } from '../contract/feed.ts'
+import {
+  encodeLine,
+  type FromBroker,
+  LineReader,
+  type StaleBounds,
+  silence,
+  staleBounds,
+  startCursor,
+} from '../contract/feed.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { valuesOf } from '../pki/names.ts'
 import { FleetError, isFleetError } from '../runtime/errors.ts'
@@ -11,11 +19,16 @@ import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { Follower } from './feed-follower.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
-import { findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
+import { type BrokerRecord, findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
 
-export type BrokerState = { id: string; connected: boolean; appliedSeq: number; lastSeenAt: string }
-export type Confirmation = {
+/**
+ * Up to when a broker that hears nothing more of us lets devices in, and goes on with sessions; null: without end. Absent of
+ * a broker that does not say.
+ */
+export type Ends = { admitsUntil?: string | null | undefined; servesUntil?: string | null | undefined }
+export type BrokerState = { id: string; connected: boolean; appliedSeq: number; lastSeenAt: string } & Ends
+export type Confirmation = Ends & {
   broker: string
   connected: boolean
   confirmed: boolean
@@ -28,16 +41,21 @@ export type Confirmation = {
 export type Reported = { broker: string; id: string; report: BrokerReport }
 
 const askMs = 2_000
+/** A broker that is silent for so many of its silences is gone, whatever TCP says. */
+const silencesBorne = 2
 
 /** Tells brokers what they must know, and knows how far each has got. */
 export class FeedServer implements AsyncDisposable {
   readonly #registry: Registry
   readonly #clock: () => Date
+  readonly #startedAt: Date
   readonly #log: Log
   readonly #server: Server
   readonly #anchors: string[]
   readonly #onReport: (reported: Reported) => Promise<void>
   readonly #followers = new Map<string, Follower>()
+  /** Of those that are gone: when each last asked. */
+  readonly #lastAsked = new Map<string, Date>()
   readonly #waiting = new Set<() => void>()
   readonly #taking = new Set<Promise<unknown>>()
   readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
@@ -47,6 +65,7 @@ export class FeedServer implements AsyncDisposable {
   private constructor(options: Parameters<typeof FeedServer.open>[0]) {
     this.#registry = options.registry
     this.#clock = options.clock
+    this.#startedAt = options.clock()
     this.#log = options.log
     this.#anchors = options.anchors
     this.#onReport = options.onReport
@@ -102,8 +121,14 @@ export class FeedServer implements AsyncDisposable {
         connected: follower !== undefined,
         appliedSeq: follower?.appliedSeq ?? doc.appliedSeq,
         lastSeenAt: follower ? this.#clock().toISOString() : doc.lastSeenAt,
+        ...endsOf(follower?.bounds ?? doc.bounds, follower?.askedAt ?? this.#lastAskedAt(doc)),
       }
     })
+  }
+
+  /** A process before this one that was killed has not written it, but was not asked after this one began. */
+  #lastAskedAt({ id, askedAt }: BrokerRecord): Date {
+    return this.#lastAsked.get(id) ?? (askedAt === undefined ? this.#startedAt : new Date(askedAt))
   }
 
   /**
@@ -135,12 +160,13 @@ export class FeedServer implements AsyncDisposable {
     const confirmedMs = new Map<string, number>()
     const look = async (): Promise<Confirmation[]> => {
       const brokers = await this.brokers()
-      return brokers.map(({ id, connected, appliedSeq, lastSeenAt }) => {
+      return brokers.map(({ id, connected, appliedSeq, lastSeenAt, admitsUntil, servesUntil }) => {
         const confirmed = appliedSeq >= seq
         if (confirmed && !confirmedMs.has(id)) confirmedMs.set(id, Math.round((performance.now() - started) * 10) / 10)
         const ms = confirmedMs.get(id)
         const seen = connected ? {} : { lastSeenAt }
-        return { broker: id, connected, confirmed, ...(ms === undefined ? {} : { confirmedMs: ms }), ...seen }
+        const ends = confirmed || admitsUntil === undefined ? {} : { admitsUntil, servesUntil }
+        return { broker: id, connected, confirmed, ...(ms === undefined ? {} : { confirmedMs: ms }), ...seen, ...ends }
       })
     }
     for (;;) {
@@ -233,9 +259,10 @@ export class FeedServer implements AsyncDisposable {
       clearTimeout(deadline)
       if (follower === undefined || this.#followers.get(id) !== follower) return
       this.#followers.delete(id)
+      this.#lastAsked.set(id, follower.askedAt)
       this.#log.warn({ event: 'feed.disconnected', broker: id, appliedSeq: follower.appliedSeq }, 'broker disconnected')
       // A registry that is closing has no need of it: the next hello tells.
-      this.#remember(id, follower.appliedSeq).catch((err: Error) =>
+      this.#remember(follower, follower.askedAt).catch((err: Error) =>
         this.#log.debug({ event: 'feed.notRecorded', err }, 'not recorded'),
       )
     })
@@ -256,17 +283,23 @@ export class FeedServer implements AsyncDisposable {
     return valuesOf(certificate.subject, 'CN')[0]!
   }
 
-  async #welcome(
-    id: string,
-    socket: TLSSocket,
-    { cursor, answers = false }: { cursor: Cursor; answers?: boolean },
-  ): Promise<Follower> {
+  async #welcome(id: string, socket: TLSSocket, hello: Extract<FromBroker, { kind: 'hello' }>): Promise<Follower> {
+    const { cursor, answers = false } = hello
+    const bounds = staleBounds.safeParse(hello.bounds).data
+    const silenceMs = silence.safeParse(hello.silenceMs).data
+    const now = this.#clock()
     const ours = cursor.seq === 0 ? startCursor.hash : await this.#registry.feedHashAt(cursor.seq)
     const known = ours !== undefined && ours === cursor.hash
-    const follower = new Follower(id, socket, this.#registry, { cursor: known ? cursor : startCursor, answers })
+    const follower = new Follower(id, socket, this.#registry, {
+      cursor: known ? cursor : startCursor,
+      answers,
+      bounds,
+      now,
+    })
+    if (silenceMs !== undefined) endWhenSilent(socket, silencesBorne * silenceMs)
     this.#followers.get(id)?.socket.destroy()
     this.#followers.set(id, follower)
-    await this.#remember(id, follower.appliedSeq)
+    await this.#remember(follower)
     this.#log.info({ event: 'feed.connected', broker: id, seq: cursor.seq, reset: !known }, 'broker connected')
     if (!known) socket.write(encodeLine({ kind: 'reset' }))
     void follower.pump()
@@ -277,7 +310,7 @@ export class FeedServer implements AsyncDisposable {
     if (message.kind === 'applied' && Number.isSafeInteger(message.seq)) {
       follower.appliedSeq = message.seq
       for (const wake of this.#waiting) wake()
-    } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id)
+    } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id, this.#clock())
     else if (message.kind === 'answer') follower.answered(message.id, message.denials)
     else if (message.kind === 'report' && isReportId(message.id)) this.#reported(follower, message.id, message.report)
     else throw new Error('unexpected line')
@@ -303,14 +336,22 @@ export class FeedServer implements AsyncDisposable {
     this.#taking.add(taking)
   }
 
-  #remember(id: string, appliedSeq: number): Promise<void> {
+  /** @param askedAt missing while it follows */
+  #remember({ id, appliedSeq, bounds }: Follower, askedAt?: Date): Promise<void> {
     const now = this.#clock()
     const lastSeenAt = now.toISOString()
     // A broker that comes back writes beside its own former connection's end.
     return untilNoConflict(async () => {
       const known = await findBroker(this.#registry, id)
       const requestId = `broker-${randomUUID()}`
-      const record = { id, firstSeenAt: known?.doc.firstSeenAt ?? lastSeenAt, lastSeenAt, appliedSeq }
+      const record: BrokerRecord = {
+        id,
+        firstSeenAt: known?.doc.firstSeenAt ?? lastSeenAt,
+        lastSeenAt,
+        appliedSeq,
+        ...(bounds === undefined ? {} : { bounds }),
+        ...(askedAt === undefined ? {} : { askedAt: askedAt.toISOString() }),
+      }
       const joined = {
         action: 'broker.joined',
         actor: `broker:${id}`,
@@ -326,4 +367,17 @@ export class FeedServer implements AsyncDisposable {
       })
     })
   }
+}
+
+function endsOf(bounds: StaleBounds | undefined, askedAt: Date): Ends {
+  if (bounds === undefined) return {}
+  const end = (ms: number | null): string | null =>
+    ms === null ? null : new Date(askedAt.getTime() + ms).toISOString()
+  return { admitsUntil: end(bounds.admitsMs), servesUntil: end(bounds.servesMs) }
+}
+
+function endWhenSilent(socket: TLSSocket, ms: number): void {
+  const timer = setTimeout(() => socket.destroy(), ms)
+  socket.on('data', () => timer.refresh())
+  socket.on('close', () => clearTimeout(timer))
 }

@@ -45,6 +45,7 @@ const edges = [
   'enroll/admin',
   'enroll/feed-server.ts',
   'enroll/status.ts',
+  'enroll/feed-follower.ts',
   'enroll/policy.ts',
   'enroll/service.ts',
 ]
@@ -68,8 +69,21 @@ const forbidden: { from: string; to: string[]; because: string }[] = [
   { from: 'enroll/ra', to: edges, because: upward },
   { from: 'enroll/est', to: ['enroll/admin', 'enroll/feed-server.ts'], because: sideways },
   { from: 'enroll/admin', to: ['enroll/est'], because: sideways },
-  { from: 'enroll/feed-server.ts', to: ['enroll/est', 'enroll/admin', 'enroll/status.ts'], because: sideways },
-  { from: 'enroll/status.ts', to: ['enroll/est', 'enroll/admin', 'enroll/feed-server.ts'], because: sideways },
+  {
+    from: 'enroll/feed-server.ts',
+    to: ['enroll/est', 'enroll/admin', 'enroll/status.ts'],
+    because: sideways,
+  },
+  {
+    from: 'enroll/feed-follower.ts',
+    to: ['enroll/est', 'enroll/admin', 'enroll/status.ts'],
+    because: sideways,
+  },
+  {
+    from: 'enroll/status.ts',
+    to: ['enroll/est', 'enroll/admin', 'enroll/feed-server.ts', 'enroll/feed-follower.ts'],
+    because: sideways,
+  },
   { from: 'broker/trust', to: ['mqtt', 'gate', 'sessions'].map((name) => `broker/${name}.ts`), because: asked },
   { from: 'broker/store.ts', to: ['broker/trust'], because: 'the store keeps bytes, it does not know what they mean' },
 ]

@@ -6,6 +6,7 @@ import {
   type FromBroker,
   type FromEnroll,
   LineReader,
+  type StaleBounds,
   startCursor,
 } from '../../contract/feed.ts'
 import { splitAddress } from '../../runtime/config.ts'
@@ -17,13 +18,13 @@ import type { Snapshot, SnapshotChange } from './snapshot.ts'
 
 /** The name in enroll's certificate, whatever address it is reached by. */
 const serverName = 'enroll.fleetgate.internal'
+/** Pings in the time in which one answer at least has to come. */
+const pingsInSilence = 3
 const firstRetryMs = 100
 const lastRetryMs = 2_000
 /** Lines that wait to be applied before the peer is asked to hold on. */
 const maxWaiting = 2_000
 const maxBatch = 500
-/** A feed that never gets as far as `live` in this time is dropped and dialled again. */
-const silenceMs = 30_000
 
 type FeedOptions = {
   address: string
@@ -38,6 +39,11 @@ type FeedOptions = {
   reports: Pick<Reports, 'start' | 'stop' | 'noted'>
   /** Told to enroll when somebody asks there. */
   denials: (query: DenialQuery) => Promise<Denial[]>
+  /** Told to enroll, which says it to whoever waits for this broker. */
+  bounds: StaleBounds
+  /** A connection that brings nothing for so long is dropped and dialled again. */
+  silenceMs: number
+  clock: () => Date
   random: () => number
   log: Log
 }
@@ -47,6 +53,7 @@ export class FeedClient implements AsyncDisposable {
   readonly #options: FeedOptions
   #socket: TLSSocket | undefined
   #everLive = false
+  #knownAt: Date | undefined
   #connected = false
   #lostAt = performance.now()
   #closed = false
@@ -62,6 +69,9 @@ export class FeedClient implements AsyncDisposable {
   #saving: Promise<void> | undefined
   #nextPing = 1
   readonly #pings = new Map<number, (answered: boolean) => void>()
+  #watch: NodeJS.Timeout | undefined
+  /** When the socket last brought something, by `performance.now()`. */
+  #lastHeard = 0
   readonly #liveListeners = new Set<() => void>()
 
   constructor(options: FeedOptions) {
@@ -75,6 +85,14 @@ export class FeedClient implements AsyncDisposable {
   /** Whether the head of the feed was reached since this process started: before that nobody knows who was revoked. */
   get everLive(): boolean {
     return this.#everLive
+  }
+
+  /**
+   * Everything that enroll had committed by then is in force: when the question was sent that enroll answered last. Undefined
+   * before the head was reached.
+   */
+  get knownAt(): Date | undefined {
+    return this.#knownAt
   }
 
   /** Whether the feed is followed at this moment. */
@@ -102,34 +120,31 @@ export class FeedClient implements AsyncDisposable {
    *   is being dialled again is waited for
    */
   sync(timeoutMs: number): Promise<boolean> {
-    const id = this.#nextPing++
     return new Promise((resolve) => {
       const timer = setTimeout(() => answer(false), timeoutMs)
       // Reaching the head says as much as an answer to a ping.
       const live = (): void => answer(true)
       const answer = (answered: boolean): void => {
         clearTimeout(timer)
-        this.#pings.delete(id)
         this.#liveListeners.delete(live)
         resolve(answered)
       }
-      if (this.#connected) {
-        this.#pings.set(id, answer)
-        this.#send({ kind: 'ping', id })
-      } else this.#liveListeners.add(live)
+      if (this.#connected) this.#ping(answer)
+      else this.#liveListeners.add(live)
     })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true
     clearTimeout(this.#retry)
+    clearInterval(this.#watch)
     this.#socket?.destroy()
     await this.#working
     await this.#saving
   }
 
   #dial(): void {
-    const { address, credential, brokerId, snapshot } = this.#options
+    const { address, credential, brokerId, snapshot, bounds, silenceMs, clock } = this.#options
     const { host, port } = splitAddress(address)
     let socket: TLSSocket
     try {
@@ -151,11 +166,12 @@ export class FeedClient implements AsyncDisposable {
     this.#socket = socket
     const lines = new LineReader()
     let failure: Error | undefined
+    this.#lastHeard = performance.now()
+    this.#watch = setInterval(() => this.#look(socket), silenceMs / pingsInSilence)
+    let askedAt = clock()
     socket.setEncoding('utf8')
-    socket.setTimeout(silenceMs, () => {
-      if (!this.#connected) socket.destroy(new Error('the feed is silent'))
-    })
     socket.once('secureConnect', () => {
+      askedAt = clock()
       socket.setNoDelay(true)
       socket.setKeepAlive(true, 10_000)
       // A cursor that did not hold is not offered again: the whole feed is read anew, beside the snapshot in force.
@@ -166,9 +182,12 @@ export class FeedClient implements AsyncDisposable {
         broker: brokerId,
         cursor: this.#mistrustCursor ? startCursor : snapshot.cursor,
         answers: true,
+        bounds,
+        silenceMs,
       })
     })
     socket.on('data', (chunk: string) => {
+      this.#lastHeard = performance.now()
       if (this.#waiting.length === 0) this.#heardAt = performance.now()
       try {
         for (const line of lines.push(chunk)) this.#waiting.push(JSON.parse(line))
@@ -177,7 +196,7 @@ export class FeedClient implements AsyncDisposable {
         return
       }
       if (this.#waiting.length > maxWaiting) socket.pause()
-      this.#working ??= this.#work(socket).finally(() => {
+      this.#working ??= this.#work(socket, askedAt).finally(() => {
         this.#working = undefined
       })
     })
@@ -189,13 +208,34 @@ export class FeedClient implements AsyncDisposable {
         this.#waiting = []
         snapshot.abandonDraft()
         for (const answer of this.#pings.values()) answer(false)
+        this.#pings.clear()
         this.#again(failure)
       })
     })
   }
 
+  #ping(answer: (answered: boolean) => void): void {
+    const id = this.#nextPing++
+    const sentAt = this.#options.clock()
+    this.#pings.set(id, (answered) => {
+      if (answered) this.#knownAt = sentAt
+      answer(answered)
+    })
+    this.#send({ kind: 'ping', id })
+  }
+
+  /** A peer that is gone need not say so: what asks and hears nothing has lost it. */
+  #look(socket: TLSSocket): void {
+    const isSilent = (): boolean =>
+      this.#waiting.length === 0 && performance.now() - this.#lastHeard >= this.#options.silenceMs
+    // A look after this turn's input: a process that was held up itself has not read yet what was said meanwhile.
+    if (isSilent()) setImmediate(() => isSilent() && socket.destroy(new Error('the feed is silent')))
+    if (this.#connected) this.#ping(() => {})
+  }
+
   #again(failure: Error | undefined): void {
     this.#socket = undefined
+    clearInterval(this.#watch)
     this.#options.reports.stop()
     if (this.#closed) return
     if (this.#connected || this.#failures === 0) {
@@ -211,7 +251,7 @@ export class FeedClient implements AsyncDisposable {
   }
 
   /** Applies what has arrived, in order, until nothing waits. */
-  async #work(socket: TLSSocket): Promise<void> {
+  async #work(socket: TLSSocket, askedAt: Date): Promise<void> {
     try {
       while (this.#waiting.length > 0 && !this.#closed) {
         const events = this.#takeEvents()
@@ -220,7 +260,7 @@ export class FeedClient implements AsyncDisposable {
           const { seq } = events.at(-1)!
           this.#options.log.debug({ event: 'snapshot.applied', seq, events: events.length }, 'feed events in force')
           if (!this.#options.snapshot.building) this.#confirm(socket, seq)
-        } else await this.#hear(socket, this.#waiting.shift()!)
+        } else await this.#hear(socket, this.#waiting.shift()!, askedAt)
         if (this.#waiting.length <= maxWaiting / 2) socket.resume()
       }
     } catch (error) {
@@ -261,7 +301,7 @@ export class FeedClient implements AsyncDisposable {
     return run.flatMap((message) => (message.kind === 'event' ? [message] : []))
   }
 
-  async #hear(socket: TLSSocket, message: FromEnroll): Promise<void> {
+  async #hear(socket: TLSSocket, message: FromEnroll, askedAt: Date): Promise<void> {
     const { snapshot, log, onChange, reports } = this.#options
     switch (message.kind) {
       case 'reset':
@@ -282,6 +322,7 @@ export class FeedClient implements AsyncDisposable {
         this.#mistrustCursor = false
         this.#connected = true
         this.#everLive = true
+        this.#knownAt = askedAt
         this.#failures = 0
         log.info({ event: 'feed.connected', seq: message.seq }, 'trust feed followed')
         this.#confirm(socket, message.seq) // with what an earlier write may have failed to save
@@ -304,6 +345,7 @@ export class FeedClient implements AsyncDisposable {
         return
       case 'pong':
         this.#pings.get(message.id)?.(true)
+        this.#pings.delete(message.id)
         return
       default:
         throw new Error(`unknown feed message ${String((message as { kind: unknown }).kind).slice(0, 40)}`)

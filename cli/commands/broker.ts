@@ -44,10 +44,22 @@ export function addBroker(program: Command, io: Io): void {
 
   const list = ({ items }: { items: Broker[] }): string =>
     table(
-      ['broker', 'connected', 'applied', 'last seen'],
-      items.map((item) => [item.id, item.connected ? 'yes' : 'no', String(item.appliedSeq), item.lastSeenAt]),
+      ['broker', 'connected', 'applied', 'last seen', 'admits until'],
+      items.map((item) => [
+        item.id,
+        item.connected ? 'yes' : 'no',
+        String(item.appliedSeq),
+        item.lastSeenAt,
+        admitsUntil(item),
+      ]),
       io.colour,
     )
+}
+
+/** How long a broker that is away lets devices in that it may not know to be revoked. */
+export function admitsUntil({ connected, admitsUntil }: Broker): string {
+  if (connected) return ''
+  return admitsUntil === undefined ? 'not known' : (admitsUntil ?? 'no end')
 }
 
 async function setPassword(io: Io, id: string, file: string | undefined): Promise<void> {

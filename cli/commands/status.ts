@@ -2,6 +2,7 @@ import type { Command } from 'commander'
 import type { StatusView } from '../../contract/admin-api.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
+import { admitsUntil } from './broker.ts'
 import { ask, type Common, examples, withCommon } from './shared.ts'
 
 export function addStatus(program: Command, io: Io): void {
@@ -24,12 +25,13 @@ export function addStatus(program: Command, io: Io): void {
       io.colour,
     ) +
     table(
-      ['broker', 'connected', 'applied', 'last seen'],
+      ['broker', 'connected', 'applied', 'last seen', 'admits until'],
       view.brokers.map((broker) => [
         broker.id,
         broker.connected ? 'yes' : 'no',
         `${broker.appliedSeq} of ${view.feedSeq}`,
         broker.lastSeenAt,
+        admitsUntil(broker),
       ]),
       io.colour,
     )

@@ -70,12 +70,14 @@ function inForceOn(brokers: readonly Broker[]): string {
   return confirmed.length === 0 ? on : `${on}, ${milliseconds(slowest)}`
 }
 
-const standingAt = ({ connected, confirmed, confirmedMs, lastSeenAt }: Broker): string =>
-  confirmed
-    ? `in force${confirmedMs === undefined ? '' : ` after ${milliseconds(confirmedMs)}`}`
-    : connected
-      ? 'not confirmed yet'
-      : `not connected${lastSeenAt === undefined ? '' : ` since ${lastSeenAt}`}: if it still runs, it goes on with what it knew before`
+function standingAt({ connected, confirmed, confirmedMs, lastSeenAt, admitsUntil, servesUntil }: Broker): string {
+  if (confirmed) return `in force${confirmedMs === undefined ? '' : ` after ${milliseconds(confirmedMs)}`}`
+  if (connected) return 'not confirmed yet'
+  const gone = `not connected${lastSeenAt === undefined ? '' : ` since ${lastSeenAt}`}: if it still runs, it`
+  if (admitsUntil === undefined) return `${gone} goes on with what it knew before`
+  const until = (end: string | null | undefined): string => (end ? `until ${end}` : 'until it hears of this')
+  return `${gone} lets in whom it knew before ${until(admitsUntil)}, and goes on with sessions ${until(servesUntil)}`
+}
 
 function endOf(session: Receipt['sessions'][number]): string {
   const { broker, listener, remoteAddress, state, closedMs, lastPacket } = session

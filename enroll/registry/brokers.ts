@@ -1,10 +1,20 @@
+import type { StaleBounds } from '../../contract/feed.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Asked } from './asked.ts'
 import type { Stored } from './engine.ts'
 import type { Page, Paging, Registry, Write } from './registry.ts'
 
 /** A broker that follows the feed, and the last event that it said is in force there. */
-export type BrokerRecord = { id: string; firstSeenAt: string; lastSeenAt: string; appliedSeq: number }
+export type BrokerRecord = {
+  id: string
+  firstSeenAt: string
+  lastSeenAt: string
+  appliedSeq: number
+  /** Absent of a broker that does not say. */
+  bounds?: StaleBounds
+  /** When it last asked for the head of the feed. While it follows, it is not written. */
+  askedAt?: string
+}
 
 export const findBroker = (registry: Registry, id: string): Promise<Stored<BrokerRecord> | undefined> =>
   registry.find('broker', id)

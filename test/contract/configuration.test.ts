@@ -43,6 +43,7 @@ test('an unknown key and a value out of range are refused', () => {
   refuses({ profiles: { sensor: { keyTypes: ['P-521'] } } }, /"P-256"\|"P-384"/)
   refuses({ log: { level: 'loud' } }, /"debug"\|"info"/)
   refuses({ broker: { id: '../x' } }, /./)
+  refuses({ broker: { stale: { afterMs: 5_000 } } }, /silenceMs, 10000/)
 })
 
 const faultsOf = (broker: object): string[] =>

@@ -185,6 +185,48 @@ suite('the trust feed', () => {
     assert.deepEqual([gone[0].id, gone[0].connected], ['broker-1', false])
   })
 
+  test('a broker says how far it goes without us: status and receipts name when, counted from its last question', async () => {
+    const status = async () => (await fleet.admin('GET', '/status')).body.brokers[0]
+    const hello = { kind: 'hello', protocol: 1, broker: 'broker-1', cursor: startCursor } as const
+    const feed = await followFeed(fleet, undefined)
+    const bounds = { admitsMs: 3_600_000, servesMs: null }
+    feed.send({ ...hello, bounds })
+    await feed.see(({ kind }) => kind === 'live')
+    const first = await status()
+    feed.send({ kind: 'ping', id: 1 })
+    await feed.see(({ kind }) => kind === 'pong')
+    const asked = await status()
+    assert.ok(asked.admitsUntil > first.admitsUntil)
+    assert.equal(asked.servesUntil, null)
+    await feed[Symbol.asyncDispose]()
+    let gone = await status()
+    while (gone.connected) gone = await status()
+    assert.deepEqual([gone.admitsUntil, gone.servesUntil], [asked.admitsUntil, null])
+    await fleet.enrolledDevice('cam-lost')
+    const { body } = await fleet.admin('POST', '/devices/cam-lost/revoke', { reason: 'keyCompromise' })
+    const [{ confirmed, admitsUntil, servesUntil }] = body.brokers
+    assert.deepEqual([confirmed, admitsUntil, servesUntil], [false, asked.admitsUntil, null])
+
+    // As it was written, also where the process that wrote it is gone.
+    await fleet.close()
+    await fleet.open()
+    assert.equal((await status()).admitsUntil, asked.admitsUntil)
+    for (const unsaid of [{}, { bounds: { admitsMs: -1, servesMs: null } }, { bounds: 'never' as never }]) {
+      await using other = await followFeed(fleet, undefined)
+      other.send({ ...hello, ...unsaid })
+      await other.see(({ kind }) => kind === 'live')
+      assert.equal('admitsUntil' in (await status()), false)
+    }
+  })
+
+  test('a broker that has promised to ask and is silent is not taken for connected', async () => {
+    await using feed = await followFeed(fleet, undefined)
+    feed.send({ kind: 'hello', protocol: 1, broker: 'broker-1', cursor: startCursor, silenceMs: 200 })
+    await feed.see(({ kind }) => kind === 'live')
+    await feed.see(() => false)
+    assert.ok(feed.socket.destroyed)
+  })
+
   test('a device, an operator and a stranger cannot follow', async () => {
     const device = await fleet.enrolledDevice('spy-1')
     const { key, cert } = fleet.operator

@@ -5,7 +5,6 @@ import { createServer, type Server, type TLSSocket } from 'node:tls'
 import type { BrokerReport } from '../../contract/broker-reports.ts'
 import type { Denial, DenialQuery } from '../../contract/denials.ts'
 import {
-  type Cursor,
   encodeLine,
   type FeedEvent,
   type FeedFact,
@@ -24,7 +23,7 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
   readonly #sent = new Map<TLSSocket, number>()
   #events: FeedEvent[] = []
   address = ''
-  hellos: { broker: string; cursor: Cursor }[] = []
+  hellos: Extract<FromBroker, { kind: 'hello' }>[] = []
   /** Last `applied` of any broker. */
   appliedSeq = 0
   /** By id, in the order in which they came first; and how often each came. */

@@ -253,11 +253,16 @@ const cases: {
       rootFingerprint: 'ab',
       feedSeq: 7,
       configuration: { refused: 'f:1:2: one\nf:3:4: other', waitsForRestart: ['names', 'broker.id'] },
-      brokers: [{ id: 'broker-1', connected: false, appliedSeq: 5, lastSeenAt: at }],
+      brokers: [
+        { id: 'broker-1', connected: false, appliedSeq: 5, lastSeenAt: at },
+        { id: 'broker-2', connected: false, appliedSeq: 5, lastSeenAt: at, admitsUntil: 'then', servesUntil: null },
+        { id: 'broker-3', connected: false, appliedSeq: 5, lastSeenAt: at, admitsUntil: null, servesUntil: null },
+        { id: 'broker-4', connected: true, appliedSeq: 7, lastSeenAt: at, admitsUntil: 'then', servesUntil: null },
+      ],
     },
     asked: { path: '/v1/status' },
     shown:
-      /refused +f:1:2: one\nrefused +f:3:4: other\nneeds a restart +names, broker\.id\n[\s\S]*broker-1 +no +5 of 7/,
+      /refused +f:1:2: one\nrefused +f:3:4: other\nneeds a restart +names, broker\.id\n[\s\S]*broker-1 +no +5 of 7 +\S+ +not known\n.* then\n.* no end\nbroker-4 +yes +7 of 7 +\S+ +-\n/,
   },
   {
     argv: ['enroll', 'approvals', 'ls'],
@@ -337,14 +342,23 @@ test('cert ls --device shows the certificates of a device, and says so when ther
 })
 
 test('a revocation that not every broker has confirmed in time is exit code 1 and names the broker', async () => {
-  const brokers = [{ broker: 'broker-1', connected: false, confirmed: false }]
+  const gone = { connected: false, confirmed: false }
+  const brokers = [
+    { broker: 'broker-1', ...gone },
+    { broker: 'broker-2', ...gone, admitsUntil: 'THEN', servesUntil: null },
+  ]
   await using stub = await StubAdmin.start(() => ok({ ...receipt, inForce: false, brokers }))
   const argv = ['device', 'revoke', 'cam-1', '--reason', 'keyCompromise', '--timeout', '2s', '--data', stub.dataDir]
   const waited = await fleetgate(argv)
   assert.equal(waited.code, 1)
-  assert.match(waited.out, /broker-1 +not connected: if it still runs/)
+  assert.match(waited.out, /broker-1 +not connected: if it still runs, it goes on with what it knew before\n/)
+  const bounded =
+    /broker-2 .*lets in whom it knew before until THEN, and goes on with sessions until it hears of this\n/
+  assert.match(waited.out, bounded)
   assert.ok(
-    waited.err.startsWith('error: cam-1 is revoked, but broker-1 has not confirmed within 2000 ms (unavailable); ') &&
+    waited.err.startsWith(
+      'error: cam-1 is revoked, but broker-1, broker-2 has not confirmed within 2000 ms (unavailable); ',
+    ) &&
       waited.err.endsWith(
         `ask again: npx fleetgate device revoke cam-1 --reason keyCompromise --data ${stub.dataDir}\n`,
       ),

@@ -1,0 +1,18 @@
+import type { StaleSettings } from '../contract/configuration.ts'
+import type { StaleBounds } from '../contract/feed.ts'
+import type { Handling } from '../contract/verification.ts'
+
+/** How far this broker goes without enroll, at the most lenient of its listeners. */
+export function staleBounds(handlings: readonly Handling[], { afterMs, sessions }: StaleSettings): StaleBounds {
+  const bounds = handlings.map((handling): number => {
+    if (handling.action === 'log-only') return Number.POSITIVE_INFINITY
+    return handling.action === 'grace' ? Math.max(handling.durationMs, afterMs) : afterMs
+  })
+  const most = Math.max(...bounds)
+  const admitsMs = Number.isFinite(most) ? most : null
+  return { admitsMs, servesMs: sessions === 'keep' ? null : admitsMs }
+}
+
+/** Whether what was known of all revocations `knownAt` still counts as known. */
+export const isFresh = (knownAt: Date | undefined, now: Date, { afterMs }: StaleSettings): boolean =>
+  knownAt !== undefined && now.getTime() - knownAt.getTime() <= afterMs
