@@ -23,7 +23,7 @@ import { Meters } from './meters.ts'
 import { MqttService } from './mqtt.ts'
 import { who } from './mqtt-context.ts'
 import { Sessions } from './sessions.ts'
-import { staleBounds } from './stale.ts'
+import { expiredAskedMs, staleBounds } from './stale.ts'
 import { BrokerStore } from './store.ts'
 import { FeedClient } from './trust/feed-client.ts'
 import { Reports } from './trust/reports.ts'
@@ -42,6 +42,9 @@ const credentialPollMs = 60_000
 const sweepMs = 1_000
 const filePollMs = 1_000
 const noteMs = 60_000
+const forgetMs = 3_600_000
+/** A refusal says for so long that a certificate was revoked, beside that it has expired. */
+const rememberedMs = 30 * 86_400_000
 
 /**
  * Wires a broker together and starts it.
@@ -67,6 +70,7 @@ export async function createBrokerService(options: {
   let credential = readCredential(credentialDir, passphraseFile)
   mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   const store = stack.use(await BrokerStore.open(dataDir))
+  const handlings = listenersOf(config).map(({ mode, handling }) => handlingTable(mode, handling))
   const snapshot = stack.use(await Snapshot.load(store.snapshot, log))
   const events = new Events({
     settings: config.events,
@@ -117,7 +121,7 @@ export async function createBrokerService(options: {
       reports,
       denials: (query) => denials.list(query),
       bounds: staleBounds(
-        listenersOf(config).map(({ mode, handling }) => handlingTable(mode, handling).stale_status),
+        handlings.map((table) => table.stale_status),
         config.stale,
       ),
       silenceMs: config.stale.silenceMs,
@@ -212,6 +216,17 @@ export async function createBrokerService(options: {
   files.unref()
   const notes = setInterval(noteLive, noteMs)
   notes.unref()
+  const forgetting = setInterval(forgetEnded, forgetMs)
+  forgetting.unref()
+
+  /** Where no listener asks about them any more, nor a will that was left under one. */
+  async function forgetEnded(): Promise<void> {
+    const asked = expiredAskedMs(handlings.map((table) => table.expired)) + config.sessionExpiryMs + rememberedMs
+    if (!Number.isFinite(asked)) return
+    const certificates = await snapshot.forgetEnded(new Date(clock().getTime() - asked))
+    if (certificates > 0)
+      log.info({ event: 'snapshot.forgot', certificates }, 'certificates that ended long ago forgotten')
+  }
 
   /** For the next process: how long ago it was known who is revoked. */
   async function noteLive(): Promise<void> {
@@ -303,10 +318,11 @@ export async function createBrokerService(options: {
   stack.use(entrances)
   stack.use(mqtt)
   stack.defer(async () => {
-    for (const timer of [renewal, sweep, files, notes]) clearInterval(timer)
+    for (const timer of [renewal, sweep, files, notes, forgetting]) clearInterval(timer)
     void entrances.stop()
     await noteLive()
   })
+  await forgetEnded()
   feed.start()
   const owned = stack.move()
   return {

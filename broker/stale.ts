@@ -13,6 +13,15 @@ export function staleBounds(handlings: readonly Handling[], { afterMs, sessions 
   return { admitsMs, servesMs: sessions === 'keep' ? null : admitsMs }
 }
 
+/** How long a listener may still ask about a certificate that has expired, at the most lenient of them. */
+export const expiredAskedMs = (handlings: readonly Handling[]): number =>
+  Math.max(
+    ...handlings.map((handling) => {
+      if (handling.action === 'reject') return 0
+      return handling.action === 'grace' ? handling.durationMs : Number.POSITIVE_INFINITY
+    }),
+  )
+
 /** Whether what was known of all revocations `knownAt` still counts as known. */
 export const isFresh = (knownAt: Date | undefined, now: Date, { afterMs }: StaleSettings): boolean =>
   knownAt !== undefined && now.getTime() - knownAt.getTime() <= afterMs

@@ -1,4 +1,5 @@
 import { X509Certificate } from 'node:crypto'
+import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
 import { deviceAttributes } from '../../contract/device-attributes.ts'
 import { type Cursor, type DeviceStatus, deviceStatuses, type FeedEvent } from '../../contract/feed.ts'
@@ -203,6 +204,20 @@ export class Snapshot implements AsyncDisposable {
       this.#epoch++
     })
     return { devices: [], certificates: [], policy: true, anchors: true, replaced: true, news: [] }
+  }
+
+  /**
+   * Forgets certificates that ended before a time, piece by piece. On disk they go when that is written anew.
+   *
+   * @returns how many
+   */
+  async forgetEnded(before: Date): Promise<number> {
+    let forgotten = 0
+    for (const some of this.#state.certificates.dropExpired(before.getTime() / 1_000)) {
+      forgotten += some
+      if (some > 0) await setImmediate()
+    }
+    return forgotten
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { after, before, beforeEach, suite, test } from 'node:test'
 import type { IDisconnectPacket } from 'mqtt'
-import { staleBounds } from '../../broker/stale.ts'
+import { expiredAskedMs, staleBounds } from '../../broker/stale.ts'
 import { parseHandling } from '../../contract/verification.ts'
 import { BrokerHarness, closeOf, EventInbox, parsePolicy, type TestDevice } from '../harness/broker.ts'
 import { Cable } from '../harness/cable.ts'
@@ -163,6 +163,22 @@ suite('ending its sessions', () => {
   })
 })
 
+test('what ended long ago is forgotten, unless a listener goes on asking about it', async () => {
+  await device()
+  const endedFor = async (days: number, expired?: string): Promise<boolean> => {
+    await harness.stopBroker()
+    harness.testLog.lines.length = 0
+    const handling = { stale_status: 'log-only', ...(expired && { expired }) }
+    harness.settings.broker = { feed: cable.address, listeners: [{ name: 'mqtts', handling }] }
+    skewMs = (30 + days) * 24 * hour
+    await harness.startBroker()
+    return harness.testLog.find('snapshot.forgot') !== undefined
+  }
+  assert.equal(await endedFor(36), false, 'sessionExpiryMs, and 30 days')
+  assert.equal(await endedFor(1_000, 'quarantine'), false)
+  assert.equal(await endedFor(38), true)
+})
+
 test('the most lenient listener says how long a broker goes on by itself', () => {
   const bounds = (sessions: 'keep' | 'end', ...texts: string[]) =>
     staleBounds(
@@ -174,4 +190,11 @@ test('the most lenient listener says how long a broker goes on by itself', () =>
   assert.deepEqual(bounds('end', 'grace(1m)'), { admitsMs: hour, servesMs: hour })
   assert.deepEqual(bounds('keep', 'grace(2h)', 'reject'), { admitsMs: 2 * hour, servesMs: null })
   assert.deepEqual(bounds('end', 'log-only', 'reject'), { admitsMs: null, servesMs: null })
+})
+
+test('the most lenient listener says how long it is asked what an expired certificate was', () => {
+  const asked = (...texts: string[]) => expiredAskedMs(texts.map((text) => parseHandling(text)!))
+  assert.equal(asked('reject', 'reject'), 0)
+  assert.equal(asked('reject', 'grace(2h)'), 2 * hour)
+  for (const forGood of ['quarantine', 'log-only']) assert.equal(asked(forGood, 'grace(2h)'), Number.POSITIVE_INFINITY)
 })

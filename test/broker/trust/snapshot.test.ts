@@ -102,6 +102,26 @@ test('a certificate of which the revocation is all that was heard, and its devic
     }
   }))
 
+test('certificates that ended before a time are forgotten, revoked ones too; one of unknown end stays', () =>
+  withStore(async (store, { log }) => {
+    const snapshot = await Snapshot.load(store.snapshot, log)
+    const other = 'cd'.repeat(32)
+    const unended = revokedOf('cam-1')
+    snapshot.apply(
+      eventsOf([
+        issuedTo('cam-2'),
+        revokedOf('cam-2'),
+        { ...unended, data: { ...unended.data, fingerprint: other } } as FeedFact,
+      ]),
+    )
+    await snapshot.save()
+    assert.equal(await snapshot.forgetEnded(new Date('2029-12-31T23:59:59Z')), 0)
+    assert.deepEqual(snapshot.findCertificate(fingerprint), revokedCertificate)
+    assert.equal(await snapshot.forgetEnded(new Date('2030-01-01T00:00:01Z')), 1)
+    assert.equal(snapshot.findCertificate(fingerprint), undefined)
+    assert.equal(snapshot.findCertificate(other)?.status, 'revoked')
+  }))
+
 test('what is stored and damaged is as if it were not there, and can be written again', () =>
   withStore(async (store, testLog) => {
     const { log } = testLog
