@@ -41,7 +41,7 @@ export class CutReports {
   }
 
   #evidence(connection: Connection, reason: ProblemCode): Omit<SessionCut, 'at' | 'tookMs'> {
-    const { rules, remoteAddress, clientId, deviceId, certificate, state, socket, connectedAt, link } = connection
+    const { rules, remoteAddress, clientId, deviceId, certificate, state, isResumed, connectedAt, link } = connection
     const { packetsIn, bytesIn, packetsOut, bytesOut } = link.counters
     const { topics, topic: longest } = reportBounds
     // Before a CONNECT was accepted nothing was in reach.
@@ -57,7 +57,7 @@ export class CutReports {
       listener: rules.name.slice(0, reportBounds.name),
       remoteAddress: remoteAddress.slice(0, reportBounds.name),
       state: state as SessionCut['state'], // what is closed is not ended again
-      isResumed: socket.isSessionReused(),
+      isResumed,
       connectedAt: connectedAt.toISOString(),
       packetsIn,
       bytesIn,

@@ -279,7 +279,7 @@ export class MqttSession implements LinkEvents, Receiver {
         event: 'session.opened',
         ...who(connection),
         version: packet.version,
-        resumed: connection.socket.isSessionReused(),
+        resumed: connection.isResumed,
       },
       'session opened',
     )

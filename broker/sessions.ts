@@ -39,6 +39,8 @@ export class Connection {
   readonly rules: ListenerRules
   /** Its handshake was over. */
   readonly connectedAt: Date
+  /** Its TLS session was resumed from a ticket; a socket that is closed does not know any more. */
+  readonly isResumed: boolean
   link!: Link
   /** From when it is live on. */
   receiver: Receiver | undefined
@@ -79,6 +81,7 @@ export class Connection {
     this.remoteAddress = input.remoteAddress
     this.rules = input.rules
     this.connectedAt = input.connectedAt
+    this.isResumed = input.socket.isSessionReused()
   }
 
   /**

@@ -45,6 +45,7 @@ export class Wills implements Disposable {
   /** What the store has not taken: a session that nobody releases would be filled for ever, its will never published. */
   readonly #owed = new Map<string, () => Promise<void>>()
   #running: Promise<void> = Promise.resolve()
+  #purging: Promise<void> = Promise.resolve()
   #next: Promise<void> | undefined
 
   constructor(options: WillsOptions) {
@@ -74,11 +75,15 @@ export class Wills implements Disposable {
    */
   purge(deviceId: string): Promise<void> {
     const { retained, router, clock, log } = this.#options
-    return this.#owe(`retained ${deviceId}`, async () => {
-      const clear = (message: Message) => router.route(clearing(message, clock().getTime()))
-      const messages = await retained.purge(deviceId, clear)
-      if (messages > 0) log.info({ event: 'retained.purged', deviceId, messages }, 'retained messages purged')
-    })
+    // One after the other, or what both find is told twice.
+    this.#purging = this.#purging.then(() =>
+      this.#owe(`retained ${deviceId}`, async () => {
+        const clear = (message: Message) => router.route(clearing(message, clock().getTime()))
+        const messages = await retained.purge(deviceId, clear)
+        if (messages > 0) log.info({ event: 'retained.purged', deviceId, messages }, 'retained messages purged')
+      }),
+    )
+    return this.#purging
   }
 
   /** Sees to what is due by now, in a while. */

@@ -2,7 +2,7 @@
 import { EventEmitter, once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
-import type { BrokerReport } from '../../contract/broker-reports.ts'
+import { type BrokerReport, brokerReport } from '../../contract/broker-reports.ts'
 import type { Denial, DenialQuery } from '../../contract/denials.ts'
 import {
   encodeLine,
@@ -158,7 +158,8 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
     }
     if (!this.answering) return
     if (message.kind === 'report') {
-      const { id, report } = message
+      const { id } = message
+      const report = brokerReport.parse(message.report)
       this.reports.set(id, { report, times: (this.reports.get(id)?.times ?? 0) + 1 })
       if (this.noting) this.#send(socket, { kind: 'noted', id })
       this.emit('report', report)
