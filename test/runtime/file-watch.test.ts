@@ -19,16 +19,17 @@ test('a file that is written, put in place by rename or comes to be is told of o
   using watch = new FileWatch(20, () => told())
   watch.watch([at('one'), at('two')])
   for (const change of [
-    () => writeFileSync(at('one'), 'other'),
+    () => writeFileSync(at('one'), `other ${performance.now()}`),
     () => {
-      writeFileSync(at('new'), 'again another')
+      writeFileSync(at('new'), `again another ${performance.now()}`)
       renameSync(at('new'), at('one'))
     },
-    () => writeFileSync(at('two'), 'there'),
+    () => writeFileSync(at('two'), `there ${performance.now()}`),
   ]) {
     const heard = next()
-    change()
+    const changing = setInterval(change, 100)
     await heard
+    clearInterval(changing)
   }
 })
 
@@ -41,8 +42,11 @@ test('a file that is watched no more is not told of', async () => {
   left.watch([at('left'), at('kept')])
   left.watch([])
   kept.watch([at('kept')])
-  writeFileSync(at('left'), 'other')
-  writeFileSync(at('kept'), 'other')
+  // Its first look may come after a write that follows at once.
+  const writing = setInterval(() => {
+    for (const name of ['left', 'kept']) writeFileSync(at(name), `other ${performance.now()}`)
+  }, 100)
   await promise
+  clearInterval(writing)
   assert.deepEqual(heard, [])
 })
