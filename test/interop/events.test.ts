@@ -34,6 +34,6 @@ test(
     await watcher.says(/"type":"revoked","deviceId":"cam-1","scope":"certificate","reason":"keyCompromise"/)
     await watcher.says(/"deviceId":"cam-1","status":"revoked"/)
     assert.equal((await gateway.publish('cam-1', 'devices/cam-1/state', 'on')).code, 5)
-    await watcher.says(/"type":"refused","deviceId":"cam-1".*"reason":"certificate_revoked"/)
+    await watcher.says(/"type":"refused","deviceId":"cam-1".*"reason":"device_revoked"/)
   },
 )
