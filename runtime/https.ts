@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { constants, randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer } from 'node:https'
 import type { AddressInfo, Server, Socket } from 'node:net'
@@ -122,7 +122,7 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
   const noteDrop = (remoteAddress = 'unknown'): void => {
     const reason = 'too_many_connections'
     const denial = options.drop(reason, 'too many connections are open', remoteAddress)
-    const told = drops.take(remoteAddress, performance.now())
+    const told = drops.take(networkOf(remoteAddress), performance.now())
     const fields = { event: 'connection.refused', reason, denial, remoteAddress, ...told }
     if (told) log.warn(fields, 'connection refused')
   }
@@ -200,6 +200,9 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   const headers: Record<string, string> = { ...result.headers, ...length }
   if (!message.complete) headers.Connection = 'close'
   if (Buffer.isBuffer(body)) response.once('close', () => body.fill(0))
+  // Node waits for ever for a peer that does not read.
+  const unread = setTimeout(() => socket.destroy(), options.requestTimeoutMs)
+  response.once('close', () => clearTimeout(unread))
   response.writeHead(result.status, headers)
   if (message.complete) response.end(message.method === 'HEAD' ? undefined : body)
   else refuseRest(message, response, body)
@@ -219,17 +222,25 @@ function readBody(message: IncomingMessage, maxBytes: number): Promise<Buffer> {
   const tooLarge = (): FleetError => new FleetError('body_too_large', `the body is larger than ${maxBytes} bytes`)
   if (Number(message.headers['content-length'] ?? 0) > maxBytes) return Promise.reject(tooLarge())
   return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = []
+    // One piece of memory: a chunk may be a single octet, which as an object of its own takes hundreds.
+    let held = Buffer.alloc(0)
     let size = 0
     message.on('data', (chunk: Buffer) => {
-      size += chunk.length
-      if (size <= maxBytes) chunks.push(chunk)
-      else {
+      const wanted = size + chunk.length
+      if (wanted > maxBytes) {
         message.pause()
         reject(tooLarge())
+        return
       }
+      if (wanted > held.length) {
+        const larger = Buffer.allocUnsafeSlow(Math.min(maxBytes, Math.max(1_024, wanted * 2)))
+        held.copy(larger, 0, 0, size)
+        held = larger
+      }
+      chunk.copy(held, size)
+      size = wanted
     })
-    message.on('end', () => resolve(Buffer.concat(chunks)))
+    message.on('end', () => resolve(held.subarray(0, size)))
     message.on('error', reject)
     message.on('close', () => {
       if (!message.complete) reject(new FleetError('request_malformed', 'the connection ended inside the body'))
@@ -266,6 +277,8 @@ export function tlsOptions(credential: EdgeCredential, clientAuthorities: string
     requestCert: true,
     rejectUnauthorized: false,
     minVersion: 'TLSv1.2' as const,
+    // What is known of a peer is of its first handshake.
+    secureOptions: constants.SSL_OP_NO_RENEGOTIATION,
   }
 }
 

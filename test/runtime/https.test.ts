@@ -4,8 +4,10 @@ import { once } from 'node:events'
 import { request as httpsRequest } from 'node:https'
 import { connect as connectTcp, createServer as createTcpServer, type Socket } from 'node:net'
 import { test } from 'node:test'
-import { setImmediate } from 'node:timers/promises'
+import { setImmediate, setTimeout } from 'node:timers/promises'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { issue, newSerialNumber, parseCertificate, prepare } from '../../pki/certificate.ts'
 import { signerOf } from '../../pki/keystore.ts'
 import { buildName } from '../../pki/names.ts'
@@ -94,6 +96,18 @@ async function dial(edge: Edge, options: object = {}): Promise<TLSSocket> {
   socket.on('error', () => undefined)
   await once(socket, 'secureConnect')
   return socket
+}
+
+const collect = (() => {
+  setFlagsFromString('--expose-gc')
+  return runInNewContext('gc') as () => void
+})()
+
+/** By what can still be reached. */
+function heldBytes(): number {
+  collect()
+  const { heapUsed, arrayBuffers } = process.memoryUsage()
+  return heapUsed + arrayBuffers
 }
 
 /** Everything until the peer closes. */
@@ -367,6 +381,46 @@ test('a request that does not become complete is answered 408 and closed, also w
   const poke = setInterval(() => socket.write('x'), 50)
   await new Promise((resolve) => socket.once('close', resolve))
   clearInterval(poke)
+})
+
+test('a peer that does not read its answer is closed, and its place is free', async () => {
+  const body = 'a'.repeat(16_000_000)
+  const handle = async () => ({ status: 200, body })
+  await using edge = await startEdge({ requestTimeoutMs: 200, maxConnectionsPerAddress: 1, handle })
+  const deaf = await dial(edge)
+  deaf.pause()
+  deaf.write(get)
+  let next: TLSSocket | undefined
+  while (next === undefined) next = await dial(edge).catch(() => setTimeout(20))
+  next.destroy()
+  assert.ok((await readAll(deaf)).length < body.length)
+})
+
+test('a body that comes an octet at a time takes no more memory than its octets', async () => {
+  const chunks = 60_000
+  const bodies: Buffer[] = []
+  const handle = async ({ body }: EdgeRequest) => {
+    bodies.push(body)
+    return { status: 200 }
+  }
+  await using edge = await startEdge({ maxBodyBytes: 65_536, handle })
+  const slow = await dial(edge)
+  const before = heldBytes()
+  slow.write('POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n')
+  await new Promise((resolve) => slow.write('1\r\nA\r\n'.repeat(chunks), resolve))
+  for (let turn = 0; turn < 100; turn++) await setImmediate()
+  assert.ok(heldBytes() - before < 4_000_000)
+  slow.write('0\r\n\r\n')
+  assert.match(await readAll(slow), /200 OK/)
+  assert.deepEqual(bodies, [Buffer.alloc(chunks, 'A')])
+})
+
+test('a handshake is the only one of its connection', async () => {
+  await using edge = await startEdge()
+  const socket = await dial(edge, { maxVersion: 'TLSv1.2' })
+  const refused = new Promise<NodeJS.ErrnoException>((resolve) => socket.once('error', resolve))
+  socket.renegotiate({}, (error) => assert.ok(error))
+  assert.equal((await refused).code, 'ERR_SSL_NO_RENEGOTIATION')
 })
 
 test('headers that do not become complete are answered 408', async () => {
