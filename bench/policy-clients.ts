@@ -11,7 +11,14 @@ export type Order =
   /** Each publishes once at QoS 1 and waits for the answer. */
   | { order: 'burst' }
   /** `senders` publish `perSecond` messages of QoS 1, all together, while one more publishes what is denied. */
-  | { order: 'traffic'; senders: number; perSecond: number; deniedPerSecond: number; ms: number }
+  | {
+      order: 'traffic'
+      senders: number
+      perSecond: number
+      deniedPerSecond: number
+      topics: 'one' | 'many'
+      ms: number
+    }
 export type Report = { ms: number; allowed: number; denied: number; latencies: number[] }
 
 const clients: { id: string; client: RawClient }[] = []
@@ -43,7 +50,13 @@ async function burst(): Promise<Report> {
   return { ms: performance.now() - begun, allowed, denied: answers.length - allowed, latencies: [] }
 }
 
-async function traffic({ senders, perSecond, deniedPerSecond, ms }: Order & { order: 'traffic' }): Promise<Report> {
+async function traffic({
+  senders,
+  perSecond,
+  deniedPerSecond,
+  topics,
+  ms,
+}: Order & { order: 'traffic' }): Promise<Report> {
   const [storm, ...others] = clients
   const latencies: number[] = []
   let denied = 0
@@ -65,7 +78,8 @@ async function traffic({ senders, perSecond, deniedPerSecond, ms }: Order & { or
   const rage = async (): Promise<void> => {
     while (deniedPerSecond > 0 && isOn()) {
       const batch = Math.min(due(deniedPerSecond) - denied, 1_000)
-      storm!.client.send(...Array.from({ length: batch }, (_, at) => publishPacket(`others/${denied + at}`, '21.5')))
+      const topicOf = (at: number): string => (topics === 'one' ? 'others/state' : `others/${denied + at}`)
+      storm!.client.send(...Array.from({ length: batch }, (_, at) => publishPacket(topicOf(at), '21.5')))
       denied += batch
       await tick()
     }

@@ -54,7 +54,7 @@ export const refusedOf = (connection: Connection): Refused & { remoteAddress: st
 
 /** One that is on disk is there alone: it is some kilobytes. `document` is the policy of that moment, until it was asked. */
 type Fresh = { view: Denial; document: PolicyDocument | undefined }
-type Kept = { count: number; fresh: Fresh | undefined; isStored: boolean }
+type Kept = { count: number; isMixed: boolean; fresh: Fresh | undefined; isStored: boolean }
 
 type DenialsOptions = {
   area: Area
@@ -133,6 +133,28 @@ export class Denials implements AsyncDisposable {
     this.#unwritten.add(entry)
     this.#options.onNoted?.(refused, refusal, entry.id)
     return entry.id
+  }
+
+  /**
+   * The same once more, without a look for what is like it.
+   *
+   * @param id as `note` has told it
+   * @returns false when it is not kept any more: it is to be noted
+   */
+  again(id: string, { refused, refusal, now }: { refused: Refused; refusal: Refusal; now: number }): boolean {
+    const ring = refused.deviceId === undefined ? this.#strangers : this.#devices
+    const entry = ring.find(id)
+    if (entry === undefined) return false
+    ring.touch(entry, now)
+    entry.value.count++
+    this.#unwritten.add(entry)
+    this.#options.onNoted?.(refused, refusal, id)
+    return true
+  }
+
+  /** Whether a record stands for more than could be kept apart. */
+  isMixed(id: string): boolean {
+    return (this.#devices.find(id) ?? this.#strangers.find(id))?.value.isMixed === true
   }
 
   /** The last ones, newest first. */
@@ -225,8 +247,8 @@ export class Denials implements AsyncDisposable {
         if (!parsed.success)
           this.#gone.add(id) // of another version
         else {
-          const { count, lastAt, deviceId } = parsed.data
-          const value = { count, fresh: undefined, isStored: true }
+          const { count, lastAt, deviceId, isMixed = false } = parsed.data
+          const value = { count, isMixed, fresh: undefined, isStored: true }
           const ring = deviceId === undefined ? this.#strangers : this.#devices
           found.push({ ring, entry: { id, key, owner, lastAt: Date.parse(lastAt), value } })
         }
@@ -270,7 +292,7 @@ export class Denials implements AsyncDisposable {
       variables: bounded(refused.facts ?? (certificate === undefined ? {} : factsOfCertificate(certificate))),
       policyVersion: version,
     }
-    return { count: times, fresh: { view, document }, isStored: false }
+    return { count: times, isMixed: isRest, fresh: { view, document }, isStored: false }
   }
 }
 

@@ -39,7 +39,7 @@ export type MqttContext = {
   linkLimits: LinkLimits
   /** A line that a client can bring about as often as it likes. */
   warn(key: string, fields: () => { event: string; reason: string } & Record<string, unknown>): void
-  denials: Pick<Denials, 'note'>
+  denials: Pick<Denials, 'note' | 'again' | 'isMixed'>
   firstUses: Pick<FirstUses, 'note'>
   events: Pick<Events, 'raise'>
   presence: Presence
@@ -74,21 +74,37 @@ export type RefusedPacket = {
  *
  * @returns the id under which it can be asked about
  */
-export function warnRefused(
+export const warnRefused = (context: MqttContext, connection: Connection, packet: RefusedPacket): string =>
+  tellRefused(context, connection, packet).denial
+
+/** One that was told, for who is refused the same again at once. */
+export type ToldRefusal = {
+  readonly denial: string
+  /** Tells it once more, as of something that is like it. @returns false when it has to be told anew */
+  again(now: number): boolean
+}
+
+export function tellRefused(
   context: MqttContext,
   connection: Connection,
   { asked, needed, ...fields }: RefusedPacket,
-): string {
+): ToldRefusal {
   const { event, reason, detail: message = problems[reason].title } = fields
   const stage = asked.action === 'subscribe' ? 'subscribe' : 'publish'
-  const denial = context.denials.note(refusedOf(connection), { stage, cause: reason, message, asked, needed })
-  context.warn(`${event} ${reason} ${connection.clientId}`, () => ({
-    ...fields,
+  const refused = refusedOf(connection)
+  const refusal = { stage, cause: reason, message, asked, needed } as const
+  const denial = context.denials.note(refused, refusal)
+  const key = `${event} ${reason} ${connection.clientId}`
+  const line = () => ({ ...fields, denial, ...who(connection), topic: shown(asked.topic) })
+  context.warn(key, line)
+  return {
     denial,
-    ...who(connection),
-    topic: shown(asked.topic),
-  }))
-  return denial
+    again(now) {
+      if (!context.denials.again(denial, { refused, refusal, now })) return false
+      context.warn(key, line)
+      return true
+    },
+  }
 }
 
 export type ConnectRefusal = Pick<Refusal, 'reason' | 'message' | 'facts' | 'needed' | 'isWill'>

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PolicyLimits } from '../contract/policy-limits.ts'
-import type { AskedMessage, Verdict } from '../contract/policy-matcher.ts'
-import { askAbout, type MqttContext, type RefusedPacket, warnRefused } from './mqtt-context.ts'
+import type { AskedMessage, Matcher, Verdict } from '../contract/policy-matcher.ts'
+import type { ProblemCode } from '../contract/problems.ts'
+import { askAbout, type MqttContext, type RefusedPacket, type ToldRefusal, tellRefused } from './mqtt-context.ts'
 import type { Connection } from './sessions.ts'
 import { reason } from './wire/reason.ts'
 
@@ -11,6 +12,9 @@ export const pass = 0
 export const later = -1
 /** The connection ended before that. */
 export const never = -2
+
+/** For so long a refusal that is repeated is counted where it was noted. */
+const repeatMs = 1_000
 
 /** Looked at again this often while a message waits: the policy may have changed. */
 const lookMs = 1_000
@@ -25,6 +29,8 @@ export class PublishGuard {
   readonly #stopped = new AbortController()
   /** Of the last refusal, for a client of version 5. */
   sentence = ''
+  /** The last refusal, for a while. */
+  #last: LastRefusal | undefined
   #waiting = 0
   #waitMs = 0
 
@@ -70,8 +76,13 @@ export class PublishGuard {
     const { gate, quotas, clock } = this.#context
     const { deviceId, link } = this.#connection
     const matcher = gate.matcherOf(this.#connection)
+    const last = this.#last?.matcher === matcher ? this.#last : undefined
+    if (last !== undefined && isSame(last.packet, packet) && this.#again(last)) return last.code
     const verdict = matcher.allowsMessage(packet)
-    if (!verdict.allowed) return this.#refuse(packet, verdict, matcher.onDeny === 'disconnect')
+    if (!verdict.allowed) {
+      const isLike = last?.isMixed === true && last.reason === verdict.reason
+      return isLike && this.#again(last) ? last.code : this.#refuse(packet, verdict, matcher)
+    }
     if (!isLimited(matcher.limits)) return pass
     this.#waitMs = quotas.take(deviceId!, matcher.limits, packet.payload.length, clock().getTime())
     if (this.#waitMs === 0) return pass
@@ -82,21 +93,68 @@ export class PublishGuard {
     return isSlowed ? later : reason.quotaExceeded
   }
 
-  #refuse(packet: AskedMessage, { reason: fault, statement }: Verdict, isOver: boolean): number {
+  #refuse(packet: AskedMessage, { reason: fault, statement }: Verdict, matcher: Matcher): number {
     const problem = fault ?? 'publish_denied'
-    const denial = this.#warn('publish.denied', packet, { reason: problem, statement })
-    if (isOver) this.#connection.close(problem, this.sentence, denial)
-    return problem === 'payload_too_large' ? reason.quotaExceeded : reason.notAuthorized
+    const told = this.#warn('publish.denied', packet, { reason: problem, statement })
+    const code = problem === 'payload_too_large' ? reason.quotaExceeded : reason.notAuthorized
+    if (matcher.onDeny === 'disconnect') this.#connection.close(problem, this.sentence, told.denial)
+    const { clock, denials } = this.#context
+    const { topic, qos, retain, payload } = packet
+    this.#last = {
+      matcher,
+      packet: { topic, qos, retain, payload: { length: payload.length } },
+      reason: fault,
+      code,
+      told,
+      sentence: this.sentence,
+      isMixed: denials.isMixed(told.denial),
+      until: clock().getTime() + repeatMs,
+    }
+    return code
   }
 
-  #warn(event: string, message: AskedMessage, fields: Pick<RefusedPacket, 'reason' | 'statement' | 'slowed'>): string {
+  /** @returns false when it has to be told anew */
+  #again(last: LastRefusal): boolean {
+    const now = this.#context.clock().getTime()
+    if (now >= last.until || !last.told.again(now)) {
+      this.#last = undefined
+      return false
+    }
+    this.sentence = last.sentence
+    return true
+  }
+
+  #warn(
+    event: string,
+    message: AskedMessage,
+    fields: Pick<RefusedPacket, 'reason' | 'statement' | 'slowed'>,
+  ): ToldRefusal {
     const { topic, qos, retain, payload } = message
     const asked = { action: 'publish', topic, qos, retain, payload } as const
-    const denial = warnRefused(this.#context, this.#connection, { event, asked, ...fields })
-    this.sentence = askAbout(denial)
-    return denial
+    const told = tellRefused(this.#context, this.#connection, { event, asked, ...fields })
+    this.sentence = askAbout(told.denial)
+    return told
   }
 }
+
+/** What was refused, by which policy: a client that repeats itself costs a comparison and a count, no policy and no look-up. */
+type LastRefusal = {
+  matcher: Matcher
+  packet: AskedMessage
+  reason: ProblemCode | undefined
+  code: number
+  told: ToldRefusal
+  sentence: string
+  /** The record stands for all of its kind: whatever else is refused for that reason is counted there too. */
+  isMixed: boolean
+  until: number
+}
+
+const isSame = (one: AskedMessage, other: AskedMessage): boolean =>
+  one.topic === other.topic &&
+  one.qos === other.qos &&
+  one.retain === other.retain &&
+  one.payload.length === other.payload.length
 
 const isLimited = ({ messagesPerSecond, bytesPerSecond }: PolicyLimits): boolean =>
   messagesPerSecond !== undefined || bytesPerSecond !== undefined

@@ -15,6 +15,8 @@ export class DenialRing<T> {
   readonly #options: RingOptions
   readonly #byId = new Map<string, Entry<T>>()
   readonly #byKey = new Map<string, Entry<T>>()
+  /** Behind all others already. */
+  #latest: Entry<T> | undefined
   readonly #byOwner = new Map<string, Set<Entry<T>>>()
 
   constructor(options: RingOptions) {
@@ -35,13 +37,7 @@ export class DenialRing<T> {
   ): { entry: Entry<T>; isRepeat: boolean; dropped: Entry<T>[] } {
     const known = this.#byKey.get(key) ?? this.#restOf(kind, owner, now)
     if (known !== undefined) {
-      known.lastAt = now
-      // Behind the others: the oldest goes first.
-      this.#byId.delete(known.id)
-      this.#byId.set(known.id, known)
-      const own = this.#byOwner.get(owner)!
-      own.delete(known)
-      own.add(known)
+      this.touch(known, now)
       return { entry: known, isRepeat: true, dropped: [] }
     }
     const isRest = this.#isCrowded(owner, now)
@@ -50,9 +46,23 @@ export class DenialRing<T> {
     return { entry, isRepeat: false, dropped: this.restore(entry) }
   }
 
+  /** It was seen again. */
+  touch(known: Entry<T>, now: number): void {
+    known.lastAt = now
+    if (this.#latest === known) return
+    this.#latest = known
+    // Behind the others: the oldest goes first.
+    this.#byId.delete(known.id)
+    this.#byId.set(known.id, known)
+    const own = this.#byOwner.get(known.owner)!
+    own.delete(known)
+    own.add(known)
+  }
+
   /** Puts back what an earlier process had kept; the oldest first. @returns what had to go for it */
   restore(entry: Entry<T>): Entry<T>[] {
     const { max, maxPerOwner } = this.#options
+    this.#latest = entry
     this.#byId.set(entry.id, entry)
     this.#byKey.set(entry.key, entry)
     const own = this.#byOwner.get(entry.owner) ?? new Set()

@@ -7,15 +7,18 @@ export type Tell<N extends string> = (name: N, value: number, ...labels: string[
 
 /** Counts what happens by some codes, for whoever asks later; to count costs one look into a table. */
 export class Tally {
-  readonly #counts = new Map<string, number>()
+  readonly #counts = new Map<string, { count: number; labels: string[] }>()
 
   add(by: number, ...labels: string[]): void {
-    const key = labels.join(' ')
-    this.#counts.set(key, (this.#counts.get(key) ?? 0) + by)
+    let key = labels[0]!
+    for (let at = 1; at < labels.length; at++) key += ` ${labels[at]}`
+    const known = this.#counts.get(key)
+    if (known === undefined) this.#counts.set(key, { count: by, labels })
+    else known.count += by
   }
 
   *[Symbol.iterator](): Generator<[count: number, labels: string[]]> {
-    for (const [key, count] of this.#counts) yield [count, key.split(' ')]
+    for (const { count, labels } of this.#counts.values()) yield [count, labels]
   }
 }
 

@@ -58,6 +58,14 @@ const idIn = (text: string | undefined): string => /denial ([0-9a-f]{12})/.exec(
 const five = { protocolVersion: 5 } as const
 const plainSubscription = { noLocal: false, retainAsPublished: false, retainHandling: 0 } as const
 
+const portOf = (listener: string): number => Number(new URL(harness.broker.endpoints[listener]!).port)
+const raw = async (device: TestDevice | undefined, listener = 'mqtts', options: object = {}): Promise<RawClient> => {
+  const client = RawClient.over(await harness.socket(device, { port: portOf(listener) }), 5)
+  client.send({ ...rawConnect(5), clientId: device?.id ?? 'nobody', ...options })
+  await client.expect('connack', { reason: 0 })
+  return client
+}
+
 async function told(device: TestDevice, options: IClientOptions = {}): Promise<string> {
   const client = harness.dial(device, { clientId: device.id, ...five, ...options })
   return new Promise((resolve) => {
@@ -149,6 +157,29 @@ test('a PUBLISH on the fast path is refused with an id too, once a policy has ch
   assert.deepEqual([denial.cause, denial.statements?.at(-1)?.statement], ['publish_denied', 'teller'])
 })
 
+test('what was denied a moment ago is allowed by the very next policy, and counted again by the one after', async () => {
+  const client = await raw(await harness.device('again-1'))
+  const ask = async (packetId: number, wanted: number): Promise<string> => {
+    client.send(publishPacket('elsewhere/again', 'x', { qos: 1, packetId }))
+    const { reason: code, properties } = await client.expect('puback', { packetId })
+    assert.equal(code < 0x80 ? 0 : code, wanted)
+    return idIn(properties?.reasonString)
+  }
+  const put = async (policies: (typeof policy)['policies']): Promise<void> => {
+    harness.setPolicy({ policies })
+    await harness.feed.untilApplied()
+  }
+  const policy = harness.settings.policy!
+  const id = await ask(1, reason.notAuthorized)
+  assert.equal(await ask(2, reason.notAuthorized), id)
+  await put([...policy.policies, { name: 'open', match: {}, allow: { publish: ['elsewhere/#'] }, deny: {} }])
+  assert.equal(await ask(3, 0), '')
+  await put(policy.policies)
+  assert.equal(await ask(4, reason.notAuthorized), id)
+  assert.equal((await denialOf(id)).count, 3)
+  client.socket.destroy()
+})
+
 test('SUBSCRIBE: SUBACK names it, with the nearest statement', async () => {
   const client = await harness.connect(await harness.device('sub-1'), five)
   const suback = new Promise<string>((resolve) => {
@@ -168,14 +199,6 @@ test('a delivery that the policy no longer allows is noted, and counted', async 
   const [denial] = await harness.feed.askDenials({ deviceId: device.id, limit: 5 })
   assert.deepEqual([denial?.stage, denial?.cause, denial?.asked?.topic], ['delivery', 'delivery_denied', 'hall/secret'])
 })
-
-const portOf = (listener: string): number => Number(new URL(harness.broker.endpoints[listener]!).port)
-const raw = async (device: TestDevice | undefined, listener = 'mqtts', options: object = {}): Promise<RawClient> => {
-  const client = RawClient.over(await harness.socket(device, { port: portOf(listener) }), 5)
-  client.send({ ...rawConnect(5), clientId: device?.id ?? 'nobody', ...options })
-  await client.expect('connack', { reason: 0 })
-  return client
-}
 
 test('what is refused inside the quarantine has an id, and what has led there for its cause', async () => {
   const client = await raw(undefined, 'open')
