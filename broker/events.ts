@@ -181,7 +181,9 @@ export function eventOfNews(news: RegistryNews): Raised {
       reason: news.reason,
       certificate: { fingerprint, serial },
     }
-  const { notAfter, isRenewal } = news
+  const { notAfter } = news
+  if (kind === 'expiring') return { type: 'expiring', deviceId, certificate: { fingerprint, serial, notAfter } }
+  const { isRenewal } = news
   return { type: isRenewal ? 'renewed' : 'enrolled', deviceId, certificate: { fingerprint, serial, notAfter } }
 }
 

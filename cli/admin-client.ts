@@ -226,6 +226,7 @@ export class AdminClient implements Disposable {
     issuer?: string
     issuedFrom?: string
     issuedTo?: string
+    expiresInMs?: number
   }): Promise<CertificateView[]> {
     return this.#pages(certificateView, '/v1/certificates', query)
   }

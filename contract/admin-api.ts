@@ -155,6 +155,13 @@ export const listCertificates = z.strictObject({
     .describe('Of this CA: ours by the label fleetgate or its fingerprint, another by its name as it is shown'),
   issuedFrom: instant.optional(),
   issuedTo: instant.optional().describe('Issued before this instant'),
+  expiresInMs: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(3_650 * 86_400_000)
+    .optional()
+    .describe('Those that are good and will have expired by then, the first to expire first'),
   after: z.string().optional(),
   limit,
 })

@@ -38,6 +38,8 @@ export type FeedData = {
   }
   /** `via`: how the device proved itself, `reenroll` for a renewal; missing in events from before it was noted. */
   'certificate.issued': { serial: string; fingerprint: string; deviceId: string; notAfter: string; via?: string }
+  /** It has few days left, and nothing newer is in use. */
+  'certificate.expiring': { serial: string; fingerprint: string; deviceId: string; notAfter: string }
   'certificate.revoked': {
     serial: string
     fingerprint: string

@@ -18,6 +18,7 @@ import { createAdmin } from './admin/routes.ts'
 import { Alerts } from './alerts.ts'
 import { CertificateAuthority } from './ca/certificate-authority.ts'
 import { keepCredentials } from './ca/credentials.ts'
+import { noticeExpiring } from './ca/expiry.ts'
 import { openHierarchy } from './ca/hierarchy.ts'
 import { supersedeDue } from './ca/supersession.ts'
 import { createEst } from './est/routes.ts'
@@ -58,7 +59,8 @@ export type EnrollService = AsyncDisposable & {
 }
 
 const renewalCheckMs = 3_600_000
-const supersessionCheckMs = 1_000
+/** Looks for what is due for certificates: two look-ups when nothing is. */
+const lifecycleMs = 1_000
 
 /**
  * The enrollment service: owns keys, registry and audit log, and serves EST, the admin API and the trust feed.
@@ -240,17 +242,23 @@ export async function createEnrollService(input: {
       )
   }, renewalCheckMs)
   opened.defer(() => clearInterval(renewal))
-  let superseding: Promise<void> | undefined
-  const supersession = setInterval(() => {
-    superseding ??= supersedeDue(registry, clock())
-      .catch((err: unknown) => log.error({ event: 'supersession.failed', err }, 'older certificates did not end'))
+  let ageing: Promise<void> | undefined
+  const age = async (): Promise<void> => {
+    await supersedeDue(registry, clock())
+    await noticeExpiring(registry, clock())
+  }
+  const lifecycle = setInterval(() => {
+    ageing ??= age()
+      .catch((err: unknown) =>
+        log.error({ event: 'lifecycle.failed', err }, 'what is due for certificates was not done'),
+      )
       .finally(() => {
-        superseding = undefined
+        ageing = undefined
       })
-  }, supersessionCheckMs)
+  }, lifecycleMs)
   opened.defer(async () => {
-    clearInterval(supersession)
-    await superseding
+    clearInterval(lifecycle)
+    await ageing
   })
 
   const certificateEnds = (): Date => current.certificate.notAfter

@@ -35,6 +35,7 @@ export type SnapshotChange = {
 export type RegistryNews =
   | { kind: 'issued'; deviceId: string; fingerprint: string; serial: string; notAfter: string; isRenewal: boolean }
   | { kind: 'certificateRevoked'; deviceId: string; fingerprint: string; serial: string; reason: string }
+  | { kind: 'expiring'; deviceId: string; fingerprint: string; serial: string; notAfter: string }
   | { kind: 'deviceStatus'; deviceId: string; status: DeviceStatus }
 
 const deviceId = z.string().refine(isDeviceId)
@@ -70,6 +71,11 @@ const fact = z.discriminatedUnion('type', [
     type: z.literal('certificate.issued'),
     at,
     data: z.object({ serial, fingerprint, deviceId, notAfter: instant, via: z.string().optional() }),
+  }),
+  z.object({
+    type: z.literal('certificate.expiring'),
+    at,
+    data: z.object({ serial, fingerprint, deviceId, notAfter: instant }),
   }),
   z.object({
     type: z.literal('certificate.revoked'),
@@ -337,6 +343,7 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
       update.certificates.set(fingerprint, { deviceId, notAfter, reason })
       return
     }
+    case 'certificate.expiring': // the certificate is what it was
   }
 }
 
@@ -349,6 +356,7 @@ function newsOf(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fa
     const before = update.devices.get(id) ?? state.devices.find(id)
     return before === undefined || before.status === status ? [] : [{ kind: 'deviceStatus', deviceId: id, status }]
   }
+  if (type === 'certificate.expiring') return [{ kind: 'expiring', ...data }]
   if (type !== 'certificate.issued' && type !== 'certificate.revoked') return []
   const { deviceId, fingerprint, serial } = data
   const known = update.certificates.get(fingerprint) ?? state.findCertificate(fingerprint)

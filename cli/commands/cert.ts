@@ -5,17 +5,25 @@ import { type DeviceId, isSerialNumber, type RevocationReason, type SerialNumber
 import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
-import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, duration, examples, withCommon } from './shared.ts'
 import { brokersOf, change, reasonOption, type Waiting, waiting } from './waiting.ts'
 
 export function addCert(program: Command, io: Io): void {
   const cert = program.command('cert').description('certificates that this authority has issued')
 
-  examples(withCommon(cert.command('ls')), 'cert ls', 'cert ls --device cam-1 -o json')
+  examples(withCommon(cert.command('ls')), 'cert ls', 'cert ls --device cam-1 -o json', 'cert ls --expires-in 30d')
     .description('list certificates')
     .option('--device <id>', 'only those of this device', deviceId)
-    .action((options: Common & { device?: string }) => {
-      const query = options.device === undefined ? {} : { deviceId: options.device }
+    .option(
+      '--expires-in <time>',
+      'only those that are good now and will not be then, the first to expire first',
+      duration(1, 3_650 * 86_400_000),
+    )
+    .action((options: Common & { device?: string; expiresIn?: number }) => {
+      const query = {
+        ...(options.device === undefined ? {} : { deviceId: options.device }),
+        ...(options.expiresIn === undefined ? {} : { expiresInMs: options.expiresIn }),
+      }
       return ask(
         io,
         options,

@@ -17,7 +17,7 @@ import { putPolicy } from '../policy.ts'
 import { createToken as mint } from '../ra/enrollment-tokens.ts'
 import { registerCertificate } from '../ra/foreign-certificate.ts'
 import { decodeAudit } from '../registry/audit-log.ts'
-import { type CertificateRecord, getCertificate, listCertificates } from '../registry/certificates.ts'
+import { type CertificateRecord, getCertificate, isAlive, listCertificates } from '../registry/certificates.ts'
 import { findPolicy } from '../registry/policies.ts'
 import { confirmed } from './confirmed.ts'
 import { route } from './route.ts'
@@ -44,10 +44,14 @@ export const issuanceRoutes = [
     method: 'GET',
     path: '/v1/certificates',
     query: listQuery,
-    handle: async ({ query: { issuer, issuedFrom, issuedTo, ...rest } }, { registry, issuing }) => {
+    handle: async ({ query, asked: { now } }, { registry, issuing }) => {
+      const { issuer, issuedFrom, issuedTo, expiresInMs, ...rest } = query
+      const isSoon = expiresInMs !== undefined
+      const expires = isSoon ? { expiresFrom: now, expiresBefore: new Date(now.getTime() + expiresInMs) } : {}
       const isOfIssuer = issuer === undefined ? () => true : isIssuedBy(issuer, issuing)
-      const keep = (doc: CertificateRecord): boolean => isOfIssuer(doc) && isIssuedWithin(doc, issuedFrom, issuedTo)
-      const { items, next } = await listCertificates(registry, { ...rest, keep })
+      const keep = (doc: CertificateRecord): boolean =>
+        isOfIssuer(doc) && isIssuedWithin(doc, issuedFrom, issuedTo) && (!isSoon || isAlive(doc))
+      const { items, next } = await listCertificates(registry, { ...rest, ...expires, keep })
       return { items: items.map(({ doc }) => show(doc)), next }
     },
   }),
@@ -134,6 +138,7 @@ function show({
   spkiHash: _spki,
   reservedAt: _reserved,
   der: _der,
+  noticeAt: _notice,
   ...rest
 }: CertificateRecord): CertificateView {
   return rest

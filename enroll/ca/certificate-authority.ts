@@ -12,6 +12,7 @@ import type { Stored } from '../registry/engine.ts'
 import type { Registry, Write } from '../registry/registry.ts'
 import { findVoucher, type Voucher, writeVoucher } from '../registry/vouchers.ts'
 import type { DistributionPoints } from './distribution-points.ts'
+import { nextNotice } from './expiry.ts'
 import type { Hierarchy } from './hierarchy.ts'
 import { findBarred } from './revocation.ts'
 import { endSurplus } from './supersession.ts'
@@ -61,6 +62,7 @@ export class CertificateAuthority {
     const reservedSerial = reserved.certificate.doc.serial as SerialNumber
     const status = this.#points?.assign(reservedSerial)
     const certificate = await this.#sign(reservedSerial, approval, request, context.now, status?.pointers)
+    const noticeAt = nextNotice(certificate, context.now)
     const record: CertificateRecord = {
       ...reserved.certificate.doc,
       status: 'issued',
@@ -71,6 +73,7 @@ export class CertificateAuthority {
       notAfter: certificate.notAfter.toISOString(),
       issuedAt: context.now.toISOString(),
       ...(status === undefined ? {} : { distributionPoint: status.distributionPoint }),
+      ...(noticeAt === undefined ? {} : { noticeAt }),
     }
     const writes: Write[] = [
       writeCertificate(record, reserved.certificate.rev),

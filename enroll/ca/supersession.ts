@@ -4,6 +4,7 @@ import type { AuditFact } from '../registry/audit-log.ts'
 import {
   type CertificateRecord,
   findCertificate,
+  isAlive,
   listCertificates,
   listSuperseding,
   writeCertificate,
@@ -111,9 +112,6 @@ async function sameLine(registry: Registry, { deviceId, label, profile }: Certif
   const all = await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))
   return all.filter(({ doc }) => doc.kind === 'device' && doc.label === label && doc.profile === profile)
 }
-
-/** What is on hold may come back, and is then what it was. */
-const isAlive = ({ status }: CertificateRecord): boolean => status === 'issued' || status === 'held'
 
 const isOlder = (one: CertificateRecord, other: CertificateRecord): boolean =>
   one.issuedAt !== undefined && other.issuedAt !== undefined && one.issuedAt < other.issuedAt

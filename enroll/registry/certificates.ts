@@ -35,6 +35,8 @@ export type CertificateRecord = {
   firstUsedAt?: string
   /** When the older ones of its device end because it is in use; absent once they have ended. */
   supersedesAt?: string
+  /** When somebody is to be told that it expires soon; absent when there is nothing more to tell. */
+  noticeAt?: string
   /** Of one that is held too. */
   revokedAt?: string
   revocationReason?: StatusReason
@@ -56,37 +58,48 @@ export async function getCertificate(registry: Registry, serial: string): Promis
 
 type CertificateFilter = {
   deviceId?: string | undefined
+  expiresFrom?: Date | undefined
   expiresBefore?: Date | undefined
   /** Asked of each beside. */
   keep?: (certificate: CertificateRecord) => boolean
 }
 
-/** In order of serial; with `expiresBefore` alone the first to expire comes first. */
+/** In order of serial; with `expiresBefore` alone, or beside `expiresFrom`, the first to expire comes first. */
 export function listCertificates(
   registry: Registry,
-  { deviceId, expiresBefore, keep = () => true, ...paging }: CertificateFilter & Paging,
+  { deviceId, expiresFrom, expiresBefore, keep = () => true, ...paging }: CertificateFilter & Paging,
 ): Promise<Page<CertificateRecord>> {
-  const before = expiresBefore?.toISOString()
+  const [from = '', before] = [expiresFrom?.toISOString(), expiresBefore?.toISOString()]
   const range: Range =
     deviceId !== undefined
       ? { index: 'certificate.device', value: deviceId }
       : before !== undefined
-        ? { index: 'certificate.notAfter', before }
+        ? { index: 'certificate.notAfter', from, before }
         : { kind: 'certificate' }
+  const isWithin = ({ notAfter }: CertificateRecord): boolean =>
+    notAfter !== undefined && instant(notAfter) >= from && (before === undefined || instant(notAfter) < before)
+  const isTimed = expiresFrom !== undefined || expiresBefore !== undefined
   return registry.list(
     'certificate',
     range,
     paging,
     (certificate) =>
       (deviceId === undefined || certificate.deviceId === deviceId) &&
-      (before === undefined || (certificate.notAfter !== undefined && instant(certificate.notAfter) < before)) &&
+      (!isTimed || isWithin(certificate)) &&
       keep(certificate),
   )
 }
 
+/** Those of which is to be told that they expire soon, the first that is due first. */
+export const listNoticeable = (registry: Registry, now: Date, paging: Paging): Promise<Page<CertificateRecord>> =>
+  registry.list('certificate', { index: 'certificate.noticeAt', before: now.toISOString() }, paging)
+
 /** Those whose use has ended the time of the older ones, the first that is due first. */
 export const listSuperseding = (registry: Registry, now: Date, paging: Paging): Promise<Page<CertificateRecord>> =>
   registry.list('certificate', { index: 'certificate.supersedesAt', before: now.toISOString() }, paging)
+
+/** What is on hold may come back, and is then what it was. */
+export const isAlive = ({ status }: CertificateRecord): boolean => status === 'issued' || status === 'held'
 
 /** Whether it stands on revocation lists of ours, for good or for as long as it is held. */
 export const isListed = ({ kind, status }: Pick<CertificateRecord, 'kind' | 'status'>): boolean =>

@@ -96,9 +96,9 @@ class LevelEngine implements RegistryEngine {
   async page(range: Range, after: string | undefined, limit: number): Promise<{ ids: string[]; next?: string }> {
     const bounds = boundsOf(range)
     if (bounds === undefined) return { ids: [] }
-    const { start, end } = bounds
+    const { start, from, end } = bounds
     const keys = await this.#read(() =>
-      this.#level.keys({ gt: start + (after ?? ''), lt: end, limit: limit + 1 }).all(),
+      this.#level.keys({ gt: start + (after ?? from), lt: end, limit: limit + 1 }).all(),
     )
     const shown = keys.slice(0, limit)
     const ids = shown.map((key) => key.slice(key.lastIndexOf(' ') + 1))
@@ -317,11 +317,14 @@ function requireWholeFolder(folder: string): void {
 }
 
 /** Keys strictly between `start` and `end`; undefined where nothing can be. `!` is the character after the space. */
-function boundsOf(range: Range): { start: string; end: string } | undefined {
-  if ('kind' in range) return { start: `r ${range.kind} `, end: `r ${range.kind}!` }
-  if (range.before !== undefined) return { start: `i ${range.index} `, end: `i ${range.index} ${range.before}` }
+/** @returns `from` is below `start`, as cursors are */
+function boundsOf(range: Range): { start: string; from: string; end: string } | undefined {
+  if ('kind' in range) return { start: `r ${range.kind} `, from: '', end: `r ${range.kind}!` }
+  if (range.before !== undefined) {
+    return { start: `i ${range.index} `, from: range.from ?? '', end: `i ${range.index} ${range.before}` }
+  }
   if (!isKeyPart(range.value)) return undefined
-  return { start: `i ${range.index} ${range.value} `, end: `i ${range.index} ${range.value}!` }
+  return { start: `i ${range.index} ${range.value} `, from: '', end: `i ${range.index} ${range.value}!` }
 }
 
 /** A record's text as the changes of this group leave it. */

@@ -28,11 +28,11 @@ export type Changes = {
   feed: readonly string[]
 }
 
-/** Ids of a kind in id order, of one index value in id order, or of all lesser index values in order of value and id. */
+/** Ids of a kind in id order, of one index value in id order, or of all index values from one on and below another in order of value and id. */
 export type Range =
   | { kind: string }
   | (IndexEntry & { before?: never })
-  | { index: string; before: string; value?: never }
+  | { index: string; before: string; from?: string; value?: never }
 
 export interface RegistryEngine extends AsyncDisposable {
   /**

@@ -191,15 +191,24 @@ test('who may subscribe to everything gets nothing of it', async () => {
   assert.deepEqual(inbox.payloads, ['done'])
 })
 
-test('what the registry says of certificates and devices is told: enrolled, renewed, revoked', async () => {
+test('what the registry says of certificates and devices is told: enrolled, renewed, expiring, revoked', async () => {
   const device = await harness.device('s-8')
   const enrolled = await events.until('enrolled', { deviceId: 's-8' })
   const { fingerprint, serial, notAfter } = device
   assert.deepEqual(enrolled.certificate, { fingerprint, serial, notAfter: notAfter.toISOString() })
-  const next = await harness.strangeDevice('s-8')
-  const fact = harness.issuedFact(next)
-  harness.feed.append({ ...fact, data: { ...fact.data, via: 'reenroll' } } as FeedFact)
-  assert.equal((await events.until('renewed', { deviceId: 's-8' })).certificate?.serial, next.serial)
+  const renewals: string[] = []
+  for (const via of ['reenroll', 'reenroll+late']) {
+    const next = await harness.strangeDevice('s-8')
+    const fact = harness.issuedFact(next)
+    harness.feed.append({ ...fact, data: { ...fact.data, via } } as FeedFact)
+    await harness.feed.untilApplied()
+    renewals.push(next.serial)
+  }
+  const expiring = { serial, fingerprint, deviceId: 's-8', notAfter: notAfter.toISOString() }
+  harness.feed.append({ type: 'certificate.expiring', data: expiring })
+  assert.deepEqual((await events.until('expiring', { deviceId: 's-8' })).certificate, enrolled.certificate)
+  const told = events.all('renewed', { deviceId: 's-8' }).map(({ certificate }) => certificate?.serial)
+  assert.deepEqual(told, renewals)
   await harness.connect(device)
   await presenceOf('s-8', ({ status }) => status === 'connected')
   await harness.revokeDevice(device)

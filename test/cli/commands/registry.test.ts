@@ -99,6 +99,12 @@ const cases: {
     shown: /groups +berlin, hall\n/,
   },
   {
+    argv: ['cert', 'ls', '--expires-in', '30d'],
+    answer: { items: [certificate] },
+    asked: { method: 'GET', path: '/v1/certificates', query: { expiresInMs: '2592000000', limit: '1000' } },
+    shown: /\n0a1b +device +cam-1 +camera +issued/,
+  },
+  {
     argv: ['enroll', 'allow-late', 'cam-1', '--ttl', '2h'],
     answer: lateRenewal,
     asked: { method: 'PUT', path: '/v1/late-renewals/cam-1', body: { ttlMs: 7_200_000 } },

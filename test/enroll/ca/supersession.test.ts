@@ -84,7 +84,7 @@ test('a use counts once, whoever tells of it and how often', () =>
     )
   }))
 
-test('certificates of another device, label or profile, of the same moment, and of services stay', () =>
+test('certificates of another device, label or profile, of the same moment, of services and of other CAs stay', () =>
   withRegistry(async (registry) => {
     await keep(
       registry,
@@ -94,11 +94,12 @@ test('certificates of another device, label or profile, of the same moment, and 
       certificate('04', 5),
       certificate('05', 5),
       certificate('06', 6, { kind: 'broker' }),
+      certificate('07', 0, { kind: 'foreign' }),
     )
     await use(registry, '05', at(10), 0)
     await use(registry, '06', at(10), 0)
     await supersedeDue(registry, at(11))
-    assert.deepEqual(new Set(await states(registry, '01', '02', '03', '04', '05', '06')), new Set(['issued']))
+    assert.deepEqual(new Set(await states(registry, '01', '02', '03', '04', '05', '06', '07')), new Set(['issued']))
     assert.equal((await getCertificate(registry, '06')).doc.firstUsedAt, undefined)
   }))
 
@@ -139,13 +140,13 @@ test('of certificates that were never used a device keeps the newest; those that
       certificate('07', -1440),
     )
     assert.equal(unused.length, maxUnused)
-    const { writes, feed, audit } = await endSurplus(registry, { serial: '08', deviceId: 'cam-1' }, at(30))
+    const { writes, feed, audit } = await endSurplus(registry, { serial: '09', deviceId: 'cam-1' }, at(30))
     assert.deepEqual(
       writes.map(({ id }) => id),
       ['02'],
     )
     assert.deepEqual([feed.length, audit[0]!.details!.certificates], [1, ['02']])
-    const none = await endSurplus(registry, { serial: '08', deviceId: 'cam-2' }, at(30))
+    const none = await endSurplus(registry, { serial: '09', deviceId: 'cam-2' }, at(30))
     assert.deepEqual([none.writes, none.feed, none.audit], [[], [], []])
   }))
 

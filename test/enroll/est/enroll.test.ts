@@ -482,6 +482,21 @@ suite('simplereenroll', () => {
     })
   })
 
+  test('certificates that are good and expire soon are listed, and no others', async () => {
+    const names = new Map<string, string>()
+    for (const id of ['soon-1', 'soon-2', 'soon-3']) names.set((await fleet.enrolledDevice(id)).serial, id)
+    await fleet.admin('POST', '/devices/soon-3/revoke', { reason: 'superseded' })
+    const soon = async (after: number, days: number): Promise<string[]> => {
+      clock.advance(after * day)
+      const { body } = await fleet.admin('GET', `/certificates?expiresInMs=${days * day}&limit=1000`)
+      clock.advance(-after * day)
+      return body.items.flatMap(({ serial }: { serial: string }) => names.get(serial) ?? []).sort()
+    }
+    assert.deepEqual(await soon(25, 4), [])
+    assert.deepEqual(await soon(25, 6), ['soon-1', 'soon-2'])
+    assert.deepEqual(await soon(31, 6), [])
+  })
+
   test('a certificate that is not valid yet is refused', async () => {
     const device = await fleet.enrolledDevice()
     const csr = await fleet.renewalCsr(device)

@@ -40,7 +40,7 @@ test('certificates are listed all, by device, and by what expires first', () =>
       writeCertificate(certificate('04', { kind: 'server', notAfter: '2026-03-01T00:00:00.000Z' }), 0),
       writeCertificate(certificate('05', { deviceId: 'cam-1' }), 0),
     )
-    const listed = async (filter: { deviceId?: string; expiresBefore?: Date }): Promise<string[]> =>
+    const listed = async (filter: { deviceId?: string; expiresFrom?: Date; expiresBefore?: Date }): Promise<string[]> =>
       (await readAll((paging) => listCertificates(registry, { ...filter, ...paging, limit: 1 }))).map(
         ({ doc }) => doc.serial,
       )
@@ -49,4 +49,8 @@ test('certificates are listed all, by device, and by what expires first', () =>
     assert.deepEqual(await listed({ expiresBefore: new Date('2026-05-01T00:00:00Z') }), ['04', '02', '03'])
     assert.deepEqual(await listed({ expiresBefore: new Date('2026-05-01T00:00:00.001Z') }), ['04', '02', '03', '01'])
     assert.deepEqual(await listed({ deviceId: 'cam-1', expiresBefore: new Date('2026-04-15T00:00:00Z') }), ['02'])
+    const [expiresFrom, expiresBefore] = [new Date('2026-04-01T00:00:00Z'), new Date('2026-05-02T00:00:00Z')]
+    assert.deepEqual(await listed({ expiresFrom, expiresBefore }), ['02', '03', '01'])
+    assert.deepEqual(await listed({ expiresFrom: new Date('2026-04-01T00:00:00.001Z'), expiresBefore }), ['01'])
+    assert.deepEqual(await listed({ deviceId: 'cam-1', expiresFrom: new Date('2026-04-02T00:00:00Z') }), ['01'])
   }))
