@@ -26,33 +26,11 @@ import { createKeyAndCsr } from '../../../pki/x509.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../../runtime/https.ts'
 import { AttemptLimit } from '../../../runtime/limits.ts'
 import { TestPki } from '../../harness/certificates.ts'
+import { type Death, mortal } from '../../harness/engines.ts'
 import { basic, certificateOf, testConfiguration } from '../../harness/fleet.ts'
 
 const now = new Date()
 const asked = () => ({ actor: 'operator:test', remoteAddress: 'local', requestId: randomBytes(8).toString('hex'), now })
-
-type Death = { atWrite: number; when: 'before' | 'after' }
-
-/** Nothing is written any more from `death` on. */
-function mortal(engine: RegistryEngine, death: Death | undefined): RegistryEngine {
-  let writes = 0
-  const killed = new Error('killed')
-  return new Proxy(engine, {
-    get(target, name) {
-      if (name !== 'write' || death === undefined) {
-        const value = target[name as keyof RegistryEngine]
-        return typeof value === 'function' ? value.bind(target) : value
-      }
-      return async (...input: Parameters<RegistryEngine['write']>) => {
-        writes++
-        if (writes > death.atWrite || (writes === death.atWrite && death.when === 'before')) throw killed
-        const answer = await target.write(...input)
-        if (writes === death.atWrite) throw killed
-        return answer
-      }
-    },
-  })
-}
 
 suite('the service ends between credential and answer', () => {
   const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))

@@ -1,0 +1,3 @@
+import { verbRaces } from '../suites/verb-races.ts'
+
+verbRaces(100)

@@ -1,0 +1,181 @@
+/** What an operator decides of a device, at once with all that a device and other operators do. */
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { setImmediate as turn } from 'node:timers/promises'
+import { decodeBody } from '../../contract/feed.ts'
+import type { DeviceId, ProfileName } from '../../contract/ids.ts'
+import { CertificateAuthority } from '../../enroll/ca/certificate-authority.ts'
+import { openHierarchy } from '../../enroll/ca/hierarchy.ts'
+import { holdDevice, releaseDevice } from '../../enroll/ca/hold.ts'
+import { reportStolen, revokeDevice } from '../../enroll/ca/revocation.ts'
+import { simpleenroll, simplereenroll } from '../../enroll/est/enroll.ts'
+import type { EstContext } from '../../enroll/est/routes.ts'
+import { ApprovalQueue } from '../../enroll/ra/approval-queue.ts'
+import { createToken } from '../../enroll/ra/enrollment-tokens.ts'
+import { Profiles } from '../../enroll/ra/profiles.ts'
+import { readmitDevice } from '../../enroll/ra/readmission.ts'
+import { RegistrationAuthority } from '../../enroll/ra/registration-authority.ts'
+import { listApprovals } from '../../enroll/registry/approvals.ts'
+import { listCertificates } from '../../enroll/registry/certificates.ts'
+import { openDatabase } from '../../enroll/registry/database.ts'
+import { getDevice } from '../../enroll/registry/devices.ts'
+import { Registry } from '../../enroll/registry/registry.ts'
+import { listTokens } from '../../enroll/registry/tokens.ts'
+import { createCsr, createKeyAndCsr } from '../../pki/x509.ts'
+import { isFleetError } from '../../runtime/errors.ts'
+import type { EdgeRequest } from '../../runtime/https.ts'
+import { AttemptLimit } from '../../runtime/limits.ts'
+import { dawdling } from '../harness/engines.ts'
+import { basic, certificateOf, testConfiguration } from '../harness/fleet.ts'
+import { randomOf } from '../harness/random.ts'
+
+/** @param rounds how many devices this happens to: few in `npm test`, more in `npm run long` */
+export function verbRaces(rounds: number): void {
+  test(`a revocation in the middle of everything leaves nothing that counts, ${rounds} times in another order`, async () => {
+    const seed = Date.now() & 0xffff
+    const below = randomOf(seed)
+    const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+    const engine = await openDatabase(join(folder, 'registry'))
+    await using registry = new Registry(engine)
+    const service = await startService(folder, registry, new Registry(dawdling(engine, below)))
+    try {
+      for (let round = 0; round < rounds; round++) await race(service, `race-${round}`, below)
+      assert.deepEqual(await followed(registry), [], `seed ${seed}`)
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
+}
+
+type Service = Awaited<ReturnType<typeof startService>>
+let requests = 0
+const asked = () => ({
+  actor: 'operator:test',
+  remoteAddress: 'local',
+  requestId: `race-${requests++}`,
+  now: new Date(),
+})
+
+/** @param racing the same registry, for what is to happen at once */
+async function startService(folder: string, registry: Registry, racing: Registry) {
+  const hierarchy = await openHierarchy({
+    ...{ folder: join(folder, 'ca'), registry, passphrase: undefined, now: new Date() },
+  })
+  const config = testConfiguration({
+    profiles: { camera: {}, kiosk: { evidence: ['approval'] } },
+    labels: { lobby: { profile: 'kiosk' } },
+  })
+  const profiles = new Profiles(config)
+  const over = (own: Registry) => {
+    const approvals = new ApprovalQueue(own, config.enroll.approvals)
+    const context = {
+      ...{ registry: own, profiles, clock: () => new Date(), renewals: new AttemptLimit(1_000), overlapMs: 60_000 },
+      ra: new RegistrationAuthority(own, profiles, approvals),
+      ca: new CertificateAuthority(own, hierarchy),
+    } as unknown as EstContext
+    const ask = (operation: typeof simpleenroll, label: string, shown: object) => {
+      const request = {
+        ...{ id: `est-${requests++}`, remoteAddress: '192.0.2.1', channelBinding: () => undefined, headers: {} },
+        ...shown,
+      } as unknown as EdgeRequest
+      return operation(request, profiles.findLabel(label)!, context)
+    }
+    return { registry: own, approvals, ask }
+  }
+  return { still: over(registry), racing: over(racing) }
+}
+
+/** One device with all it can have, and everything that can happen to it at once. */
+async function race({ still, racing }: Service, name: string, below: (limit: number) => number): Promise<void> {
+  const id = name as DeviceId
+  const token = async (own: Registry) => {
+    const create = { id, profile: 'camera' as ProfileName, groups: [] }
+    return (await createToken(own, { deviceId: id, ttlMs: 60_000, create }, asked())).token
+  }
+  const newRequest = async () => Buffer.from((await createKeyAndCsr({ commonName: id })).csrDer.toString('base64'))
+  const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: id })
+  const headers = { authorization: basic(id, await token(still.registry)) }
+  const body = Buffer.from(csrDer.toString('base64'))
+  const first = certificateOf({ body: String((await still.ask(simpleenroll, 'default', { headers, body })).body) })
+  const renewal = Buffer.from((await createCsr({ privateKeyPem, subject: first.subject.der })).toString('base64'))
+  const spare = { headers: { authorization: basic(id, await token(still.registry)) }, body: await newRequest() }
+  const order = { id, reason: 'keyCompromise' as const, purged: () => [] }
+
+  const enroll = () => racing.ask(simpleenroll, 'default', spare)
+  const renew = () => racing.ask(simplereenroll, 'default', { certificate: first.der, body: renewal })
+  const verbs: (() => Promise<unknown>)[] = [
+    enroll,
+    renew,
+    renew,
+    async () => {
+      const request = await newRequest()
+      await racing.ask(simpleenroll, 'default', {
+        headers: { authorization: basic(id, await token(racing.registry)) },
+        body: request,
+      })
+    },
+    async () => {
+      const shown = { body: await newRequest() }
+      await racing.ask(simpleenroll, 'lobby', shown).catch(() => undefined)
+      const request = createHash('sha256').update(Buffer.from(shown.body.toString(), 'base64')).digest('hex')
+      await racing.approvals.approve(request, [], asked())
+      await racing.ask(simpleenroll, 'lobby', shown)
+    },
+    () => holdDevice(racing.registry, { id, ...asked() }),
+    () => releaseDevice(racing.registry, { id, ...asked() }),
+    ...(below(2) === 0 ? [() => readmitDevice(racing.registry, { id, isRecovered: true }, asked())] : []),
+    below(2) === 0
+      ? () => revokeDevice(racing.registry, { ...order, ...asked() })
+      : () => reportStolen(racing.registry, { ...order, ...asked() }),
+  ]
+  const outcomes = await Promise.allSettled(
+    verbs.map(async (verb) => {
+      for (let left = below(40); left > 0; left--) await turn()
+      await verb()
+    }),
+  )
+  for (const outcome of outcomes) {
+    if (outcome.status === 'rejected') assert.ok(isFleetError(outcome.reason), outcome.reason)
+  }
+  if ((await getDevice(still.registry, id)).doc.status !== 'revoked') {
+    // Readmitted: what it has now it got afterwards, which the feed shows, and it loses that as well.
+    await reportStolen(still.registry, { ...order, ...asked() })
+  }
+  await requireNothing(still.registry, id)
+}
+
+async function requireNothing(registry: Registry, id: string): Promise<void> {
+  const paging = { limit: 1_000 }
+  const certificates = (await listCertificates(registry, { deviceId: id, ...paging })).items
+  assert.ok(certificates.every(({ doc }) => doc.status === 'revoked' || doc.status === 'reserved'))
+  const tokens = (await listTokens(registry, { deviceId: id, ...paging })).items
+  assert.ok(tokens.every(({ doc }) => doc.status === 'spent' || doc.status === 'void'))
+  assert.deepEqual((await listApprovals(registry, { openOf: id, ...paging })).items, [])
+}
+
+/** @returns what a broker that follows would have seen issued to a device without standing, or left over by a revocation */
+async function followed(registry: Registry): Promise<string[]> {
+  const status = new Map<string, string>()
+  const live = new Map<string, Set<string>>()
+  const wrong: string[] = []
+  for (const event of await registry.feedAfter(0, 1_000_000)) {
+    const { type, data } = decodeBody(event)
+    if (type === 'device.changed') {
+      // What a revocation ends is told right behind it, in the same batch.
+      if (status.get(data.id) === 'revoked' && live.get(data.id)?.size) wrong.push(`${event.seq}: ${data.id} kept some`)
+      status.set(data.id, data.status)
+    }
+    if (type === 'certificate.issued') {
+      const { deviceId, fingerprint } = data
+      if (status.get(deviceId) !== 'active') wrong.push(`${event.seq}: ${deviceId} is ${status.get(deviceId)}`)
+      live.set(deviceId, (live.get(deviceId) ?? new Set()).add(fingerprint))
+    }
+    if (type === 'certificate.revoked') live.get(data.deviceId)?.delete(data.fingerprint)
+  }
+  for (const [id, left] of live) if (left.size > 0) wrong.push(`${id} still has ${left.size}`)
+  return wrong
+}
