@@ -1,6 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { StatusSettings } from '../contract/configuration.ts'
 import type { SignedList } from '../pki/crl.ts'
+import { lengthOf } from '../pki/der.ts'
 import { maxOcspRequestBytes } from '../pki/ocsp.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { listen } from '../runtime/https.ts'
@@ -41,6 +42,7 @@ export async function createStatus(
   options: Options,
 ): Promise<AsyncDisposable & { address: { host: string; port: number } }> {
   const { log, settings } = options
+  const prefix = new URL(settings.url).pathname.replace(/\/$/, '')
   const server: Server = createServer(
     {
       requestTimeout: requestTimeoutMs,
@@ -50,7 +52,7 @@ export async function createStatus(
       maxHeaderSize: 8_192,
     },
     (message, response) => {
-      answer(message, options)
+      answer(message, prefix, options)
         .then((found) => send(message, response, found))
         .catch((err: unknown) => {
           if (response.headersSent || message.destroyed) return void response.destroy()
@@ -73,9 +75,9 @@ export async function createStatus(
   }
 }
 
-async function answer(message: IncomingMessage, options: Options): Promise<Answer> {
+/** @param prefix a path of the URL, which a proxy may have taken away */
+async function answer(message: IncomingMessage, prefix: string, options: Options): Promise<Answer> {
   const [path] = (message.url ?? '/').split('?', 1) as [string]
-  const prefix = new URL(options.settings.url).pathname.replace(/\/$/, '')
   const [first = '', ...rest] = (path.startsWith(`${prefix}/`) ? path.slice(prefix.length) : path).slice(1).split('/')
   if (first === 'ocsp') return answerOcsp(message, rest.join('/'), options)
   const authority = options.authorities.get(first)
@@ -176,12 +178,11 @@ const refusal = (status: number, text: string, headers: Record<string, string> =
 })
 
 function send(message: IncomingMessage, response: ServerResponse, { status, headers, parts }: Answer): void {
-  const length = parts.reduce((sum, part) => sum + part.length, 0)
   // RFC 9110 8.6: a 304 has the length of what it stands for, or none.
-  if (status !== 304) response.setHeader('Content-Length', length)
-  if (!message.complete) response.setHeader('Connection', 'close')
-  response.writeHead(status, headers)
+  const length = status === 304 ? {} : { 'Content-Length': lengthOf(parts) }
+  response.writeHead(status, { ...headers, ...length, ...(message.complete ? {} : { Connection: 'close' }) })
+  if (message.method === 'HEAD') return void response.end()
   // Pieces of a list go to the socket as they are: a list of megabytes is not copied for anybody.
-  if (message.method !== 'HEAD') for (const part of parts) response.write(part)
-  response.end()
+  for (const part of parts.slice(0, -1)) response.write(part)
+  response.end(parts.at(-1))
 }

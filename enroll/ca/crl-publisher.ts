@@ -151,11 +151,11 @@ export class CrlPublisher implements AsyncDisposable {
     const expiredBefore = stored?.doc.scheduledAt ?? ''
     this.#held.clear()
     // In this order none is seen twice: what is held may become revoked, not the other way round.
-    for (const status of ['revoked', 'held']) {
+    for (const status of ['revoked', 'held'] as const) {
       for (let after: string | undefined; !this.#ended.signal.aborted; ) {
         const { items, next } = await listRevoked(registry, { status, after, limit: page })
         for (const { doc } of items) {
-          if (!points.isOf(doc.distributionPoint) || doc.notAfter! < expiredBefore) continue
+          if (!points.isOf(doc) || doc.notAfter! < expiredBefore) continue
           lists.load(entryOf(doc), points.shardOf(doc.distributionPoint))
           this.#noteHold(doc)
         }
@@ -186,8 +186,7 @@ export class CrlPublisher implements AsyncDisposable {
       const { type, data } = decodeBody(event)
       if (type === 'certificate.revoked') serials.add(data.serial)
       if (type !== 'device.changed') continue
-      const isFinal = data.status === 'active' || data.status === 'revoked'
-      if (!isFinal || this.#held.has(data.id)) devices.add(data.id)
+      if (data.status === 'held' || this.#held.has(data.id)) devices.add(data.id)
     }
     const found = await registry.findMany('certificate', [...serials])
     for (const deviceId of devices) {
@@ -198,17 +197,17 @@ export class CrlPublisher implements AsyncDisposable {
 
   #apply(doc: CertificateRecord, lists: RevocationLists): void {
     const { points } = this.#options
-    const { serial, distributionPoint } = doc
+    const { serial } = doc
     const wasHeld = this.#held.get(doc.deviceId ?? '')?.has(serial) === true
-    if (!points.isOf(distributionPoint) || (!isListed(doc) && !wasHeld)) return
+    if (!points.isOf(doc) || (!isListed(doc) && !wasHeld)) return
     this.#noteHold(doc)
-    lists.change(serial, isListed(doc) ? entryOf(doc) : undefined, points.shardOf(distributionPoint))
+    lists.change(serial, isListed(doc) ? entryOf(doc) : undefined, points.shardOf(doc.distributionPoint))
     for (const tell of this.#listeners) tell(serial)
   }
 
-  #noteHold({ deviceId = '', serial, revocationReason }: CertificateRecord): void {
+  #noteHold({ deviceId = '', serial, status }: CertificateRecord): void {
     const held = this.#held.get(deviceId) ?? new Set()
-    if (revocationReason === onHold) this.#held.set(deviceId, held.add(serial))
+    if (status === 'held') this.#held.set(deviceId, held.add(serial))
     else if (held.delete(serial) && held.size === 0) this.#held.delete(deviceId)
   }
 
@@ -264,8 +263,6 @@ export class CrlPublisher implements AsyncDisposable {
     return number
   }
 }
-
-const onHold: string = 'certificateHold'
 
 const entryOf = ({ serial, revokedAt, revocationReason, notAfter }: CertificateRecord): TableEntry => ({
   serial,

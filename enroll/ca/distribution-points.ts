@@ -1,6 +1,7 @@
 import type { SerialNumber } from '../../contract/ids.ts'
 import type { CertificateFacts } from '../../pki/certificate.ts'
 import type { StatusPointers } from '../../pki/status-pointers.ts'
+import type { CertificateRecord } from '../registry/certificates.ts'
 
 /** A CA in paths and records: short, for it stands in every certificate. */
 export const authorityName = (certificate: CertificateFacts): string => certificate.subjectKeyId!.slice(0, 8)
@@ -50,9 +51,9 @@ export class DistributionPoints {
     return name === this.name ? Number(shard) : undefined
   }
 
-  /** What names no CA is older than these names, and of the only CA there was. */
-  isOf(distributionPoint: string | undefined): boolean {
-    return distributionPoint === undefined || distributionPoint.startsWith(`${this.name}/`)
+  /** Whether this CA has issued it. What names no CA is older than these names, and of the only CA there was. */
+  isOf({ kind, distributionPoint }: Pick<CertificateRecord, 'kind' | 'distributionPoint'>): boolean {
+    return kind !== 'foreign' && (distributionPoint === undefined || distributionPoint.startsWith(`${this.name}/`))
   }
 }
 

@@ -1,16 +1,17 @@
 import { createHash } from 'node:crypto'
 import type { CertificateFacts } from '../../pki/certificate.ts'
 import {
-  type CertificateId,
   type CertificateStatus,
   issuerIds,
+  type OcspRequest,
   type OcspSigner,
   ocspFailure,
   parseOcspRequest,
   signOcspResponse,
 } from '../../pki/ocsp.ts'
 import { isFleetError } from '../../runtime/errors.ts'
-import { type CertificateRecord, isListed } from '../registry/certificates.ts'
+import { type CertificateRecord, findCertificate, isListed } from '../registry/certificates.ts'
+import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
 
 /** For one CA: `signer` is asked at every answer, since its certificate is renewed. */
@@ -22,17 +23,18 @@ export type Responder = {
 /** `kept`: the same for everybody who asks, until then. */
 export type OcspAnswer = { der: Buffer; kept?: { thisUpdate: Date; nextUpdate: Date; etag: string } }
 
-/** Answers are some 600 octets each. */
-const maxKept = 20_000
+/** What is known of a certificate until its status changes, and the answers about it, by CertID as it was written. */
+type Known = { status: CertificateStatus; answers: Map<string, Required<OcspAnswer>> }
+
+/** Each has some 700 octets for an answer, and four at most: two hashes, with parameters and without. */
+const maxKnown = 20_000
 
 /** Answers of certificates' status, from the registry; those that anybody may have asked for are signed once. */
 export class OcspResponder {
   readonly #registry: Registry
   readonly #validityMs: number
   readonly #byIssuer: ReadonlyMap<string, Responder>
-  /** By serial, then by CertID as it was written. */
-  readonly #kept = new Map<string, Map<string, Required<OcspAnswer>>>()
-  #keptCount = 0
+  readonly #known = new Map<string, Known>()
   #changes = 0
 
   /** @param validityMs from thisUpdate to nextUpdate; after half of it an answer is signed anew */
@@ -44,16 +46,15 @@ export class OcspResponder {
     )
   }
 
-  /** What was signed of this certificate does not hold any more. */
+  /** What was known of this certificate does not hold any more. */
   forget(serial: string): void {
     this.#changes++
-    this.#keptCount -= this.#kept.get(serial)?.size ?? 0
-    this.#kept.delete(serial)
+    this.#known.delete(serial)
   }
 
   /** @param der of the request; what it is not able to answer is said in an answer too (RFC 6960 2.3) */
   async answer(der: Buffer, now: Date): Promise<OcspAnswer> {
-    let request: ReturnType<typeof parseOcspRequest>
+    let request: OcspRequest
     try {
       request = parseOcspRequest(der)
     } catch (error) {
@@ -61,7 +62,7 @@ export class OcspResponder {
       return { der: ocspFailure('malformedRequest') }
     }
     const { ids, nonce } = request
-    const [first] = ids as [CertificateId, ...CertificateId[]]
+    const first = ids[0]!
     const responder = this.#byIssuer.get(first.issuer)
     // One signature is by one CA's responder.
     if (responder === undefined || ids.some(({ issuer }) => this.#byIssuer.get(issuer) !== responder)) {
@@ -69,43 +70,44 @@ export class OcspResponder {
     }
     const isForAll = ids.length === 1 && nonce === undefined
     const variant = first.der.toString('latin1')
-    const kept = isForAll ? this.#kept.get(first.serial)?.get(variant) : undefined
-    if (kept !== undefined && now.getTime() < (kept.kept.thisUpdate.getTime() + kept.kept.nextUpdate.getTime()) / 2)
-      return kept
+    const kept = isForAll ? this.#known.get(first.serial)?.answers.get(variant) : undefined
+    if (kept !== undefined && now.getTime() < halfTime(kept.kept)) return kept
 
-    const changes = this.#changes
-    const records = await this.#registry.findMany('certificate', [...new Set(ids.map(({ serial }) => serial))])
-    const bySerial = new Map(records.map(({ doc }) => [doc.serial, doc]))
-    const answers = ids.map((id) => ({ id, status: statusOf(bySerial.get(id.serial), responder) }))
+    const statuses = await Promise.all(ids.map(({ serial }) => this.#statusOf(serial, responder)))
+    const answers = ids.map((id, at) => ({ id, status: statuses[at]! }))
     const by = responder.signer()
     const nextUpdate = new Date(Math.min(now.getTime() + this.#validityMs, by.certificate.notAfter.getTime()))
+    // It may be forgotten while it is signed, and then it is not kept.
+    const known = isForAll ? this.#known.get(first.serial) : undefined
     const signed = await signOcspResponse({ by, answers, nonce, thisUpdate: now, nextUpdate })
-    // Anybody can ask for serials that there are not, without end; and what has changed meanwhile may be this one.
-    const isWorthKeeping = isForAll && answers[0]!.status.status !== 'unknown' && changes === this.#changes
-    if (!isWorthKeeping) return { der: signed }
+    if (known === undefined) return { der: signed }
     const etag = createHash('sha256').update(signed).digest('hex')
     const answer = { der: signed, kept: { thisUpdate: now, nextUpdate, etag } }
-    this.#keep(first.serial, variant, answer)
+    known.answers.set(variant, answer)
     return answer
   }
 
-  #keep(serial: string, variant: string, answer: Required<OcspAnswer>): void {
-    const oldest = this.#keptCount >= maxKept ? this.#kept.keys().next().value : undefined
-    if (oldest !== undefined) {
-      this.#keptCount -= this.#kept.get(oldest)!.size
-      this.#kept.delete(oldest)
+  async #statusOf(serial: string, responder: Responder): Promise<CertificateStatus> {
+    const known = this.#known.get(serial)
+    if (known !== undefined) return known.status
+    const changes = this.#changes
+    const status = statusIn(await findCertificate(this.#registry, serial), responder)
+    // Anybody can ask for serials that there are not, without end; and what has changed meanwhile may be this one.
+    if (status.status !== 'unknown' && changes === this.#changes && !this.#known.has(serial)) {
+      if (this.#known.size >= maxKnown) this.#known.delete(this.#known.keys().next().value!)
+      this.#known.set(serial, { status, answers: new Map() })
     }
-    const variants = this.#kept.get(serial) ?? new Map<string, Required<OcspAnswer>>()
-    if (!variants.has(variant)) this.#keptCount++
-    this.#kept.set(serial, variants.set(variant, answer))
+    return status
   }
 }
 
-function statusOf(record: CertificateRecord | undefined, responder: Responder): CertificateStatus {
+const halfTime = ({ thisUpdate, nextUpdate }: { thisUpdate: Date; nextUpdate: Date }): number =>
+  (thisUpdate.getTime() + nextUpdate.getTime()) / 2
+
+function statusIn(found: Stored<CertificateRecord> | undefined, responder: Responder): CertificateStatus {
   // A serial that was reserved and never signed is no certificate.
-  if (record === undefined || record.status === 'reserved' || !responder.isOf(record.distributionPoint)) {
-    return { status: 'unknown' }
-  }
-  if (!isListed(record)) return { status: 'good' }
-  return { status: 'revoked', revokedAt: new Date(record.revokedAt!), reason: record.revocationReason! }
+  if (found === undefined || found.doc.status === 'reserved' || !responder.isOf(found.doc)) return { status: 'unknown' }
+  const { doc } = found
+  if (!isListed(doc)) return { status: 'good' }
+  return { status: 'revoked', revokedAt: new Date(doc.revokedAt!), reason: doc.revocationReason! }
 }

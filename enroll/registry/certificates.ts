@@ -101,24 +101,29 @@ export const listSuperseding = (registry: Registry, now: Date, paging: Paging): 
 /** What is on hold may come back, and is then what it was. */
 export const isAlive = ({ status }: CertificateRecord): boolean => status === 'issued' || status === 'held'
 
-/** Whether it stands on revocation lists of ours, for good or for as long as it is held. */
-export const isListed = ({ kind, status }: Pick<CertificateRecord, 'kind' | 'status'>): boolean =>
-  kind !== 'foreign' && status !== 'reserved' && status !== 'issued'
+/** Whether it stands on revocation lists, for good or for as long as it is held. */
+export const isListed = ({ status }: Pick<CertificateRecord, 'status'>): boolean =>
+  status === 'held' || status === 'revoked'
 
 /** Of one status that is on revocation lists. */
 export const listRevoked = (
   registry: Registry,
-  { status, ...paging }: { status: string } & Paging,
+  { status, ...paging }: { status: 'held' | 'revoked' } & Paging,
 ): Promise<Page<CertificateRecord>> =>
   registry.list('certificate', { index: 'certificate.status', value: status }, paging, (doc) => doc.status === status)
 
-/** Writes again what was revoked before there was an index of it. */
+/** Writes again, page by page, what was revoked before there was an index of it. */
 export async function indexRevoked(registry: Registry, at: Date): Promise<void> {
   for (let after: string | undefined; ; ) {
     const { items, next } = await registry.list('certificate', { kind: 'certificate' }, { after, limit: 500 }, isListed)
-    for (const { doc, rev } of items) {
-      const requestId = `index-${doc.serial}`
-      await registry.commit({ requestId, writes: [writeCertificate(doc, rev)], audit: [], at })
+    if (items.length > 0) {
+      const requestId = `index-${items[0]!.doc.serial}-${items[0]!.rev}-${items.length}`
+      await registry.commit({
+        requestId,
+        writes: items.map(({ doc, rev }) => writeCertificate(doc, rev)),
+        audit: [],
+        at,
+      })
     }
     if (next === undefined) return
     after = next

@@ -45,12 +45,12 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     { index: 'device.profile', value: profile },
     { index: 'device.status', value: status },
   ],
-  certificate: ({ kind, deviceId, notAfter, supersedesAt, noticeAt, status }) => [
+  certificate: ({ deviceId, notAfter, supersedesAt, noticeAt, status }) => [
     ...(deviceId === undefined ? [] : [{ index: 'certificate.device', value: deviceId }]),
     ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
     ...(supersedesAt === undefined ? [] : [{ index: 'certificate.supersedesAt', value: supersedesAt }]),
     ...(noticeAt === undefined ? [] : [{ index: 'certificate.noticeAt', value: noticeAt }]),
-    ...(isListed({ kind, status }) ? [{ index: 'certificate.status', value: status }] : []),
+    ...(isListed({ status }) ? [{ index: 'certificate.status', value: status }] : []),
   ],
   token: ({ deviceId }) => [{ index: 'token.device', value: deviceId }],
   approval: (approval) => [

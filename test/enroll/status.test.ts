@@ -7,6 +7,7 @@ import { after, before, suite, test } from 'node:test'
 import { AuthorityInfoAccessExtension, X509Certificate, X509Crl, X509CrlReason } from '@peculiar/x509'
 import { OctetString } from 'asn1js'
 import * as pkijs from 'pkijs'
+import { certsOnly } from '../../pki/cms.ts'
 import { maxOcspRequestBytes } from '../../pki/ocsp.ts'
 import { type DeviceKeys, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../harness/fleet.ts'
 
@@ -96,6 +97,9 @@ suite('the status port', () => {
     const facts = new X509Certificate(Uint8Array.from(pemToDer(device.certificate)))
     const access = facts.getExtension(AuthorityInfoAccessExtension)!
     assert.equal(access.ocsp[0]!.value, 'http://status.test/ocsp')
+    // Some EST clients read no more of an answer on one line.
+    const answer = certsOnly([pemToDer(device.certificate)]).toString('base64')
+    assert.ok(answer.length < 1024, `${answer.length} octets`)
     const issuer = await fetched(pathOf(access.caIssuers[0]!.value))
     assert.deepEqual([issuer.status, issuer.headers.get('content-type')], [200, 'application/pkix-cert'])
     assert.ok(await facts.verify({ publicKey: new X509Certificate(Uint8Array.from(issuer.body)) }))
@@ -150,6 +154,25 @@ suite('the status port', () => {
     const unknown = await get(await ocspRequest(ghost))
     assert.equal(await statusIn(unknown.body, ghost), 2)
     assert.equal(unknown.headers.get('cache-control'), 'no-store')
+  })
+
+  test('a device on hold has certificates on hold, until it is enabled', async () => {
+    const device = await fleet.enrolledDevice('cam-7')
+    const request = await ocspRequest(device)
+    const change = async (verb: string): Promise<void> => {
+      const { body } = await fleet.admin('POST', `/devices/cam-7/${verb}`, {})
+      while ((await fleet.admin('GET', '/status')).body.revocationLists.feedSeq < body.feedSeq);
+    }
+    const path = pathOf(crlUrlOf(device))
+    const reasonIn = async (file: string) => (await listed(file)).findRevoked(device.serial)?.reason
+    assert.equal(await statusIn((await get(request)).body, device), 0)
+    await change('disable')
+    assert.equal(await statusIn((await get(request)).body, device), 1)
+    assert.equal(await reasonIn(path), X509CrlReason.certificateHold)
+    await change('enable')
+    assert.equal(await statusIn((await get(request)).body, device), 0)
+    assert.equal(await reasonIn(path), undefined)
+    assert.equal(await reasonIn(path.replace('.crl', '-delta.crl')), X509CrlReason.removeFromCRL)
   })
 
   test('an answer with a nonce is signed for it, and not kept by anybody', async () => {

@@ -1,0 +1,323 @@
+/**
+ * Revocation lists and OCSP of a CA with a million revoked certificates, as the enrollment service runs them: registry on disk,
+ * publisher and status port in this process, the clients in another.
+ *
+ * Lists: from the commit of one more revocation to lists that carry it, and how long the event loop was kept from others
+ * meanwhile; the same for everything on schedule. Bars: 200 ms, 50 ms.
+ * OCSP: answers over HTTP for each second of processor time of this process, for certificates that are asked for again (signed
+ * once) and with a nonce (signed each time), beside the same without HTTP and a server that answers without looking. Bar: 5,000.
+ *
+ *   npm run bench -- crl [entries] [rounds] [seconds]
+ */
+import { fork } from 'node:child_process'
+import { createHash, randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { Agent, createServer, request } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { CrlPublisher } from '../enroll/ca/crl-publisher.ts'
+import { DistributionPoints } from '../enroll/ca/distribution-points.ts'
+import { OcspResponder } from '../enroll/ca/ocsp-responder.ts'
+import { type CertificateRecord, writeCertificate } from '../enroll/registry/certificates.ts'
+import { openDatabase } from '../enroll/registry/database.ts'
+import { Registry } from '../enroll/registry/registry.ts'
+import { writeListRecord } from '../enroll/registry/revocation-lists.ts'
+import { createStatus } from '../enroll/status.ts'
+import { newSerialNumber } from '../pki/certificate.ts'
+import { contextConstructed, element, integer, octetString, oid, sequence } from '../pki/der.ts'
+import { writeExtension } from '../pki/extensions.ts'
+import { oids } from '../pki/oids.ts'
+import { ocspProfile } from '../pki/profile.ts'
+import { createLog } from '../runtime/log.ts'
+import { createSigner, issueWith, issuingIssuer } from '../test/pki/hierarchy.ts'
+import { heading, ms, percentile, row } from './figures.ts'
+
+const [entries = 1_000_000, rounds = 20, seconds = 5] = process.argv.slice(2).map(Number)
+const connections = 16
+const known = 1_000
+const shards = 16
+const wanted = { signMs: 200, blockedMs: 50, answers: 5_000 }
+
+type Order = { port: number; bodies: string[]; seconds: number }
+type Report = { answers: number }
+
+/** The clients, as a child process: POSTs on connections that stay. */
+async function load({ port, bodies, seconds: duration }: Order): Promise<Report> {
+  const agent = new Agent({ keepAlive: true, maxSockets: connections })
+  const requests = bodies.map((body) => Buffer.from(body, 'base64'))
+  const until = performance.now() + duration * 1_000
+  const report: Report = { answers: 0 }
+  const one = (body: Buffer): Promise<void> =>
+    new Promise((resolve, reject) => {
+      const headers = { 'Content-Type': 'application/ocsp-request', 'Content-Length': body.length }
+      request({ port, host: '127.0.0.1', path: '/ocsp', method: 'POST', agent, headers }, (response) => {
+        if (response.statusCode !== 200) reject(new Error(`status ${response.statusCode}`))
+        response.resume().on('end', () => {
+          report.answers++
+          resolve()
+        })
+      })
+        .on('error', reject)
+        .end(body)
+    })
+  await Promise.all(
+    Array.from({ length: connections }, async (_, at) => {
+      for (let i = at; performance.now() < until; i += connections) await one(requests[i % requests.length]!)
+    }),
+  )
+  agent.destroy()
+  return report
+}
+
+const now = new Date()
+const { certificate, signer } = issuingIssuer
+const points = new DistributionPoints(certificate, { url: 'http://status.example', shards, hasResponder: true })
+
+function certificateOf(status: 'issued' | 'revoked'): CertificateRecord {
+  const serial = newSerialNumber(randomBytes)
+  return {
+    serial,
+    kind: 'device',
+    deviceId: `cam-${serial.slice(0, 8)}`,
+    profile: 'camera',
+    status,
+    spkiHash: createHash('sha256').update(serial).digest('hex'),
+    reservedAt: now.toISOString(),
+    fingerprint: 'f'.repeat(64),
+    // About what one is.
+    der: 'A'.repeat(820),
+    notAfter: new Date(now.getTime() + 30 * 86_400_000).toISOString(),
+    distributionPoint: points.assign(serial).distributionPoint,
+    via: 'token',
+    ...(status === 'revoked' ? { revokedAt: now.toISOString(), revocationReason: 'keyCompromise' } : {}),
+  }
+}
+
+function ocspRequest(serial: string, nonce?: Buffer): string {
+  const key = createHash('sha256').update(publicKeyBits()).digest()
+  const name = createHash('sha256').update(certificate.subject.der).digest()
+  const id = sequence(
+    sequence(oid(oids.sha256)),
+    octetString(name),
+    octetString(key),
+    integer(Buffer.from(serial, 'hex')),
+  )
+  const extensions =
+    nonce === undefined
+      ? []
+      : [element(contextConstructed(2), sequence(writeExtension(oids.ocspNonce, octetString(nonce))))]
+  return sequence(sequence(sequence(sequence(id)), ...extensions)).toString('base64')
+}
+// The last 65 octets of the SubjectPublicKeyInfo of a P-256 key are its point.
+const publicKeyBits = (): Buffer => certificate.publicKeySpki.subarray(-65)
+
+async function measure(): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-crl-'))
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+  await using registry = new Registry(await openDatabase(folder))
+  const filled = performance.now()
+  for (let done = 0; done < entries; done += 1_000) {
+    const count = Math.min(1_000, entries - done)
+    const writes = Array.from({ length: count }, () => writeCertificate(certificateOf('revoked'), 0))
+    await registry.commit({ requestId: `fill-${done}`, writes, audit: [], at: now })
+  }
+  const good = Array.from({ length: known }, () => certificateOf('issued'))
+  await registry.commit({
+    requestId: 'fill-good',
+    writes: good.map((doc) => writeCertificate(doc, 0)),
+    audit: [],
+    at: now,
+  })
+  // As after a first start: what is revoked is in its index.
+  await registry.commit({
+    requestId: 'fill-lists',
+    writes: [writeListRecord(points.name, { number: 0, shards }, 0)],
+    audit: [],
+    at: now,
+  })
+  console.log(`${entries} revoked certificates, ${shards} lists; Node ${process.version}`)
+  console.log(`registry filled in ${ms(performance.now() - filled)}\n`)
+
+  await measureLists(registry)
+  await measureOcsp(
+    registry,
+    good.map(({ serial }) => serial),
+  )
+}
+
+async function measureLists(registry: Registry): Promise<void> {
+  const before = process.memoryUsage()
+  const started = performance.now()
+  const delay = monitorEventLoopDelay({ resolution: 1 })
+  delay.enable()
+  let offset = 0
+  const everyMs = 3_600_000
+  await using lists = new CrlPublisher({
+    registry,
+    issuer: issuingIssuer,
+    points,
+    everyMs,
+    overlapMs: everyMs,
+    clock: () => new Date(now.getTime() + offset),
+    log,
+    pollMs: 20,
+  })
+  const carried = (feedSeq: number): Promise<number | undefined> =>
+    lists.carriedAt(feedSeq, AbortSignal.timeout(600_000))
+  await carried(0)
+  console.log(
+    `start, until all lists are there: ${ms(performance.now() - started)}, blocked ${ms(delay.max / 1e6)} at most`,
+  )
+  const all = lists.find('all.crl')!
+  const shard = lists.find('0.crl')!
+  console.log(`the list of all ${mib(all.bytes)}, one of ${shards} ${mib(shard.bytes)}`)
+  global.gc?.()
+  const after = process.memoryUsage()
+  console.log(
+    `memory: ${mib(after.rss)} resident, of it ${mib(after.arrayBuffers - before.arrayBuffers)} for the entries; ${mib(after.heapUsed)} heap\n`,
+  )
+
+  const signed: number[] = []
+  const blocked: number[] = []
+  for (let round = 0; round < rounds; round++) {
+    const doc = certificateOf('revoked')
+    delay.reset()
+    const { feedSeq } = await registry.commit({
+      requestId: `revoke-${round}`,
+      writes: [writeCertificate(doc, 0)],
+      audit: [],
+      feed: [
+        {
+          type: 'certificate.revoked',
+          data: { serial: doc.serial, fingerprint: doc.fingerprint!, deviceId: doc.deviceId!, reason: 'keyCompromise' },
+        },
+      ],
+      at: now,
+    })
+    const committed = performance.now()
+    await carried(feedSeq)
+    signed.push(performance.now() - committed)
+    // What blocks last is seen with the next turn of its timer.
+    await new Promise((resolve) => setTimeout(resolve, 5))
+    blocked.push(delay.max / 1e6)
+  }
+  const scheduled: number[] = []
+  const scheduledBlocked: number[] = []
+  for (let round = 0; round < Math.min(rounds, 5); round++) {
+    const { number } = lists.find('all.crl')!
+    delay.reset()
+    offset += everyMs
+    const begun = performance.now()
+    while (lists.find('all.crl')!.number === number || lists.find('all-delta.crl')!.number === number) {
+      await new Promise((resolve) => setTimeout(resolve, 1))
+    }
+    scheduled.push(performance.now() - begun)
+    scheduledBlocked.push(delay.max / 1e6)
+  }
+  delay.disable()
+  console.log(heading)
+  console.log(row('one revocation: commit -> lists carry it', signed))
+  console.log(row('  event loop blocked at most', blocked))
+  console.log(row('on schedule: all lists', scheduled))
+  console.log(row('  event loop blocked at most', scheduledBlocked))
+  verdict('a revocation is on its lists, p99', percentile(signed, 99), wanted.signMs)
+  verdict('event loop blocked, worst', Math.max(...blocked, ...scheduledBlocked), wanted.blockedMs)
+}
+
+async function measureOcsp(registry: Registry, serials: string[]): Promise<void> {
+  const responder = createSigner()
+  const by = {
+    signer: responder,
+    certificate: await issueWith(
+      { certificate, signer },
+      {
+        profile: ocspProfile,
+        publicKeySpki: responder.publicKeySpki,
+        subjectAltName: {},
+        notBefore: now,
+        notAfter: new Date(now.getTime() + 86_400_000),
+      },
+    ),
+  }
+  const ocsp = new OcspResponder(
+    registry,
+    [{ authority: certificate, isOf: points.isOf.bind(points), signer: () => by }],
+    3_600_000,
+  )
+  await using port = await createStatus({
+    settings: { listen: '127.0.0.1:0', url: 'http://status.example', maxAgeMs: 0, maxConnections: 1_000 },
+    authorities: new Map(),
+    ocsp,
+    clock: () => now,
+    log,
+  })
+  const requests = {
+    'signed once': serials.map((serial) => ocspRequest(serial)),
+    'each with a nonce': serials.map((serial) => ocspRequest(serial, randomBytes(32))),
+  }
+  for (const [name, bodies] of Object.entries(requests)) {
+    const ders = bodies.map((body) => Buffer.from(body, 'base64'))
+    for (const der of ders) await ocsp.answer(der, now)
+    let answers = 0
+    const rate = await perCpuSecond(async () => {
+      for (const until = performance.now() + seconds * 1_000; performance.now() < until; answers++) {
+        await ocsp.answer(ders[answers % ders.length]!, now)
+      }
+      return answers
+    })
+    console.log(`OCSP without HTTP, ${name}: ${rate} answers per CPU-second`)
+  }
+
+  const client = fork(import.meta.filename, ['load'])
+  const ask = async (to: number, bodies: string[], duration: number): Promise<number> => {
+    client.send({ port: to, bodies, seconds: duration } satisfies Order)
+    return ((await once(client, 'message'))[0] as Report).answers
+  }
+  // What Node takes for a request and an answer of this size, whatever is in it.
+  const bare = createServer((message, response) => {
+    message.on('data', () => {}).on('end', () => response.end(Buffer.alloc(745)))
+  }).listen(0, '127.0.0.1')
+  await once(bare, 'listening')
+  const barePort = (bare.address() as AddressInfo).port
+  for (const [name, bodies] of Object.entries(requests)) {
+    const rates: [number, number][] = []
+    for (let round = 0; round < 4; round++) {
+      await ask(port.address.port, bodies, 0.5)
+      rates.push([
+        await perCpuSecond(() => ask(port.address.port, bodies, seconds / 2)),
+        await perCpuSecond(() => ask(barePort, bodies, seconds / 2)),
+      ])
+    }
+    const [ours, nodes] = [0, 1].map((at) =>
+      percentile(
+        rates.map((pair) => pair[at]!),
+        50,
+      ),
+    )
+    console.log(`OCSP over HTTP, ${name}: ${ours} answers per CPU-second, a bare server ${nodes}`)
+    console.log(`  wanted ${wanted.answers}: ${ours! >= wanted.answers ? 'held' : 'NOT HELD'}`)
+  }
+  bare.close()
+  client.disconnect()
+}
+
+async function perCpuSecond(run: () => Promise<number>): Promise<number> {
+  const before = process.cpuUsage()
+  const count = await run()
+  const { user, system } = process.cpuUsage(before)
+  return Math.round(count / ((user + system) / 1e6))
+}
+
+const log = createLog('bench', 'silent')
+const mib = (bytes: number): string => `${(bytes / 1_048_576).toFixed(1)} MiB`
+const verdict = (name: string, value: number, most: number): void =>
+  console.log(`${name}: ${ms(value)}, wanted under ${most} ms: ${value < most ? 'held' : 'NOT HELD'}`)
+
+if (process.argv[2] === 'load') {
+  process.on('message', (order: Order) => {
+    void load(order).then((report) => process.send!(report))
+  })
+} else await measure()
