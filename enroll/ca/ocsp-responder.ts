@@ -17,7 +17,7 @@ import type { Registry } from '../registry/registry.ts'
 /** For one CA: `signer` is asked at every answer, since its certificate is renewed. */
 export type Responder = {
   authority: CertificateFacts
-  isOf: (distributionPoint: string | undefined) => boolean
+  isOf: (record: CertificateRecord) => boolean
   signer: () => OcspSigner
 }
 /** `kept`: the same for everybody who asks, until then. */

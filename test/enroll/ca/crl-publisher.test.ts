@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { X509Crl, X509CrlReason } from '@peculiar/x509'
-import type { FeedFact } from '../../../contract/feed.ts'
+import type { DeviceStatus, FeedFact } from '../../../contract/feed.ts'
+import type { StatusReason } from '../../../contract/ids.ts'
 import { CrlPublisher } from '../../../enroll/ca/crl-publisher.ts'
 import { DistributionPoints } from '../../../enroll/ca/distribution-points.ts'
 import { type CertificateRecord, writeCertificate } from '../../../enroll/registry/certificates.ts'
@@ -33,11 +34,12 @@ const record = (serial: string, more: Partial<CertificateRecord> = {}): Certific
   via: 'token',
   ...more,
 })
-const ended = (reason: string) => ({
-  status: (reason === 'certificateHold' ? 'held' : 'revoked') as 'revoked',
-  revokedAt: now.toISOString(),
-  revocationReason: reason as 'keyCompromise',
-})
+const ended = (reason: StatusReason) =>
+  ({
+    status: reason === 'certificateHold' ? 'held' : 'revoked',
+    revokedAt: now.toISOString(),
+    revocationReason: reason,
+  }) as const
 
 let commits = 0
 async function put(registry: Registry, docs: CertificateRecord[], feed: FeedFact[] = []): Promise<number> {
@@ -54,9 +56,9 @@ const revoked = (serial: string): FeedFact => ({
   type: 'certificate.revoked',
   data: { serial, fingerprint: 'f'.repeat(64), deviceId: 'cam-1', reason: 'keyCompromise' },
 })
-const deviceIs = (status: string): FeedFact => ({
+const deviceIs = (status: DeviceStatus): FeedFact => ({
   type: 'device.changed',
-  data: { id: 'cam-1', profile: 'camera', groups: [], status: status as 'active' },
+  data: { id: 'cam-1', profile: 'camera', groups: [], status },
 })
 
 function publisher(registry: Registry, options: { shards?: number; clock?: () => Date; signer?: Signer } = {}) {
@@ -99,6 +101,8 @@ test('a start puts on the lists who is revoked already: all of them on one, and 
       record('04', { ...ended('keyCompromise'), distributionPoint: undefined as never }),
       record('05', { ...ended('keyCompromise'), distributionPoint: 'ffffffff/0' }),
       record('06'),
+      // Another CA's, and not ours to say anything about.
+      record('f0', { ...ended('keyCompromise'), kind: 'foreign', distributionPoint: undefined as never }),
       record('07', { status: 'reserved' }),
     ])
     await using lists = publisher(registry)
