@@ -2,11 +2,11 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { StatusSettings } from '../contract/configuration.ts'
 import type { SignedList } from '../pki/crl.ts'
 import { lengthOf } from '../pki/der.ts'
-import { maxOcspRequestBytes } from '../pki/ocsp.ts'
+import { maxOcspRequestBytes, ocspFailure } from '../pki/ocsp.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { listen } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
-import type { OcspResponder } from './ca/ocsp-responder.ts'
+import type { OcspAnswer, OcspResponder } from './ca/ocsp-responder.ts'
 
 /** What is served of one CA. */
 export type Published = {
@@ -107,7 +107,7 @@ const certificateOf = ({ certificate }: Published, { settings }: Options): Answe
 
 /** RFC 6960 appendix A: POST, or GET with base64 in the path. */
 async function answerOcsp(message: IncomingMessage, encoded: string, options: Options): Promise<Answer> {
-  const { ocsp, clock } = options
+  const { ocsp, clock, log } = options
   const isGet = message.method === 'GET' || message.method === 'HEAD'
   if (!isGet && message.method !== 'POST') return notAllowed('GET, HEAD, POST')
   if (!isGet && message.headers['content-type'] !== 'application/ocsp-request') {
@@ -115,7 +115,10 @@ async function answerOcsp(message: IncomingMessage, encoded: string, options: Op
   }
   const request = isGet ? decodePath(encoded) : await readBody(message)
   if (request === undefined) return refusal(413, `body_too_large: more than ${maxOcspRequestBytes} bytes`)
-  const { der, kept: info } = await ocsp.answer(request, clock())
+  const { der, kept: info } = await ocsp.answer(request, clock()).catch((err: unknown): OcspAnswer => {
+    log.error({ event: 'ocsp.failed', err }, 'OCSP answer failed')
+    return { der: ocspFailure('tryLater') }
+  })
   const type = 'application/ocsp-response'
   if (isGet && info !== undefined) return kept(message, options, [der], type, info)
   return { status: 200, headers: { 'Content-Type': type, 'Cache-Control': 'no-store' }, parts: [der] }

@@ -174,7 +174,7 @@ function encodeStatus(status: CertificateStatus): Buffer {
   )
 }
 
-const failures = { malformedRequest: 1, internalError: 2, tryLater: 3, unauthorized: 6 } as const
+const failures = { malformedRequest: 1, tryLater: 3, unauthorized: 6 } as const
 
 /** An answer without a signature, which says nothing of any certificate (RFC 6960 2.3). */
 export const ocspFailure = (failure: keyof typeof failures): Buffer => sequence(enumerated(failures[failure]))

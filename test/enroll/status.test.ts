@@ -4,11 +4,16 @@ import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { AuthorityInfoAccessExtension, X509Certificate, X509Crl, X509CrlReason } from '@peculiar/x509'
 import { OctetString } from 'asn1js'
 import * as pkijs from 'pkijs'
+import type { OcspResponder } from '../../enroll/ca/ocsp-responder.ts'
+import { createStatus } from '../../enroll/status.ts'
 import { certsOnly } from '../../pki/cms.ts'
-import { maxOcspRequestBytes } from '../../pki/ocsp.ts'
+import { maxOcspRequestBytes, ocspFailure } from '../../pki/ocsp.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import type { Log } from '../../runtime/log.ts'
 import { type DeviceKeys, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../harness/fleet.ts'
 
 const clock = movableClock()
@@ -72,24 +77,27 @@ suite('the status port', () => {
     })
   const get = (der: Buffer, init: RequestInit = {}) =>
     fetched(`/ocsp/${encodeURIComponent(der.toString('base64'))}`, init)
+  const responseIn = (body: Buffer): pkijs.OCSPResponse => pkijs.OCSPResponse.fromBER(Uint8Array.from(body))
   async function statusIn(body: Buffer, device: DeviceKeys): Promise<number> {
-    const response = pkijs.OCSPResponse.fromBER(Uint8Array.from(body))
-    const basic = pkijs.BasicOCSPResponse.fromBER(
-      Uint8Array.from(response.responseBytes!.response.valueBlock.valueHexView).buffer,
-    )
-    const [issuing, root] = certificates()
-    assert.ok(await basic.verify({ trustedCerts: [root!], issuerCerts: [issuing!] }))
     const certificate = pkijs.Certificate.fromBER(Uint8Array.from(pemToDer(device.certificate)))
-    const { isForCertificate, status } = await response.getCertificateStatus(certificate, issuing!)
+    const { isForCertificate, status } = await responseIn(body).getCertificateStatus(certificate, certificates()[0]!)
     assert.ok(isForCertificate)
     return status
   }
-  const failureIn = (body: Buffer): number =>
-    pkijs.OCSPResponse.fromBER(Uint8Array.from(body)).responseStatus.valueBlock.valueDec
+  async function isVerified(body: Buffer): Promise<boolean> {
+    const octets = responseIn(body).responseBytes!.response.valueBlock.valueHexView
+    const basic = pkijs.BasicOCSPResponse.fromBER(Uint8Array.from(octets).buffer)
+    const [issuing, root] = certificates()
+    return basic.verify({ trustedCerts: [root!], issuerCerts: [issuing!] })
+  }
+  const failureIn = (body: Buffer): number => responseIn(body).responseStatus.valueBlock.valueDec
   const listed = async (path: string): Promise<X509Crl> => new X509Crl(Uint8Array.from((await fetched(path)).body))
   async function revoke(id: string, reason = 'keyCompromise'): Promise<void> {
     const { body } = await fleet.admin('POST', `/devices/${id}/revoke`, { reason })
-    while ((await fleet.admin('GET', '/status')).body.revocationLists.feedSeq < body.feedSeq);
+    await published(body.feedSeq)
+  }
+  async function published(feedSeq: number): Promise<void> {
+    while ((await fleet.admin('GET', '/status')).body.revocationLists.feedSeq < feedSeq) await delay(5)
   }
 
   test('a certificate leads to its list, its issuer and the responder; a revocation is on the list at once', async () => {
@@ -145,6 +153,7 @@ suite('the status port', () => {
       }
     }
     const first = await get(requests[0]!)
+    assert.ok(await isVerified(first.body))
     assert.deepEqual((await get(requests[0]!)).body, first.body, 'signed once for all who ask')
     await revoke('cam-2', 'superseded')
     for (const request of requests) assert.equal(await statusIn((await get(request)).body, device), 1)
@@ -161,7 +170,7 @@ suite('the status port', () => {
     const request = await ocspRequest(device)
     const change = async (verb: string): Promise<void> => {
       const { body } = await fleet.admin('POST', `/devices/cam-7/${verb}`, {})
-      while ((await fleet.admin('GET', '/status')).body.revocationLists.feedSeq < body.feedSeq);
+      await published(body.feedSeq)
     }
     const path = pathOf(crlUrlOf(device))
     const reasonIn = async (file: string) => (await listed(file)).findRevoked(device.serial)?.reason
@@ -181,7 +190,7 @@ suite('the status port', () => {
       [1, 2].map(async (octet) => get(await ocspRequest(device, { nonce: Buffer.alloc(32, octet) }))),
     )
     for (const [at, { headers, body }] of answers.entries()) {
-      assert.ok(body.includes(Buffer.alloc(32, at + 1)))
+      assert.ok(body.includes(Buffer.alloc(32, at + 1)) && (await isVerified(body)))
       assert.equal(headers.get('cache-control'), 'no-store')
       assert.equal(await statusIn(body, device), 0)
     }
@@ -263,7 +272,7 @@ suite('the status port', () => {
     await fleet.open()
     base = fleet.endpoints.status!
     assert.notEqual(responder(), former)
-    while ((await fetched(`/${name}/1.crl`)).status === 503);
+    while ((await fetched(`/${name}/1.crl`)).status === 503) await delay(5)
     assert.ok((await fleet.admin('GET', '/status')).body.revocationLists.number > before)
     assert.equal((await fetched(`/${name}/1.crl`)).status, 200)
     assert.equal(failureIn((await get(await ocspRequest(device))).body), 0)
@@ -288,6 +297,26 @@ suite('the status port', () => {
     const { distributionPoint } = items.find((item: object) => 'distributionPoint' in item)
     return { name: distributionPoint.split('/')[0] }
   }
+})
+
+test('where answers cannot be signed, clients are told to try later, and the log why', async () => {
+  const lines: string[] = []
+  const log = { error: ({ event }: { event: string }) => lines.push(event) } as unknown as Log
+  const answer = (): Promise<never> => Promise.reject(new FleetError('key_unavailable', 'away'))
+  await using port = await createStatus({
+    settings: { listen: '127.0.0.1:0', url: 'http://s.test/under', maxAgeMs: 0, maxConnections: 10 },
+    authorities: new Map(),
+    ocsp: { answer } as unknown as OcspResponder,
+    clock: clock.now,
+    log,
+  })
+  // The path of the URL may have been taken away by a proxy, or not.
+  for (const path of ['/ocsp/MAA=', '/under/ocsp/MAA=']) {
+    const got = await fetch(`http://127.0.0.1:${port.address.port}${path}`)
+    const body = Buffer.from(await got.arrayBuffer())
+    assert.deepEqual([got.status, got.headers.get('cache-control'), body], [200, 'no-store', ocspFailure('tryLater')])
+  }
+  assert.deepEqual(lines, ['ocsp.failed', 'ocsp.failed'])
 })
 
 /** The same certificate with another serial; nobody signed it. */

@@ -22,6 +22,7 @@ import { buildAlternativeNames, buildName } from '../../pki/names.ts'
 import { oids } from '../../pki/oids.ts'
 import { type CertificateProfile, issuingProfile, registrationProfile } from '../../pki/profile.ts'
 import { keyIdentifierOf } from '../../pki/public-key.ts'
+import { pointerExtensions } from '../../pki/status-pointers.ts'
 import { readTbsCertificate, type TbsCertificate } from '../../pki/tbs-certificate.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 import { after, createSpki, day, issuingIssuer, now, rootIssuer, sensorProfile } from './hierarchy.ts'
@@ -136,7 +137,14 @@ const rsa = (modulusLength: number): Buffer =>
 const organized: CertificateProfile = { ...sensorProfile, organization: 'Example' }
 const twoPurposes: CertificateProfile = { ...sensorProfile, extendedKeyUsage: ['clientAuth', 'serverAuth'] }
 
+const pointersTo = (name: string) => ({ crl: `http://s.test/${name}.crl`, caIssuers: 'http://s.test/ca.cer' })
+const pointersOf = (name: string): Buffer => Buffer.concat(pointerExtensions(pointersTo(name)))
+const pointers = pointersTo('1')
+
 const leafCases: Case[] = [
+  ['the pointers that were wanted', /2\.5\.29\.31.* is missing/, { context: { pointers } }],
+  ['no others', /where its status/, { extensions: { pointers: pointersOf('2') }, context: { pointers } }],
+  ['none that were not wanted', /has no extension 2\.5\.29\.31/, { extensions: { pointers: pointersOf('1') } }],
   ['version 3 (RFC 5280 4.1.2.1)', /version 2/, { fields: { version: element(contextConstructed(0), integer(1)) } }],
   ['a positive serial (RFC 5280 4.1.2.2)', /not positive/, { fields: { serial: integer(0) } }],
   ['no negative serial', /not positive/, { fields: { serial: element(tags.integer, Buffer.of(0x81, 0)) } }],
