@@ -5,7 +5,6 @@ import { z } from 'zod'
 import {
   type AllowanceView,
   type AllowDevices,
-  type AllowLateRenewal,
   type ApprovalView,
   type ApproveRequest,
   type AuditPage,
@@ -31,8 +30,6 @@ import {
   holdReceipt,
   type IncidentView,
   incidentView,
-  type LateRenewalView,
-  lateRenewalView,
   type PolicyView,
   type pageOf,
   policyView,
@@ -50,6 +47,7 @@ import {
 import { type BulkReceipt, bulkReceipt, type ChangeDevices } from '../contract/bulk-api.ts'
 import { type Denial, denialView } from '../contract/denials.ts'
 import type { RevocationReason } from '../contract/ids.ts'
+import { type AllowLateRenewal, type LateRenewalView, lateRenewalView } from '../contract/late-renewal-api.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
 import { commandLine, type Endpoints, readEndpoints } from '../runtime/endpoints.ts'

@@ -20,7 +20,7 @@
  * | POST /v1/devices/bulk         | see bulk-api.ts         | bulkReceipt                |
  * | POST /v1/devices/:id/readmit  | readmitDevice           | deviceView                 |
  * | POST /v1/tokens               | createToken             | tokenView (201)            |
- * | GET  /v1/late-renewals        | listLateRenewals        | page of lateRenewalView    |
+ * | GET  /v1/late-renewals        | see late-renewal-api.ts | page of lateRenewalView    |
  * | PUT  /v1/late-renewals/:id    | allowLateRenewal        | lateRenewalView            |
  * | DELETE /v1/late-renewals/:id  |                         | lateRenewalView            |
  * | GET  /v1/approvals            | listApprovals           | page of approvalView       |
@@ -58,7 +58,7 @@ export const serialNumber = z
   .string()
   .refine(isSerialNumber, { error: 'a serial number is lower-case hex, two digits an octet' })
 const instant = z.iso.datetime({ offset: true, error: 'an instant is an ISO 8601 date and time with its zone' })
-const limit = z.coerce.number().int().min(1).max(1_000).default(100)
+export const limit = z.coerce.number().int().min(1).max(1_000).default(100)
 
 /** Shortest to longest life of an enrollment token, in milliseconds. */
 export const tokenTtlMs = { min: 60_000, default: 86_400_000, max: 30 * 86_400_000 }
@@ -121,12 +121,6 @@ export const createToken = z.strictObject({
   profile: profileName.optional().describe('Creates the device with this profile when there is none of that id'),
   groups: z.array(groupName).max(16).optional(),
 })
-/** Shortest to longest time for a late renewal, in milliseconds. */
-export const lateRenewalTtlMs = { min: 60_000, default: 86_400_000, max: 30 * 86_400_000 }
-export const allowLateRenewal = z.strictObject({
-  ttlMs: z.int().min(lateRenewalTtlMs.min).max(lateRenewalTtlMs.max).default(lateRenewalTtlMs.default),
-})
-export const listLateRenewals = z.strictObject({ after: z.string().optional(), limit })
 export const listApprovals = z.strictObject({
   decision: z.enum(['pending', 'approved', 'denied']).optional(),
   after: z.string().optional(),
@@ -217,16 +211,6 @@ export const tokenView = z.object({
   deviceId: z.string(),
   profile: z.string(),
   expiresAt: z.string(),
-})
-export const lateRenewalView = z.object({
-  deviceId: z.string(),
-  status: z
-    .enum(['unspent', 'redeeming', 'spent'])
-    .describe('redeeming: bound to a key, and the certificate is being made; spent: it was made'),
-  allowedAt: z.string(),
-  allowedBy: z.string(),
-  expiresAt: z.string(),
-  serial: z.string().optional().describe('Of the certificate that was made by it'),
 })
 export const approvalView = z.object({
   id: z.string().describe('SHA-256 of the certificate request (DER)'),
@@ -445,8 +429,6 @@ export type RegisterCertificate = z.input<typeof registerCertificate>
 export type CreateToken = z.input<typeof createToken>
 export type DeviceView = z.output<typeof deviceView>
 export type TokenView = z.output<typeof tokenView>
-export type AllowLateRenewal = z.input<typeof allowLateRenewal>
-export type LateRenewalView = z.output<typeof lateRenewalView>
 export type ApproveRequest = z.input<typeof approveRequest>
 export type DenyRequest = z.input<typeof denyRequest>
 export type ApprovalView = z.output<typeof approvalView>

@@ -11,7 +11,6 @@ import {
   deviceView,
   holdReceipt,
   incidentView,
-  lateRenewalView,
   policyView,
   revocationReceipt,
   statusView,
@@ -22,6 +21,7 @@ import { bulkReceipt } from '../contract/bulk-api.ts'
 import { configuration } from '../contract/configuration.ts'
 import { denialView } from '../contract/denials.ts'
 import { eventMeanings, eventTypes, fleetEvent, presence } from '../contract/fleet-events.ts'
+import { lateRenewalView } from '../contract/late-renewal-api.ts'
 import { brokerMetrics, enrollMetrics, type MetricRow } from '../contract/metrics.ts'
 import { type ProblemCode, problems, problemType, setUpProblems } from '../contract/problems.ts'
 import { advice } from './advice.ts'

@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
-import { type LateRenewalView, lateRenewalTtlMs } from '../../contract/admin-api.ts'
 import type { DeviceId } from '../../contract/ids.ts'
+import { type LateRenewalView, lateRenewalTtlMs } from '../../contract/late-renewal-api.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { ask, type Common, deviceId, duration, durationText, examples, withCommon } from './shared.ts'

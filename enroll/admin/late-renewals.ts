@@ -3,7 +3,7 @@ import {
   type LateRenewalView,
   lateRenewalView,
   listLateRenewals as listQuery,
-} from '../../contract/admin-api.ts'
+} from '../../contract/late-renewal-api.ts'
 import { allowLateRenewal as allow, withdrawLateRenewal } from '../ra/late-renewal.ts'
 import { type LateRenewalRecord, listLateRenewals } from '../registry/late-renewals.ts'
 import { requireId } from './devices.ts'
