@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import { type BrokerReport, reportBounds, type SessionCut } from '../contract/broker-reports.ts'
 import { reachOf } from '../contract/policy-reach.ts'
 import type { ProblemCode } from '../contract/problems.ts'
@@ -27,12 +26,17 @@ export class CutReports {
    */
   note(connection: Connection, reason: ProblemCode, heardAt: number): void {
     const evidence = this.#evidence(connection, reason)
-    const closed = once(connection.socket, 'close').then(() => {
-      this.#closing.delete(closed)
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#closing.add(promise)
+    const over = (): void => {
+      this.#closing.delete(promise)
       const tookMs = Math.round((performance.now() - heardAt) * 1_000) / 1_000
       this.#options.raise({ ...evidence, at: this.#options.clock().toISOString(), tookMs })
-    })
-    this.#closing.add(closed)
+      resolve()
+    }
+    // One whose peer has gone in this very turn is closed, and its session not over yet.
+    if (connection.socket.closed) over()
+    else connection.socket.once('close', over)
   }
 
   /** Resolves when the sockets of the connections that were noted by now are closed, and that is on its way to enroll. */
