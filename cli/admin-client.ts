@@ -28,8 +28,6 @@ import {
   disallowReceipt,
   type HoldReceipt,
   holdReceipt,
-  type IncidentView,
-  incidentView,
   type PolicyView,
   type pageOf,
   policyView,
@@ -47,6 +45,7 @@ import {
 import { type BulkReceipt, bulkReceipt, type ChangeDevices } from '../contract/bulk-api.ts'
 import { type Denial, denialView } from '../contract/denials.ts'
 import type { RevocationReason } from '../contract/ids.ts'
+import { type IncidentView, incidentView } from '../contract/incidents.ts'
 import { type AllowLateRenewal, type LateRenewalView, lateRenewalView } from '../contract/late-renewal-api.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'

@@ -159,15 +159,6 @@ export const listCertificates = z.strictObject({
   after: z.string().optional(),
   limit,
 })
-export const listIncidents = z.strictObject({
-  deviceId: deviceId.optional(),
-  open: z.stringbool().default(false).describe('Those alone that were not closed'),
-  after: z.string().optional(),
-  limit,
-})
-export const closeIncident = z.strictObject({
-  note: z.string().regex(/^\P{C}{1,300}$/u, 'a note is 1 to 300 characters, none of them a control character'),
-})
 export const listAudit = z.strictObject({
   after: z.coerce.number().int().min(0).optional().describe('Entries with a higher number; without it, the last ones'),
   limit,
@@ -348,31 +339,6 @@ export const holdReceipt = z.object({
     .describe('Serial numbers of the certificates that this put on hold, or that count again'),
   ...inForce,
 })
-export const incidentView = z.object({
-  id: z.string(),
-  kind: z.enum(['stolen', 'clone', 'key_reused']),
-  deviceId: z.string(),
-  openedAt: z.string(),
-  openedBy: z.string(),
-  evidence: z
-    .array(
-      z.object({
-        at: z.string(),
-        what: z.string().describe('As in the audit log: device.stolen, session.cut, alert.raised'),
-        by: z.string().describe('enroll, or the broker that saw it'),
-        remoteAddress: z.string().optional(),
-        details: z
-          .record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.string())]))
-          .optional()
-          .describe('Differ by what it is'),
-      }),
-    )
-    .describe('In the order in which it was heard of'),
-  leftOut: z.number().optional().describe('How much of the middle of the evidence is not kept'),
-  closedAt: z.string().optional(),
-  closedBy: z.string().optional(),
-  note: z.string().optional().describe('Of whoever closed it'),
-})
 export const policyView = z.object({ version: z.number(), at: z.string(), by: z.string(), document: policyDocument })
 export const auditView = z.looseObject({
   seq: z.number(),
@@ -437,7 +403,6 @@ export type RevocationReceipt = z.output<typeof revocationReceipt>
 export type CertificateReceipt = z.output<typeof certificateReceipt>
 export type TheftReceipt = z.output<typeof theftReceipt>
 export type HoldReceipt = z.output<typeof holdReceipt>
-export type IncidentView = z.output<typeof incidentView>
 export type PolicyView = z.output<typeof policyView>
 export type AuditView = z.output<typeof auditView>
 export type AuditPage = z.output<typeof auditPage>

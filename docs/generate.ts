@@ -10,7 +10,6 @@ import {
   certificateView,
   deviceView,
   holdReceipt,
-  incidentView,
   policyView,
   revocationReceipt,
   statusView,
@@ -21,6 +20,7 @@ import { bulkReceipt } from '../contract/bulk-api.ts'
 import { configuration } from '../contract/configuration.ts'
 import { denialView } from '../contract/denials.ts'
 import { eventMeanings, eventTypes, fleetEvent, presence } from '../contract/fleet-events.ts'
+import { incidentView } from '../contract/incidents.ts'
 import { lateRenewalView } from '../contract/late-renewal-api.ts'
 import { brokerMetrics, enrollMetrics, type MetricRow } from '../contract/metrics.ts'
 import { type ProblemCode, problems, problemType, setUpProblems } from '../contract/problems.ts'

@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander'
-import type { IncidentView } from '../../contract/admin-api.ts'
+import type { IncidentView } from '../../contract/incidents.ts'
 import type { Io } from '../io.ts'
 import { fields, styled, table, visible } from '../output.ts'
 import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'

@@ -1,4 +1,4 @@
-import { closeIncident as closeBody, type IncidentView, listIncidents as listQuery } from '../../contract/admin-api.ts'
+import { closeIncident as closeBody, type IncidentView, listIncidents as listQuery } from '../../contract/incidents.ts'
 import { closeIncident, getIncident } from '../ca/incidents.ts'
 import { type IncidentRecord, listIncidents } from '../registry/incidents.ts'
 import { route } from './route.ts'
