@@ -1,5 +1,7 @@
 import { type BrokerReport, reportBounds, type SessionCut } from '../contract/broker-reports.ts'
+import type { PolicyAction, PolicyDocument } from '../contract/policy-document.ts'
 import { reachOf } from '../contract/policy-reach.ts'
+import type { PrincipalFacts } from '../contract/principal-facts.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import type { Connection } from './sessions.ts'
 import type { PolicyState } from './trust/snapshot-state.ts'
@@ -26,12 +28,16 @@ export class CutReports {
    */
   note(connection: Connection, reason: ProblemCode, heardAt: number): void {
     const evidence = this.#evidence(connection, reason)
+    const { document } = this.#options.policy()
+    const facts = connection.principal?.facts
     const { promise, resolve } = Promise.withResolvers<void>()
     this.#closing.add(promise)
     const over = (): void => {
       this.#closing.delete(promise)
       const tookMs = Math.round((performance.now() - heardAt) * 1_000) / 1_000
-      this.#options.raise({ ...evidence, at: this.#options.clock().toISOString(), tookMs })
+      const at = this.#options.clock().toISOString()
+      // Only now: a thousand that end in one turn are not to wait for what is found out about each.
+      this.#options.raise({ ...evidence, at, tookMs, ...reachFor(document, facts) })
       resolve()
     }
     // One whose peer has gone in this very turn is closed, and its session not over yet.
@@ -44,16 +50,9 @@ export class CutReports {
     await Promise.all(this.#closing)
   }
 
-  #evidence(connection: Connection, reason: ProblemCode): Omit<SessionCut, 'at' | 'tookMs'> {
+  #evidence(connection: Connection, reason: ProblemCode): Omit<SessionCut, 'at' | 'tookMs' | 'publish' | 'subscribe'> {
     const { rules, remoteAddress, clientId, deviceId, certificate, state, isResumed, connectedAt, link } = connection
     const { packetsIn, bytesIn, packetsOut, bytesOut } = link.counters
-    const { topics, topic: longest } = reportBounds
-    // Before a CONNECT was accepted nothing was in reach.
-    const { publish, subscribe } =
-      connection.principal === undefined
-        ? { publish: [], subscribe: [] }
-        : reachOf(this.#options.policy().document, connection.principal.facts)
-    const shown = (filters: string[]): string[] => filters.slice(0, topics).map((filter) => filter.slice(0, longest))
     const lastPacket = this.#lastPacket(connection)
     return {
       type: 'session.cut',
@@ -67,8 +66,6 @@ export class CutReports {
       bytesIn,
       packetsOut,
       bytesOut,
-      publish: shown(publish),
-      subscribe: shown(subscribe),
       ...(clientId === undefined ? {} : { clientId: clientId.slice(0, reportBounds.clientId) }),
       ...(deviceId === undefined ? {} : { deviceId }),
       ...(certificate === undefined ? {} : { serial: certificate.serial, fingerprint: certificate.fingerprint }),
@@ -86,4 +83,13 @@ export class CutReports {
       ...(topic === undefined ? {} : { topic: topic.slice(0, reportBounds.topic) }),
     }
   }
+}
+
+/** Before a CONNECT was accepted nothing was in reach. */
+function reachFor(document: PolicyDocument, facts: PrincipalFacts | undefined): Pick<SessionCut, PolicyAction> {
+  if (facts === undefined) return { publish: [], subscribe: [] }
+  const shown = (filters: string[]): string[] =>
+    filters.slice(0, reportBounds.topics).map((filter) => filter.slice(0, reportBounds.topic))
+  const { publish, subscribe } = reachOf(document, facts)
+  return { publish: shown(publish), subscribe: shown(subscribe) }
 }
