@@ -192,8 +192,8 @@ export function createEst(context: EstContext): {
       }
       context.log.error(fields, 'request failed')
     } else {
-      // A storm from one address is told in summary.
-      const told = lines.take(request.remoteAddress, context.clock().getTime())
+      // A storm from one address (IPv6: one /64) is told in summary.
+      const told = lines.take(networkOf(request.remoteAddress), context.clock().getTime())
       const { id: requestId, remoteAddress } = request
       const fields = {
         event: 'enrollment.refused',
@@ -255,7 +255,7 @@ function findOperation(request: EdgeRequest, profiles: Profiles): { operation: O
   if (operation.mediaType !== undefined && mediaType !== operation.mediaType) {
     throw new FleetError(
       'media_type_unsupported',
-      `the content type is ${mediaType || 'missing'}; ${name} takes ${operation.mediaType}`,
+      `the content type is ${mediaType.slice(0, 100) || 'missing'}; ${name} takes ${operation.mediaType}`,
     )
   }
   return { operation, label }
@@ -267,17 +267,20 @@ async function noteRefusal(
   { registry, clock, denials, denial, watched }: EstContext & { denial: string; watched: WatchedKeyUse | undefined },
 ): Promise<void> {
   const { deviceId, serial } = error.context as { deviceId?: string; serial?: string }
+  const named = deviceId ? `device:${deviceId}` : serial ? `certificate:${serial}` : undefined
+  // Who has shown nothing that counts only says who it is.
+  const isProven = problems[error.code].status !== 401
   await registry.commit({
     requestId: `${request.id}-refused`,
     writes: denials.writes(denial),
     audit: [
       {
         action: 'enrollment.refused',
-        actor: deviceId ? `device:${deviceId}` : serial ? `certificate:${serial}` : 'unknown',
+        actor: (isProven && named) || 'unknown',
         subject: request.path,
         outcome: 'refused',
         reason: error.code,
-        details: { sentence: error.message, denial },
+        details: { sentence: error.message, denial, ...(isProven || named === undefined ? {} : { claimed: named }) },
         remoteAddress: request.remoteAddress,
         requestId: request.id,
       },

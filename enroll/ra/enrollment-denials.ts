@@ -2,6 +2,7 @@ import { explainDenial } from '../../contract/denial-explain.ts'
 import { byLastAt, type Denial, type DenialQuery } from '../../contract/denials.ts'
 import type { ProblemCode } from '../../contract/problems.ts'
 import { DenialRing } from '../../runtime/denial-ring.ts'
+import { networkOf } from '../../runtime/limits.ts'
 import { Tally } from '../../runtime/metrics.ts'
 import { listDenials, writeDenial } from '../registry/denials.ts'
 import { type Registry, readAll, type Write } from '../registry/registry.ts'
@@ -55,7 +56,7 @@ export class EnrollmentDenials {
   note({ cause, message, path, remoteAddress, deviceId, claimedId, now }: RefusedEnrollment): string {
     this.refusals.add(1, cause)
     const at = now.toISOString()
-    const owner = deviceId ?? remoteAddress
+    const owner = deviceId ?? networkOf(remoteAddress)
     const noted = { key: `${cause} ${owner} ${path.slice(0, maxText)}`, kind: cause, owner, now: now.getTime() }
     const ring = path === '' ? this.#unasked : this.#ring
     const { entry, isRepeat, dropped } = ring.note(noted, (id, isRest) => {

@@ -66,9 +66,13 @@ export async function findFactoryProof(
   const isRemoved = allowance?.doc.removedAt !== undefined
   const deviceId = isRemoved ? undefined : (allowance?.doc.deviceId ?? (await registered(registry, serial)))
   if (deviceId === undefined) {
-    throw new FleetError('device_not_allowed', `serial number ${JSON.stringify(serial)} is not on the allow-list`, {
-      context: { fingerprint: certificate.fingerprint },
-    })
+    throw new FleetError(
+      'device_not_allowed',
+      `serial number ${JSON.stringify(serial.slice(0, 128))} is not on the allow-list`,
+      {
+        context: { fingerprint: certificate.fingerprint },
+      },
+    )
   }
   return { kind: 'factory', deviceId: deviceId as DeviceId, serial }
 }
@@ -101,7 +105,7 @@ function serialOf({ subject, fingerprint }: CertificateFacts, from: FactorySetti
   }
   throw new FleetError(
     'device_not_allowed',
-    `the factory certificate is for ${formatName(subject) || 'nobody'}; one ${from}, UTF8String or PrintableString, is wanted`,
+    `the factory certificate is for ${formatName(subject).slice(0, 200) || 'nobody'}; one ${from}, UTF8String or PrintableString, is wanted`,
     { context: { fingerprint } },
   )
 }

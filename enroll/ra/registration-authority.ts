@@ -170,7 +170,7 @@ export class RegistrationAuthority {
     if (!namesEqual(request.subject, certificate.subject)) {
       throw new FleetError(
         'subject_changed',
-        `the request is for ${formatName(request.subject) || 'an empty subject'}; the certificate is for ${formatName(certificate.subject)}`,
+        `the request is for ${formatName(request.subject).slice(0, 200) || 'an empty subject'}; the certificate is for ${formatName(certificate.subject)}`,
         { context: { deviceId: device.doc.id } },
       )
     }

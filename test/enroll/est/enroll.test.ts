@@ -291,6 +291,10 @@ suite('simplereenroll', () => {
     const { csrDer } = await createKeyAndCsr({ commonName: 'sensor-43' })
     const answer = await fleet.reenroll(device, csrDer)
     assert.deepEqual([answer.status, codeOf(answer)], [403, 'subject_changed'])
+    // Each of them stands as <U+0001>, in the answer and in the log.
+    const long = await createCsr({ privateKeyPem: device.key, commonName: '\u0001'.repeat(4_000) })
+    const short = await fleet.reenroll(device, long)
+    assert.deepEqual([codeOf(short), short.body.length < 500], ['subject_changed', true])
   })
 
   test('refuses a CSR with another SAN than the client certificate, and takes the same one (RFC 7030 4.2.2)', async () => {

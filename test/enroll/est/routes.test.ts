@@ -4,6 +4,7 @@ import { createEst } from '../../../enroll/est/routes.ts'
 import { EnrollmentDenials } from '../../../enroll/ra/enrollment-denials.ts'
 import { Profiles } from '../../../enroll/ra/profiles.ts'
 import { RegistrationAuthority } from '../../../enroll/ra/registration-authority.ts'
+import type { Registry } from '../../../enroll/registry/registry.ts'
 import type { TokenRecord } from '../../../enroll/registry/tokens.ts'
 import { parseCertificate } from '../../../pki/certificate.ts'
 import { parseCertsOnly } from '../../../pki/cms.ts'
@@ -96,6 +97,8 @@ suite('the table of EST operations (RFC 7030 3.2.2)', () => {
     const { body } = await fleet.admin('GET', '/audit?limit=100')
     const refusals = body.items.filter((entry: { action: string; reason: string }) => entry.reason === 'token_invalid')
     assert.equal(refusals.length, 5)
+    // Who only says that it is a device is not taken for it.
+    assert.deepEqual([refusals[0].actor, refusals[0].details.claimed], ['unknown', 'device:storm-1'])
     // A good credential is not held up, whoever else failed at the same address.
     assert.ok(await fleet.enrolledDevice('calm-1'))
     assert.ok(await fleet.enrolledDevice('storm-1'))
@@ -155,6 +158,38 @@ test('a wrong token costs the look-ups that an unknown device costs, and is look
   assert.equal(looked.length, 1)
   clock.advance(60_001)
   assert.equal((await ask('ghost', 'x')).status, 401)
+})
+
+test('the addresses of one /64 are one peer to the log and to the denials that are kept', async () => {
+  let lines = 0
+  const noRecords = { list: async () => ({ items: [] }), commit: async () => undefined } as unknown as Registry
+  let made = 0
+  const denials = await EnrollmentDenials.open(noRecords, () => String(++made).padStart(12, '0'))
+  const est = createEst({
+    meters: { answered: () => {}, took: () => {} },
+    registry: noRecords,
+    log: { warn: () => lines++ },
+    denials,
+    profiles: new Profiles(testConfiguration()),
+    clock: movableClock().now,
+    attemptsPerMinute: 30,
+  } as never)
+  for (let host = 1; host <= 60; host++) {
+    const request = {
+      id: '01',
+      method: 'GET',
+      path: `/nothing/${host}`,
+      headers: {},
+      remoteAddress: `2001:db8::${host.toString(16)}`,
+      certificate: undefined,
+      certificateFault: undefined,
+      channelBinding: () => undefined,
+    }
+    await est.fail(new FleetError('not_found', 'nothing'), request)
+  }
+  assert.equal(lines, 20)
+  const kept = denials.list({ limit: 200 })
+  assert.ok(kept.length <= 33, `${kept.length} are kept`)
 })
 
 test('a decision that waits for somebody is 202 with Retry-After in whole seconds (RFC 7030 4.2.3)', async () => {
