@@ -14,9 +14,10 @@ type Read = {
   sessions: Iterable<{ state: string; rules: { name: string }; link: { counters: LinkCounters } | undefined }>
   store: Pick<SessionStore, 'counts'>
   retained: Pick<RetainedMessages, 'counts'>
-  feed: Pick<FeedClient, 'connected' | 'silentMs' | 'waiting'>
+  feed: Pick<FeedClient, 'connected' | 'knownAt' | 'waiting'>
   snapshot: Pick<Snapshot, 'cursor'>
   certificateEnds: Date
+  now: Date
 }
 
 /** What a broker counts as it happens; the rest of its metrics is read where it is. The path of a message has nothing of either. */
@@ -38,7 +39,7 @@ export class Meters {
     add(this.#ended, counters)
   }
 
-  read(tell: Tell<BrokerMetric>, { sessions, store, retained, feed, snapshot, certificateEnds }: Read): void {
+  read(tell: Tell<BrokerMetric>, { sessions, store, retained, feed, snapshot, certificateEnds, now }: Read): void {
     const open = new Tally()
     const traffic = { ...this.#ended }
     for (const { state, rules, link } of sessions) {
@@ -61,7 +62,7 @@ export class Meters {
     tell('fleetgate_broker_queued_bytes', bytes)
     tell('fleetgate_broker_retained_messages', retained.counts.messages)
     tell('fleetgate_broker_feed_connected', Number(feed.connected))
-    tell('fleetgate_broker_feed_silence_seconds', feed.silentMs / 1_000)
+    if (feed.knownAt) tell('fleetgate_broker_feed_age_seconds', (now.getTime() - feed.knownAt.getTime()) / 1_000)
     tell('fleetgate_broker_feed_sequence', snapshot.cursor.seq)
     tell('fleetgate_broker_feed_waiting_events', feed.waiting)
     tell('fleetgate_broker_certificate_not_after_seconds', certificateEnds.getTime() / 1_000)

@@ -23,7 +23,7 @@ import { Meters } from './meters.ts'
 import { MqttService } from './mqtt.ts'
 import { who } from './mqtt-context.ts'
 import { Sessions } from './sessions.ts'
-import { expiredAskedMs, staleBounds } from './stale.ts'
+import { expiredAskedMs, isFresh, staleBounds } from './stale.ts'
 import { BrokerStore } from './store.ts'
 import { FeedClient } from './trust/feed-client.ts'
 import { Reports } from './trust/reports.ts'
@@ -288,7 +288,7 @@ export async function createBrokerService(options: {
 
   const certificateEnds = (): Date => parseCertificate(parsePem(credential.cert, 'CERTIFICATE')[0]!).notAfter
   const metrics = new Metrics(brokerMetrics, (tell) =>
-    meters.read(tell, { sessions, feed, snapshot, ...mqtt.kept, certificateEnds: certificateEnds() }),
+    meters.read(tell, { sessions, feed, snapshot, ...mqtt.kept, certificateEnds: certificateEnds(), now: clock() }),
   )
   const probes =
     config.metrics === undefined
@@ -301,14 +301,16 @@ export async function createBrokerService(options: {
           },
         )
 
-  /** Whether a device that comes now would be served. A feed that is lost later keeps nobody out: what is known stays in force. */
+  /** Whether a device that comes now would be served, where no listener has a grace for not knowing who is revoked. */
   async function readiness(): Promise<Readiness> {
     const storeFault = await store.probe().then(
       () => undefined,
       () => 'the folder of this broker takes no writes',
     )
     return {
-      feed: feed.everLive ? undefined : 'nobody has said yet who is revoked',
+      feed: isFresh(feed.knownAt, clock(), config.stale)
+        ? undefined
+        : `nobody has said ${feed.knownAt === undefined ? 'yet' : `since ${feed.knownAt.toISOString()}`} who is revoked`,
       certificate: certificateEnds() > clock() ? undefined : 'the certificate of this broker has expired',
       store: storeFault,
     }

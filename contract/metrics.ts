@@ -37,7 +37,7 @@ export const brokerMetrics = {
   fleetgate_broker_queued_bytes: gauge('Octets of them, and of the filters of the sessions'),
   fleetgate_broker_retained_messages: gauge('Retained messages'),
   fleetgate_broker_feed_connected: gauge('1 while the trust feed is followed'),
-  fleetgate_broker_feed_silence_seconds: gauge('Since the feed was last followed, 0 while it is'),
+  fleetgate_broker_feed_age_seconds: gauge('Age of what is known of revocations; missing before it was ever known'),
   fleetgate_broker_feed_sequence: gauge('Last event of the feed that is in force'),
   fleetgate_broker_feed_waiting_events: gauge('Lines of the feed that were heard and are not in force yet'),
   fleetgate_broker_certificate_not_after_seconds: gauge('End of the certificate of this broker, in seconds since 1970'),

@@ -140,8 +140,8 @@ access control, so listen on loopback or on a network of your own: there is no d
 
 - \`/metrics\`: the tables below in the text format of Prometheus, and Node's own (\`process_\`, \`nodejs_\`).
 - \`/livez\`: 200 while the process answers. Restart what does not.
-- \`/readyz\`: 200, or 503 with a line for each part: the certificate of the service is valid, its store takes writes, and, of a broker, it has once
-  heard to the end who is revoked. It is looked at once a second at most. A broker that loses enroll later stays ready, since it goes on serving.
+- \`/readyz\`: 200, or 503 with a line for each part: the certificate of the service is valid, its store takes writes, and, of a broker, it knows
+  who is revoked (\`broker.stale.afterMs\`). It is looked at once a second at most.
 
 Counters begin with the process. Values of labels are codes of [errors.md](errors.md), stages of denials, states of
 verification, or names of the configuration.

@@ -55,7 +55,6 @@ export class FeedClient implements AsyncDisposable {
   #everLive = false
   #knownAt: Date | undefined
   #connected = false
-  #lostAt = performance.now()
   #closed = false
   #failures = 0
   #mistrustCursor = false
@@ -98,11 +97,6 @@ export class FeedClient implements AsyncDisposable {
   /** Whether the feed is followed at this moment. */
   get connected(): boolean {
     return this.#connected
-  }
-
-  /** Milliseconds since it was last followed; 0 while it is. */
-  get silentMs(): number {
-    return this.#connected ? 0 : performance.now() - this.#lostAt
   }
 
   /** Lines that were heard and are not in force yet. */
@@ -244,7 +238,6 @@ export class FeedClient implements AsyncDisposable {
         'trust feed disconnected; what is known stays in force',
       )
     }
-    if (this.#connected) this.#lostAt = performance.now()
     this.#connected = false
     const wait = Math.min(lastRetryMs, firstRetryMs * 2 ** Math.min(this.#failures++, 10))
     this.#retry = setTimeout(() => this.#dial(), wait * (0.5 + this.#options.random() / 2))

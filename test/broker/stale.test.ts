@@ -40,6 +40,7 @@ async function startBroker(sessions: 'keep' | 'end'): Promise<void> {
   harness.settings.broker = {
     feed: cable.address,
     stale: { afterMs: hour, silenceMs, sessions },
+    metrics: '127.0.0.1:0',
     listeners: [{ name: 'lenient', listen: '127.0.0.1:0', handling: { stale_status: 'grace(12h)' } }],
   }
   await harness.startBroker()
@@ -98,6 +99,11 @@ suite('keeping its sessions', () => {
     assert.equal(reason, 'snapshot_stale')
     assert.match(String(detail), /^the broker has not heard since 20.*Z who is revoked; try again$/)
     await harness.testLog.until('snapshot.stale', { afterMs: hour, sessions: 'keep' })
+    const ready = await fetch(`${harness.broker.probes}/readyz`)
+    assert.equal(ready.status, 503)
+    assert.match(await ready.text(), /^feed: nobody has said since 20.*Z who is revoked\ncertificate: ok\n/)
+    const metrics = await (await fetch(`${harness.broker.probes}/metrics`)).text()
+    assert.ok(Number(/^fleetgate_broker_feed_age_seconds (\S+)$/m.exec(metrics)?.[1]) >= 7_200)
     await events.until('alert', { kind: 'snapshot_stale' })
     assert.ok(thiefs.connected && kept.connected)
     harness.testLog.lines.length = 0
