@@ -292,6 +292,10 @@ export const inForce = {
     .boolean()
     .default(false)
     .describe('No TLS session ticket of it lets anybody in: so it is once every broker has confirmed'),
+  crlNumber: z
+    .number()
+    .optional()
+    .describe('Of the revocation lists that carry it; missing where there are none, or not yet'),
   brokers: z.array(brokerConfirmation),
   sessions: z.array(endedSession).default([]).describe('Connections that were ended, as far as brokers have told'),
 }

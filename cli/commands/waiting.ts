@@ -12,7 +12,7 @@ const maxWaitMs = 60_000
 
 export type Waiting = Common & { wait: boolean; timeout: number }
 /** What a change answers once it is on disk, and what the brokers say of it. */
-type Receipt = Pick<RevocationReceipt, 'inForce' | 'ticketsVoid' | 'brokers' | 'sessions'>
+type Receipt = Pick<RevocationReceipt, 'inForce' | 'ticketsVoid' | 'crlNumber' | 'brokers' | 'sessions'>
 
 export const reasonOption = (): Option =>
   new Option('--reason <reason>', 'RFC 5280 reason (required)').choices(revocationReasons).makeOptionMandatory()
@@ -54,10 +54,11 @@ export function requireInForce(
 }
 
 /** How far it is in force, and each session that it ended. */
-export const brokersOf = ({ brokers, sessions, ticketsVoid }: Receipt): [string, string][] => [
+export const brokersOf = ({ brokers, sessions, ticketsVoid, crlNumber }: Receipt): [string, string][] => [
   ['in force', inForceOn(brokers)],
   ...brokers.map((broker): [string, string] => [broker.broker, standingAt(broker)]),
   ...(ticketsVoid ? ([['TLS tickets', 'void']] as [string, string][]) : []),
+  ...(crlNumber === undefined ? [] : ([['CRL number', String(crlNumber)]] as [string, string][])),
   ...sessions.map((session): [string, string] => [session.clientId ?? 'without a client id', endOf(session)]),
 ]
 

@@ -17,17 +17,21 @@ type Change = {
  * this call or an earlier one.
  */
 export async function confirmed<T extends Change>(
-  { registry, feed }: AdminContext,
+  { registry, feed, lists }: AdminContext,
   change: T,
   { waitMs, asked }: { waitMs: number; asked: Asked },
 ) {
   const { deviceId, feedSeq, revokedAt, heldAt, serial, certificates } = change
   const since = revokedAt ?? heldAt
-  const brokers = await feed.confirmations(feedSeq, waitMs)
+  const [brokers, crlNumber] = await Promise.all([
+    feed.confirmations(feedSeq, waitMs),
+    since === undefined ? undefined : lists?.carriedAt(feedSeq, AbortSignal.timeout(waitMs)),
+  ])
   await feed.untilTaken()
   const serials = serial === undefined ? undefined : [serial, ...certificates]
   const sessions = since === undefined ? [] : await endedSince(registry, { deviceId, since, serials })
   const inForce = brokers.every(({ confirmed }) => confirmed)
-  if (waitMs > 0) await recordReceipt(registry, { deviceId, feedSeq, brokers, sessions }, asked)
-  return { ...change, inForce, ticketsVoid: inForce && since !== undefined, brokers, sessions }
+  const carried = crlNumber === undefined ? {} : { crlNumber }
+  if (waitMs > 0) await recordReceipt(registry, { deviceId, feedSeq, brokers, sessions, ...carried }, asked)
+  return { ...change, inForce, ticketsVoid: inForce && since !== undefined, ...carried, brokers, sessions }
 }

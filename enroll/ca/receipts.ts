@@ -34,10 +34,11 @@ export async function recordReceipt(
     feedSeq: number
     brokers: readonly { broker: string; confirmed: boolean; confirmedMs?: number }[]
     sessions: readonly EndedSession[]
+    crlNumber?: number
   },
   { actor, remoteAddress, requestId, digest, now }: Asked,
 ): Promise<void> {
-  const { deviceId, feedSeq, brokers, sessions } = receipt
+  const { deviceId, feedSeq, brokers, sessions, crlNumber } = receipt
   const told = (wanted: boolean): string[] =>
     brokers
       .filter(({ confirmed }) => confirmed === wanted)
@@ -56,6 +57,7 @@ export async function recordReceipt(
           feedSeq,
           confirmed: told(true),
           missing: told(false),
+          ...(crlNumber === undefined ? {} : { crlNumber }),
           sessions: sessions.map(({ broker, clientId = '-', closedMs }) => `${broker} ${clientId} ${closedMs} ms`),
         },
         remoteAddress,

@@ -126,6 +126,17 @@ suite('the status port', () => {
     assert.equal(`/${shown.distributionPoint}.crl`, path)
   })
 
+  test('the receipt of a revocation names the number of the lists that carry it, and a release names none', async () => {
+    const device = await fleet.enrolledDevice('cam-receipt')
+    const { body } = await fleet.admin('POST', '/devices/cam-receipt/disable', { waitMs: 5_000 })
+    const crl = await listed(pathOf(crlUrlOf(device)))
+    assert.equal(crl.findRevoked(device.serial)!.reason, X509CrlReason.certificateHold)
+    const { number } = (await fleet.admin('GET', '/status')).body.revocationLists
+    assert.ok(body.crlNumber > 0 && body.crlNumber <= number)
+    const released = await fleet.admin('POST', '/devices/cam-receipt/enable', { waitMs: 5_000 })
+    assert.equal(released.body.crlNumber, undefined)
+  })
+
   test("the certificates of the gateway's own services name no list: a client may insist on fetching it", async () => {
     const certificate = readFileSync(join(fleet.dataDir, 'services', 'enroll', 'tls.crt'), 'utf8')
     const [leaf] = certificate.split(/(?<=-----END CERTIFICATE-----)/)

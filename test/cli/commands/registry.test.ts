@@ -17,6 +17,7 @@ const receipt = {
   inForce: true,
   brokers: [{ broker: 'broker-1', connected: true, confirmed: true, confirmedMs: 4.25 }],
   ticketsVoid: true,
+  crlNumber: 7,
   sessions: [
     {
       broker: 'broker-1',
@@ -145,7 +146,7 @@ const cases: {
     answer: receipt,
     asked: { method: 'POST', path: '/v1/devices/cam-1/revoke', body: { reason: 'keyCompromise', waitMs: 10_000 } },
     shown:
-      /in force +on 1 of 1, 4\.3 ms\nbroker-1 +in force after 4\.3 ms\nTLS tickets +void\ncam-1 +session from 192\.0\.2\.9 closed after 4\.0 ms on broker-1 mqtts; last packet: publish devices\/cam-1\/x at 2026/,
+      /in force +on 1 of 1, 4\.3 ms\nbroker-1 +in force after 4\.3 ms\nTLS tickets +void\nCRL number +7\ncam-1 +session from 192\.0\.2\.9 closed after 4\.0 ms on broker-1 mqtts; last packet: publish devices\/cam-1\/x at 2026/,
   },
   {
     argv: ['incident', 'ls', '--device', 'cam-1'],
