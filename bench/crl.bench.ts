@@ -2,8 +2,8 @@
  * Revocation lists and OCSP of a CA with a million revoked certificates, as the enrollment service runs them: registry on disk,
  * publisher and status port in this process, the clients in another.
  *
- * Lists: from the commit of one more revocation to lists that carry it, and how long the event loop was kept from others
- * meanwhile; the same for everything on schedule. Bars: 200 ms, 50 ms.
+ * Lists: from the commit of one more revocation to lists that carry it, and the longest turn of the event loop meanwhile; the same
+ * for everything on schedule. Bars: 200 ms, 50 ms.
  * OCSP: answers over HTTP for each second of processor time of this process, for certificates that are asked for again (signed
  * once) and with a nonce (signed each time), beside the same without HTTP and a server that answers without looking. Bar: 5,000.
  *
@@ -17,7 +17,6 @@ import { Agent, createServer, request } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { CrlPublisher } from '../enroll/ca/crl-publisher.ts'
 import { DistributionPoints } from '../enroll/ca/distribution-points.ts'
 import { OcspResponder } from '../enroll/ca/ocsp-responder.ts'
@@ -151,8 +150,7 @@ async function measure(): Promise<void> {
 async function measureLists(registry: Registry): Promise<void> {
   const before = process.memoryUsage()
   const started = performance.now()
-  const delay = monitorEventLoopDelay({ resolution: 1 })
-  delay.enable()
+  const turns = new Turns()
   let offset = 0
   const everyMs = 3_600_000
   await using lists = new CrlPublisher({
@@ -169,7 +167,7 @@ async function measureLists(registry: Registry): Promise<void> {
     lists.carriedAt(feedSeq, AbortSignal.timeout(600_000))
   await carried(0)
   console.log(
-    `start, until all lists are there: ${ms(performance.now() - started)}, blocked ${ms(delay.max / 1e6)} at most`,
+    `start, until all lists are there: ${ms(performance.now() - started)}, ${ms(turns.longest())} in one turn at most`,
   )
   const all = lists.find('all.crl')!
   const shard = lists.find('0.crl')!
@@ -184,7 +182,7 @@ async function measureLists(registry: Registry): Promise<void> {
   const blocked: number[] = []
   for (let round = 0; round < rounds; round++) {
     const doc = certificateOf('revoked')
-    delay.reset()
+    turns.longest()
     const { feedSeq } = await registry.commit({
       requestId: `revoke-${round}`,
       writes: [writeCertificate(doc, 0)],
@@ -200,31 +198,30 @@ async function measureLists(registry: Registry): Promise<void> {
     const committed = performance.now()
     await carried(feedSeq)
     signed.push(performance.now() - committed)
-    // What blocks last is seen with the next turn of its timer.
-    await new Promise((resolve) => setTimeout(resolve, 5))
-    blocked.push(delay.max / 1e6)
+    blocked.push(turns.longest())
   }
   const scheduled: number[] = []
   const scheduledBlocked: number[] = []
   for (let round = 0; round < Math.min(rounds, 5); round++) {
     const { number } = lists.find('all.crl')!
-    delay.reset()
+    turns.longest()
     offset += everyMs
     const begun = performance.now()
     while (lists.find('all.crl')!.number === number || lists.find('all-delta.crl')!.number === number) {
       await new Promise((resolve) => setTimeout(resolve, 1))
     }
     scheduled.push(performance.now() - begun)
-    scheduledBlocked.push(delay.max / 1e6)
+    scheduledBlocked.push(turns.longest())
   }
-  delay.disable()
+  turns.stop()
   console.log(heading)
   console.log(row('one revocation: commit -> lists carry it', signed))
-  console.log(row('  event loop blocked at most', blocked))
+  console.log(row('  CPU of its longest turn', blocked))
   console.log(row('on schedule: all lists', scheduled))
-  console.log(row('  event loop blocked at most', scheduledBlocked))
+  console.log(row('  CPU of its longest turn', scheduledBlocked))
   verdict('a revocation is on its lists, p99', percentile(signed, 99), wanted.signMs)
-  verdict('event loop blocked, worst', Math.max(...blocked, ...scheduledBlocked), wanted.blockedMs)
+  verdict('longest turn of a revocation', Math.max(...blocked), wanted.blockedMs)
+  verdict('longest turn on schedule', Math.max(...scheduledBlocked), wanted.blockedMs)
 }
 
 async function measureOcsp(registry: Registry, serials: string[]): Promise<void> {
@@ -302,6 +299,34 @@ async function measureOcsp(registry: Registry, serials: string[]): Promise<void>
   }
   bare.close()
   client.disconnect()
+}
+
+/** The longest turn of the event loop, in CPU time of its thread: others on the machine do not lengthen it. */
+class Turns {
+  #longest = 0
+  #last = process.threadCpuUsage()
+  #isOver = false
+
+  constructor() {
+    const look = (): void => {
+      const { user, system } = process.threadCpuUsage(this.#last)
+      this.#last = process.threadCpuUsage()
+      this.#longest = Math.max(this.#longest, (user + system) / 1_000)
+      if (!this.#isOver) setImmediate(look)
+    }
+    look()
+  }
+
+  /** in milliseconds, since this was asked before */
+  longest(): number {
+    const longest = this.#longest
+    this.#longest = 0
+    return longest
+  }
+
+  stop(): void {
+    this.#isOver = true
+  }
 }
 
 async function perCpuSecond(run: () => Promise<number>): Promise<number> {

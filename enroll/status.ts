@@ -144,7 +144,9 @@ function readBody(message: IncomingMessage): Promise<Buffer | undefined> {
       else resolve(undefined)
     })
     message.on('end', () => resolve(Buffer.concat(chunks)))
-    message.on('close', () => reject(new FleetError('request_malformed', 'the connection ended inside the body')))
+    message.on('close', () => {
+      if (!message.complete) reject(new FleetError('request_malformed', 'the connection ended inside the body'))
+    })
   })
 }
 

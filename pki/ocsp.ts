@@ -158,9 +158,17 @@ export async function signOcspResponse(input: {
   return sequence(enumerated(0), element(contextConstructed(0), sequence(oid(oids.ocspBasic), octetString(basic))))
 }
 
+const responderIds = new WeakMap<CertificateFacts, Buffer>()
+
 /** byKey: SHA-1 of the key's bits, whatever hash the request used (RFC 6960 4.2.1). */
-const responderId = (certificate: CertificateFacts): Buffer =>
-  element(contextConstructed(2), octetString(createHash('sha1').update(publicKeyBits(certificate)).digest()))
+function responderId(certificate: CertificateFacts): Buffer {
+  const known = responderIds.get(certificate)
+  if (known !== undefined) return known
+  const hash = createHash('sha1').update(publicKeyBits(certificate)).digest()
+  const id = element(contextConstructed(2), octetString(hash))
+  responderIds.set(certificate, id)
+  return id
+}
 
 function encodeStatus(status: CertificateStatus): Buffer {
   if (status.status === 'good') return element(contextPrimitive(0))
