@@ -214,7 +214,8 @@ export class Gate {
   /** What was found about the key of these connections leaves them without standing. */
   enforceOn(connections: readonly Connection[]): void {
     this.#changes++
-    for (const connection of connections) this.#review(connection)
+    // One that was taken over has lost its session, and its socket may live for another second.
+    for (const connection of connections) if (connection.state !== 'closed') this.#review(connection)
   }
 
   /** Ends sessions whose time is up, as that of a certificate that has expired. To be called about once a second. */

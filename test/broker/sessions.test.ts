@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
-import { type AddressInfo, connect as connectTcp, createServer } from 'node:net'
+import { connect as connectTcp } from 'node:net'
 import { Duplex } from 'node:stream'
 import { after, before, suite, test } from 'node:test'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
@@ -19,6 +19,7 @@ import {
   type TestDevice,
 } from '../harness/broker.ts'
 import { TestPki } from '../harness/certificates.ts'
+import { openPath } from '../harness/path.ts'
 
 let harness: BrokerHarness
 let watcher: MqttClient
@@ -378,8 +379,9 @@ suite('one key in two places', () => {
 
   test('a device that roams, with the old connection silent, and one that fights with itself at one address, are let be', async () => {
     const device = await harness.device('roams-1')
+    await using paths = new AsyncDisposableStack()
     for (const localAddress of ['127.0.0.1', '127.0.0.2', '127.0.0.1', '127.0.0.2']) {
-      await using path = await openPath(localAddress)
+      const path = paths.use(await openPath(harness.port, localAddress))
       const socket = await harness.socket(device, { port: path.port })
       socket.write(connectPacket('roams-1'))
       assert.deepEqual((await once(socket, 'data'))[0], Buffer.from([0x20, 2, 0, 0]))
@@ -391,25 +393,4 @@ suite('one key in two places', () => {
     assert.equal(takeovers('roams-1'), 3)
     assert.equal(harness.testLog.find('clone.seen', { deviceId: 'roams-1' }), undefined)
   })
-
-  /** A way to the broker from an address of its own; what is left stays open and says nothing more. */
-  async function openPath(localAddress: string) {
-    const server = createServer((near) => {
-      const far = connectTcp({ port: harness.port, host: '127.0.0.1', localAddress, allowHalfOpen: true })
-      for (const socket of [near, far]) socket.on('error', () => {})
-      near.pipe(far, { end: false })
-      far.pipe(near, { end: false })
-      left.push(() => near.unpipe(far))
-    })
-    const left: (() => void)[] = []
-    server.listen(0, '127.0.0.1')
-    await once(server, 'listening')
-    return {
-      port: (server.address() as AddressInfo).port,
-      leave: () => {
-        for (const leave of left) leave()
-      },
-      [Symbol.asyncDispose]: async () => void server.close(),
-    }
-  }
 })
