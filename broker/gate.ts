@@ -18,6 +18,7 @@ import type { Connection, Sessions } from './sessions.ts'
 import { isFresh } from './stale.ts'
 import type { FeedClient } from './trust/feed-client.ts'
 import type { Snapshot, SnapshotChange } from './trust/snapshot.ts'
+import type { VerdictReports } from './verdict-reports.ts'
 import { deviceIdOf } from './verification.ts'
 
 /** How long a certificate that we have not heard of may hold its CONNECT up while enroll is asked. */
@@ -41,6 +42,7 @@ type GateOptions = {
   denials: Pick<Denials, 'note'>
   clones: Pick<CloneWatch, 'arrived' | 'look' | 'suspendedUntil'>
   meters: Pick<Meters, 'decided'>
+  verdicts: Pick<VerdictReports, 'note'>
 }
 
 /** What the registry, or a CA, can say of a certificate at any time. */
@@ -291,6 +293,13 @@ export class Gate {
     if (policy === undefined && withdrawals.has(state) && isKnown) sessions.kick(connection, cause)
   }
 
+  /** A connection has got what its verdict says: a session, or the quarantine. */
+  letIn(connection: Connection): void {
+    const { meters, verdicts } = this.#options
+    if (connection.verdict) meters.decided(connection.verdict)
+    verdicts.note(refusedOf(connection))
+  }
+
   /**
    * A connection was refused, at its handshake or at its CONNECT. A storm of them from one address is told in summary.
    *
@@ -298,10 +307,11 @@ export class Gate {
    * @returns the id under which it can be asked about
    */
   refused(refused: Refused & { remoteAddress: string }, refusal: Refusal, fields: Record<string, unknown>): string {
-    const { clock, log, denials, meters } = this.#options
+    const { clock, log, denials, meters, verdicts } = this.#options
     const denial = denials.note(refused, refusal)
     const { listener = '', verdict } = refused
     meters.decided({ listener, state: verdict?.state, action: 'reject' })
+    verdicts.note(refused, denial)
     const turn = this.#refusals.take(refused.remoteAddress, clock().getTime())
     if (turn === undefined) return denial
     const { suppressed } = turn

@@ -214,7 +214,7 @@ export class MqttSession implements LinkEvents, Receiver {
   /** In its turn: the session, its will, its place on the bus; then the client is told. */
   async #establish(packet: Connect): Promise<void> {
     const { config, gate, sessions, store, index, bus, wills, linkLimits, clock, log } = this.#context
-    const { firstUses, presence, meters } = this.#context
+    const { firstUses, presence } = this.#context
     const connection = this.#connection
     const clientId = connection.clientId!
     const asked = packet.properties?.sessionExpiryInterval ?? 0
@@ -262,7 +262,7 @@ export class MqttSession implements LinkEvents, Receiver {
     connection.link.taken.note('connect')
     sessions.opened(connection, this)
     presence.opened(connection)
-    if (connection.verdict) meters.decided(connection.verdict)
+    gate.letIn(connection)
     this.#pump = new SessionPump({
       store,
       link: connection.link,

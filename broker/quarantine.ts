@@ -9,7 +9,6 @@ import { namelessSession, refusal } from './admission.ts'
 import { type Asked, type Denials, refusedOf } from './denials.ts'
 import { type Events, eventOf } from './events.ts'
 import type { Gate } from './gate.ts'
-import type { Meters } from './meters.ts'
 import { askAbout, shown, who } from './mqtt-context.ts'
 import { reasonOf } from './refusals.ts'
 import type { Connection } from './sessions.ts'
@@ -46,7 +45,6 @@ export class Quarantine {
   readonly #clock: () => Date
   readonly #log: Log
   readonly #denials: Pick<Denials, 'note'>
-  readonly #meters: Pick<Meters, 'decided'>
   readonly #lines = new LogLimit({ burst: 10, everyMs: 60_000 })
   readonly #events: Pick<Events, 'raise'>
   readonly #maxConnections: number
@@ -65,7 +63,6 @@ export class Quarantine {
     log: Log
     denials: Pick<Denials, 'note'>
     events: Pick<Events, 'raise'>
-    meters: Pick<Meters, 'decided'>
     config: Configuration['broker']
   }) {
     this.#gate = options.gate
@@ -73,7 +70,6 @@ export class Quarantine {
     this.#clock = options.clock
     this.#log = options.log
     this.#denials = options.denials
-    this.#meters = options.meters
     this.#maxConnections = options.config.maxQuarantined
     this.#maxOfOne = options.config.maxConnectionsPerDevice
     this.#stayMs = options.config.quarantineStayMs
@@ -165,7 +161,7 @@ export class Quarantine {
   /** To applications it is refused: what it came for it does not get. */
   entered(connection: Connection, claimedId: string): void {
     this.log('quarantine.entered', connection)
-    if (connection.verdict) this.#meters.decided(connection.verdict)
+    this.#gate.letIn(connection)
     const { cause: reason, message } = connection.verdict ?? {}
     this.#events.raise({
       type: 'refused',

@@ -28,6 +28,7 @@ import { BrokerStore } from './store.ts'
 import { FeedClient } from './trust/feed-client.ts'
 import { Reports } from './trust/reports.ts'
 import { Snapshot, type SnapshotChange } from './trust/snapshot.ts'
+import { VerdictReports } from './verdict-reports.ts'
 
 export type BrokerService = AsyncDisposable & {
   /** URL of each listener by its name. */
@@ -156,6 +157,7 @@ export async function createBrokerService(options: {
     clock,
     denials,
     meters,
+    verdicts: new VerdictReports({ report: raise, clock }),
     newSuffix: randomUUID,
     log,
     maxConnectionsPerDevice: config.maxConnectionsPerDevice,

@@ -3,7 +3,9 @@
  * connection or of the broker, until enroll has noted it. Fields are added, never renamed.
  */
 import { z } from 'zod'
+import { isDenialId } from './denials.ts'
 import { isDeviceId, isFingerprint, isSerialNumber } from './ids.ts'
+import { verificationStates } from './verification.ts'
 
 const text = (atMost: number) => z.string().max(atMost)
 const at = z.iso.datetime()
@@ -64,11 +66,26 @@ export const alert = z.object({
   detail: text(reportBounds.detail),
   count: z.int().min(1).describe('How often, since the last report of the same'),
 })
+export const verdict = z.object({
+  type: z.literal('verdict'),
+  at,
+  ...peer,
+  deviceId: deviceId.optional(),
+  serial,
+  fingerprint,
+  verification: z.enum(verificationStates),
+  action: z.enum(['reject', 'quarantine', 'grace', 'log-only']),
+  reason: text(reportBounds.name).describe('A problem code'),
+  detail: text(reportBounds.detail),
+  denial: known(isDenialId).optional(),
+  count: z.int().min(1).describe('How often, since the last report of the same'),
+})
 
-export const brokerReport = z.discriminatedUnion('type', [sessionCut, certificateUsed, alert])
+export const brokerReport = z.discriminatedUnion('type', [sessionCut, certificateUsed, alert, verdict])
 export type SessionCut = z.output<typeof sessionCut>
 export type CertificateUsed = z.output<typeof certificateUsed>
 export type Alert = z.output<typeof alert>
+export type VerdictReached = z.output<typeof verdict>
 export type BrokerReport = z.output<typeof brokerReport>
 
 const reportId = /^[0-9a-f-]{8,64}$/

@@ -1,4 +1,4 @@
-import type { Alert, BrokerReport, CertificateUsed, SessionCut } from '../contract/broker-reports.ts'
+import type { Alert, BrokerReport, CertificateUsed, SessionCut, VerdictReached } from '../contract/broker-reports.ts'
 import type { DeviceId } from '../contract/ids.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import type { Alerts } from './alerts.ts'
@@ -77,6 +77,21 @@ export function createReportDesk({
     await holdDevice(registry, { id, actor: `broker:${broker}`, remoteAddress, requestId, now: clock() })
   }
 
+  async function judged({ broker, requestId, report }: Said<VerdictReached>): Promise<void> {
+    const { action, reason, remoteAddress } = report
+    const audit: AuditFact = {
+      action: judgements[action],
+      actor: `broker:${broker}`,
+      subject: subjectOf(report),
+      outcome: action === 'reject' ? 'refused' : 'done',
+      reason: reason as ProblemCode,
+      details: detailsOf(report),
+      remoteAddress,
+      requestId,
+    }
+    await registry.commit({ requestId, writes: [], audit: [audit], at: clock() })
+  }
+
   /** From its first session on it is certain that the device has the certificate. */
   async function used({ broker, requestId, report }: Said<CertificateUsed>): Promise<void> {
     const { serial, fingerprint, remoteAddress, at } = report
@@ -96,15 +111,24 @@ export function createReportDesk({
         return used({ broker, requestId, report })
       case 'alert':
         return alerted({ broker, requestId, report })
+      case 'verdict':
+        return judged({ broker, requestId, report })
     }
   }
 }
 
-const subjectOf = ({ deviceId, fingerprint }: SessionCut | Alert): string =>
+const judgements = {
+  reject: 'connection.refused',
+  quarantine: 'connection.quarantined',
+  grace: 'connection.tolerated',
+  'log-only': 'connection.tolerated',
+}
+
+const subjectOf = ({ deviceId, fingerprint }: SessionCut | Alert | VerdictReached): string =>
   deviceId === undefined ? `certificate:${fingerprint ?? 'none'}` : `device:${deviceId}`
 
 /** As the audit log has it: flat. */
-function detailsOf(report: SessionCut | Alert): NonNullable<AuditFact['details']> {
+function detailsOf(report: SessionCut | Alert | VerdictReached): NonNullable<AuditFact['details']> {
   const { type: _type, remoteAddress: _address, deviceId: _device, ...rest } = report
   const { lastPacket, ...flat } = { lastPacket: undefined, ...rest } as Partial<SessionCut>
   const last = { lastPacket: lastPacket?.type, lastTopic: lastPacket?.topic, lastPacketAt: lastPacket?.at }

@@ -287,7 +287,6 @@ test('how often they come is counted for a network, not for each of its addresse
     log: {} as never,
     denials: {} as never,
     events: {} as never,
-    meters: {} as never,
     clock: () => new Date(0),
     config,
   })
@@ -304,7 +303,6 @@ test('those without a certificate keep nobody out but their own network, and eac
     log: {} as never,
     denials: {} as never,
     events: {} as never,
-    meters: {} as never,
     clock: () => new Date(0),
     config: { maxQuarantined: 100, maxConnectionsPerDevice: 2 } as never,
   })

@@ -1,9 +1,10 @@
-/** Every state, action and mode over real sockets: CONNACK, log, denial, metric and event tell one verdict. */
+/** Every state, action and mode over real sockets: CONNACK, log, denial, metric, event and report tell one verdict. */
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import type { VerdictReached } from '../../contract/broker-reports.ts'
 import {
   handlingFault,
   handlingTable,
@@ -141,7 +142,7 @@ async function scrape(): Promise<(name: string, labels: Record<string, string>) 
 }
 
 for (const state of verificationFaults) {
-  test(`${state}: CONNACK, log, denial, metric and event say the same at every listener`, async () => {
+  test(`${state}: CONNACK, log, denial, metric, event and report say the same at every listener`, async () => {
     skewMs += 70_000 // so that the log tells every refusal
     const id = `matrix-${state.replaceAll('_', '-')}`
     const peer = await peers[state](id)
@@ -157,6 +158,15 @@ for (const state of verificationFaults) {
       const line: LogLine = await harness.testLog.until(eventOf[action], { listener, verification: state })
       assert.ok(harness.testLog.lines.indexOf(line) >= from, `${listener}: a line of its own`)
       assert.equal(line.action, action, listener)
+      if (!strangers.has(state)) {
+        const isOfThis = (report: VerdictReached): boolean =>
+          report.listener === listener && report.verification === state
+        const report = await harness.feed.untilReport('verdict', isOfThis)
+        assert.equal(report.action, action, `${listener}: a report`)
+        if (action === 'reject') {
+          assert.deepEqual([report.reason, report.detail, report.denial], [line.reason, line.detail, line.denial])
+        }
+      }
       const told = { listener, state, action: String(line.action) }
       if (action === 'log-only' || action === 'grace') await events.until('connected', told)
       if (action !== 'reject') continue
@@ -188,6 +198,14 @@ for (const state of verificationFaults) {
     }
   })
 }
+
+test('certificates that no trusted CA has issued are not reported: anybody can make as many as he likes', () => {
+  const reported = [...harness.feed.reports.values()].flatMap(({ report }) =>
+    report.type === 'verdict' ? [report] : [],
+  )
+  assert.ok(reported.length > 0)
+  for (const { verification } of reported) assert.ok(!strangers.has(verification as VerificationFault), verification)
+})
 
 test('a CA whose certificates are pinned lets in the very one that was registered for the device', async () => {
   const id = 'pinned-1'

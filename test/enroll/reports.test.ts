@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { Alert } from '../../contract/broker-reports.ts'
+import type { Alert, BrokerReport } from '../../contract/broker-reports.ts'
 import { Alerts } from '../../enroll/alerts.ts'
 import { decodeAudit } from '../../enroll/registry/audit-log.ts'
 import { type DeviceRecord, getDevice, writeDevice } from '../../enroll/registry/devices.ts'
@@ -30,7 +30,7 @@ const device = (id: string, status: DeviceRecord['status']): DeviceRecord => ({
   createdAt: now.toISOString(),
 })
 
-async function tell(registry: Registry, holdsClones: boolean, ...reports: Alert[]): Promise<string[]> {
+async function tell(registry: Registry, holdsClones: boolean, ...reports: BrokerReport[]): Promise<string[]> {
   const alerts = new Alerts({ registry, clock, log: createLog('enroll', 'silent') })
   const desk = createReportDesk({ registry, alerts, overlapMs: 0, holdsClones, clock })
   for (const [n, report] of reports.entries()) await desk({ broker: 'broker-1', id: `0000-${n}`, report })
@@ -57,4 +57,35 @@ test('one that is revoked stays so, and one that there is not is alerted of alon
     const told = await tell(registry, true, clone('cam-1'), clone('cam-2'))
     assert.deepEqual(told, ['alert.raised broker:broker-1 device:cam-1', 'alert.raised broker:broker-1 device:cam-2'])
     assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'revoked')
+  }))
+
+test('what a broker has decided about a certificate is in the audit log, with why and what came of it', () =>
+  withRegistry(async (registry) => {
+    const verdict = (action: 'reject' | 'quarantine' | 'grace'): BrokerReport => ({
+      type: 'verdict',
+      at: now.toISOString(),
+      listener: 'mqtts',
+      remoteAddress: '192.0.2.7',
+      deviceId: 'cam-1',
+      serial: '0a',
+      fingerprint: 'ab'.repeat(32),
+      verification: 'expired',
+      action,
+      reason: 'certificate_expired',
+      detail: 'the certificate expired at noon',
+      count: 1,
+    })
+    const told = await tell(registry, false, verdict('reject'), verdict('quarantine'), verdict('grace'))
+    assert.deepEqual(told, [
+      'connection.refused broker:broker-1 device:cam-1',
+      'connection.quarantined broker:broker-1 device:cam-1',
+      'connection.tolerated broker:broker-1 device:cam-1',
+    ])
+    const [refused] = (await registry.auditAfter(0, 1)).map(decodeAudit)
+    assert.deepEqual([refused?.outcome, refused?.reason], ['refused', 'certificate_expired'])
+    assert.partialDeepStrictEqual(refused?.details, {
+      verification: 'expired',
+      fingerprint: 'ab'.repeat(32),
+      serial: '0a',
+    })
   }))
