@@ -276,7 +276,11 @@ const endedSession = z.object({
     .object({ type: z.string(), topic: z.string().optional(), at: z.string() })
     .optional()
     .describe('The last that was taken from it'),
-  closedMs: z.number().describe('From the durable commit to the enrollment service knowing its socket to be closed'),
+  closedMs: z
+    .number()
+    .describe(
+      'From the time of the change, its commit included, to the enrollment service knowing its socket to be closed',
+    ),
   tookMs: z.number().describe('Of that, from the broker having heard to the socket being closed'),
   packetsIn: z.number(),
   bytesIn: z.number(),

@@ -4,7 +4,7 @@ import type { Registry } from '../registry/registry.ts'
 
 /** A connection that a change has ended. */
 export type EndedSession = Omit<Cut, 'fingerprint' | 'serial' | 'at' | 'heardAt' | 'reason'> & {
-  /** From the durable commit to our having heard that the socket is closed, by our own clock. */
+  /** From the time of the change, its commit included, to our having heard that the socket is closed; by our own clock. */
   closedMs: number
 }
 
