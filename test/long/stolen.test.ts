@@ -7,7 +7,7 @@ import { enrollIdentity, type Identity } from '../../device-sim/identity.ts'
 import { Inbox } from '../harness/broker.ts'
 import { LiveGateway } from '../harness/live-gateway.ts'
 
-const rounds = 3
+const rounds = 2
 const topicOf = (id: string): string => `devices/${id}/telemetry/last`
 
 suite('a device is reported as stolen, and a process is killed', () => {
