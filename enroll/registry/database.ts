@@ -89,7 +89,12 @@ class LevelEngine implements RegistryEngine {
   }
 
   async getMany(keys: readonly RecordKey[]): Promise<(Stored | undefined)[]> {
-    const texts = await this.#read(() => this.#level.getMany(keys.map((key) => `r ${key}`)))
+    const [only, ...more] = keys.map((key) => `r ${key}`)
+    if (only === undefined) return []
+    // One needs no snapshot, and taking one waits, on the main thread, for the lock that a write holds.
+    const texts = await this.#read(async () =>
+      more.length === 0 ? [await this.#level.get(only)] : await this.#level.getMany([only, ...more]),
+    )
     return texts.map(decodeRecord)
   }
 
