@@ -163,6 +163,8 @@ export class CertificateAuthority {
       ],
       at: context.now,
     })
+    // Nobody else has heard of this serial, and what was never there before has the revision 1.
+    if (vouchers.length === 0) return { certificate: { rev: 1, doc: certificate }, vouchers: [] }
     return this.#reserved(serial, vouchers)
   }
 

@@ -67,19 +67,24 @@ export async function readCertificateEvidence(
   if (record?.doc.fingerprint !== certificate.fingerprint) {
     throw new FleetError('certificate_unregistered', 'the certificate is not in the registry', { context })
   }
-  if (record.doc.status === 'held') {
-    const { deviceId, revokedAt } = record.doc
-    throw new FleetError('device_held', `${deviceId} is on hold since ${revokedAt}`, {
-      context: { ...context, claimedId: deviceId },
-    })
-  }
-  if (record.doc.status !== 'issued') {
-    throw new FleetError(
-      'certificate_revoked',
-      `the certificate was revoked for ${record.doc.revocationReason ?? 'an unknown reason'}`,
-      { context: { ...context, claimedId: record.doc.deviceId } },
-    )
-  }
+  requireIssued(record.doc)
   if (!isLate) return { kind: 'certificate', certificate, record }
   return { kind: 'certificate', certificate, record, late: await lateRenewalVoucher(registry, record.doc, now) }
+}
+
+/** @throws FleetError `device_held`, `certificate_revoked` */
+export function requireIssued({
+  status,
+  serial,
+  fingerprint,
+  deviceId,
+  revokedAt,
+  revocationReason,
+}: CertificateRecord): void {
+  const context = { serial, fingerprint, claimedId: deviceId }
+  if (status === 'held') throw new FleetError('device_held', `${deviceId} is on hold since ${revokedAt}`, { context })
+  if (status !== 'issued') {
+    const sentence = `the certificate was revoked for ${revocationReason ?? 'an unknown reason'}`
+    throw new FleetError('certificate_revoked', sentence, { context })
+  }
 }

@@ -65,16 +65,19 @@ export async function findFactoryProof(
   const allowance = await findAllowance(registry, label, serial)
   const isRemoved = allowance?.doc.removedAt !== undefined
   const deviceId = isRemoved ? undefined : (allowance?.doc.deviceId ?? (await registered(registry, serial)))
-  if (deviceId === undefined) {
-    throw new FleetError(
-      'device_not_allowed',
-      `serial number ${JSON.stringify(serial.slice(0, 128))} is not on the allow-list`,
-      {
-        context: { fingerprint: certificate.fingerprint },
-      },
-    )
-  }
+  if (deviceId === undefined) throw notAllowed(serial, { fingerprint: certificate.fingerprint })
   return { kind: 'factory', deviceId: deviceId as DeviceId, serial }
+}
+
+/** @throws FleetError `device_not_allowed` when it was taken off the list meanwhile */
+export async function requireStillAllowed(registry: Registry, proof: FactoryProof, label: string): Promise<void> {
+  const allowance = await findAllowance(registry, label, proof.serial)
+  if (allowance?.doc.removedAt !== undefined) throw notAllowed(proof.serial, { deviceId: proof.deviceId })
+}
+
+function notAllowed(serial: string, context: Record<string, string>): FleetError {
+  const shown = JSON.stringify(serial.slice(0, 128))
+  return new FleetError('device_not_allowed', `serial number ${shown} is not on the allow-list`, { context })
 }
 
 /** @throws FleetError `certificate_expired`, `certificate_not_yet_valid`, `certificate_wrong_usage` */

@@ -14,7 +14,7 @@ import type { Registry } from '../registry/registry.ts'
 import type { Voucher } from '../registry/vouchers.ts'
 import type { ApprovalQueue, Request as ApprovalRequest } from './approval-queue.ts'
 import { type ClaimProof, claimVoucher } from './claim-certificate.ts'
-import type { CertificateEvidence } from './current-certificate.ts'
+import { type CertificateEvidence, requireIssued } from './current-certificate.ts'
 import {
   type EnrollmentEvidence,
   type Evidence,
@@ -23,6 +23,7 @@ import {
   type ProvenKind,
   provenDevice,
 } from './evidence.ts'
+import { requireStillAllowed } from './factory-certificate.ts'
 import { requireLateRenewalFor } from './late-renewal.ts'
 import { defaultLabel, type EnrollmentProfile, type Label, type Profiles } from './profiles.ts'
 import { requireTokenFor, tokenInvalid } from './token.ts'
@@ -87,6 +88,8 @@ export class RegistrationAuthority {
     if (device === undefined && proven !== undefined) throw tokenInvalid(deviceId)
     for (const proof of evidence.proofs) {
       if (proof.kind === 'token') requireTokenFor(proof, request.spkiHash, now)
+      // Once more, after the device: who takes it off the list from now on writes the device too, so this issue would lose.
+      if (proof.kind === 'factory') await requireStillAllowed(this.#registry, proof, label.name)
     }
     requireSubject(request, deviceId)
     const profile = this.#profileFor(asking, device?.doc.profile ?? label.profile!.name)
@@ -158,6 +161,8 @@ export class RegistrationAuthority {
       })
     }
     const device = await this.#getActiveDevice(record.doc.deviceId as DeviceId)
+    // Once more, after the device: what ends the certificate from now on writes the device too, so this issue would lose.
+    requireIssued((await getCertificate(this.#registry, record.doc.serial)).doc)
     const before = record.doc.label ?? defaultLabel
     if (before !== label.name) {
       throw new FleetError(
