@@ -18,7 +18,7 @@ import type { Voucher } from '../registry/vouchers.ts'
 /**
  * Gives a device the permission, in the place of one that it had.
  *
- * @throws FleetError `device_unknown`, `device_revoked`
+ * @throws FleetError `device_unknown`, `device_revoked`, `device_held`
  */
 export function allowLateRenewal(
   registry: Registry,
@@ -35,7 +35,8 @@ export function allowLateRenewal(
   return untilNoConflict(async () => {
     const device = await getDevice(registry, deviceId)
     if (device.doc.status !== 'active') {
-      throw new FleetError('device_revoked', `${deviceId} is ${device.doc.status}; it cannot renew, late or not`)
+      const code = device.doc.status === 'held' ? 'device_held' : 'device_revoked'
+      throw new FleetError(code, `${deviceId} is ${device.doc.status}; it cannot renew, late or not`)
     }
     const before = await findLateRenewal(registry, deviceId)
     const { replayed } = await registry.commit({

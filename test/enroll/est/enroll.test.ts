@@ -463,8 +463,13 @@ suite('simplereenroll', () => {
       assert.deepEqual((await refused(fleet.reenroll(device, csr))).slice(0, 2), [403, 'certificate_revoked'])
       const left = (await fleet.admin('GET', '/late-renewals')).body.items
       assert.ok(!left.some(({ deviceId }: { deviceId: string }) => deviceId === 'late-4'))
-      const [never, unknown] = [await allow('late-4'), await allow('nobody')]
-      assert.deepEqual([never.body.code, unknown.body.code], ['device_revoked', 'device_unknown'])
+      await fleet.token('late-7')
+      await fleet.admin('POST', '/devices/late-7/disable', {})
+      const never = [await allow('late-4'), await allow('late-7'), await allow('nobody')]
+      assert.deepEqual(
+        never.map(({ body }) => body.code),
+        ['device_revoked', 'device_held', 'device_unknown'],
+      )
     })
 
     test('is for simplereenroll alone, and for the device that it names', async () => {
