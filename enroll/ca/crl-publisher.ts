@@ -148,7 +148,7 @@ export class CrlPublisher implements AsyncDisposable {
     // What changes while they are read comes again with the feed.
     const { feed } = await registry.head()
     // RFC 5280 3.3: who had expired by then has been on a list that was made on schedule since.
-    const expiredBefore = stored?.doc.scheduledAt ?? ''
+    const expiredBefore = notAfter(stored?.doc.scheduledAt, clock()) ?? ''
     this.#held.clear()
     // In this order none is seen twice: what is held may become revoked, not the other way round.
     for (const status of ['revoked', 'held'] as const) {
@@ -214,11 +214,14 @@ export class CrlPublisher implements AsyncDisposable {
   async #publish(lists: RevocationLists): Promise<void> {
     const { everyMs, clock } = this.#options
     const at = clock()
-    const isScheduled = at.getTime() >= this.#dueAt || lists.deltaCount > maxDeltaEntries
+    // A clock that was ahead for a while has made lists of a time to come, and put the next ones off by as much.
+    const isDue = at.getTime() >= this.#dueAt || at.getTime() < this.#dueAt - everyMs
+    const isScheduled = isDue || lists.deltaCount > maxDeltaEntries
     const feedSeq = this.#cursor
     if (isScheduled || lists.isPending) {
       const number = await this.#takeNumber(lists, at)
-      const expiredBefore = this.#scheduledAt === undefined ? undefined : new Date(this.#scheduledAt)
+      const scheduledAt = notAfter(this.#scheduledAt, at)
+      const expiredBefore = scheduledAt === undefined ? undefined : new Date(scheduledAt)
       await lists.publish({ number, at, expiredBefore, isScheduled })
       if (isScheduled) {
         this.#dueAt = at.getTime() + everyMs
@@ -263,6 +266,10 @@ export class CrlPublisher implements AsyncDisposable {
     return number
   }
 }
+
+/** A schedule that is still to come was noted by a clock that was ahead: it says nothing of who has expired. */
+const notAfter = (scheduledAt: string | undefined, now: Date): string | undefined =>
+  scheduledAt !== undefined && new Date(scheduledAt) <= now ? scheduledAt : undefined
 
 const entryOf = ({ serial, revokedAt, revocationReason, notAfter }: CertificateRecord): TableEntry => ({
   serial,

@@ -242,6 +242,28 @@ test('an expired certificate leaves after one more list on schedule, over a rest
     )
   }))
 
+test('after the clock was ahead for a while nobody is missing who is revoked, and lists are those of today', () =>
+  withRegistry(async (registry) => {
+    const clock = movableClock(now)
+    await put(registry, [record('01', ended('keyCompromise'))])
+    const ahead = 400 * day
+    {
+      await using lists = publisher(registry, { clock: clock.now })
+      await lists.carries(0)
+      clock.advance(ahead)
+      await until(() => lists.find('all-delta.crl')!.thisUpdate > now)
+      clock.advance(-ahead)
+      await until(() => lists.find('all-delta.crl')!.thisUpdate <= now)
+      assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise })
+      clock.advance(ahead)
+      await until(() => lists.find('all-delta.crl')!.thisUpdate > now)
+      clock.advance(-ahead)
+    }
+    await using lists = publisher(registry, { clock: clock.now })
+    await lists.carries(0)
+    assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise })
+  }))
+
 test('what was revoked before there was an index of it is found', () =>
   withRegistry(async (registry) => {
     const stored = { ...record('01', ended('keyCompromise')) }
