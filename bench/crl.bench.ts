@@ -242,7 +242,7 @@ async function measureOcsp(registry: Registry, serials: string[]): Promise<void>
   const ocsp = new OcspResponder(
     registry,
     [{ authority: certificate, isOf: points.isOf.bind(points), signer: () => by }],
-    3_600_000,
+    { validityMs: 3_600_000, isCurrent: () => true },
   )
   await using port = await createStatus({
     settings: { listen: '127.0.0.1:0', url: 'http://status.example', maxAgeMs: 0, maxConnections: 1_000 },

@@ -68,7 +68,10 @@ export async function openStatus(input: {
   }
   let current = readSigner()
   const responder = { authority: issuing.certificate, isOf: points.isOf.bind(points), signer: () => current }
-  const ocsp = new OcspResponder(registry, [responder], ocspValidityMs)
+  const ocsp = new OcspResponder(registry, [responder], {
+    validityMs: ocspValidityMs,
+    isCurrent: () => lists.isCurrent,
+  })
   lists.onChange((serial) => ocsp.forget(serial))
 
   const authorities = new Map<string, Published>([

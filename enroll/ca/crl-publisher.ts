@@ -54,17 +54,20 @@ export class CrlPublisher implements AsyncDisposable {
   #retry: NodeJS.Timeout | undefined
   #running: Promise<void> | undefined
   #again = false
+  #isCurrent = false
 
   constructor(options: Options) {
     this.#options = options
-    const wake = (): void => this.#wake()
-    const timer = setInterval(wake, options.pollMs ?? 1_000)
-    const unsubscribe = options.registry.onWake(wake)
+    const timer = setInterval(() => this.#wake(), options.pollMs ?? 1_000)
+    const unsubscribe = options.registry.onWake(() => {
+      this.#isCurrent = false
+      this.#wake()
+    })
     this.#ended.signal.addEventListener('abort', () => {
       clearInterval(timer)
       unsubscribe()
     })
-    wake()
+    this.#wake()
   }
 
   /** @returns undefined for a file that there is not, or not yet */
@@ -79,6 +82,14 @@ export class CrlPublisher implements AsyncDisposable {
   /** The last CRL number, and the place in the feed up to which its lists carry everything. */
   get published(): { number: number; feedSeq: number } {
     return this.#published
+  }
+
+  /**
+   * Whether listeners have heard of everything that was committed, as far as is known: not while lists are loaded, nor
+   * before a failure is tried again.
+   */
+  get isCurrent(): boolean {
+    return this.#isCurrent
   }
 
   /**
@@ -135,6 +146,8 @@ export class CrlPublisher implements AsyncDisposable {
     while (this.#again && !this.#ended.signal.aborted) {
       this.#again = false
       await this.#follow(lists)
+      // What was committed since has called for another look.
+      this.#isCurrent = !this.#again
       await this.#publish(lists)
     }
   }

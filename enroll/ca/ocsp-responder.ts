@@ -33,14 +33,23 @@ const maxKnown = 20_000
 export class OcspResponder {
   readonly #registry: Registry
   readonly #validityMs: number
+  readonly #isCurrent: () => boolean
   readonly #byIssuer: ReadonlyMap<string, Responder>
   readonly #known = new Map<string, Known>()
   #changes = 0
 
-  /** @param validityMs from thisUpdate to nextUpdate; after half of it an answer is signed anew */
-  constructor(registry: Registry, responders: readonly Responder[], validityMs: number) {
+  /**
+   * @param input.validityMs from thisUpdate to nextUpdate; after half of it an answer is signed anew
+   * @param input.isCurrent whether everything that has changed by now has been forgotten; otherwise the registry is asked
+   */
+  constructor(
+    registry: Registry,
+    responders: readonly Responder[],
+    input: { validityMs: number; isCurrent: () => boolean },
+  ) {
     this.#registry = registry
-    this.#validityMs = validityMs
+    this.#validityMs = input.validityMs
+    this.#isCurrent = input.isCurrent
     this.#byIssuer = new Map(
       responders.flatMap((responder) => issuerIds(responder.authority).map((id) => [id, responder] as const)),
     )
@@ -70,8 +79,8 @@ export class OcspResponder {
     }
     const isForAll = ids.length === 1 && nonce === undefined
     const variant = first.der.toString('latin1')
-    const kept = isForAll ? this.#known.get(first.serial)?.answers.get(variant) : undefined
-    if (kept !== undefined && now.getTime() < halfTime(kept.kept)) return kept
+    const kept = isForAll && this.#isCurrent() ? this.#known.get(first.serial)?.answers.get(variant) : undefined
+    if (kept !== undefined && isInFirstHalf(kept.kept, now)) return kept
 
     const statuses = await Promise.all(ids.map(({ serial }) => this.#statusOf(serial, responder)))
     const answers = ids.map((id, at) => ({ id, status: statuses[at]! }))
@@ -88,12 +97,13 @@ export class OcspResponder {
   }
 
   async #statusOf(serial: string, responder: Responder): Promise<CertificateStatus> {
-    const known = this.#known.get(serial)
+    const isCurrent = this.#isCurrent()
+    const known = isCurrent ? this.#known.get(serial) : undefined
     if (known !== undefined) return known.status
     const changes = this.#changes
     const status = statusIn(await findCertificate(this.#registry, serial), responder)
     // Anybody can ask for serials that there are not, without end; and what has changed meanwhile may be this one.
-    if (status.status !== 'unknown' && changes === this.#changes && !this.#known.has(serial)) {
+    if (isCurrent && status.status !== 'unknown' && changes === this.#changes && !this.#known.has(serial)) {
       if (this.#known.size >= maxKnown) this.#known.delete(this.#known.keys().next().value!)
       this.#known.set(serial, { status, answers: new Map() })
     }
@@ -101,8 +111,9 @@ export class OcspResponder {
   }
 }
 
-const halfTime = ({ thisUpdate, nextUpdate }: { thisUpdate: Date; nextUpdate: Date }): number =>
-  (thisUpdate.getTime() + nextUpdate.getTime()) / 2
+/** One of a time to come was signed by a clock that was ahead: nobody believes it. */
+const isInFirstHalf = ({ thisUpdate, nextUpdate }: { thisUpdate: Date; nextUpdate: Date }, now: Date): boolean =>
+  thisUpdate <= now && now.getTime() < (thisUpdate.getTime() + nextUpdate.getTime()) / 2
 
 function statusIn(found: Stored<CertificateRecord> | undefined, responder: Responder): CertificateStatus {
   // A serial that was reserved and never signed is no certificate.

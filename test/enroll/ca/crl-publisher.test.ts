@@ -7,10 +7,13 @@ import type { DeviceStatus, FeedFact } from '../../../contract/feed.ts'
 import type { StatusReason } from '../../../contract/ids.ts'
 import { CrlPublisher } from '../../../enroll/ca/crl-publisher.ts'
 import { DistributionPoints } from '../../../enroll/ca/distribution-points.ts'
+import { OcspResponder } from '../../../enroll/ca/ocsp-responder.ts'
 import { type CertificateRecord, writeCertificate } from '../../../enroll/registry/certificates.ts'
 import type { Registry } from '../../../enroll/registry/registry.ts'
 import type { SignedList } from '../../../pki/crl.ts'
+import { integer, octetString, oid, sequence } from '../../../pki/der.ts'
 import type { Signer } from '../../../pki/keystore.ts'
+import { issuerIds } from '../../../pki/ocsp.ts'
 import { createLog } from '../../../runtime/log.ts'
 import { movableClock } from '../../harness/fleet.ts'
 import { after, day, issuingIssuer, now } from '../../pki/hierarchy.ts'
@@ -240,6 +243,41 @@ test('an expired certificate leaves after one more list on schedule, over a rest
       // On one too many where a start does not know that the last one was published.
       ['01,02', '01,02', '01,02', '02', '02', '02'],
     )
+  }))
+
+test('OCSP asks the registry as long as lists are behind it, whatever was answered before', () =>
+  withRegistry(async (registry) => {
+    await put(registry, [record('01'), record('02')])
+    let isAway = false
+    let isTried = false
+    const signParts: Signer['signParts'] = (parts) => {
+      isTried = isAway
+      return isAway ? Promise.reject(new Error('the key is away')) : issuingIssuer.signer.signParts(parts)
+    }
+    await using lists = publisher(registry, { signer: { ...issuingIssuer.signer, signParts } })
+    const signer = { ...issuingIssuer.signer, sign: async () => Buffer.from('signed') }
+    const ocsp = new OcspResponder(
+      registry,
+      [{ authority: issuingIssuer.certificate, isOf: () => true, signer: () => ({ ...issuingIssuer, signer }) }],
+      { validityMs: day, isCurrent: () => lists.isCurrent },
+    )
+    lists.onChange((serial) => ocsp.forget(serial))
+    const [hash, ...ids] = issuerIds(issuingIssuer.certificate)[0]!.split(' ')
+    const issuer = [sequence(oid(hash!)), ...ids.map((id) => octetString(Buffer.from(id, 'hex')))]
+    const request = sequence(sequence(sequence(sequence(sequence(...issuer, integer(Buffer.from([1])))))))
+    const answered = async (): Promise<{ isRevoked: boolean; isKept: boolean }> => {
+      const { der, kept } = await ocsp.answer(request, after(day))
+      return { isRevoked: der.includes('20260301090000Z'), isKept: kept !== undefined }
+    }
+    assert.deepEqual(await answered(), { isRevoked: false, isKept: false }, 'while they are loaded')
+    await lists.carries(0)
+    await until(() => lists.isCurrent)
+    assert.deepEqual(await answered(), { isRevoked: false, isKept: true })
+    isAway = true
+    await put(registry, [record('02', ended('keyCompromise'))], [revoked('02')])
+    await until(() => isTried)
+    await put(registry, [record('01', ended('keyCompromise'))], [revoked('01')])
+    assert.deepEqual(await answered(), { isRevoked: true, isKept: false })
   }))
 
 test('after the clock was ahead for a while nobody is missing who is revoked, and lists are those of today', () =>
