@@ -55,11 +55,14 @@ export class CrlPublisher implements AsyncDisposable {
   #running: Promise<void> | undefined
   #again = false
   #isCurrent = false
+  /** How often the feed was said to have grown. */
+  #growths = 0
 
   constructor(options: Options) {
     this.#options = options
     const timer = setInterval(() => this.#wake(), options.pollMs ?? 1_000)
     const unsubscribe = options.registry.onWake(() => {
+      this.#growths++
       this.#isCurrent = false
       this.#wake()
     })
@@ -145,9 +148,10 @@ export class CrlPublisher implements AsyncDisposable {
     const lists = this.#lists
     while (this.#again && !this.#ended.signal.aborted) {
       this.#again = false
+      const growths = this.#growths
       await this.#follow(lists)
       // What was committed since has called for another look.
-      this.#isCurrent = !this.#again
+      this.#isCurrent = growths === this.#growths
       await this.#publish(lists)
     }
   }

@@ -87,7 +87,7 @@ export class OcspResponder {
     const by = responder.signer()
     const nextUpdate = new Date(Math.min(now.getTime() + this.#validityMs, by.certificate.notAfter.getTime()))
     // It may be forgotten while it is signed, and then it is not kept.
-    const known = isForAll ? this.#known.get(first.serial) : undefined
+    const known = isForAll && this.#isCurrent() ? this.#known.get(first.serial) : undefined
     const signed = await signOcspResponse({ by, answers, nonce, thisUpdate: now, nextUpdate })
     if (known === undefined) return { der: signed }
     const etag = createHash('sha256').update(signed).digest('hex')
