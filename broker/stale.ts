@@ -25,3 +25,13 @@ export const expiredAskedMs = (handlings: readonly Handling[]): number =>
 /** Whether what was known of all revocations `knownAt` still counts as known. */
 export const isFresh = (knownAt: Date | undefined, now: Date, { afterMs }: StaleSettings): boolean =>
   knownAt !== undefined && now.getTime() - knownAt.getTime() <= afterMs
+
+/** By the clock of the wall and by one that nobody can set, which stands still while a machine sleeps. */
+export type Instant = { at: Date; ms: number }
+
+/**
+ * When something was, by the clock of the wall as it is now: one that was set back has not made it younger. One that was set
+ * forward has made it older, as far as that can be told from sleep.
+ */
+export const asOfNow = (then: Instant, now: Instant): Date =>
+  new Date(Math.min(then.at.getTime(), now.at.getTime() - (now.ms - then.ms)))

@@ -13,6 +13,7 @@ import { splitAddress } from '../../runtime/config.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeCredential } from '../../runtime/https.ts'
 import type { Log } from '../../runtime/log.ts'
+import { asOfNow, type Instant } from '../stale.ts'
 import type { Reports } from './reports.ts'
 import type { Snapshot, SnapshotChange } from './snapshot.ts'
 
@@ -53,7 +54,7 @@ export class FeedClient implements AsyncDisposable {
   readonly #options: FeedOptions
   #socket: TLSSocket | undefined
   #everLive = false
-  #knownAt: Date | undefined
+  #known: Instant | undefined
   #connected = false
   #closed = false
   #failures = 0
@@ -91,7 +92,7 @@ export class FeedClient implements AsyncDisposable {
    * before the head was reached.
    */
   get knownAt(): Date | undefined {
-    return this.#knownAt
+    return this.#known && asOfNow(this.#known, this.#now())
   }
 
   /** Whether the feed is followed at this moment. */
@@ -138,7 +139,7 @@ export class FeedClient implements AsyncDisposable {
   }
 
   #dial(): void {
-    const { address, credential, brokerId, snapshot, bounds, silenceMs, clock } = this.#options
+    const { address, credential, brokerId, snapshot, bounds, silenceMs } = this.#options
     const { host, port } = splitAddress(address)
     let socket: TLSSocket
     try {
@@ -162,10 +163,10 @@ export class FeedClient implements AsyncDisposable {
     let failure: Error | undefined
     this.#lastHeard = performance.now()
     this.#watch = setInterval(() => this.#look(socket), silenceMs / pingsInSilence)
-    let askedAt = clock()
+    let askedAt = this.#now()
     socket.setEncoding('utf8')
     socket.once('secureConnect', () => {
-      askedAt = clock()
+      askedAt = this.#now()
       socket.setNoDelay(true)
       socket.setKeepAlive(true, 10_000)
       // A cursor that did not hold is not offered again: the whole feed is read anew, beside the snapshot in force.
@@ -210,9 +211,9 @@ export class FeedClient implements AsyncDisposable {
 
   #ping(answer: (answered: boolean) => void): void {
     const id = this.#nextPing++
-    const sentAt = this.#options.clock()
+    const sentAt = this.#now()
     this.#pings.set(id, (answered) => {
-      if (answered) this.#knownAt = sentAt
+      if (answered) this.#known = sentAt
       answer(answered)
     })
     this.#send({ kind: 'ping', id })
@@ -244,7 +245,7 @@ export class FeedClient implements AsyncDisposable {
   }
 
   /** Applies what has arrived, in order, until nothing waits. */
-  async #work(socket: TLSSocket, askedAt: Date): Promise<void> {
+  async #work(socket: TLSSocket, askedAt: Instant): Promise<void> {
     try {
       while (this.#waiting.length > 0 && !this.#closed) {
         const events = this.#takeEvents()
@@ -294,7 +295,7 @@ export class FeedClient implements AsyncDisposable {
     return run.flatMap((message) => (message.kind === 'event' ? [message] : []))
   }
 
-  async #hear(socket: TLSSocket, message: FromEnroll, askedAt: Date): Promise<void> {
+  async #hear(socket: TLSSocket, message: FromEnroll, askedAt: Instant): Promise<void> {
     const { snapshot, log, onChange, reports } = this.#options
     switch (message.kind) {
       case 'reset':
@@ -315,7 +316,7 @@ export class FeedClient implements AsyncDisposable {
         this.#mistrustCursor = false
         this.#connected = true
         this.#everLive = true
-        this.#knownAt = askedAt
+        this.#known = askedAt
         this.#failures = 0
         log.info({ event: 'feed.connected', seq: message.seq }, 'trust feed followed')
         this.#confirm(socket, message.seq) // with what an earlier write may have failed to save
@@ -343,6 +344,10 @@ export class FeedClient implements AsyncDisposable {
       default:
         throw new Error(`unknown feed message ${String((message as { kind: unknown }).kind).slice(0, 40)}`)
     }
+  }
+
+  #now(): Instant {
+    return { at: this.#options.clock(), ms: performance.now() }
   }
 
   #send(message: FromBroker): void {

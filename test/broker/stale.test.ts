@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { after, before, beforeEach, suite, test } from 'node:test'
 import type { IDisconnectPacket } from 'mqtt'
-import { expiredAskedMs, staleBounds } from '../../broker/stale.ts'
+import { asOfNow, expiredAskedMs, staleBounds } from '../../broker/stale.ts'
 import { parseHandling } from '../../contract/verification.ts'
 import { BrokerHarness, closeOf, EventInbox, parsePolicy, type TestDevice } from '../harness/broker.ts'
 import { Cable } from '../harness/cable.ts'
@@ -185,6 +185,16 @@ test('what ended long ago is forgotten, unless a listener goes on asking about i
   assert.equal(await endedFor(36), false, 'sessionExpiryMs, and 30 days')
   assert.equal(await endedFor(1_000, 'quarantine'), false)
   assert.equal(await endedFor(38), true)
+})
+
+test('a clock that is set back makes nothing younger that is known, one that is set forward makes it older', () => {
+  const then = { at: new Date(10 * hour), ms: 7 }
+  const hoursAgo = (hours: number, skew: number): number => {
+    const at = new Date(then.at.getTime() + (hours + skew) * hour)
+    return (at.getTime() - asOfNow(then, { at, ms: then.ms + hours * hour }).getTime()) / hour
+  }
+  assert.deepEqual([hoursAgo(2, 0), hoursAgo(2, -5), hoursAgo(2, 3)], [2, 2, 5])
+  assert.equal(hoursAgo(0, 2), 2, 'asleep for so long')
 })
 
 test('the most lenient listener says how long a broker goes on by itself', () => {
