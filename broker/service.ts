@@ -225,7 +225,7 @@ export async function createBrokerService(options: {
   async function forgetEnded(): Promise<void> {
     const asked = expiredAskedMs(handlings.map((table) => table.expired)) + config.sessionExpiryMs + rememberedMs
     if (!Number.isFinite(asked)) return
-    const certificates = await snapshot.forgetEnded(new Date(clock().getTime() - asked))
+    const certificates = await snapshot.forgetEnded(clock(), asked)
     if (certificates > 0)
       log.info({ event: 'snapshot.forgot', certificates }, 'certificates that ended long ago forgotten')
   }

@@ -9,6 +9,8 @@ export type CertificateState = { deviceId: string; status: 'issued' | 'revoked';
 /** What a run of feed events changes. */
 export type SnapshotUpdate = {
   cursor: Cursor
+  /** When enroll wrote the last of them, by its clock. */
+  writtenAt?: string | undefined
   anchors?: string[]
   policy?: PolicyState
   devices: Map<string, DeviceState>
@@ -18,13 +20,20 @@ export type SnapshotUpdate = {
 /** What a state has in memory and not yet in a record. */
 export type Unsaved = { anchors: boolean; policy: boolean; devices: Set<string>; certificates: Set<string> }
 
-type Header = { cursor?: Cursor; anchors?: string[]; policy?: PolicyState; devices?: DeviceEntry[] }
+type Header = {
+  cursor?: Cursor
+  writtenAt?: string | undefined
+  anchors?: string[]
+  policy?: PolicyState
+  devices?: DeviceEntry[]
+}
 
 const devicesInSlice = 500
 
 /** What a broker believes, as of `cursor`, in memory and as records: a record is a header of JSON, and rows of certificates. */
 export class SnapshotState {
   cursor: Cursor = startCursor
+  writtenAt: string | undefined
   anchors: string[] = []
   policy: PolicyState = { version: 0, document: { policies: [] } }
   readonly devices = new DeviceTable()
@@ -41,6 +50,7 @@ export class SnapshotState {
 
   merge(update: SnapshotUpdate, unsaved: Unsaved): void {
     this.cursor = update.cursor
+    if (update.writtenAt !== undefined) this.writtenAt = update.writtenAt
     if (update.anchors !== undefined) this.anchors = update.anchors
     if (update.policy !== undefined) this.policy = update.policy
     unsaved.anchors ||= update.anchors !== undefined
@@ -58,7 +68,8 @@ export class SnapshotState {
 
   /** A record of what is unsaved, as it is now, with the cursor of now. */
   recordOf({ anchors, policy, devices, certificates }: Unsaved): Buffer {
-    const header: Header = { cursor: this.cursor, devices: this.devices.entriesOf(devices) }
+    const { cursor, writtenAt } = this
+    const header: Header = { cursor, writtenAt, devices: this.devices.entriesOf(devices) }
     if (anchors) header.anchors = this.anchors
     if (policy) header.policy = this.policy
     return encode(header, this.certificates.rowsOf(certificates))
@@ -69,17 +80,18 @@ export class SnapshotState {
    * the cursor has not reached yet does no harm before it.
    */
   *records(): Generator<Buffer> {
-    const { cursor } = this
+    const { cursor, writtenAt } = this
     for (const rows of this.certificates.slices()) yield encode({}, rows)
     // Behind the certificates, so that each of them has its device.
     for (const devices of this.devices.slices(devicesInSlice)) yield encode({ devices })
-    yield encode({ cursor, anchors: this.anchors, policy: this.policy })
+    yield encode({ cursor, writtenAt, anchors: this.anchors, policy: this.policy })
   }
 
   read(record: Buffer): void {
     const begin = 4 + record.readUInt32BE(0)
-    const { cursor, anchors, policy, devices = [] }: Header = JSON.parse(record.toString('utf8', 4, begin))
+    const { cursor, writtenAt, anchors, policy, devices = [] }: Header = JSON.parse(record.toString('utf8', 4, begin))
     if (cursor !== undefined) this.cursor = cursor
+    if (writtenAt !== undefined) this.writtenAt = writtenAt
     if (anchors !== undefined) this.anchors = anchors
     if (policy !== undefined) this.policy = policy
     for (const device of devices) this.devices.put(device)

@@ -213,13 +213,16 @@ export class Snapshot implements AsyncDisposable {
   }
 
   /**
-   * Forgets certificates that ended before a time, piece by piece. On disk they go when that is written anew.
+   * Forgets certificates that ended so long ago, piece by piece. On disk they go when that is written anew. Enroll has to agree
+   * that it is so late: nothing brings back what was forgotten while our clock was ahead.
    *
    * @returns how many
    */
-  async forgetEnded(before: Date): Promise<number> {
+  async forgetEnded(now: Date, agoMs: number): Promise<number> {
+    const { writtenAt, certificates } = this.#state
+    const before = Math.min(now.getTime(), writtenAt === undefined ? 0 : Date.parse(writtenAt)) - agoMs
     let forgotten = 0
-    for (const some of this.#state.certificates.dropExpired(before.getTime() / 1_000)) {
+    for (const some of certificates.dropExpired(before / 1_000)) {
       forgotten += some
       if (some > 0) await setImmediate()
     }
@@ -289,6 +292,7 @@ function readEvents(
     }
     update.cursor = { seq: event.seq, hash: event.hash }
     const read = parseFact(event)
+    update.writtenAt = read.at
     news.push(...newsOf(state, update, read))
     note(state, update, read)
   }

@@ -173,6 +173,9 @@ suite('ending its sessions', () => {
 
 test('what ended long ago is forgotten, unless a listener goes on asking about it', async () => {
   await device()
+  const at = new Date(Date.now() + 2_000 * 24 * hour).toISOString()
+  const trust = { type: 'trust.changed' as const, data: { anchors: harness.pki.anchors } }
+  await harness.feed.untilApplied(harness.feed.append({ ...trust, at } as never))
   const endedFor = async (days: number, expired?: string): Promise<boolean> => {
     await harness.stopBroker()
     harness.testLog.lines.length = 0

@@ -10,10 +10,9 @@ import { policyDocument } from '../../../contract/policy-document.ts'
 import { chainHash } from '../../../runtime/chain.ts'
 import { TestLog } from '../../harness/broker.ts'
 
-function eventsOf(facts: FeedFact[]): FeedEvent[] {
-  let cursor = startCursor
+function eventsOf(facts: FeedFact[], at = '2026-01-01T00:00:00.000Z', cursor = startCursor): FeedEvent[] {
   return facts.map((fact) => {
-    const body = JSON.stringify({ at: '2026-01-01T00:00:00.000Z', ...fact })
+    const body = JSON.stringify({ at, ...fact })
     cursor = { seq: cursor.seq + 1, hash: chainHash(cursor.hash, body) }
     return { ...cursor, body }
   })
@@ -102,7 +101,7 @@ test('a certificate of which the revocation is all that was heard, and its devic
     }
   }))
 
-test('certificates that ended before a time are forgotten, revoked ones too; one of unknown end stays', () =>
+test('certificates that ended long ago are forgotten, revoked ones too, where enroll is as late; one of unknown end stays', () =>
   withStore(async (store, { log }) => {
     const snapshot = await Snapshot.load(store.snapshot, log)
     const other = 'cd'.repeat(32)
@@ -114,12 +113,19 @@ test('certificates that ended before a time are forgotten, revoked ones too; one
         { ...unended, data: { ...unended.data, fingerprint: other } } as FeedFact,
       ]),
     )
+    const ended = new Date('2030-01-01T00:00:01Z')
+    assert.equal(await snapshot.forgetEnded(ended, 0), 0, 'a clock that is ahead')
+    snapshot.apply(eventsOf([device('cam-1', 'active')], '2030-01-02T00:00:00Z', snapshot.cursor))
     await snapshot.save()
-    assert.equal(await snapshot.forgetEnded(new Date('2029-12-31T23:59:59Z')), 0)
-    assert.deepEqual(snapshot.findCertificate(fingerprint), revokedCertificate)
-    assert.equal(await snapshot.forgetEnded(new Date('2030-01-01T00:00:01Z')), 1)
-    assert.equal(snapshot.findCertificate(fingerprint), undefined)
-    assert.equal(snapshot.findCertificate(other)?.status, 'revoked')
+    const again = await Snapshot.load(store.snapshot, log)
+    for (const known of [snapshot, again]) {
+      assert.equal(await known.forgetEnded(new Date('2029-12-31T23:59:59Z'), 0), 0)
+      assert.equal(await known.forgetEnded(ended, 2_000), 0)
+      assert.deepEqual(known.findCertificate(fingerprint), revokedCertificate)
+      assert.equal(await known.forgetEnded(ended, 0), 1)
+      assert.equal(known.findCertificate(fingerprint), undefined)
+      assert.equal(known.findCertificate(other)?.status, 'revoked')
+    }
   }))
 
 test('what is stored and damaged is as if it were not there, and can be written again', () =>
