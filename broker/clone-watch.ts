@@ -17,7 +17,7 @@ type CloneWatchOptions = {
   events: Pick<Events, 'raise'>
   log: Log
 }
-type Suspension = { until: number; times: number }
+type Suspension = { since: number; until: number; times: number }
 
 const longestMs = 3_600_000
 /** A key that was quiet for so long begins anew. */
@@ -50,8 +50,8 @@ export class CloneWatch {
 
   /** When a key may be used again; undefined for one that may. */
   suspendedUntil({ spkiHash }: Pick<CertificateFacts, 'spkiHash'>, now: Date): Date | undefined {
-    const until = this.#suspended.get(spkiHash)?.until ?? 0
-    return until > now.getTime() ? new Date(until) : undefined
+    const suspension = this.#suspended.get(spkiHash)
+    return suspension && isUnderWay(suspension, now.getTime()) ? new Date(suspension.until) : undefined
   }
 
   /** A CONNECT is about to be accepted under a client id. @returns whether its key has been suspended for it */
@@ -139,21 +139,25 @@ export class CloneWatch {
   /** @returns undefined where too many are suspended: a fault of the network must not put a fleet out of reach */
   #suspend(key: string, now: number): Suspension | undefined {
     const { suspendMs, maxSuspended } = this.#options.settings
-    const underWay = [...this.#suspended.values()].filter(({ until }) => until > now).length
+    const underWay = [...this.#suspended.values()].filter((one) => isUnderWay(one, now)).length
     if (underWay >= maxSuspended) return undefined
     const before = this.#suspended.get(key)
     const times = before !== undefined && now - before.until < forgiveMs ? before.times + 1 : 1
     const until = now + Math.min(suspendMs * 2 ** Math.min(times - 1, 20), Math.max(longestMs, suspendMs))
     this.#suspended.delete(key)
-    this.#suspended.set(key, { until, times })
+    const suspension = { since: now, until, times }
+    this.#suspended.set(key, suspension)
     if (this.#suspended.size > maxKnown) this.#suspended.delete(this.#suspended.keys().next().value!)
-    return { until, times }
+    return suspension
   }
 
   #now(): number {
     return this.#options.clock().getTime()
   }
 }
+
+/** One that begins in the future is of a clock that was set back since: it must not keep a device out until that has caught up. */
+const isUnderWay = ({ since, until }: Suspension, now: number): boolean => since <= now && now < until
 
 function describe({ id, clientId, since }: Contact<Connection>): string {
   const { socket, remoteAddress } = id

@@ -16,14 +16,14 @@ export class AttemptLimit {
 
   /** @returns milliseconds to wait before `key` may try again, 0 when it may now */
   waitMs(key: string, now: number): number {
-    const entry = this.#attempts.get(key)
-    if (entry === undefined || now - entry.since >= this.#periodMs) return 0
+    const entry = this.#findCounted(key, now)
+    if (entry === undefined) return 0
     return entry.count < this.#perPeriod ? 0 : this.#periodMs - (now - entry.since)
   }
 
   note(key: string, now: number): void {
-    const entry = this.#attempts.get(key)
-    if (entry !== undefined && now - entry.since < this.#periodMs) {
+    const entry = this.#findCounted(key, now)
+    if (entry !== undefined) {
       entry.count++
       return
     }
@@ -33,6 +33,12 @@ export class AttemptLimit {
       if (oldest !== undefined) this.#attempts.delete(oldest)
     }
     this.#attempts.set(key, { count: 1, since: now })
+  }
+
+  /** A period that begins in the future was begun by a clock that was set back since: nobody waits until it has caught up. */
+  #findCounted(key: string, now: number): { count: number; since: number } | undefined {
+    const entry = this.#attempts.get(key)
+    return entry !== undefined && now >= entry.since && now - entry.since < this.#periodMs ? entry : undefined
   }
 }
 

@@ -16,7 +16,8 @@ export class LogLimit {
   /** @returns undefined when the line is to be left out, else how many were since the last one */
   take(key: string, now: number): { suppressed: number } | undefined {
     let entry = this.#entries.get(key)
-    if (entry === undefined || now - entry.lastAt > this.#everyMs * 6) {
+    // A clock that was set back must not leave out what happens until it has caught up.
+    if (entry === undefined || now - entry.lastAt > this.#everyMs * 6 || now < entry.since) {
       const suppressed = entry?.suppressed ?? 0
       this.#entries.delete(key)
       if (this.#entries.size >= this.#maxKeys) this.#entries.delete(this.#entries.keys().next().value!)

@@ -22,11 +22,13 @@ import { TestPki } from '../harness/certificates.ts'
 import { openPath } from '../harness/path.ts'
 
 let harness: BrokerHarness
+let skewMs = 60_000
 let watcher: MqttClient
 let seen: Inbox
 
 before(async () => {
   harness = await BrokerHarness.start({
+    clock: () => new Date(Date.now() + skewMs),
     policy: parsePolicy(`
 policies:
   - { name: own, match: { profile: sensor }, allow: { publish: ["devices/\${device.id}/#"], subscribe: ["devices/\${device.id}/#"] } }
@@ -375,6 +377,8 @@ suite('one key in two places', () => {
     await Promise.all([first.endAsync(true), second.endAsync(true)])
     assert.equal(await harness.refusal(device, { clientId: 'clone-1:other' }), 3)
     assert.equal(await harness.refusal(device, { clientId: 'clone-1', protocolVersion: 5 }), 0x89)
+    skewMs = 0
+    assert.equal(await harness.refusal(device), 0, 'no longer because a clock was set back')
   })
 
   test('a device that roams, with the old connection silent, and one that fights with itself at one address, are let be', async () => {

@@ -22,6 +22,14 @@ test('one key does not make another wait', () => {
   assert.equal(limit.waitMs('b', 1), 0)
 })
 
+test('nobody waits longer because the clock was set back', () => {
+  const limit = new AttemptLimit(1)
+  limit.note('a', 1_000_000)
+  assert.equal(limit.waitMs('a', 10), 0)
+  limit.note('a', 10)
+  assert.equal(limit.waitMs('a', 20), 59_990)
+})
+
 test('at its bound the key that began first is forgotten, one that began again is young', () => {
   const limit = new AttemptLimit(1, { maxKeys: 2 })
   limit.note('a', 0)

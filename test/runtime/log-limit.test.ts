@@ -19,6 +19,14 @@ test('after a long quiet a key has its burst again', () => {
   assert.deepEqual(limit.take('a', 10_000), { suppressed: 1 })
 })
 
+test('a clock that is set back leaves nothing out that a new key would tell', () => {
+  const limit = new LogLimit({ burst: 1, everyMs: 1_000 })
+  limit.take('a', 1_000_000)
+  assert.equal(limit.take('a', 1_000_001), undefined)
+  assert.deepEqual(limit.take('a', 10), { suppressed: 1 })
+  assert.equal(limit.take('a', 11), undefined)
+})
+
 test('more keys than may be remembered forget the oldest', () => {
   const limit = new LogLimit({ burst: 1, everyMs: 1_000, maxKeys: 2 })
   for (const key of ['a', 'b', 'c']) limit.take(key, 0)
