@@ -7,6 +7,8 @@ import type { Registry } from './registry/registry.ts'
 const batch = 500
 /** More than was asked for is not looked at. */
 const maxAnswered = 200
+/** One for each certificate that a broker has not heard of, in a storm of them. */
+const maxPings = 50_000
 
 /** One broker that follows: backfill from its cursor, then live. */
 export class Follower {
@@ -43,7 +45,9 @@ export class Follower {
     this.appliedSeq = cursor.seq
   }
 
+  /** @throws Error when it asks and asks and does not take the answers */
   ping(id: number, now: Date): void {
+    if (this.#pings.length >= maxPings) throw new Error('too many pings at once')
     this.askedAt = now
     this.#pings.push(id)
     void this.pump()

@@ -178,7 +178,7 @@ export class FeedServer implements AsyncDisposable {
 
   /** Resolves when what brokers have reported by now is written, or could not be. */
   async untilTaken(): Promise<void> {
-    await Promise.all(this.#taking)
+    await Promise.allSettled(this.#taking)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -255,17 +255,19 @@ export class FeedServer implements AsyncDisposable {
         refuse(error)
       }
     })
-    socket.on('close', () => {
-      clearTimeout(deadline)
-      if (follower === undefined || this.#followers.get(id) !== follower) return
-      this.#followers.delete(id)
-      this.#lastAsked.set(id, follower.askedAt)
-      this.#log.warn({ event: 'feed.disconnected', broker: id, appliedSeq: follower.appliedSeq }, 'broker disconnected')
-      // A registry that is closing has no need of it: the next hello tells.
-      this.#remember(follower, follower.askedAt).catch((err: Error) =>
-        this.#log.debug({ event: 'feed.notRecorded', err }, 'not recorded'),
-      )
-    })
+    socket.on('close', () => clearTimeout(deadline))
+  }
+
+  #left(follower: Follower): void {
+    const { id, askedAt, appliedSeq } = follower
+    if (this.#followers.get(id) !== follower) return
+    this.#followers.delete(id)
+    this.#lastAsked.set(id, askedAt)
+    this.#log.warn({ event: 'feed.disconnected', broker: id, appliedSeq }, 'broker disconnected')
+    // A registry that is closing has no need of it: the next hello tells.
+    this.#remember(follower, askedAt).catch((err: Error) =>
+      this.#log.debug({ event: 'feed.notRecorded', err }, 'not recorded'),
+    )
   }
 
   /** Only a certificate that the registry knows as a broker's may follow. */
@@ -298,8 +300,12 @@ export class FeedServer implements AsyncDisposable {
     })
     if (silenceMs !== undefined) endWhenSilent(socket, silencesBorne * silenceMs)
     this.#followers.get(id)?.socket.destroy()
+    // One that is gone by now has nobody to say so later.
+    if (socket.destroyed) return follower
     this.#followers.set(id, follower)
+    socket.on('close', () => this.#left(follower))
     await this.#remember(follower)
+    if (socket.destroyed) return follower
     this.#log.info({ event: 'feed.connected', broker: id, seq: cursor.seq, reset: !known }, 'broker connected')
     if (!known) socket.write(encodeLine({ kind: 'reset' }))
     void follower.pump()
@@ -325,15 +331,16 @@ export class FeedServer implements AsyncDisposable {
       if (told) this.#log.warn({ event: 'report.refused', broker, id, ...told }, 'a report cannot be read')
     }
     const take = async (): Promise<void> => {
-      if (report !== undefined) await this.#onReport({ broker, id, report })
+      if (report === undefined) return
+      const taking = this.#onReport({ broker, id, report })
+      this.#taking.add(taking)
+      await taking.finally(() => this.#taking.delete(taking))
     }
-    const taking = follower
+    follower
       .reported(id, take)
       .catch((err: unknown) =>
         this.#log.warn({ event: 'report.failed', broker, id, err }, 'a report was not taken; it comes again'),
       )
-      .finally(() => this.#taking.delete(taking))
-    this.#taking.add(taking)
   }
 
   /** @param askedAt missing while it follows */

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { after, before, suite, test } from 'node:test'
+import { TLSSocket } from 'node:tls'
 import type { BrokerReport } from '../../contract/broker-reports.ts'
-import { type Cursor, decodeBody, startCursor } from '../../contract/feed.ts'
+import { type Cursor, decodeBody, encodeLine, startCursor } from '../../contract/feed.ts'
 import { createCsr } from '../../pki/x509.ts'
 import { chainHash } from '../../runtime/chain.ts'
 import { codeOf, EnrollHarness } from '../harness/fleet.ts'
@@ -169,6 +170,36 @@ suite('the trust feed', () => {
     feed.socket.uncork()
     await feed.see(() => false)
     assert.ok(feed.socket.destroyed)
+  })
+
+  test('a broker that does not take its answers holds up no receipt, and cannot ask without end', async (t) => {
+    await fleet.enrolledDevice('cam-slow')
+    await using feed = await followFeed(fleet, startCursor)
+    await feed.see(({ kind }) => kind === 'live')
+    const { write } = TLSSocket.prototype
+    // What the system takes before it says so are megabytes.
+    t.mock.method(TLSSocket.prototype, 'write', function (this: TLSSocket, line: string) {
+      return write.call(this, line) && !/"(noted|pong)"/.test(line)
+    })
+    feed.send({ kind: 'report', id: '0000-6001', report: { type: 'session.cut' } as never })
+    const at = new Date().toISOString()
+    const use = { at, listener: 'mqtts', remoteAddress: '192.0.2.7', serial: '01', fingerprint: 'ab'.repeat(32) }
+    const report = { type: 'certificate.used', deviceId: 'cam-slow', ...use } as const
+    feed.send({ kind: 'report', id: '0000-6002', report: report as never })
+    await feed.see((message) => message.kind === 'noted' && message.id === '0000-6002')
+    assert.equal((await fleet.admin('POST', '/devices/cam-slow/stolen', { waitMs: 0 })).status, 200)
+    const pings = Array.from({ length: 10_000 }, (_, id) => encodeLine({ kind: 'ping', id })).join('')
+    for (let times = 0; times < 6; times++) feed.socket.write(pings)
+    await feed.see(() => false)
+    assert.ok(feed.socket.destroyed)
+  })
+
+  test('a broker that is gone before its hello was answered is not taken for connected', async () => {
+    const feed = await followFeed(fleet, undefined)
+    feed.socket.end(encodeLine({ kind: 'hello', protocol: 1, broker: 'broker-1', cursor: startCursor }))
+    await feed.see(() => false)
+    await fleet.enrolledDevice('cam-later')
+    assert.equal((await fleet.admin('GET', '/status')).body.brokers[0].connected, false)
   })
 
   test('status tells who follows and how far; a broker that went away is still named', async () => {
