@@ -1,5 +1,6 @@
 import type { BrokerMetric } from '../contract/metrics.ts'
 import { Tally, type Tell } from '../runtime/metrics.ts'
+import type { Readiness } from '../runtime/probes.ts'
 import type { SessionStore } from './backends/session-store.ts'
 import type { Refusal } from './denials.ts'
 import type { RetainedMessages } from './retained.ts'
@@ -16,6 +17,7 @@ type Read = {
   retained: Pick<RetainedMessages, 'counts'>
   feed: Pick<FeedClient, 'connected' | 'knownAt' | 'waiting'>
   snapshot: Pick<Snapshot, 'cursor'>
+  ready: Readiness
   certificateEnds: Date
   now: Date
 }
@@ -39,7 +41,10 @@ export class Meters {
     add(this.#ended, counters)
   }
 
-  read(tell: Tell<BrokerMetric>, { sessions, store, retained, feed, snapshot, certificateEnds, now }: Read): void {
+  read(
+    tell: Tell<BrokerMetric>,
+    { sessions, store, retained, feed, snapshot, ready, certificateEnds, now }: Read,
+  ): void {
     const open = new Tally()
     const traffic = { ...this.#ended }
     for (const { state, rules, link } of sessions) {
@@ -65,6 +70,7 @@ export class Meters {
     if (feed.knownAt) tell('fleetgate_broker_feed_age_seconds', (now.getTime() - feed.knownAt.getTime()) / 1_000)
     tell('fleetgate_broker_feed_sequence', snapshot.cursor.seq)
     tell('fleetgate_broker_feed_waiting_events', feed.waiting)
+    for (const [part, fault] of Object.entries(ready)) tell('fleetgate_broker_ready', Number(fault === undefined), part)
     tell('fleetgate_broker_certificate_not_after_seconds', certificateEnds.getTime() / 1_000)
   }
 }

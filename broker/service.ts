@@ -8,7 +8,7 @@ import { handlingTable } from '../contract/verification.ts'
 import { parseCertificate, parsePem } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
 import { Metrics } from '../runtime/metrics.ts'
-import { createProbes, type Readiness } from '../runtime/probes.ts'
+import { createProbes, type Readiness, seldom } from '../runtime/probes.ts'
 import { Authorities } from './authorities.ts'
 import { CloneWatch } from './clone-watch.ts'
 import { credentialStamp, readCredential } from './credential.ts'
@@ -289,13 +289,15 @@ export async function createBrokerService(options: {
   }
 
   const certificateEnds = (): Date => parseCertificate(parsePem(credential.cert, 'CERTIFICATE')[0]!).notAfter
-  const metrics = new Metrics(brokerMetrics, (tell) =>
-    meters.read(tell, { sessions, feed, snapshot, ...mqtt.kept, certificateEnds: certificateEnds(), now: clock() }),
-  )
+  const ready = seldom(readiness)
+  const metrics = new Metrics(brokerMetrics, async (tell) => {
+    const read = { sessions, feed, snapshot, ready: await ready(), certificateEnds: certificateEnds(), now: clock() }
+    meters.read(tell, { ...read, ...mqtt.kept })
+  })
   const probes =
     config.metrics === undefined
       ? undefined
-      : await createProbes({ listen: config.metrics, metrics: () => metrics.text(), ready: readiness, log }).catch(
+      : await createProbes({ listen: config.metrics, metrics: () => metrics.text(), ready, log }).catch(
           async (error: unknown) => {
             await entrances[Symbol.asyncDispose]()
             await mqtt[Symbol.asyncDispose]()

@@ -40,6 +40,10 @@ export const brokerMetrics = {
   fleetgate_broker_feed_age_seconds: gauge('Age of what is known of revocations; missing before it was ever known'),
   fleetgate_broker_feed_sequence: gauge('Last event of the feed that is in force'),
   fleetgate_broker_feed_waiting_events: gauge('Lines of the feed that were heard and are not in force yet'),
+  fleetgate_broker_ready: gauge(
+    'What /readyz says: 1 for a part that can do its work, feed, certificate or store',
+    'part',
+  ),
   fleetgate_broker_certificate_not_after_seconds: gauge('End of the certificate of this broker, in seconds since 1970'),
 } satisfies Table
 
@@ -71,6 +75,7 @@ export const enrollMetrics = {
     'Events of the feed that the broker has not reported to be in force',
     'broker',
   ),
+  fleetgate_enroll_ready: gauge('What /readyz says: 1 for a part that can do its work, certificate or store', 'part'),
   fleetgate_enroll_certificate_not_after_seconds: gauge('End of the certificate of enroll, in seconds since 1970'),
 } satisfies Table
 

@@ -2,6 +2,7 @@ import { type EstOperation, estOperations } from '../contract/configuration.ts'
 import { deviceStatuses } from '../contract/feed.ts'
 import { type EnrollMetric, enrollMetrics } from '../contract/metrics.ts'
 import { Metrics, Tally, type Tell } from '../runtime/metrics.ts'
+import type { Readiness } from '../runtime/probes.ts'
 import type { FeedServer } from './feed-server.ts'
 import type { EnrollmentDenials } from './ra/enrollment-denials.ts'
 import type { Registry } from './registry/registry.ts'
@@ -25,6 +26,7 @@ export class Meters {
   readonly #requests = new Tally()
   #feed: Pick<FeedServer, 'brokers'> | undefined
   #certificateEnds: (() => Date) | undefined
+  #ready: (() => Promise<Readiness>) | undefined
   #counted: { at: number; samples: Parameters<Tell<EnrollMetric>>[] } | undefined
 
   constructor(options: MetersOptions) {
@@ -33,9 +35,10 @@ export class Meters {
   }
 
   /** What is there only once the service is whole. */
-  attach(feed: Pick<FeedServer, 'brokers'>, certificateEnds: () => Date): void {
+  attach(feed: Pick<FeedServer, 'brokers'>, certificateEnds: () => Date, ready: () => Promise<Readiness>): void {
     this.#feed = feed
     this.#certificateEnds = certificateEnds
+    this.#ready = ready
   }
 
   /** @param outcome ok, pending, or a code */
@@ -56,6 +59,8 @@ export class Meters {
       tell('fleetgate_enroll_feed_broker_connected', Number(connected), id)
       tell('fleetgate_enroll_feed_broker_lag_events', Math.max(0, head - appliedSeq), id)
     }
+    for (const [part, fault] of Object.entries((await this.#ready?.()) ?? {}))
+      tell('fleetgate_enroll_ready', Number(fault === undefined), part)
     const ends = this.#certificateEnds?.()
     if (ends !== undefined) tell('fleetgate_enroll_certificate_not_after_seconds', ends.getTime() / 1_000)
     for (const sample of await this.#counts()) tell(...sample)

@@ -12,7 +12,7 @@ import { readPassphrase, readPrivateFile, writeFileAtomic } from '../runtime/fil
 import { createEdge, type EdgeCredential, reachableHost } from '../runtime/https.ts'
 import { AttemptLimit } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
-import { createProbes, type Readiness } from '../runtime/probes.ts'
+import { createProbes, seldom } from '../runtime/probes.ts'
 import { parseYaml } from '../runtime/yaml.ts'
 import { createAdmin } from './admin/routes.ts'
 import { Alerts } from './alerts.ts'
@@ -262,16 +262,16 @@ export async function createEnrollService(input: {
   })
 
   const certificateEnds = (): Date => current.certificate.notAfter
-  meters.attach(feed, certificateEnds)
   const { metrics: probesAt } = config.enroll
   /** Whether a device that asks now could be given a certificate. */
-  const ready = async (): Promise<Readiness> => ({
+  const ready = seldom(async () => ({
     certificate: certificateEnds() > clock() ? undefined : 'the certificate of enroll has expired',
     store: await registry.probe().then(
       () => undefined,
       () => 'the registry takes no changes',
     ),
-  })
+  }))
+  meters.attach(feed, certificateEnds, ready)
   const probes =
     probesAt === undefined
       ? undefined

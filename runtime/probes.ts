@@ -8,15 +8,25 @@ export type Readiness = Record<string, string | undefined>
 
 export type Probes = AsyncDisposable & { url: string }
 
-/** A look at everything is not made more often than this, however many ask. */
 const readyMs = 1_000
 const maxConnections = 32
 const timeoutMs = 5_000
+
+/** Asks no more often than once a second, however many ask for it. */
+export function seldom(ready: () => Promise<Readiness>): () => Promise<Readiness> {
+  let looked: { at: number; answer: Promise<Readiness> } | undefined
+  return () => {
+    const now = performance.now()
+    if (looked === undefined || now - looked.at >= readyMs) looked = { at: now, answer: ready() }
+    return looked.answer
+  }
+}
 
 /**
  * Plain HTTP for who runs the service: `/metrics`, `/livez` (the process answers) and `/readyz` (it can do its work, or which
  * part cannot). It shows no device and changes nothing, and has no access control of its own: where it listens decides.
  *
+ * @param options.ready asked for each question to `/readyz`: what costs something is made `seldom`
  * @throws FleetError `port_in_use`
  */
 export async function createProbes(options: {
@@ -26,16 +36,10 @@ export async function createProbes(options: {
   log: Log
 }): Promise<Probes> {
   const { metrics, ready, log } = options
-  let looked: { at: number; answer: Promise<Readiness> } | undefined
-  const look = (): Promise<Readiness> => {
-    const now = performance.now()
-    if (looked === undefined || now - looked.at >= readyMs) looked = { at: now, answer: ready() }
-    return looked.answer
-  }
   const answers: Record<string, () => Promise<[status: number, body: string]>> = {
     '/livez': async () => [200, 'ok\n'],
     '/readyz': async () => {
-      const found = Object.entries(await look())
+      const found = Object.entries(await ready())
       const isReady = found.every(([, fault]) => fault === undefined)
       return [isReady ? 200 : 503, found.map(([part, fault]) => `${part}: ${fault ?? 'ok'}\n`).join('')]
     },

@@ -103,6 +103,12 @@ suite('keeping its sessions', () => {
     assert.equal(ready.status, 503)
     assert.match(await ready.text(), /^feed: nobody has said since 20.*Z who is revoked\ncertificate: ok\n/)
     const metrics = await (await fetch(`${harness.broker.probes}/metrics`)).text()
+    const parts = [...metrics.matchAll(/^fleetgate_broker_ready\{part="(\w+)"\} (\d)$/gm)].map(([, ...found]) => found)
+    assert.deepEqual(parts, [
+      ['feed', '0'],
+      ['certificate', '1'],
+      ['store', '1'],
+    ])
     assert.ok(Number(/^fleetgate_broker_feed_age_seconds (\S+)$/m.exec(metrics)?.[1]) >= 7_200)
     await events.until('alert', { kind: 'snapshot_stale' })
     assert.ok(thiefs.connected && kept.connected)

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { createLog } from '../../runtime/log.ts'
-import { createProbes, type Probes, type Readiness } from '../../runtime/probes.ts'
+import { createProbes, type Probes, type Readiness, seldom } from '../../runtime/probes.ts'
 
 let probes: Probes
 let readiness: Readiness = { feed: 'not yet', store: undefined }
@@ -13,10 +13,10 @@ before(async () => {
       if (looks > 0) throw new Error('the store is away')
       return 'a 1\n'
     },
-    ready: async () => {
+    ready: seldom(async () => {
       looks++
       return readiness
-    },
+    }),
     log: createLog('probes', 'silent'),
   })
 })
