@@ -17,13 +17,17 @@ import { RawClient, connectPacket as rawConnect } from '../harness/raw-mqtt.ts'
 const folder = mkdtempSync(join(tmpdir(), 'fleetgate-entrances-'))
 let harness: BrokerHarness
 let partner: TestPki
+/** A partner too, whose certificates can be on a revocation list. */
+let listed: TestPki
 let skewMs = 0
 beforeEach(() => {
   skewMs += 30_000
 })
 before(async () => {
   partner = await TestPki.create('Partner')
+  listed = await TestPki.create('Listed')
   writeFileSync(join(folder, 'partner.pem'), partner.anchors.join(''))
+  writeFileSync(join(folder, 'listed.pem'), listed.anchors.join(''))
   await writeList([])
   setPasswords('correct horse')
   harness = await BrokerHarness.start({
@@ -41,7 +45,7 @@ before(async () => {
       ],
       trust: [
         { label: 'partner', file: join(folder, 'partner.pem'), deviceId: 'subject.CN' },
-        { label: 'listed', file: join(folder, 'partner.pem'), deviceId: 'subject.CN', crl: join(folder, 'list.pem') },
+        { label: 'listed', file: join(folder, 'listed.pem'), deviceId: 'subject.CN', crl: join(folder, 'list.pem') },
       ],
     },
   })
@@ -51,7 +55,7 @@ after(async () => {
   rmSync(folder, { recursive: true })
 })
 
-async function writeList(serials: string[], signer = partner.issuing, forMs = 86_400_000): Promise<void> {
+async function writeList(serials: string[], signer = listed.issuing, forMs = 86_400_000): Promise<void> {
   const nextUpdate = new Date(Date.now() + skewMs + forMs)
   writeFileSync(join(folder, 'list.pem'), await revocationList(signer, { serials, nextUpdate }))
 }
@@ -192,9 +196,9 @@ test('a header from anybody else is no TLS; without one they are served', async 
   await harness.testLog.until('session.opened', { remoteAddress: '127.0.0.1', listener: 'direct' })
 })
 
-async function register(id: string, status: 'active' | 'revoked' = 'active'): Promise<TestDevice> {
-  const device = { id, ...(await partner.device(id)) }
-  harness.feed.append({ type: 'device.changed', data: { id, profile: 'sensor', groups: [], status } })
+async function register(id: string, pki = partner): Promise<TestDevice> {
+  const device = { id, ...(await pki.device(id)) }
+  harness.feed.append({ type: 'device.changed', data: { id, profile: 'sensor', groups: [], status: 'active' } })
   await harness.feed.untilApplied()
   return device
 }
@@ -231,7 +235,7 @@ test('a device of another CA is cut off when it is revoked here', async () => {
 test('a revocation list is read again when it changes: who is on it goes, an old one is told by name', {
   timeout: 60_000,
 }, async () => {
-  const device = await register('listed-1')
+  const device = await register('listed-1', listed)
   const socket = await harness.socket(device, { port: portOf('listing') })
   assert.deepEqual(await answerOf(socket, device.id), accepted)
   const end = readToEnd(socket)
@@ -240,11 +244,11 @@ test('a revocation list is read again when it changes: who is on it goes, an old
   await harness.testLog.until('session.kicked', { deviceId: 'listed-1', reason: 'certificate_revoked' })
   assert.deepEqual(await connectTo('listing', device), refused)
 
-  const other = await register('listed-2')
+  const other = await register('listed-2', listed)
   const isRead = (): boolean =>
     harness.testLog.lines.filter(({ event, authority }) => event === 'revocationList.read' && authority === 'listed')
       .length > 2
-  await writeList([], partner.root)
+  await writeList([], listed.root)
   await eventually(isRead)
   assert.deepEqual(await connectTo('listing', other), unavailable, 'no list of its issuer')
   await harness.testLog.until('connection.refused', { reason: 'certificate_status_stale', serial: other.serial })
@@ -263,11 +267,11 @@ async function replaceList(...list: Parameters<typeof writeList>): Promise<void>
 }
 
 test('a session goes on with the next revocation list, and ends when the last one has run out', async () => {
-  await replaceList([], partner.issuing, 3_600_000)
-  const device = await register('listed-3')
+  await replaceList([], listed.issuing, 3_600_000)
+  const device = await register('listed-3', listed)
   const socket = await harness.socket(device, { port: portOf('listing') })
   assert.deepEqual(await answerOf(socket, device.id), accepted)
-  await replaceList([], partner.issuing, 7_200_000)
+  await replaceList([], listed.issuing, 7_200_000)
   const { verdict } = harness.broker.sessions.findLive(device.id)!
   assert.ok(verdict?.until && verdict.until.getTime() > Date.now() + skewMs + 3_700_000)
   const end = readToEnd(socket)
@@ -278,7 +282,7 @@ test('a session goes on with the next revocation list, and ends when the last on
 
 test('a will that waits is not published once its certificate is on a revocation list', async () => {
   await replaceList([])
-  const device = await register('listed-4')
+  const device = await register('listed-4', listed)
   const client = RawClient.over(await harness.socket(device, { port: portOf('listing') }), 5)
   const topic = `devices/${device.id}/telemetry/gone`
   const will = {

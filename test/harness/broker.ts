@@ -107,7 +107,11 @@ export class BrokerHarness implements AsyncDisposable {
     harness.feed.append({ type: 'trust.changed', data: { anchors: pki.anchors } })
     harness.setPolicy(settings.policy ?? starter)
     harness.feed.answering = settings.live !== false
-    await harness.startBroker()
+    // What is left open would keep the process that all tests of a row share.
+    await harness.startBroker().catch(async (error: unknown) => {
+      await harness.feed[Symbol.asyncDispose]()
+      throw error
+    })
     return harness
   }
 
