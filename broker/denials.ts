@@ -7,6 +7,7 @@ import type { CertificateFacts } from '../pki/certificate.ts'
 import { formatName } from '../pki/names.ts'
 import { factsOfCertificate } from '../pki/principal-facts.ts'
 import { DenialRing, type Entry } from '../runtime/denial-ring.ts'
+import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import type { Verdict } from './admission.ts'
 import type { Connection } from './sessions.ts'
@@ -117,7 +118,7 @@ export class Denials implements AsyncDisposable {
   note(refused: Refused, refusal: Refusal): string {
     const { stage, cause, asked } = refusal
     const { deviceId, remoteAddress, clientId } = refused
-    const owner = deviceId ?? remoteAddress ?? 'unknown'
+    const owner = deviceId ?? networkOf(remoteAddress ?? 'unknown')
     const kind = `${stage} ${cause}`
     const key = `${kind} ${owner} ${clientId ?? ''} ${asked?.topic ?? refused.listener ?? ''}`
     const now = this.#options.clock().getTime()

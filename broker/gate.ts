@@ -5,6 +5,7 @@ import { ownAuthority } from '../contract/listeners.ts'
 import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
 import type { PrincipalFacts } from '../contract/principal-facts.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
+import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { type Admission, admitConnect, type ConnectFacts, judge, refusal, type Verdict } from './admission.ts'
@@ -301,7 +302,8 @@ export class Gate {
   }
 
   /**
-   * A connection was refused, at its handshake or at its CONNECT. A storm of them from one address is told in summary.
+   * A connection was refused, at its handshake or at its CONNECT. A storm of them from one address (IPv6: one /64) is told in
+   * summary.
    *
    * @param fields for the log
    * @returns the id under which it can be asked about
@@ -312,7 +314,7 @@ export class Gate {
     const { listener = '', verdict } = refused
     meters.decided({ listener, state: verdict?.state, action: 'reject' })
     verdicts.note(refused, denial)
-    const turn = this.#refusals.take(refused.remoteAddress, clock().getTime())
+    const turn = this.#refusals.take(networkOf(refused.remoteAddress), clock().getTime())
     if (turn === undefined) return denial
     const { suppressed } = turn
     log.warn(

@@ -1,5 +1,6 @@
 import { type Alert, type BrokerReport, reportBounds } from '../contract/broker-reports.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
+import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import type { Events } from './events.ts'
@@ -41,13 +42,16 @@ export class KeyWatch {
     }
   }
 
-  /** Somebody has finished a handshake with this certificate. One who goes on from one address is told of once a minute. */
+  /**
+   * Somebody has finished a handshake with this certificate. One who goes on from one address (IPv6: one /64)
+   * is told of once a minute.
+   */
   look({ spkiHash, serial, fingerprint }: CertificateFacts, peer: { remoteAddress: string; listener: string }): void {
     const deviceId = this.#watched.get(spkiHash)
     if (deviceId === undefined) return
     const { report, events, clock, log } = this.#options
     const { remoteAddress, listener } = peer
-    const turn = this.#alerts.take(`${spkiHash} ${remoteAddress}`, clock().getTime())
+    const turn = this.#alerts.take(`${spkiHash} ${networkOf(remoteAddress)}`, clock().getTime())
     if (turn === undefined) return
     const detail = `the key of ${deviceId}, which was stolen, was used in a handshake`
     log.warn({ event: 'key.used', deviceId, key: spkiHash, serial, ...peer, ...turn }, detail)

@@ -152,7 +152,7 @@ export class Quarantine {
     const message = why === undefined && verdict?.message ? `in quarantine: ${verdict.message}` : problems[cause].title
     const stage = asked.action === 'subscribe' ? 'subscribe' : 'publish'
     const denial = this.#denials.note(refusedOf(connection), { stage, cause, message, asked })
-    const told = this.#lines.take(remoteAddress, this.#clock().getTime())
+    const told = this.#lines.take(networkOf(remoteAddress), this.#clock().getTime())
     const fields = { event: `${stage}.denied`, reason: cause, denial, ...who(connection), topic: shown(asked.topic) }
     if (told) this.#log.warn({ ...fields, ...told }, 'refused in quarantine')
     return askAbout(denial)

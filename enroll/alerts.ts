@@ -1,9 +1,11 @@
 import type { Alert } from '../contract/broker-reports.ts'
+import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { noteEvidence } from './ca/incidents.ts'
 import type { WatchedKeyUse } from './ra/key-watch.ts'
 import type { AuditFact } from './registry/audit-log.ts'
+import { findDevice } from './registry/devices.ts'
 import { type Registry, untilNoConflict } from './registry/registry.ts'
 
 type Raised = {
@@ -39,10 +41,11 @@ export class Alerts {
     const now = this.#clock()
     const { incident, isNew } = await untilNoConflict(async () => {
       const evidence = { at, what: 'alert.raised', by, remoteAddress, details: { ...details, kind } }
-      const noted =
-        deviceId === undefined
-          ? { incident: undefined, writes: [] }
-          : await noteEvidence(this.#registry, { kind, deviceId, evidence, opens: true, now })
+      // A broker may name any device; those that there are are as many as they are.
+      const isKnown = deviceId !== undefined && (await findDevice(this.#registry, deviceId)) !== undefined
+      const noted = isKnown
+        ? await noteEvidence(this.#registry, { kind, deviceId, evidence, opens: true, now })
+        : { incident: undefined, writes: [] }
       const fact: AuditFact = {
         action: 'alert.raised',
         actor: by === 'enroll' ? 'system' : `broker:${by}`,
@@ -59,9 +62,9 @@ export class Alerts {
       this.#log.warn({ event: 'alert.raised', kind, by, deviceId, remoteAddress, incident, ...details }, 'alert')
   }
 
-  /** Somebody who goes on trying from one address is told of once a minute. */
+  /** Somebody who goes on trying from one address (IPv6: one /64) is told of once a minute. */
   keyUsed({ spkiHash, deviceId, remoteAddress, where, path, requestId, at }: WatchedKeyUse): void {
-    const turn = this.#uses.take(`${spkiHash} ${remoteAddress}`, at.getTime())
+    const turn = this.#uses.take(`${spkiHash} ${networkOf(remoteAddress)}`, at.getTime())
     if (turn === undefined) return
     const details = { key: spkiHash, where, path, count: turn.suppressed + 1 }
     this.raise({

@@ -15,6 +15,7 @@ import type { ProblemCode } from '../contract/problems.ts'
 import { valuesOf } from '../pki/names.ts'
 import { FleetError, isFleetError } from '../runtime/errors.ts'
 import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
+import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { Follower } from './feed-follower.ts'
@@ -192,7 +193,7 @@ export class FeedServer implements AsyncDisposable {
   }
 
   #refused(reason: ProblemCode, remoteAddress: string | undefined, err?: unknown): void {
-    const told = this.#refusals.take(remoteAddress ?? 'unknown', this.#clock().getTime())
+    const told = this.#refusals.take(networkOf(remoteAddress ?? 'unknown'), this.#clock().getTime())
     if (told) this.#log.warn({ event: 'feed.refused', reason, remoteAddress, err, ...told }, 'feed connection refused')
   }
 

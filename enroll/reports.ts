@@ -47,9 +47,10 @@ export function createReportDesk({
       requestId,
     }
     await untilNoConflict(async () => {
-      const before = deviceId === undefined ? undefined : await findCuts(registry, deviceId)
+      // A broker may name any device; those that there are are as many as they are.
+      const isKnown = deviceId !== undefined && (await findDevice(registry, deviceId)) !== undefined
       const ended = { ...rest, broker, heardAt: heardAt.toISOString() }
-      const cuts = deviceId === undefined ? [] : [writeCut(deviceId, ended, before)]
+      const cuts = isKnown ? [writeCut(deviceId, ended, await findCuts(registry, deviceId))] : []
       const { writes } = await evidenceOf(audit, report, broker, heardAt)
       await registry.commit({ requestId, writes: [...cuts, ...writes], audit: [audit], at: heardAt })
     }, attempts)

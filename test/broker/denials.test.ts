@@ -480,4 +480,8 @@ test('a denial that is on disk alone is counted, told and restored as one in mem
   assert.deepEqual(await told(again), wanted)
   assert.equal((await again.list({ id, limit: 1 }))[0]?.count, 2)
   assert.deepEqual(await again.list({ id: 'ffffffffffff', limit: 1 }), [])
+  const stranger = (remoteAddress: string): string =>
+    again.note({ remoteAddress }, { stage: 'tls', cause: 'certificate_missing', message: 'no' })
+  assert.equal(stranger('2001:db8::1'), stranger('2001:db8::2'), 'one /64 is one stranger')
+  assert.notEqual(stranger('2001:db8::1'), stranger('2001:db8:0:1::1'))
 })

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { Alert, BrokerReport } from '../../contract/broker-reports.ts'
+import type { Alert, BrokerReport, SessionCut } from '../../contract/broker-reports.ts'
 import { Alerts } from '../../enroll/alerts.ts'
 import { decodeAudit } from '../../enroll/registry/audit-log.ts'
 import { type DeviceRecord, getDevice, writeDevice } from '../../enroll/registry/devices.ts'
@@ -88,4 +88,39 @@ test('what a broker has decided about a certificate is in the audit log, with wh
       fingerprint: 'ab'.repeat(32),
       serial: '0a',
     })
+  }))
+
+test('of a device that there is not neither an incident nor a list of its connections is kept', () =>
+  withRegistry(async (registry) => {
+    await put(registry, writeDevice(device('cam-1', 'active'), 0))
+    const alerts = new Alerts({ registry, clock, log: createLog('enroll', 'silent') })
+    const desk = createReportDesk({ registry, alerts, overlapMs: 0, holdsClones: false, clock })
+    const at = now.toISOString()
+    const counts = { tookMs: 1, packetsIn: 0, bytesIn: 0, packetsOut: 0, bytesOut: 0, publish: [], subscribe: [] }
+    for (const deviceId of ['cam-1', 'cam-2']) {
+      const peer = { deviceId, listener: 'mqtts', remoteAddress: '192.0.2.7' }
+      const cut: SessionCut = {
+        ...{ type: 'session.cut', at, reason: 'device_revoked', ...peer, state: 'live', isResumed: false },
+        ...{ connectedAt: at, ...counts },
+      }
+      await desk({ broker: 'broker-1', id: `${deviceId}-1`, report: clone(deviceId) })
+      await desk({ broker: 'broker-1', id: `${deviceId}-2`, report: cut })
+    }
+    const kept = async (kind: 'incident' | 'cuts') => {
+      const { items } = await registry.list(kind, { kind }, { limit: 10 })
+      return items.map(({ doc }) => doc.deviceId)
+    }
+    assert.deepEqual([await kept('incident'), await kept('cuts')], [['cam-1'], ['cam-1']])
+    assert.equal((await registry.auditAfter(0, 10)).length, 4, 'what was said is on record')
+  }))
+
+test('whoever has a stolen key is told of once a minute, from however many addresses of a /64', () =>
+  withRegistry(async (registry) => {
+    const alerts = new Alerts({ registry, clock, log: createLog('enroll', 'silent') })
+    const told: string[] = []
+    alerts.raise = async ({ remoteAddress }) => void told.push(remoteAddress)
+    const use = { spkiHash: 'ab', deviceId: 'cam-1', where: 'handshake', path: '/', requestId: 'r', at: now } as const
+    for (const remoteAddress of ['2001:db8::1', '2001:db8::2', '2001:db8:0:1::1'])
+      alerts.keyUsed({ ...use, remoteAddress })
+    assert.deepEqual(told, ['2001:db8::1', '2001:db8:0:1::1'])
   }))
