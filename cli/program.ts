@@ -51,6 +51,8 @@ function createProgram(io: Io, asked: Asked): Command {
     .configureOutput({
       writeOut: io.out,
       writeErr: io.err,
+      // What was typed, or stands in a file that was named, comes back in it.
+      outputError: (text, write) => write(text.split('\n').map(visible).join('\n')),
       getOutHasColors: () => io.colour,
       getErrHasColors: () => io.colour,
     })

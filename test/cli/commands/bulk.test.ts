@@ -129,13 +129,13 @@ test('a broker that has not confirmed is exit code 1; an interruption ends after
 
 test('one id or a selection is wanted, and a selection that can be read', async () => {
   const bad = join(folder, 'bad.txt')
-  writeFileSync(bad, 'cam-1\ncam 2\n')
+  writeFileSync(bad, 'cam-1\ncam \u001b]0;2\u0007\n')
   const empty = join(folder, 'empty.txt')
   writeFileSync(empty, '# nobody\n')
   for (const [argv, sentence] of [
     [['disable'], /give one device id, or --group/],
     [['disable', 'cam-1', '--group', 'hall'], /give one device id, or --group/],
-    [['enable', '--file', bad], /Line 2: cam 2 is no device id/],
+    [['enable', '--file', bad], /Line 2: cam <U\+001B>\]0;2<U\+0007> is no device id/],
     [['enable', '--file', empty], /There is no device id in it/],
     [['enable', '--file', join(folder, 'none.txt')], /It cannot be read/],
     [['disable', '--issued-between', '2026-03-08..2026-03-01'], /Give two days or instants/],
