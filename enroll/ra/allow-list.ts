@@ -1,4 +1,4 @@
-import type { DeviceId, GroupName, ProfileName } from '../../contract/ids.ts'
+import { type DeviceId, type GroupName, isDeviceId, type ProfileName } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { findAllowance, writeAllowance } from '../registry/allowances.ts'
 import type { Asked } from '../registry/asked.ts'
@@ -33,8 +33,10 @@ export function allowDevices(
       if (known !== undefined && known.doc.deviceId !== deviceId) {
         throw final(`serial number ${serial} is allowed under ${label} as ${known.doc.deviceId}, not as ${deviceId}`)
       }
-      const former = before && before.doc.deviceId !== deviceId && (await findDevice(registry, before.doc.deviceId))
-      if (former && former.doc.stolenAt !== undefined) {
+      // Under its own serial number a device comes in without being on a list.
+      const owner = before?.doc.deviceId ?? (isDeviceId(serial) ? serial : deviceId)
+      const former = owner === deviceId ? undefined : await findDevice(registry, owner)
+      if (former?.doc.stolenAt !== undefined) {
         throw final(`serial number ${serial} is that of ${former.doc.id}, which was stolen at ${former.doc.stolenAt}`)
       }
       const device = await findDevice(registry, deviceId)

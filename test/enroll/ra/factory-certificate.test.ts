@@ -176,6 +176,11 @@ suite('factory certificates', () => {
     const renamed = await list('allow', { entries: [{ serial: 'SN83', deviceId: 'gauge-84' }] })
     assert.deepEqual([renamed.status, renamed.body.code], [409, 'conflict'])
     assert.match(renamed.body.detail, /SN83 is that of gauge-83, which was stolen at 20/)
+    // One that came in by its serial number alone.
+    await fleet.admin('POST', '/devices', { id: 'SN85', profile: 'gauge' })
+    await fleet.admin('POST', '/devices/SN85/stolen')
+    const listed = await list('allow', { entries: [{ serial: 'SN85', deviceId: 'gauge-85' }] })
+    assert.deepEqual([listed.status, listed.body.code], [409, 'conflict'])
   })
 
   test('two at once: neither token nor factory certificate is enough alone, and both have to be of one device', async () => {
