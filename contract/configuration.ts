@@ -130,7 +130,9 @@ const clones = z.strictObject({
     .int()
     .min(0)
     .default(10)
-    .describe('Keys that may be suspended at a time; beyond, an alert is all. So many clones at once are none'),
+    .describe(
+      'Keys that may be suspended at a time, and devices held in an hour; beyond, an alert is all. So many clones at once are none',
+    ),
   overlapMs: z
     .int()
     .min(1_000)

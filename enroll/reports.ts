@@ -1,6 +1,8 @@
 import type { Alert, BrokerReport, CertificateUsed, SessionCut, VerdictReached } from '../contract/broker-reports.ts'
 import type { DeviceId } from '../contract/ids.ts'
 import type { ProblemCode } from '../contract/problems.ts'
+import { AttemptLimit } from '../runtime/limits.ts'
+import type { Log } from '../runtime/log.ts'
 import type { Alerts } from './alerts.ts'
 import { holdDevice } from './ca/hold.ts'
 import { noteEvidence } from './ca/incidents.ts'
@@ -20,9 +22,10 @@ type ReportsOptions = {
   registry: Registry
   alerts: Alerts
   overlapMs: number
-  /** Whether a device whose key is used in two places is put on hold. */
-  holdsClones: boolean
+  /** Devices whose key is used in two places that are put on hold in an hour; more at once are a fault of the network, or a broker's. */
+  maxClonesHeld: number
   clock: () => Date
+  log: Log
 }
 
 /** Takes what brokers report. A report that comes again has no second effect: its id is the request's. */
@@ -30,9 +33,12 @@ export function createReportDesk({
   registry,
   alerts,
   overlapMs,
-  holdsClones,
+  maxClonesHeld,
   clock,
+  log,
 }: ReportsOptions): (reported: Reported) => Promise<void> {
+  const holds = new AttemptLimit(maxClonesHeld, { periodMs: 3_600_000 })
+
   /** @param heardAt when it came; it may have to be written more than once */
   async function cut({ broker, requestId, report }: Said<SessionCut>, heardAt: Date): Promise<void> {
     const { type: _type, deviceId, ...rest } = report
@@ -71,9 +77,16 @@ export function createReportDesk({
   async function alerted({ broker, requestId, report }: Said<Alert>): Promise<void> {
     const { kind, deviceId, remoteAddress, at } = report
     await alerts.raise({ kind, deviceId, remoteAddress, by: broker, requestId, at, details: detailsOf(report) })
-    if (kind !== 'clone' || deviceId === undefined || !holdsClones) return
+    if (kind !== 'clone' || deviceId === undefined || maxClonesHeld === 0) return
     // One that was revoked, or never was, cannot be held and need not be.
     if ((await findDevice(registry, deviceId))?.doc.status !== 'active') return
+    const now = clock().getTime()
+    if (holds.waitMs('', now) > 0) {
+      const why = `${maxClonesHeld} devices were put on hold in an hour already: are these the addresses of devices?`
+      log.error({ event: 'clone.notHeld', deviceId, broker, why }, 'a device that may have been cloned goes on')
+      return
+    }
+    holds.note('', now)
     const id = deviceId as DeviceId
     await holdDevice(registry, { id, actor: `broker:${broker}`, remoteAddress, requestId, now: clock() })
   }

@@ -161,8 +161,9 @@ export async function createEnrollService(input: {
         registry,
         alerts,
         overlapMs: config.enroll.overlapMs,
-        holdsClones: config.broker.clones.action === 'hold',
+        maxClonesHeld: config.broker.clones.action === 'hold' ? config.broker.clones.maxSuspended : 0,
         clock,
+        log,
       }),
     }),
   )

@@ -11,6 +11,7 @@ import { put, withRegistry } from './registry/with-registry.ts'
 
 const now = new Date('2026-03-01T00:00:00Z')
 const clock = (): Date => now
+const log = createLog('enroll', 'silent')
 
 const clone = (deviceId: string): Alert => ({
   type: 'alert',
@@ -30,9 +31,9 @@ const device = (id: string, status: DeviceRecord['status']): DeviceRecord => ({
   createdAt: now.toISOString(),
 })
 
-async function tell(registry: Registry, holdsClones: boolean, ...reports: BrokerReport[]): Promise<string[]> {
-  const alerts = new Alerts({ registry, clock, log: createLog('enroll', 'silent') })
-  const desk = createReportDesk({ registry, alerts, overlapMs: 0, holdsClones, clock })
+async function tell(registry: Registry, maxClonesHeld: number, ...reports: BrokerReport[]): Promise<string[]> {
+  const alerts = new Alerts({ registry, clock, log })
+  const desk = createReportDesk({ registry, alerts, overlapMs: 0, maxClonesHeld, clock, log })
   for (const [n, report] of reports.entries()) await desk({ broker: 'broker-1', id: `0000-${n}`, report })
   const entries = (await registry.auditAfter(0, 10)).map(decodeAudit)
   return entries.map(({ action, actor, subject }) => `${action} ${actor} ${subject}`)
@@ -41,9 +42,9 @@ async function tell(registry: Registry, holdsClones: boolean, ...reports: Broker
 test('a device whose key is used in two places is put on hold where that is wanted, once, and alerted of in any case', () =>
   withRegistry(async (registry) => {
     await put(registry, writeDevice(device('cam-1', 'active'), 0))
-    assert.deepEqual(await tell(registry, false, clone('cam-1')), ['alert.raised broker:broker-1 device:cam-1'])
+    assert.deepEqual(await tell(registry, 0, clone('cam-1')), ['alert.raised broker:broker-1 device:cam-1'])
     assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'active')
-    assert.deepEqual(await tell(registry, true, clone('cam-1'), clone('cam-1')), [
+    assert.deepEqual(await tell(registry, 2, clone('cam-1'), clone('cam-1')), [
       'alert.raised broker:broker-1 device:cam-1',
       'device.held broker:broker-1 device:cam-1',
       'alert.raised broker:broker-1 device:cam-1',
@@ -51,10 +52,19 @@ test('a device whose key is used in two places is put on hold where that is want
     assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'held')
   }))
 
+test('no more are put on hold in an hour than may be, whatever brokers say', () =>
+  withRegistry(async (registry) => {
+    const ids = ['cam-1', 'cam-2', 'cam-3']
+    for (const id of ids) await put(registry, writeDevice(device(id, 'active'), 0))
+    await tell(registry, 2, ...ids.map(clone))
+    const states = await Promise.all(ids.map(async (id) => (await getDevice(registry, id)).doc.status))
+    assert.deepEqual(states, ['held', 'held', 'active'])
+  }))
+
 test('one that is revoked stays so, and one that there is not is alerted of alone', () =>
   withRegistry(async (registry) => {
     await put(registry, writeDevice(device('cam-1', 'revoked'), 0))
-    const told = await tell(registry, true, clone('cam-1'), clone('cam-2'))
+    const told = await tell(registry, 2, clone('cam-1'), clone('cam-2'))
     assert.deepEqual(told, ['alert.raised broker:broker-1 device:cam-1', 'alert.raised broker:broker-1 device:cam-2'])
     assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'revoked')
   }))
@@ -75,7 +85,7 @@ test('what a broker has decided about a certificate is in the audit log, with wh
       detail: 'the certificate expired at noon',
       count: 1,
     })
-    const told = await tell(registry, false, verdict('reject'), verdict('quarantine'), verdict('grace'))
+    const told = await tell(registry, 0, verdict('reject'), verdict('quarantine'), verdict('grace'))
     assert.deepEqual(told, [
       'connection.refused broker:broker-1 device:cam-1',
       'connection.quarantined broker:broker-1 device:cam-1',
@@ -93,8 +103,8 @@ test('what a broker has decided about a certificate is in the audit log, with wh
 test('of a device that there is not neither an incident nor a list of its connections is kept', () =>
   withRegistry(async (registry) => {
     await put(registry, writeDevice(device('cam-1', 'active'), 0))
-    const alerts = new Alerts({ registry, clock, log: createLog('enroll', 'silent') })
-    const desk = createReportDesk({ registry, alerts, overlapMs: 0, holdsClones: false, clock })
+    const alerts = new Alerts({ registry, clock, log })
+    const desk = createReportDesk({ registry, alerts, overlapMs: 0, maxClonesHeld: 0, clock, log })
     const at = now.toISOString()
     const counts = { tookMs: 1, packetsIn: 0, bytesIn: 0, packetsOut: 0, bytesOut: 0, publish: [], subscribe: [] }
     for (const deviceId of ['cam-1', 'cam-2']) {
@@ -116,7 +126,7 @@ test('of a device that there is not neither an incident nor a list of its connec
 
 test('whoever has a stolen key is told of once a minute, from however many addresses of a /64', () =>
   withRegistry(async (registry) => {
-    const alerts = new Alerts({ registry, clock, log: createLog('enroll', 'silent') })
+    const alerts = new Alerts({ registry, clock, log })
     const told: string[] = []
     alerts.raise = async ({ remoteAddress }) => void told.push(remoteAddress)
     const use = { spkiHash: 'ab', deviceId: 'cam-1', where: 'handshake', path: '/', requestId: 'r', at: now } as const
