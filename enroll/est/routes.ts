@@ -92,8 +92,11 @@ export function createEst(context: EstContext): {
     const lockedMs = credential === undefined ? 0 : guesses.waitMs(credential, context.clock().getTime())
     if (lockedMs > 0) throw tooMany(lockedMs)
     const { operation, label } = findOperation(request, context.profiles)
+    // With a token, or where nothing is to be proved, whoever holds a stolen key in the handshake is served, and told of.
+    const watched = await findWatchedUse(context.registry, undefined, { request, now: context.clock() })
     const answer = await operation.handle(request, label, context)
     if (!('refused' in answer)) {
+      if (watched !== undefined) context.onWatchedKey(watched)
       context.meters.answered(request.path, answer.status === 202 ? 'pending' : 'ok')
       return answer
     }

@@ -27,19 +27,19 @@ export async function requireUnwatched(registry: Registry, spkiHash: string): Pr
 }
 
 /**
- * What a refused request has shown of watched keys: the one that was to be certified, and that of the connection. No
- * certificate for such a key counts, so who is let in has shown none.
+ * What a request has shown of watched keys: the one that was to be certified and was refused for it, else that of the
+ * connection.
  */
 export async function findWatchedUse(
   registry: Registry,
-  error: FleetError,
+  error: FleetError | undefined,
   { request, now }: { request: EdgeRequestHead; now: Date },
 ): Promise<WatchedKeyUse | undefined> {
   const { remoteAddress, path, id: requestId, certificate } = request
   const use = ({ spkiHash, deviceId }: WatchedKeyRecord, where: WatchedKeyUse['where']): WatchedKeyUse => ({
     ...{ spkiHash, deviceId, remoteAddress, where, path: path.slice(0, 200), requestId, at: now },
   })
-  const { watchedKey } = error.context as { watchedKey?: WatchedKeyRecord }
+  const { watchedKey } = (error?.context ?? {}) as { watchedKey?: WatchedKeyRecord }
   if (watchedKey !== undefined) return use(watchedKey, 'request')
   const spkiHash = certificate && keyOf(certificate)
   const watched = spkiHash === undefined ? undefined : await findWatchedKey(registry, spkiHash)

@@ -155,6 +155,19 @@ suite('revoking a device', () => {
     assert.equal(codeOf(await fleet.reenroll(other, csr)), 'key_compromised')
   })
 
+  test('who has a stolen key in the handshake and is served all the same is told of', async () => {
+    const device = await fleet.enrolledDevice('stolen-5')
+    const { incident } = (await fleet.admin('POST', '/devices/stolen-5/stolen')).body
+    assert.equal((await fleet.est('cacerts', { key: device.key, cert: device.certificate })).status, 200)
+    const alerts = async () => {
+      const { evidence } = (await fleet.admin('GET', `/incidents/${incident}`)).body
+      return evidence.slice(1).map(({ details }: { details: object }) => details)
+    }
+    while ((await alerts()).length === 0);
+    const [{ kind, where, path }] = await alerts()
+    assert.deepEqual([kind, where, path], ['key_reused', 'handshake', '/.well-known/est/cacerts'])
+  })
+
   test('one certificate is revoked and its device keeps the other; of the current one that is said', async () => {
     const device = await fleet.enrolledDevice('cert-1')
     const { privateKeyPem } = await createKeyAndCsr({ commonName: 'cert-1' })
