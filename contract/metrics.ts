@@ -70,6 +70,10 @@ export const enrollMetrics = {
     'Certificates that end within so many days, revoked ones too, counted up to 10,000',
     'days',
   ),
+  fleetgate_enroll_expiry_notices_total: counter(
+    'Certificates that had so many days left while their devices still needed them, each told once for each of these days',
+    'days',
+  ),
   fleetgate_enroll_feed_broker_connected: gauge('1 while the broker follows the trust feed', 'broker'),
   fleetgate_enroll_feed_broker_lag_events: gauge(
     'Events of the feed that the broker has not reported to be in force',

@@ -3,6 +3,7 @@ import { deviceStatuses } from '../contract/feed.ts'
 import { type EnrollMetric, enrollMetrics } from '../contract/metrics.ts'
 import { Metrics, Tally, type Tell } from '../runtime/metrics.ts'
 import type { Readiness } from '../runtime/probes.ts'
+import { type NoticeDays, noticeDays } from './ca/expiry.ts'
 import type { FeedServer } from './feed-server.ts'
 import type { EnrollmentDenials } from './ra/enrollment-denials.ts'
 import type { Registry } from './registry/registry.ts'
@@ -24,6 +25,7 @@ export class Meters {
   readonly metrics: Metrics<EnrollMetric>
   readonly #options: MetersOptions
   readonly #requests = new Tally()
+  readonly #notices = new Map<NoticeDays, number>()
   #feed: Pick<FeedServer, 'brokers'> | undefined
   #certificateEnds: (() => Date) | undefined
   #ready: (() => Promise<Readiness>) | undefined
@@ -46,6 +48,10 @@ export class Meters {
     this.#requests.add(1, operationOf(path), outcome)
   }
 
+  noticed(days: NoticeDays): void {
+    this.#notices.set(days, (this.#notices.get(days) ?? 0) + 1)
+  }
+
   took(path: string, ms: number): void {
     this.metrics.observe('fleetgate_enroll_request_duration_seconds', ms / 1_000, operationOf(path))
   }
@@ -54,6 +60,9 @@ export class Meters {
     const { registry, denials } = this.#options
     for (const [count, labels] of this.#requests) tell('fleetgate_enroll_requests_total', count, ...labels)
     for (const [count, labels] of denials.refusals) tell('fleetgate_enroll_refusals_total', count, ...labels)
+    // From nought on: the first step of a counter that was not there before is none.
+    for (const days of noticeDays)
+      tell('fleetgate_enroll_expiry_notices_total', this.#notices.get(days) ?? 0, String(days))
     const head = (await registry.head()).feed.seq
     for (const { id, connected, appliedSeq } of (await this.#feed?.brokers()) ?? []) {
       tell('fleetgate_enroll_feed_broker_connected', Number(connected), id)

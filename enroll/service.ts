@@ -246,7 +246,7 @@ export async function createEnrollService(input: {
   let ageing: Promise<void> | undefined
   const age = async (): Promise<void> => {
     await supersedeDue(registry, clock())
-    await noticeExpiring(registry, clock())
+    for (const days of await noticeExpiring(registry, clock())) meters.noticed(days)
   }
   const lifecycle = setInterval(() => {
     ageing ??= age()

@@ -7,7 +7,8 @@ import { type Registry, untilNoConflict } from '../registry/registry.ts'
 import { isReplaced } from './supersession.ts'
 
 const dayMs = 86_400_000
-const noticeDays = [30, 14, 7, 1]
+export const noticeDays = [30, 14, 7, 1] as const
+export type NoticeDays = (typeof noticeDays)[number]
 
 type Validity = { notBefore: Date; notAfter: Date }
 
@@ -25,15 +26,24 @@ export function nextNotice({ notBefore, notAfter }: Validity, now: Date): string
   return days === undefined ? undefined : new Date(notAfter.getTime() - days * dayMs).toISOString()
 }
 
-/** Tells what is due. What is too much for one turn waits for the next. */
-export async function noticeExpiring(registry: Registry, now: Date): Promise<void> {
+/**
+ * Tells what is due. What is too much for one turn waits for the next.
+ *
+ * @returns for each that was told, which of the notices it was
+ */
+export async function noticeExpiring(registry: Registry, now: Date): Promise<NoticeDays[]> {
+  const told: NoticeDays[] = []
   const { items } = await listNoticeable(registry, now, { limit: 500 })
-  for (const { doc } of items) await untilNoConflict(() => notice(registry, doc.serial, now))
+  for (const { doc } of items) {
+    const days = await untilNoConflict(() => notice(registry, doc.serial, now))
+    if (days !== undefined) told.push(days)
+  }
+  return told
 }
 
-async function notice(registry: Registry, serial: string, now: Date): Promise<void> {
+async function notice(registry: Registry, serial: string, now: Date): Promise<NoticeDays | undefined> {
   const found = await findCertificate(registry, serial)
-  if (found?.doc.noticeAt === undefined) return
+  if (found?.doc.noticeAt === undefined) return undefined
   const { noticeAt: _, ...doc } = found.doc
   const [notBefore, notAfter] = [new Date(doc.notBefore!), new Date(doc.notAfter!)]
   const next = nextNotice({ notBefore, notAfter }, now)
@@ -69,6 +79,7 @@ async function notice(registry: Registry, serial: string, now: Date): Promise<vo
       : [],
     at: now,
   })
+  return isTold ? noticeDays.findLast((days) => days >= daysLeft) : undefined
 }
 
 /** What was never used is of interest only while it is the last one that the device could have. */

@@ -217,6 +217,7 @@ test('requests, refusals and what the registry holds are metrics, by codes alone
   assert.equal(numberOf('fleetgate_enroll_feed_broker_connected{broker="broker-1"}'), 1)
   assert.ok(numberOf('fleetgate_enroll_feed_broker_lag_events{broker="broker-1"}') > 0)
   assert.equal(numberOf('fleetgate_enroll_ready{part="certificate"}'), 1)
+  assert.equal(numberOf('fleetgate_enroll_expiry_notices_total{days="7"}'), 0)
   assert.equal(numberOf('fleetgate_enroll_ready{part="store"}'), 1)
   assert.ok(!text.some((line) => /f-1|cam-|127\.0\.0\.1/.test(line)), 'no device, no address')
   const ready = await fetch(`${fleet.probes}/readyz`)

@@ -84,6 +84,16 @@ test('30, 14, 7 and 1 days before its end is told of a certificate, once each, t
     assert.equal((await getCertificate(registry, '01')).doc.noticeAt, undefined)
   }))
 
+test('each notice is counted as the one it was, a late one as the last that was due', () =>
+  withRegistry(async (registry) => {
+    await keep(registry, { serial: '01', from: 0, days: 365 })
+    await keep(registry, { serial: '02', from: 0, days: 370, deviceId: 'cam-2' })
+    assert.deepEqual(await noticeExpiring(registry, at(330)), [])
+    assert.deepEqual((await noticeExpiring(registry, at(360))).sort(), [14, 7])
+    assert.deepEqual((await noticeExpiring(registry, at(364))).sort(), [1, 7])
+    assert.deepEqual(await noticeExpiring(registry, at(364)), [])
+  }))
+
 test('nothing is told before a device has to have renewed, nor of what lives for a moment', () =>
   withRegistry(async (registry) => {
     await keep(registry, { serial: '01', from: 0, days: 30 })
