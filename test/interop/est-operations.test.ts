@@ -30,15 +30,21 @@ test('openssl and curl use labels, csrattrs, serverkeygen and fullcmc', needs('o
     const id = `lock-${version}`
     const credential = ['--cert', `${id}.crt`, '--key', `${id}.key`]
 
-    await t.test(`TLS ${version}: csrattrs under a label is DER that openssl reads`, async () => {
-      const { out } = await gateway.curl(...tls, `${estUrl}/gates/csrattrs`)
-      assert.match(out, /^HTTP\/1\.1 200 OK\r\n[\s\S]*Content-Type: application\/csrattrs\r\n/)
-      writeFileSync(gateway.path('csrattrs'), body(out))
-      const text = await openssl('asn1parse', '-inform', 'DER', '-in', 'csrattrs')
-      for (const name of ['challengePassword', 'id-ecPublicKey', 'Extension Request', '1.2.840.113549.1.9.16.2.61']) {
-        assert.ok(text.includes(`:${name}`), name)
-      }
-    })
+    await t.test(
+      `TLS ${version}: csrattrs under a label is DER that openssl reads, with a template where none binds`,
+      async () => {
+        const template = '1.2.840.113549.1.9.16.2.61'
+        const told = { gates: ['challengePassword', 'id-ecPublicKey', 'Extension Request'], locks: [template] }
+        for (const [label, names] of Object.entries(told)) {
+          const { out } = await gateway.curl(...tls, `${estUrl}/${label}/csrattrs`)
+          assert.match(out, /^HTTP\/1\.1 200 OK\r\n[\s\S]*Content-Type: application\/csrattrs\r\n/)
+          writeFileSync(gateway.path('csrattrs'), body(out))
+          const text = await openssl('asn1parse', '-inform', 'DER', '-in', 'csrattrs')
+          for (const name of names) assert.ok(text.includes(`:${name}`), `${label}: ${name}`)
+          assert.equal(text.includes(`:${template}`), label === 'locks', label)
+        }
+      },
+    )
 
     await t.test(`TLS ${version}: enrolls under a label and is refused to renew without it`, async () => {
       const token = await gateway.token(id, 'lock')
