@@ -86,8 +86,9 @@ export class OcspResponder {
     const answers = ids.map((id, at) => ({ id, status: statuses[at]! }))
     const by = responder.signer()
     const nextUpdate = new Date(Math.min(now.getTime() + this.#validityMs, by.certificate.notAfter.getTime()))
-    // It may be forgotten while it is signed, and then it is not kept.
-    const known = isForAll && this.#isCurrent() ? this.#known.get(first.serial) : undefined
+    // It may be forgotten while it is signed, and then it is not kept; nor beside what another has found out since.
+    const found = isForAll ? this.#known.get(first.serial) : undefined
+    const known = found?.status === statuses[0] ? found : undefined
     const signed = await signOcspResponse({ by, answers, nonce, thisUpdate: now, nextUpdate })
     if (known === undefined) return { der: signed }
     const etag = createHash('sha256').update(signed).digest('hex')

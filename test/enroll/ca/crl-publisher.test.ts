@@ -245,6 +245,41 @@ test('an expired certificate leaves after one more list on schedule, over a rest
     )
   }))
 
+/** And what it says of serial number 01. */
+function responder(registry: Registry, isCurrent: () => boolean) {
+  const signer = { ...issuingIssuer.signer, sign: async () => Buffer.from('signed') }
+  const ocsp = new OcspResponder(
+    registry,
+    [{ authority: issuingIssuer.certificate, isOf: () => true, signer: () => ({ ...issuingIssuer, signer }) }],
+    { validityMs: day, isCurrent },
+  )
+  const [hash, ...ids] = issuerIds(issuingIssuer.certificate)[0]!.split(' ')
+  const issuer = [sequence(oid(hash!)), ...ids.map((id) => octetString(Buffer.from(id, 'hex')))]
+  const request = sequence(sequence(sequence(sequence(sequence(...issuer, integer(Buffer.from([1])))))))
+  const answered = async (): Promise<{ isRevoked: boolean; isKept: boolean }> => {
+    const { der, kept } = await ocsp.answer(request, after(day))
+    return { isRevoked: der.includes('20260301090000Z'), isKept: kept !== undefined }
+  }
+  return { ocsp, answered }
+}
+
+test('an OCSP answer that a revocation has overtaken is kept for nobody', async () => {
+  const { promise: overtaken, resolve } = Promise.withResolvers<void>()
+  let reads = 0
+  const find = async () => {
+    if (reads++ > 0) return { rev: 2, doc: record('01', ended('keyCompromise')) }
+    await overtaken
+    return { rev: 1, doc: record('01') }
+  }
+  const { ocsp, answered } = responder({ find } as unknown as Registry, () => true)
+  const first = answered()
+  ocsp.forget('01')
+  assert.deepEqual(await answered(), { isRevoked: true, isKept: true })
+  resolve()
+  assert.deepEqual(await first, { isRevoked: false, isKept: false })
+  assert.deepEqual(await answered(), { isRevoked: true, isKept: true })
+})
+
 test('OCSP asks the registry as long as lists are behind it, whatever was answered before', () =>
   withRegistry(async (registry) => {
     await put(registry, [record('01'), record('02')])
@@ -255,20 +290,8 @@ test('OCSP asks the registry as long as lists are behind it, whatever was answer
       return isAway ? Promise.reject(new Error('the key is away')) : issuingIssuer.signer.signParts(parts)
     }
     await using lists = publisher(registry, { signer: { ...issuingIssuer.signer, signParts } })
-    const signer = { ...issuingIssuer.signer, sign: async () => Buffer.from('signed') }
-    const ocsp = new OcspResponder(
-      registry,
-      [{ authority: issuingIssuer.certificate, isOf: () => true, signer: () => ({ ...issuingIssuer, signer }) }],
-      { validityMs: day, isCurrent: () => lists.isCurrent },
-    )
+    const { ocsp, answered } = responder(registry, () => lists.isCurrent)
     lists.onChange((serial) => ocsp.forget(serial))
-    const [hash, ...ids] = issuerIds(issuingIssuer.certificate)[0]!.split(' ')
-    const issuer = [sequence(oid(hash!)), ...ids.map((id) => octetString(Buffer.from(id, 'hex')))]
-    const request = sequence(sequence(sequence(sequence(sequence(...issuer, integer(Buffer.from([1])))))))
-    const answered = async (): Promise<{ isRevoked: boolean; isKept: boolean }> => {
-      const { der, kept } = await ocsp.answer(request, after(day))
-      return { isRevoked: der.includes('20260301090000Z'), isKept: kept !== undefined }
-    }
     assert.deepEqual(await answered(), { isRevoked: false, isKept: false }, 'while they are loaded')
     await lists.carries(0)
     await until(() => lists.isCurrent)
