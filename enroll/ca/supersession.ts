@@ -7,6 +7,7 @@ import {
   isAlive,
   listCertificates,
   listSuperseding,
+  listUnused,
   writeCertificate,
 } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
@@ -81,14 +82,8 @@ export async function endSurplus(
   { serial, deviceId }: { serial: string; deviceId: string },
   now: Date,
 ): Promise<{ writes: Write[]; feed: FeedFact[]; audit: AuditFact[] }> {
-  const all = await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))
-  const unused = all.filter(
-    ({ doc }) =>
-      doc.kind === 'device' &&
-      doc.status === 'issued' &&
-      doc.firstUsedAt === undefined &&
-      new Date(doc.notAfter!) > now,
-  )
+  const all = await readAll((paging) => listUnused(registry, deviceId, paging))
+  const unused = all.filter(({ doc }) => new Date(doc.notAfter!) > now)
   const surplus = unused.toSorted(byAge).slice(0, Math.max(0, unused.length + 1 - maxUnused))
   const why = `${maxUnused} that were never used are enough`
   return {

@@ -2,7 +2,7 @@
 import type { AllowanceRecord } from './allowances.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
-import { type CertificateRecord, instant, isListed } from './certificates.ts'
+import { type CertificateRecord, instant, isListed, isUnused } from './certificates.ts'
 import type { ClaimRecord } from './claims.ts'
 import type { CutsRecord } from './cuts.ts'
 import type { DenialRecord } from './denials.ts'
@@ -45,13 +45,17 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     { index: 'device.profile', value: profile },
     { index: 'device.status', value: status },
   ],
-  certificate: ({ deviceId, notAfter, supersedesAt, noticeAt, status }) => [
-    ...(deviceId === undefined ? [] : [{ index: 'certificate.device', value: deviceId }]),
-    ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
-    ...(supersedesAt === undefined ? [] : [{ index: 'certificate.supersedesAt', value: supersedesAt }]),
-    ...(noticeAt === undefined ? [] : [{ index: 'certificate.noticeAt', value: noticeAt }]),
-    ...(isListed({ status }) ? [{ index: 'certificate.status', value: status }] : []),
-  ],
+  certificate: (certificate) => {
+    const { deviceId, notAfter, supersedesAt, noticeAt, status } = certificate
+    return [
+      ...(deviceId === undefined ? [] : [{ index: 'certificate.device', value: deviceId }]),
+      ...(deviceId === undefined || !isUnused(certificate) ? [] : [{ index: 'certificate.unused', value: deviceId }]),
+      ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
+      ...(supersedesAt === undefined ? [] : [{ index: 'certificate.supersedesAt', value: supersedesAt }]),
+      ...(noticeAt === undefined ? [] : [{ index: 'certificate.noticeAt', value: noticeAt }]),
+      ...(isListed({ status }) ? [{ index: 'certificate.status', value: status }] : []),
+    ]
+  },
   token: ({ deviceId }) => [{ index: 'token.device', value: deviceId }],
   approval: (approval) => [
     { index: 'approval.decision', value: approval.decision },
