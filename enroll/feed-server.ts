@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import type { Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
 import { type BrokerReport, brokerReport, isReportId } from '../contract/broker-reports.ts'
 import { byLastAt, type Denial, type DenialQuery } from '../contract/denials.ts'
@@ -42,6 +43,9 @@ export type Confirmation = Ends & {
 export type Reported = { broker: string; id: string; report: BrokerReport }
 
 const askMs = 2_000
+const maxConnections = 100
+/** Of those that nobody has shown a certificate on yet. Beyond, the oldest goes: strangers must not take the places of brokers. */
+const maxStrangers = 50
 /** A broker that is silent for so many of its silences is gone, whatever TCP says. */
 const silencesBorne = 2
 
@@ -58,6 +62,7 @@ export class FeedServer implements AsyncDisposable {
   /** Of those that are gone: when each last asked. */
   readonly #lastAsked = new Map<string, Date>()
   readonly #waiting = new Set<() => void>()
+  readonly #strangers = new Map<string, Socket>()
   readonly #taking = new Set<Promise<unknown>>()
   readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
   readonly #stopWake: () => void
@@ -75,7 +80,8 @@ export class FeedServer implements AsyncDisposable {
       minVersion: 'TLSv1.3',
       handshakeTimeout: 10_000,
     })
-    this.#server.maxConnections = 100
+    this.#server.maxConnections = maxConnections
+    this.#server.on('connection', (socket: Socket) => this.#arrived(socket))
     this.#server.on('tlsClientError', (error, socket) => {
       this.#refused('handshake_failed', socket.remoteAddress, error)
       socket.destroy()
@@ -211,6 +217,16 @@ export class FeedServer implements AsyncDisposable {
     })
   }
 
+  #arrived(socket: Socket): void {
+    const peer = peerOf(socket)
+    this.#strangers.set(peer, socket)
+    socket.on('close', () => this.#strangers.delete(peer))
+    if (this.#strangers.size <= maxStrangers) return
+    const [oldest, longest] = this.#strangers.entries().next().value!
+    this.#strangers.delete(oldest)
+    longest.destroy()
+  }
+
   async #accept(socket: TLSSocket): Promise<void> {
     socket.setNoDelay(true)
     socket.on('error', () => socket.destroy())
@@ -224,6 +240,7 @@ export class FeedServer implements AsyncDisposable {
       socket.destroy()
       return
     }
+    this.#strangers.delete(peerOf(socket))
     const lines = new LineReader()
     // Lines that arrive while the hello is being answered wait here.
     const early: FromBroker[] = []
@@ -376,6 +393,8 @@ export class FeedServer implements AsyncDisposable {
     })
   }
 }
+
+const peerOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`
 
 function endsOf(bounds: StaleBounds | undefined, askedAt: Date): Ends {
   if (bounds === undefined) return {}

@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import { after, before, suite, test } from 'node:test'
 import { TLSSocket } from 'node:tls'
 import type { BrokerReport } from '../../contract/broker-reports.ts'
 import { type Cursor, decodeBody, encodeLine, startCursor } from '../../contract/feed.ts'
 import { createCsr } from '../../pki/x509.ts'
 import { chainHash } from '../../runtime/chain.ts'
+import { splitAddress } from '../../runtime/config.ts'
 import { codeOf, EnrollHarness } from '../harness/fleet.ts'
 import { followFeed } from '../harness/follower.ts'
 
@@ -266,6 +269,15 @@ suite('the trust feed', () => {
       assert.equal(await feed.see(() => true), undefined)
       assert.ok(feed.socket.destroyed)
     }
+  })
+
+  test('strangers who hold connections open do not keep a broker out', async () => {
+    const { host, port } = splitAddress(fleet.endpoints.feed)
+    const strangers = Array.from({ length: 100 }, () => connect(port, host).on('error', () => {}))
+    await Promise.all(strangers.map((socket) => once(socket, 'connect')))
+    await using feed = await followFeed(fleet, startCursor)
+    assert.ok(await feed.see(({ kind }) => kind === 'live'))
+    for (const socket of strangers) socket.destroy()
   })
 
   test('a line that is not of the protocol ends the connection', async () => {
