@@ -53,7 +53,7 @@ export class CutReports {
   #evidence(connection: Connection, reason: ProblemCode): Omit<SessionCut, 'at' | 'tookMs' | 'publish' | 'subscribe'> {
     const { rules, remoteAddress, clientId, deviceId, certificate, state, isResumed, connectedAt, link } = connection
     const { packetsIn, bytesIn, packetsOut, bytesOut } = link.counters
-    const lastPacket = this.#lastPacket(connection)
+    const lastPacket = lastPacketOf(connection, this.#options.clock())
     return {
       type: 'session.cut',
       reason,
@@ -72,16 +72,16 @@ export class CutReports {
       ...(lastPacket === undefined ? {} : { lastPacket }),
     }
   }
+}
 
-  #lastPacket({ link }: Connection): SessionCut['lastPacket'] {
-    const { type, topic, at } = link.taken
-    if (type === undefined) return undefined
-    const ms = this.#options.clock().getTime() - (performance.now() - at)
-    return {
-      type,
-      at: new Date(ms).toISOString(),
-      ...(topic === undefined ? {} : { topic: topic.slice(0, reportBounds.topic) }),
-    }
+export function lastPacketOf({ link }: Connection, now: Date): SessionCut['lastPacket'] {
+  const { type, topic, at } = link.taken
+  if (type === undefined) return undefined
+  const ms = now.getTime() - (performance.now() - at)
+  return {
+    type,
+    at: new Date(ms).toISOString(),
+    ...(topic === undefined ? {} : { topic: topic.slice(0, reportBounds.topic) }),
   }
 }
 

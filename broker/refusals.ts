@@ -12,6 +12,7 @@ const codes: Partial<Record<ProblemCode, number>> = {
   // To be tried again later; a DISCONNECT knows no 0x88 (MQTT 5, 3.14.2.1).
   unavailable: reason.serverBusy,
   outcome_unknown: reason.serverBusy,
+  kicked: reason.administrativeAction,
   session_taken_over: reason.sessionTakenOver,
   too_many_connections: reason.quotaExceeded,
   quota_exceeded: reason.quotaExceeded,

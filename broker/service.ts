@@ -19,6 +19,7 @@ import { Events, eventOfNews } from './events.ts'
 import { FirstUses } from './first-uses.ts'
 import { Gate } from './gate.ts'
 import { KeyWatch } from './key-watch.ts'
+import { kickSession, listSessions } from './live-sessions.ts'
 import { Meters } from './meters.ts'
 import { MqttService } from './mqtt.ts'
 import { who } from './mqtt-context.ts'
@@ -120,7 +121,11 @@ export async function createBrokerService(options: {
       },
       settled: () => cuts.settled(),
       reports,
-      denials: (query) => denials.list(query),
+      answers: {
+        denials: (query) => denials.list(query),
+        sessions: async (query) => listSessions(sessions, query, clock()),
+        kick: (order) => kickSession(sessions, order, clock()),
+      },
       bounds: staleBounds(
         handlings.map((table) => table.stale_status),
         config.stale,

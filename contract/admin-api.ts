@@ -38,6 +38,8 @@
  * | PUT  /v1/policy               | policyDocument          | policyView                 |
  * | GET  /v1/denials             | listDenials             | denialPage                 |
  * | GET  /v1/denials/:id         |                         | denialView                 |
+ * | GET  /v1/sessions             | see session-api.ts      | sessionPage                |
+ * | POST /v1/sessions/kick        | kickSession             | kickReceipt                |
  * | GET  /v1/audit                | listAudit               | auditPage                  |
  *
  * A write may carry `Idempotency-Key` (8 to 64 letters, digits, `-`): the same key has one effect and one answer.

@@ -3,7 +3,7 @@
  *
  * broker -> enroll  hello (who, cursor), then `applied` after each batch it has put in force, `ping` to ask for the head
  *                   `report` of what has happened there, again until it is `noted`
- * enroll -> broker  `ask` what was refused there lately, which `answer` tells
+ * enroll -> broker  `ask` what was refused there lately or who is connected, or for a session to be ended, which `answer` tells
  *                   `reset` when the cursor is not of this feed, events in order, `live` once the head is reached, `pong`
  */
 
@@ -11,6 +11,7 @@ import { z } from 'zod'
 import type { BrokerReport } from './broker-reports.ts'
 import type { Denial, DenialQuery } from './denials.ts'
 import type { DeviceAttributes } from './device-attributes.ts'
+import type { KickOrder, LiveSession, SessionQuery } from './live-sessions.ts'
 import type { PolicyDocument } from './policy-document.ts'
 
 /** `held` can be taken back, `revoked` only by enrolling anew. */
@@ -68,9 +69,24 @@ export type StaleBounds = z.output<typeof staleBounds>
 /** Of a connection on which a broker asks, in milliseconds. */
 export const silence = z.int().min(200).max(600_000)
 
+/** What a broker can be asked, and what it answers with a list of. */
+export type Questions = {
+  denials: { query: DenialQuery; answer: Denial }
+  sessions: { query: SessionQuery; answer: LiveSession }
+  /** An order: carried out when it is answered. */
+  kick: { query: KickOrder; answer: LiveSession }
+}
+export type QuestionKind = keyof Questions
+type Asked = { [K in QuestionKind]: { [k in K]: Questions[K]['query'] } }[QuestionKind]
+type Answered = { [K in QuestionKind]: { [k in K]: Questions[K]['answer'][] } }[QuestionKind]
+/** Those that a broker of this version names in its hello; one of another may name others. */
+export const laterQuestions = ['sessions', 'kick'] as const satisfies QuestionKind[]
+export const knownQuestions = z.array(z.string().max(40)).max(40)
+
 export type FromBroker =
   /**
-   * `answers`: knows what an `ask` is; one that does not is not asked. `silenceMs`: sends a `ping` more often than that.
+   * `answers`: knows what an `ask` for denials is, and `questions`: for what else; what it does not know it is not asked.
+   * `silenceMs`: sends a `ping` more often than that.
    */
   | {
       kind: 'hello'
@@ -78,12 +94,13 @@ export type FromBroker =
       broker: string
       cursor: Cursor
       answers?: boolean
+      questions?: string[]
       bounds?: StaleBounds
       silenceMs?: number
     }
   | { kind: 'applied'; seq: number }
   | { kind: 'ping'; id: number }
-  | { kind: 'answer'; id: number; denials: Denial[] }
+  | ({ kind: 'answer'; id: number } & Answered)
   | { kind: 'report'; id: string; report: BrokerReport }
 export type FromEnroll =
   | { kind: 'reset' }
@@ -91,7 +108,7 @@ export type FromEnroll =
   /** `notes`: knows what a `report` is; one that does not is sent none. */
   | { kind: 'live'; seq: number; notes?: boolean }
   | { kind: 'pong'; id: number }
-  | { kind: 'ask'; id: number; denials: DenialQuery }
+  | ({ kind: 'ask'; id: number } & Asked)
   | { kind: 'noted'; id: string }
 
 // hash(n) = SHA-256(hash(n-1), body(n)), the rule of runtime/chain.ts; before the first event stand 32 zero octets.

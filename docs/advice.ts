@@ -136,6 +136,8 @@ export const advice: Record<ProblemCode, string> = {
   slow_reader:
     'The device did not read for so long that `broker.maxBufferedBytes` was reached. Subscribe to less, or give it a better link.',
   session_taken_over: 'Two clients use one client id. Give each its own suffix: `cam-1:a`, `cam-1:b`.',
+  kicked:
+    'Connect again: an operator has ended this one session, and the audit log says who. To keep a device out: `npx fleetgate device disable ID`.',
   snapshot_stale:
     'The broker has not reached enroll since it started, or for `broker.stale.afterMs`, so it does not know who is revoked. Start enroll, or look at the connection to `broker.feed`; devices get in by themselves then. What holds meanwhile is in operations.md.',
 

@@ -1,14 +1,30 @@
 import type { TLSSocket } from 'node:tls'
 import { maxReportsUnderWay } from '../contract/broker-reports.ts'
-import { type Denial, type DenialQuery, denialView } from '../contract/denials.ts'
-import { type Cursor, encodeLine, type FeedEvent, type FromEnroll, type StaleBounds } from '../contract/feed.ts'
+import { denialView } from '../contract/denials.ts'
+import {
+  type Cursor,
+  encodeLine,
+  type FeedEvent,
+  type FromBroker,
+  type FromEnroll,
+  type QuestionKind,
+  type Questions,
+  type StaleBounds,
+} from '../contract/feed.ts'
+import { liveSession, sessionsAtOnce } from '../contract/live-sessions.ts'
 import type { Registry } from './registry/registry.ts'
 
 const batch = 500
-/** More than was asked for is not looked at. */
-const maxAnswered = 200
 /** One for each certificate that a broker has not heard of, in a storm of them. */
 const maxPings = 50_000
+/** In what form each is answered; more than that is not looked at. */
+const answers = {
+  denials: { item: denialView, atMost: 200 },
+  sessions: { item: liveSession, atMost: sessionsAtOnce + 1 },
+  kick: { item: liveSession, atMost: 1 },
+}
+
+type Asked = { kind: QuestionKind; resolve: (items: unknown[] | undefined) => void }
 
 /** One broker that follows: backfill from its cursor, then live. */
 export class Follower {
@@ -21,23 +37,24 @@ export class Follower {
   #again = false
   #pings: number[] = []
   appliedSeq: number
-  readonly answers: boolean
+  readonly knows: ReadonlySet<string>
   readonly bounds: StaleBounds | undefined
   /** When it last asked for the head of the feed. */
   askedAt: Date
   #underWay = 0
-  readonly #asked = new Map<number, (denials: Denial[] | undefined) => void>()
+  readonly #asked = new Map<number, Asked>()
   #nextAsk = 1
 
   constructor(
     id: string,
     socket: TLSSocket,
     registry: Registry,
-    { cursor, answers, bounds, now }: { cursor: Cursor; answers: boolean; bounds: StaleBounds | undefined; now: Date },
+    options: { cursor: Cursor; knows: ReadonlySet<string>; bounds: StaleBounds | undefined; now: Date },
   ) {
+    const { cursor, knows, bounds, now } = options
     this.bounds = bounds
     this.askedAt = now
-    this.answers = answers
+    this.knows = knows
     this.id = id
     this.socket = socket
     this.#registry = registry
@@ -54,16 +71,20 @@ export class Follower {
   }
 
   /** @returns undefined when no answer came in time */
-  async ask(denials: DenialQuery, timeoutMs: number): Promise<Denial[] | undefined> {
+  async ask<K extends QuestionKind>(
+    kind: K,
+    query: Questions[K]['query'],
+    timeoutMs: number,
+  ): Promise<Questions[K]['answer'][] | undefined> {
     const id = this.#nextAsk++
-    const { promise, resolve } = Promise.withResolvers<Denial[] | undefined>()
+    const { promise, resolve } = Promise.withResolvers<unknown[] | undefined>()
     const timer = setTimeout(() => resolve(undefined), timeoutMs)
     const gone = (): void => resolve(undefined)
     this.socket.once('close', gone)
-    this.#asked.set(id, resolve)
-    void this.#send({ kind: 'ask', id, denials })
+    this.#asked.set(id, { kind, resolve })
+    void this.#send({ kind: 'ask', id, [kind]: query } as FromEnroll)
     try {
-      return await promise
+      return (await promise) as Questions[K]['answer'][] | undefined
     } finally {
       clearTimeout(timer)
       this.socket.off('close', gone)
@@ -72,10 +93,14 @@ export class Follower {
   }
 
   /** Of what a broker says nothing is believed but what it has been asked for, in the form that was agreed. */
-  answered(id: number, denials: unknown): void {
-    const list = Array.isArray(denials) ? denials : []
-    const read = list.slice(0, maxAnswered).flatMap((one) => denialView.safeParse(one).data ?? [])
-    this.#asked.get(id)?.(read.map((denial) => ({ ...denial, by: this.id })))
+  answered(message: Extract<FromBroker, { kind: 'answer' }>): void {
+    const asked = this.#asked.get(message.id)
+    if (asked === undefined) return
+    const { item, atMost } = answers[asked.kind]
+    const list: unknown = (message as Partial<Record<QuestionKind, unknown>>)[asked.kind]
+    asked.resolve(
+      Array.isArray(list) ? list.slice(0, atMost).flatMap((one) => item.safeParse(one).data ?? []) : undefined,
+    )
   }
 
   /** @throws Error at once when it does not wait for what it reported before */

@@ -2,10 +2,10 @@ import { randomUUID } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
 import { type BrokerReport, brokerReport, isReportId } from '../contract/broker-reports.ts'
-import { byLastAt, type Denial, type DenialQuery } from '../contract/denials.ts'
 import {
   encodeLine,
   type FromBroker,
+  knownQuestions,
   LineReader,
   type StaleBounds,
   silence,
@@ -19,6 +19,7 @@ import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
 import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
+import { BrokerQuestions } from './broker-questions.ts'
 import { Follower } from './feed-follower.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
 import { type BrokerRecord, findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
@@ -42,7 +43,6 @@ export type Confirmation = Ends & {
 /** What a broker has told; it comes again until it was taken. */
 export type Reported = { broker: string; id: string; report: BrokerReport }
 
-const askMs = 2_000
 const maxConnections = 100
 /** Of those that nobody has shown a certificate on yet. Beyond, the oldest goes: strangers must not take the places of brokers. */
 const maxStrangers = 50
@@ -59,6 +59,7 @@ export class FeedServer implements AsyncDisposable {
   readonly #anchors: string[]
   readonly #onReport: (reported: Reported) => Promise<void>
   readonly #followers = new Map<string, Follower>()
+  readonly questions: BrokerQuestions
   /** Of those that are gone: when each last asked. */
   readonly #lastAsked = new Map<string, Date>()
   readonly #waiting = new Set<() => void>()
@@ -70,6 +71,7 @@ export class FeedServer implements AsyncDisposable {
 
   private constructor(options: Parameters<typeof FeedServer.open>[0]) {
     this.#registry = options.registry
+    this.questions = new BrokerQuestions(options.registry, this.#followers)
     this.#clock = options.clock
     this.#startedAt = options.clock()
     this.#log = options.log
@@ -136,25 +138,6 @@ export class FeedServer implements AsyncDisposable {
   /** A process before this one that was killed has not written it, but was not asked after this one began. */
   #lastAskedAt({ id, askedAt }: BrokerRecord): Date {
     return this.#lastAsked.get(id) ?? (askedAt === undefined ? this.#startedAt : new Date(askedAt))
-  }
-
-  /**
-   * Asks the brokers what they have refused.
-   *
-   * @returns newest first, and the brokers that did not say
-   */
-  async denials(query: DenialQuery): Promise<{ items: Denial[]; unheard: string[] }> {
-    const known = await readAll((paging) => listBrokers(this.#registry, paging))
-    const unheard: string[] = []
-    const answers = await Promise.all(
-      known.map(async ({ doc: { id } }) => {
-        const follower = this.#followers.get(id)
-        const answer = follower?.answers ? await follower.ask(query, askMs) : undefined
-        if (answer === undefined) unheard.push(id)
-        return answer ?? []
-      }),
-    )
-    return { items: answers.flat().toSorted(byLastAt).slice(0, query.limit), unheard }
   }
 
   /**
@@ -304,7 +287,11 @@ export class FeedServer implements AsyncDisposable {
   }
 
   async #welcome(id: string, socket: TLSSocket, hello: Extract<FromBroker, { kind: 'hello' }>): Promise<Follower> {
-    const { cursor, answers = false } = hello
+    const { cursor } = hello
+    const knows = new Set([
+      ...(hello.answers ? ['denials'] : []),
+      ...(knownQuestions.safeParse(hello.questions).data ?? []),
+    ])
     const bounds = staleBounds.safeParse(hello.bounds).data
     const silenceMs = silence.safeParse(hello.silenceMs).data
     const now = this.#clock()
@@ -312,7 +299,7 @@ export class FeedServer implements AsyncDisposable {
     const known = ours !== undefined && ours === cursor.hash
     const follower = new Follower(id, socket, this.#registry, {
       cursor: known ? cursor : startCursor,
-      answers,
+      knows,
       bounds,
       now,
     })
@@ -335,7 +322,7 @@ export class FeedServer implements AsyncDisposable {
       follower.appliedSeq = message.seq
       for (const wake of this.#waiting) wake()
     } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id, this.#clock())
-    else if (message.kind === 'answer') follower.answered(message.id, message.denials)
+    else if (message.kind === 'answer') follower.answered(message)
     else if (message.kind === 'report' && isReportId(message.id)) this.#reported(follower, message.id, message.report)
     else throw new Error('unexpected line')
   }

@@ -46,6 +46,7 @@ const edges = [
   'enroll/feed-server.ts',
   'enroll/status.ts',
   'enroll/feed-follower.ts',
+  'enroll/broker-questions.ts',
   'enroll/policy.ts',
   'enroll/service.ts',
 ]

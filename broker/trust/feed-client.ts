@@ -1,14 +1,18 @@
 import { connect, type TLSSocket } from 'node:tls'
-import { type Denial, type DenialQuery, denialQuery } from '../../contract/denials.ts'
+import { denialQuery } from '../../contract/denials.ts'
 import {
   encodeLine,
   type FeedEvent,
   type FromBroker,
   type FromEnroll,
   LineReader,
+  laterQuestions,
+  type QuestionKind,
+  type Questions,
   type StaleBounds,
   startCursor,
 } from '../../contract/feed.ts'
+import { kickOrder, sessionQuery } from '../../contract/live-sessions.ts'
 import { splitAddress } from '../../runtime/config.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeCredential } from '../../runtime/https.ts'
@@ -39,7 +43,7 @@ type FeedOptions = {
   settled: () => Promise<void>
   reports: Pick<Reports, 'start' | 'stop' | 'noted'>
   /** Told to enroll when somebody asks there. */
-  denials: (query: DenialQuery) => Promise<Denial[]>
+  answers: { [K in QuestionKind]: (query: Questions[K]['query']) => Promise<Questions[K]['answer'][]> }
   /** Told to enroll, which says it to whoever waits for this broker. */
   bounds: StaleBounds
   /** A connection that brings nothing for so long is dropped and dialled again. */
@@ -177,6 +181,7 @@ export class FeedClient implements AsyncDisposable {
         broker: brokerId,
         cursor: this.#mistrustCursor ? startCursor : snapshot.cursor,
         answers: true,
+        questions: [...laterQuestions],
         bounds,
         silenceMs,
       })
@@ -326,11 +331,10 @@ export class FeedClient implements AsyncDisposable {
         return
       }
       case 'ask': {
-        const { id, denials } = message
         // Not waited for: what is to be put in force goes on meanwhile. Who asks has a deadline of its own.
-        this.#options.denials(denialQuery.parse(denials)).then(
-          (found) => this.#send({ kind: 'answer', id, denials: found }),
-          (err) => log.error({ event: 'broker.failed', err }, 'denials could not be read'),
+        this.#answer(message).then(
+          (answer) => this.#send(answer),
+          (err) => log.error({ event: 'broker.failed', err }, 'a question of enroll could not be answered'),
         )
         return
       }
@@ -348,6 +352,16 @@ export class FeedClient implements AsyncDisposable {
 
   #now(): Instant {
     return { at: this.#options.clock(), ms: performance.now() }
+  }
+
+  async #answer(asked: Extract<FromEnroll, { kind: 'ask' }>): Promise<FromBroker> {
+    const { answers } = this.#options
+    const { id } = asked
+    if ('denials' in asked)
+      return { kind: 'answer', id, denials: await answers.denials(denialQuery.parse(asked.denials)) }
+    if ('sessions' in asked)
+      return { kind: 'answer', id, sessions: await answers.sessions(sessionQuery.parse(asked.sessions)) }
+    return { kind: 'answer', id, kick: await answers.kick(kickOrder.parse(asked.kick)) }
   }
 
   #send(message: FromBroker): void {

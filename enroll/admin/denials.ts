@@ -9,7 +9,7 @@ export const denialRoutes = [
     path: '/v1/denials',
     query: listQuery,
     handle: async ({ query }, { feed, denials }): Promise<DenialPage> => {
-      const { items, unheard } = await feed.denials(query)
+      const { items, unheard } = await feed.questions.denials(query)
       return { items: [...items, ...denials.list(query)].toSorted(byLastAt).slice(0, query.limit), unheard }
     },
   }),
@@ -20,7 +20,7 @@ export const denialRoutes = [
       if (!isDenialId(id)) throw new FleetError('request_malformed', 'a denial id is 12 lower-case hex digits')
       const own = denials.find(id)
       if (own !== undefined) return own
-      const { items, unheard } = await feed.denials({ id, limit: 1 })
+      const { items, unheard } = await feed.questions.denials({ id, limit: 1 })
       if (items[0] !== undefined) return items[0]
       const away = unheard.length === 0 ? '' : `; ${unheard.join(', ')} cannot be asked now`
       throw new FleetError('denial_unknown', `no denial ${id} is kept${away}`)

@@ -18,6 +18,7 @@ import { incidentRoutes } from './incidents.ts'
 import { issuanceRoutes } from './issuance.ts'
 import { lateRenewalRoutes } from './late-renewals.ts'
 import { type AdminContext, type Route, route } from './route.ts'
+import { sessionRoutes } from './sessions.ts'
 
 const version: string = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
 const maxBodyBytes = 2 * 1024 * 1024
@@ -68,6 +69,7 @@ export async function createAdmin(
     ...incidentRoutes,
     ...issuanceRoutes,
     ...lateRenewalRoutes,
+    ...sessionRoutes,
   ])
     addRoute(app, row, context)
   const { host, port } = splitAddress(options.listen)

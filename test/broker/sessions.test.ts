@@ -5,7 +5,7 @@ import { connect as connectTcp } from 'node:net'
 import { Duplex } from 'node:stream'
 import { after, before, suite, test } from 'node:test'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
-import type { IClientOptions, MqttClient } from 'mqtt'
+import type { IClientOptions, IDisconnectPacket, MqttClient } from 'mqtt'
 import type { Sessions } from '../../broker/sessions.ts'
 import { parseCertificate } from '../../pki/certificate.ts'
 import {
@@ -277,6 +277,24 @@ test('a will is published when the keep alive runs out [MQTT-3.1.2-24]', async (
   socket.write(connectPacket('will-2', { flags: 0x0e, keepAlive: 1, tail }))
   await seen.until('silent')
   await harness.testLog.until('session.closed', { clientId: 'will-2', reason: 'keep_alive_expired' })
+})
+
+test('an operator ends one session: it is told why, its will is published, it may come back at once', async () => {
+  const device = await harness.device('kicked-1')
+  const client = await harness.connect(device, { protocolVersion: 5, ...willOf('kicked-1', 'kicked') })
+  const other = await harness.connect(device, { clientId: 'kicked-1:b' })
+  const told = new Promise<IDisconnectPacket>((resolve) => client.once('disconnect', resolve))
+  const [ended] = await harness.feed.ask('kick', { clientId: 'kicked-1' })
+  assert.deepEqual([ended?.clientId, ended?.deviceId], ['kicked-1', 'kicked-1'])
+  const { reasonCode, properties } = await told
+  assert.deepEqual([reasonCode, properties?.reasonString], [0x98, 'an operator has ended the session'])
+  await seen.until('kicked')
+  const { denial } = await harness.testLog.until('session.closed', { clientId: 'kicked-1', reason: 'kicked' })
+  const [explained] = await harness.feed.askDenials({ id: denial as string, limit: 1 })
+  assert.deepEqual([explained?.cause, explained?.fix?.kind], ['kicked', 'wait'])
+  assert.ok(other.connected)
+  assert.deepEqual(await harness.feed.ask('kick', { clientId: 'kicked-1' }), [])
+  assert.equal(await harness.refusal(device), 0)
 })
 
 test('a will is checked again when it is due: what the policy no longer allows is not published', async () => {

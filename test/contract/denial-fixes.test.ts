@@ -37,6 +37,7 @@ const rows: Record<DenialCause, Row> = {
   packet_too_large: ['delivery', /^device .*smaller packets/],
   quota_exceeded: ['delivery', /^device unsubscribe/],
   too_many_requests: ['publish', /^wait .*minute/],
+  kicked: ['session', /^wait .*may connect again at once/],
   session_taken_over: ['session', /^device .*cam-7:a and cam-7:b/],
   slow_reader: ['delivery', /^device read faster/],
   quarantined: ['publish', /^device connect again/, { state: 'valid', action: 'quarantine' }],

@@ -5,11 +5,12 @@ import { after, before, suite, test } from 'node:test'
 import { TLSSocket } from 'node:tls'
 import type { BrokerReport } from '../../contract/broker-reports.ts'
 import { type Cursor, decodeBody, encodeLine, startCursor } from '../../contract/feed.ts'
+import type { LiveSession as Session } from '../../contract/live-sessions.ts'
 import { createCsr } from '../../pki/x509.ts'
 import { chainHash } from '../../runtime/chain.ts'
 import { splitAddress } from '../../runtime/config.ts'
 import { codeOf, EnrollHarness } from '../harness/fleet.ts'
-import { followFeed } from '../harness/follower.ts'
+import { type Follower, followFeed } from '../harness/follower.ts'
 
 suite('the trust feed', () => {
   let fleet: EnrollHarness
@@ -259,6 +260,109 @@ suite('the trust feed', () => {
     await feed.see(({ kind }) => kind === 'live')
     await feed.see(() => false)
     assert.ok(feed.socket.destroyed)
+  })
+
+  const session = (clientId: string, more: object = {}) => ({
+    clientId,
+    deviceId: clientId.split(':')[0]!,
+    listener: 'main',
+    remoteAddress: '192.0.2.9',
+    connectedAt: '2026-01-01T00:00:00.000Z',
+    isResumed: false,
+    packetsIn: 1,
+    bytesIn: 2,
+    packetsOut: 3,
+    bytesOut: 4,
+    ...more,
+  })
+  const askable = async (questions: string[]) => {
+    const feed = await followFeed(fleet, undefined)
+    feed.send({ kind: 'hello', protocol: 1, broker: 'broker-1', cursor: startCursor, answers: true, questions })
+    await feed.see(({ kind }) => kind === 'live')
+    return feed
+  }
+  const asked = async (feed: Follower, id: number) => {
+    const message = await feed.see((one) => one.kind === 'ask' && one.id === id)
+    const { kind: _kind, id: _id, ...question } = message as { kind: string; id: number }
+    return question
+  }
+
+  test('brokers are asked who is connected, page by page; what is not in the agreed form is left out', async () => {
+    await using feed = await askable(['sessions', 'more'])
+    const first = fleet.admin('GET', '/sessions?deviceId=cam-1,cam-2&listener=main&limit=2')
+    assert.deepEqual(await asked(feed, 1), {
+      sessions: { deviceIds: ['cam-1', 'cam-2'], listener: 'main', from: '', limit: 3 },
+    })
+    const all = [session('cam-1'), session('cam-1:b'), session('cam-2')]
+    feed.send({ kind: 'answer', id: 1, sessions: all })
+    const { body } = await first
+    assert.deepEqual(body.items, [
+      { ...session('cam-1'), broker: 'broker-1' },
+      { ...session('cam-1:b'), broker: 'broker-1' },
+    ])
+    const next = fleet.admin('GET', `/sessions?limit=2&broker=broker-1&after=${encodeURIComponent(body.next)}`)
+    assert.deepEqual(await asked(feed, 2), { sessions: { from: 'cam-1:b', limit: 3 } })
+    feed.send({ kind: 'answer', id: 2, sessions: [...all.slice(1), session('x', { bytesIn: 'many' })] })
+    const last = (await next).body
+    assert.deepEqual([last.items.map(({ clientId }: Session) => clientId), last.unheard], [['cam-2'], []])
+  })
+
+  test('a broker that cannot be asked who is connected is named, with the reason', async () => {
+    const unheard = async () => (await fleet.admin('GET', '/sessions')).body.unheard[0]
+    const old = await askable([])
+    assert.deepEqual(await unheard(), { broker: 'broker-1', why: 'not_asked' })
+    assert.ok(!old.messages.some(({ kind }) => kind === 'ask'))
+    await old[Symbol.asyncDispose]()
+    const feed = await askable(['sessions'])
+    const asking = unheard()
+    await asked(feed, 1)
+    feed.send({ kind: 'answer', id: 1, denials: [] })
+    assert.deepEqual(await asking, { broker: 'broker-1', why: 'no_answer' })
+    await feed[Symbol.asyncDispose]()
+    let gone = await unheard()
+    while (gone.why !== 'not_connected') gone = await unheard()
+    for (const [query, status, code] of [
+      ['broker=nobody', 404, 'not_found'],
+      ['after=x', 400, 'request_malformed'],
+      ['deviceId=a,b/c', 400, 'request_malformed'],
+      ['limit=201', 400, 'request_malformed'],
+    ] as const) {
+      const { status: was, body } = await fleet.admin('GET', `/sessions?${query}`)
+      assert.deepEqual([was, body.code], [status, code])
+    }
+  })
+
+  test('a session is ended by its broker, with an audit entry before and after; the same order is not given twice', async () => {
+    const feed = await askable(['sessions', 'kick'])
+    const kick = (clientId: string, key?: string) =>
+      fleet.admin('POST', '/sessions/kick', { clientId }, key ? { 'Idempotency-Key': key } : {})
+    const kicking = kick('cam-1:b', 'kick-cam-1-b')
+    assert.deepEqual(await asked(feed, 1), { kick: { clientId: 'cam-1:b' } })
+    const trail = async () =>
+      (await fleet.admin('GET', '/audit?limit=50')).body.items
+        .filter(({ action }: { action: string }) => action === 'session.kicked')
+        .map(({ subject, outcome, details }: { subject: string; outcome: string; details: { sessions: string[] } }) =>
+          [subject, outcome, details.sessions?.join()].filter(Boolean).join(' '),
+        )
+    assert.deepEqual(await trail(), ['device:cam-1 intended'])
+    feed.send({ kind: 'answer', id: 1, kick: [session('cam-1:b')] })
+    const done = await kicking
+    assert.deepEqual([done.status, done.body.kicked[0].broker, done.body.unheard], [200, 'broker-1', []])
+    assert.equal((await trail()).at(-1), 'device:cam-1 done broker-1 main 192.0.2.9')
+    const again = await kick('cam-1:b', 'kick-cam-1-b')
+    assert.deepEqual([again.status, again.body.code], [409, 'conflict'])
+
+    const none = kick('cam-1')
+    await asked(feed, 2)
+    feed.send({ kind: 'answer', id: 2, kick: [] })
+    assert.deepEqual([(await none).status, (await none).body.code], [404, 'not_found'])
+    const lost = kick('cam-1')
+    await asked(feed, 3)
+    await feed[Symbol.asyncDispose]()
+    assert.deepEqual([(await lost).status, (await lost).body.code], [503, 'unavailable'])
+    assert.match((await lost).body.detail, /broker-1 did not/)
+    assert.equal((await trail()).at(-1), 'device:cam-1 refused')
+    assert.equal((await kick('cam/1')).body.code, 'request_malformed')
   })
 
   test('a device, an operator and a stranger cannot follow', async () => {

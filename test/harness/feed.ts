@@ -11,6 +11,8 @@ import {
   type FromBroker,
   type FromEnroll,
   LineReader,
+  type QuestionKind,
+  type Questions,
   startCursor,
 } from '../../contract/feed.ts'
 import { chainHash } from '../../runtime/chain.ts'
@@ -121,11 +123,19 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
     }
   }
 
-  /** What the broker answers when it is asked for its denials. */
-  async askDenials(denials: DenialQuery): Promise<Denial[]> {
-    for (const socket of this.#sent.keys()) this.#send(socket, { kind: 'ask', id: 1, denials })
+  askDenials(query: DenialQuery): Promise<Denial[]> {
+    return this.ask('denials', query)
+  }
+
+  /** What the broker answers. */
+  async ask<K extends QuestionKind>(question: K, query: unknown): Promise<Questions[K]['answer'][]> {
+    this.put({ [question]: query })
     const [answer] = await once(this, 'answer')
-    return answer.denials
+    return answer[question]
+  }
+
+  put(question: object): void {
+    for (const socket of this.#sent.keys()) this.#send(socket, { kind: 'ask', id: 1, ...question } as FromEnroll)
   }
 
   #accept(socket: TLSSocket): void {

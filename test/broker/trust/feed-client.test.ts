@@ -259,3 +259,36 @@ test('ten thousand events arrive in order and in few batches', async () => {
   const batches = harness.testLog.lines.filter(({ event }) => event === 'snapshot.applied').length
   assert.ok(batches < 1_000, `${batches} batches`)
 })
+
+test('who is connected is told page by page in the order of client ids; a question it does not know is no answer', async () => {
+  const { feed } = harness
+  assert.deepEqual(feed.hellos[0]!.questions, ['sessions', 'kick'])
+  const [one, two] = [await harness.device('sensor-1'), await harness.device('sensor-2')]
+  const clients = [
+    await harness.connect(two),
+    await harness.connect(one, { clientId: 'sensor-1:b' }),
+    await harness.connect(one),
+  ]
+  await harness.socket(two) // no session
+  await clients[2]!.publishAsync('devices/sensor-1/telemetry', 'x', { qos: 1 })
+  const ids = async (query: object): Promise<string[]> =>
+    (await feed.ask('sessions', { limit: 9, ...query })).map(({ clientId }) => clientId)
+  assert.deepEqual(await ids({}), ['sensor-1', 'sensor-1:b', 'sensor-2'])
+  assert.deepEqual(await ids({ limit: 2 }), ['sensor-1', 'sensor-1:b'])
+  assert.deepEqual(await ids({ from: 'sensor-1:b' }), ['sensor-1:b', 'sensor-2'])
+  assert.deepEqual(await ids({ deviceIds: ['sensor-2', 'sensor-2', 'nobody'] }), ['sensor-2'])
+  assert.deepEqual(await ids({ listener: 'other' }), [])
+  const [first] = await feed.ask('sessions', { deviceIds: ['sensor-1'], limit: 1 })
+  const { deviceId, serial, listener, remoteAddress, isResumed, packetsIn, lastPacket } = first!
+  assert.deepEqual(
+    [deviceId, serial, listener, remoteAddress, isResumed, packetsIn],
+    ['sensor-1', one.serial, 'mqtts', '127.0.0.1', false, 2],
+  )
+  assert.deepEqual([lastPacket?.type, lastPacket?.topic], ['publish', 'devices/sensor-1/telemetry'])
+
+  feed.put({ weather: {} })
+  feed.put({ sessions: { limit: 1_000_000 } })
+  feed.put({ kick: { clientId: '#' } })
+  assert.deepEqual(await ids({ limit: 1 }), ['sensor-1'])
+  assert.ok(harness.broker.feed.connected)
+})
