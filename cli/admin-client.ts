@@ -47,8 +47,17 @@ import { type Denial, denialView } from '../contract/denials.ts'
 import type { RevocationReason } from '../contract/ids.ts'
 import { type IncidentView, incidentView } from '../contract/incidents.ts'
 import { type AllowLateRenewal, type LateRenewalView, lateRenewalView } from '../contract/late-renewal-api.ts'
+import { sessionsAtOnce } from '../contract/live-sessions.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
+import {
+  type KickReceipt,
+  type KickSession,
+  kickReceipt,
+  type SessionPage,
+  sessionPage,
+  type Unheard,
+} from '../contract/session-api.ts'
 import { commandLine, type Endpoints, readEndpoints } from '../runtime/endpoints.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { readPassphrase, readPrivateFile } from '../runtime/files.ts'
@@ -250,6 +259,28 @@ export class AdminClient implements Disposable {
 
   getDenial(id: string): Promise<Denial> {
     return this.#call(denialView, { method: 'GET', path: `/v1/denials/${encodeURIComponent(id)}` })
+  }
+
+  /** All of them, page by page, and each broker that was missing on any page. */
+  async listSessions(query: { deviceIds?: string[]; broker?: string; listener?: string }): Promise<SessionPage> {
+    const { deviceIds, broker, listener } = query
+    const items: SessionPage['items'] = []
+    const unheard = new Map<string, Unheard>()
+    for (let after: string | undefined; ; ) {
+      const part = await this.#call(sessionPage, {
+        method: 'GET',
+        path: '/v1/sessions',
+        query: { deviceId: deviceIds?.join(','), broker, listener, after, limit: sessionsAtOnce },
+      })
+      items.push(...part.items)
+      for (const one of part.unheard) unheard.set(one.broker, one)
+      if (part.next === undefined) return { items, unheard: [...unheard.values()] }
+      after = part.next
+    }
+  }
+
+  kickSession(body: KickSession): Promise<KickReceipt> {
+    return this.#call(kickReceipt, { method: 'POST', path: '/v1/sessions/kick', body })
   }
 
   listAudit(query: { after?: number; limit: number; waitMs?: number }, signal?: AbortSignal): Promise<AuditPage> {

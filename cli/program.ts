@@ -13,6 +13,7 @@ import { addEnroll } from './commands/enroll.ts'
 import { addIncidents } from './commands/incident.ts'
 import { addPolicy } from './commands/policy.ts'
 import { addRenew } from './commands/renew.ts'
+import { addSession } from './commands/session.ts'
 import { dataDirOf, type Format } from './commands/shared.ts'
 import { addStatus } from './commands/status.ts'
 import { addToken } from './commands/token.ts'
@@ -64,6 +65,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addUp,
     addDemo,
     addDevice,
+    addSession,
     addDenials,
     addIncidents,
     addToken,

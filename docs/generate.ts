@@ -24,6 +24,7 @@ import { incidentView } from '../contract/incidents.ts'
 import { lateRenewalView } from '../contract/late-renewal-api.ts'
 import { brokerMetrics, enrollMetrics, type MetricRow } from '../contract/metrics.ts'
 import { type ProblemCode, problems, problemType, setUpProblems } from '../contract/problems.ts'
+import { kickReceipt, sessionView } from '../contract/session-api.ts'
 import { advice } from './advice.ts'
 
 type Node = {
@@ -239,6 +240,12 @@ function jsonPage(): string {
       '`device revoke|disable|enable|stolen` with a selection, which adds `verb`, `selected` and how many were `done`, `already` so and `refused`',
     ],
     ['hold receipt', holdReceipt, '`device disable`, `device enable`'],
+    [
+      'session',
+      sessionView,
+      'as `{ "items": [session, …], "unheard": [{ "broker", "why" }, …] }` by `session ls` and `session show`, and as `sessions` beside `devices` and `unheard` by `device revoke|disable|enable|stolen --dry-run`; `why` is `not_connected`, `not_asked` (of a version that does not know the question) or `no_answer`',
+    ],
+    ['kick receipt', kickReceipt, '`session kick`'],
     ['policy', policyView, '`policy show`, `policy apply`'],
     ['denial', denialView, '`explain`; `denial ls` gives `{ "items": [denial, …], "unheard": [broker, …] }`'],
     ['audit entry', auditView, '`audit tail`, one object a line; `details` differ by action'],

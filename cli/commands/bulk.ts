@@ -1,11 +1,14 @@
 import type { Command } from 'commander'
 import { type BulkReceipt, bulkAtOnce, type ChangeDevices } from '../../contract/bulk-api.ts'
+import { devicesAtOnce } from '../../contract/live-sessions.ts'
+import type { SessionPage, Unheard } from '../../contract/session-api.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import { Interrupted, type Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { progressBar } from '../progress.ts'
 import { isSelection, type Selection, selectDevices, selecting } from './selection.ts'
+import { sessionTable } from './session.ts'
 import { print } from './shared.ts'
 import { brokersOf, requireInForce, type Waiting } from './waiting.ts'
 
@@ -15,7 +18,7 @@ type Report = { verb: string; selected: number; done: number; already: number; r
 
 export const many = (command: Command): Command =>
   selecting(command)
-    .option('--dry-run', 'show which devices are meant, and change nothing')
+    .option('--dry-run', 'show which devices are meant and who of them is connected, and change nothing')
     .option('--yes', 'do not ask for the number of devices to be typed')
 
 /** One by its id, or many by a selection: never both, and never all for want of either. */
@@ -36,16 +39,7 @@ export async function changeMany(
   using client = openAdminClient(options.data)
   const ids = await selectDevices(client, options)
   if (ids.length === 0) throw new FleetError('device_unknown', 'no device is meant by that; nothing was changed')
-  if (options.dryRun) {
-    print(io, options, { verb: order.verb, selected: ids.length, devices: ids }, () =>
-      table(
-        ['device'],
-        ids.map((id) => [id]),
-        io.colour,
-      ).concat(`${ids.length} devices; nothing was changed\n`),
-    )
-    return
-  }
+  if (options.dryRun) return show(io, client, options, { verb: order.verb, ids })
   if (!options.yes) await confirm(io, order.verb, ids.length)
   const report = await changeAll(io, client, { ids, order, waitMs: options.wait ? options.timeout : 0 })
   print(io, options, report, (shown) => render(shown, io.colour))
@@ -56,6 +50,38 @@ export async function changeMany(
   requireInForce(options, report, {
     done: `${report.done + report.already} devices are as wanted`,
     again: 'the same call asks again',
+  })
+}
+
+/** Of one device that is named: what `changeMany` shows of many. */
+export async function preview(io: Io, options: ManyOptions, verb: ChangeDevices['verb'], id: string): Promise<void> {
+  using client = openAdminClient(options.data)
+  await client.getDevice(id)
+  await show(io, client, options, { verb, ids: [id] })
+}
+
+async function show(
+  io: Io,
+  client: AdminClient,
+  options: ManyOptions,
+  { verb, ids }: { verb: string; ids: string[] },
+): Promise<void> {
+  const sessions: SessionPage['items'] = []
+  const unheard = new Map<string, Unheard>()
+  for (let at = 0; at < ids.length; at += devicesAtOnce) {
+    const page = await client.listSessions({ deviceIds: ids.slice(at, at + devicesAtOnce) })
+    sessions.push(...page.items)
+    for (const one of page.unheard) unheard.set(one.broker, one)
+  }
+  const shown = { verb, selected: ids.length, devices: ids, sessions, unheard: [...unheard.values()] }
+  print(io, options, shown, () => {
+    const devices = table(
+      ['device'],
+      ids.map((id) => [id]),
+      io.colour,
+    )
+    const live = sessionTable({ items: sessions, unheard: shown.unheard }, io.colour)
+    return `${devices}\n${live}${ids.length} devices, ${sessions.length} live sessions; nothing was changed\n`
   })
 }
 

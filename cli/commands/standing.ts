@@ -1,15 +1,21 @@
 import type { Command } from 'commander'
 import type { DeviceView, HoldReceipt, RevocationReceipt, TheftReceipt } from '../../contract/admin-api.ts'
-import type { RevocationReason } from '../../contract/ids.ts'
+import type { ChangeDevices } from '../../contract/bulk-api.ts'
+import type { DeviceId, RevocationReason } from '../../contract/ids.ts'
 import type { Io } from '../io.ts'
 import { fields } from '../output.ts'
-import { changeMany, isForMany, type ManyOptions, many } from './bulk.ts'
+import { changeMany, isForMany, type ManyOptions, many, preview } from './bulk.ts'
 import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'
-import { brokersOf, change, reasonOption, waiting } from './waiting.ts'
+import { brokersOf, change, type Receipt, reasonOption, waiting } from './waiting.ts'
 
 /** The commands that decide whether a device counts. */
 export function addStanding(device: Command, io: Io, details: (view: DeviceView) => string): void {
   const colour = io.colour
+  const one = <T extends Receipt>(
+    { verb, id, options }: { verb: ChangeDevices['verb']; id: DeviceId; options: ManyOptions },
+    call: Parameters<typeof change<T>>[2],
+    shown: Parameters<typeof change<T>>[3],
+  ): Promise<void> => (options.dryRun ? preview(io, options, verb, id) : change(io, options, call, shown))
 
   many(
     waiting(
@@ -20,10 +26,10 @@ export function addStanding(device: Command, io: Io, details: (view: DeviceView)
   )
     .description('put a device on hold: nothing it has counts until it is enabled again')
     .argument('[id]', 'device id', deviceId)
-    .action((id: string | undefined, options: ManyOptions, command: Command) =>
+    .action((id: DeviceId | undefined, options: ManyOptions, command: Command) =>
       isForMany(id, options, command)
         ? changeMany(io, options, { verb: 'disable' })
-        : change(io, options, (client, waitMs) => client.disableDevice(id!, waitMs), {
+        : one({ verb: 'disable', id: id!, options }, (client, waitMs) => client.disableDevice(id!, waitMs), {
             render: held,
             done: `${id} is on hold`,
             again: ['device', 'disable', id!],
@@ -33,10 +39,10 @@ export function addStanding(device: Command, io: Io, details: (view: DeviceView)
   many(waiting(withCommon(device.command('enable')), 'device enable cam-1', 'device enable --group site-berlin'))
     .description('take a hold back; a revoked device has to be readmitted and to enroll anew')
     .argument('[id]', 'device id', deviceId)
-    .action((id: string | undefined, options: ManyOptions, command: Command) =>
+    .action((id: DeviceId | undefined, options: ManyOptions, command: Command) =>
       isForMany(id, options, command)
         ? changeMany(io, options, { verb: 'enable' })
-        : change(io, options, (client, waitMs) => client.enableDevice(id!, waitMs), {
+        : one({ verb: 'enable', id: id!, options }, (client, waitMs) => client.enableDevice(id!, waitMs), {
             render: held,
             done: `${id} is enabled`,
             again: ['device', 'enable', id!],
@@ -54,23 +60,27 @@ export function addStanding(device: Command, io: Io, details: (view: DeviceView)
     .description('end a device: its certificates, tokens and live sessions; it stays out until it is readmitted')
     .argument('[id]', 'device id', deviceId)
     .addOption(reasonOption())
-    .action((id: string | undefined, options: ManyOptions & { reason: RevocationReason }, command: Command) =>
+    .action((id: DeviceId | undefined, options: ManyOptions & { reason: RevocationReason }, command: Command) =>
       isForMany(id, options, command)
         ? changeMany(io, options, { verb: 'revoke', reason: options.reason })
-        : change(io, options, (client, waitMs) => client.revokeDevice(id!, options.reason, waitMs), {
-            render: revoked,
-            done: `${id} is revoked`,
-            again: ['device', 'revoke', id!, '--reason', options.reason],
-          }),
+        : one(
+            { verb: 'revoke', id: id!, options },
+            (client, waitMs) => client.revokeDevice(id!, options.reason, waitMs),
+            {
+              render: revoked,
+              done: `${id} is revoked`,
+              again: ['device', 'revoke', id!, '--reason', options.reason],
+            },
+          ),
     )
 
   many(waiting(withCommon(device.command('stolen')), 'device stolen cam-1', 'device stolen --file van.txt'))
     .description('end a device that a thief may have, watch for its keys, and open an incident')
     .argument('[id]', 'device id', deviceId)
-    .action((id: string | undefined, options: ManyOptions, command: Command) =>
+    .action((id: DeviceId | undefined, options: ManyOptions, command: Command) =>
       isForMany(id, options, command)
         ? changeMany(io, options, { verb: 'stolen' })
-        : change(io, options, (client, waitMs) => client.reportStolen(id!, waitMs), {
+        : one({ verb: 'stolen', id: id!, options }, (client, waitMs) => client.reportStolen(id!, waitMs), {
             render: stolen,
             done: `${id} is revoked`,
             again: ['device', 'stolen', id!],

@@ -12,7 +12,7 @@ const maxWaitMs = 60_000
 
 export type Waiting = Common & { wait: boolean; timeout: number }
 /** What a change answers once it is on disk, and what the brokers say of it. */
-type Receipt = Pick<RevocationReceipt, 'inForce' | 'ticketsVoid' | 'crlNumber' | 'brokers' | 'sessions'>
+export type Receipt = Pick<RevocationReceipt, 'inForce' | 'ticketsVoid' | 'crlNumber' | 'brokers' | 'sessions'>
 
 export const reasonOption = (): Option =>
   new Option('--reason <reason>', 'RFC 5280 reason (required)').choices(revocationReasons).makeOptionMandatory()

@@ -78,3 +78,15 @@ test('a command is answered on the telemetry of the device', async () => {
   await Promise.all([device.disconnect(), audience.device.disconnect()])
   await closed
 })
+
+test('an operator sees who is connected and ends a session; the device may come back at once', async () => {
+  const device = await enrolledDevice(live.server, 'cam-4', 'camera')
+  const { items, unheard } = await live.admin.listSessions({ deviceIds: ['cam-4'] })
+  assert.deepEqual([items.map(({ clientId, broker }) => [clientId, broker]), unheard], [[['cam-4', 'broker-1']], []])
+  const back = once(device, 'connected')
+  const { kicked } = await live.admin.kickSession({ clientId: 'cam-4' })
+  assert.equal(kicked[0]?.connectedAt, items[0]?.connectedAt)
+  await back
+  await assert.rejects(live.admin.kickSession({ clientId: 'cam-4:other' }), { code: 'not_found' })
+  await device.disconnect()
+})

@@ -15,6 +15,20 @@ const ids = Array.from({ length: 250 }, (_, at) => idOf(at))
 const device = { profile: 'camera', groups: ['hall'], status: 'active', createdAt: '2026-01-01T00:00:00.000Z' }
 const brokers = [{ broker: 'broker-1', connected: true, confirmed: true, confirmedMs: 4 }]
 
+const unheard = [{ broker: 'broker-2', why: 'not_connected' }]
+const session = {
+  clientId: 'cam-003:a',
+  deviceId: 'cam-003',
+  broker: 'broker-1',
+  listener: 'main',
+  remoteAddress: '192.0.2.9',
+  connectedAt: '2026-01-01T00:00:00.000Z',
+  isResumed: false,
+  packetsIn: 1,
+  bytesIn: 1,
+  packetsOut: 1,
+  bytesOut: 1,
+}
 let stub: StubAdmin
 /** Devices that the gateway leaves as they are. */
 let refusing: string[] = []
@@ -33,6 +47,11 @@ before(async () => {
       }))
       return { status: 200, body: { items } }
     }
+    if (path === '/v1/sessions') {
+      const named = query.deviceId!.split(',')
+      return { status: 200, body: { items: named.includes('cam-003') ? [session] : [], unheard } }
+    }
+    if (path === '/v1/devices/cam-003') return { status: 200, body: { id: 'cam-003', ...device } }
     const devices = (body as { ids: string[] }).ids.map((deviceId) =>
       refusing.includes(deviceId)
         ? { deviceId, outcome: 'refused', code: 'conflict', detail: 'was revoked' }
@@ -80,16 +99,37 @@ test('a group is revoked a hundred at a time, once its number is typed; the last
   assert.equal(stub.requests[0]!.query.group, 'hall')
 })
 
-test('a dry run shows which devices are meant and changes nothing', async () => {
+test('a dry run shows which devices are meant, who of them is connected, and changes nothing', async () => {
   const between = ['--issued-between', '2026-03-01..2026-03-08']
   const { code, out } = await onDevices(['disable', ...between, '--dry-run', '-o', 'json'])
   assert.equal(code, 0)
-  assert.deepEqual(JSON.parse(out), { verb: 'disable', selected: 2, devices: ['cam-001', 'cam-003'] })
+  assert.deepEqual(JSON.parse(out), {
+    ...{ verb: 'disable', selected: 2, devices: ['cam-001', 'cam-003'], sessions: [session], unheard },
+  })
+  assert.equal(stub.requests.at(-1)!.query.deviceId, 'cam-001,cam-003')
   const shown = await onDevices(['disable', ...between, '--group', 'hall', '--dry-run'])
-  assert.equal(shown.out, 'DEVICE\ncam-001\ncam-003\n2 devices; nothing was changed\n')
+  assert.match(
+    shown.out,
+    /^DEVICE\ncam-001\ncam-003\n\nCLIENT ID .*\ncam-003:a +cam-003 +broker-1 .*\nbroker-2 is not connected; sessions there are not known\n2 devices, 1 live sessions; nothing was changed\n$/,
+  )
   const none = await onDevices(['enable', '--issuer', 'ab:cd', '--dry-run'])
   assert.deepEqual([none.code, none.err.slice(0, 41)], [1, 'error: no device is meant by that (device'])
   assert.equal(stub.requests.at(-1)!.query.issuer, 'ab:cd')
+  assert.deepEqual(batches(), [])
+})
+
+test('a dry run of one device, and of hundreds, asks for their sessions and changes nothing', async () => {
+  for (const verb of [['revoke', '--reason', 'keyCompromise'], ['disable'], ['enable'], ['stolen']]) {
+    stub.requests.length = 0
+    const { code, out } = await onDevices([verb[0]!, 'cam-003', ...verb.slice(1), '--dry-run'])
+    assert.deepEqual([code, /cam-003:a[\s\S]*nothing was changed/.test(out)], [0, true])
+    assert.ok(stub.requests.every(({ method }) => method === 'GET'))
+  }
+  stub.requests.length = 0
+  const all = await onDevices(['stolen', '--group', 'hall', '--dry-run', '-o', 'json'])
+  assert.deepEqual([JSON.parse(all.out).sessions.length, JSON.parse(all.out).unheard], [1, unheard])
+  const asked = stub.requests.filter(({ path }) => path === '/v1/sessions').map(({ query }) => query.deviceId)
+  assert.deepEqual(asked, [ids.slice(0, 100).join(), ids.slice(100, 200).join(), ids.slice(200).join()])
   assert.deepEqual(batches(), [])
 })
 

@@ -81,6 +81,22 @@ const incident = {
   ],
   leftOut: 3,
 }
+const session = {
+  clientId: 'cam-1',
+  deviceId: 'cam-1',
+  serial: '0a1b',
+  broker: 'broker-1',
+  listener: 'mqtts',
+  remoteAddress: '192.0.2.9',
+  connectedAt: at,
+  isResumed: true,
+  lastPacket: { type: 'publish', topic: 'x/\u202e', at },
+  packetsIn: 9,
+  bytesIn: 900,
+  packetsOut: 1,
+  bytesOut: 20,
+}
+const away = { broker: 'broker-2', why: 'not_asked' }
 const ok = (body: unknown): AdminAnswer => ({ status: 200, body })
 
 const cases: {
@@ -147,6 +163,26 @@ const cases: {
     asked: { method: 'POST', path: '/v1/devices/cam-1/revoke', body: { reason: 'keyCompromise', waitMs: 10_000 } },
     shown:
       /in force +on 1 of 1, 4\.3 ms\nbroker-1 +in force after 4\.3 ms\nTLS tickets +void\nCRL number +7\ncam-1 +session from 192\.0\.2\.9 closed after 4\.0 ms on broker-1 mqtts; last packet: publish devices\/cam-1\/x at 2026/,
+  },
+  {
+    argv: ['session', 'ls', '--broker', 'broker-1', '--listener', 'mqtts'],
+    answer: { items: [session], unheard: [away] },
+    asked: { path: '/v1/sessions', query: { broker: 'broker-1', listener: 'mqtts', limit: '200' } },
+    shown:
+      /^CLIENT ID .*\ncam-1 +cam-1 +broker-1 +mqtts +192\.0\.2\.9 +2026\S+\nbroker-2 is of a version that cannot be asked; /,
+  },
+  {
+    argv: ['session', 'show', 'cam-1'],
+    answer: { items: [session, { ...session, clientId: 'cam-1:b' }], unheard: [] },
+    asked: { path: '/v1/sessions', query: { deviceId: 'cam-1', limit: '200' } },
+    shown:
+      /^client id +cam-1\n[\s\S]*since +2026\S+, by a TLS session ticket\nlast packet +publish x\/<U\+202E> at 2026\S+\ntaken +9 packets, 900 bytes\nsent +1 packets, 20 bytes\n$/,
+  },
+  {
+    argv: ['session', 'kick', 'cam-1'],
+    answer: { kicked: [session], unheard: [{ broker: 'broker-2', why: 'no_answer' }] },
+    asked: { method: 'POST', path: '/v1/sessions/kick', body: { clientId: 'cam-1' } },
+    shown: /^ended cam-1 at broker-1, from 192\.0\.2\.9\nbroker-2 has not answered; /,
   },
   {
     argv: ['incident', 'ls', '--device', 'cam-1'],
@@ -379,4 +415,19 @@ test('a revocation that not every broker has confirmed in time is exit code 1 an
       { reason: 'keyCompromise', waitMs: 0 },
     ],
   )
+})
+
+test('sessions are listed page by page; a client id that nobody has is refused, with the brokers that did not say', async () => {
+  await using stub = await StubAdmin.start(({ path, query }) => {
+    if (path !== '/v1/sessions') return ok(device)
+    const next = query.after === undefined ? { next: 'cam-1\nbroker-1' } : {}
+    return ok({ items: [session], unheard: query.after === undefined ? [] : [away], ...next })
+  })
+  const all = await fleetgate(['session', 'ls', '--device', 'cam-1', '-o', 'json', '--data', stub.dataDir])
+  assert.deepEqual(JSON.parse(all.out), { items: [session, session], unheard: [away] })
+  assert.equal(stub.requests.at(-1)!.query.after, 'cam-1\nbroker-1')
+  const none = await fleetgate(['session', 'show', 'cam-1:x', '--data', stub.dataDir])
+  assert.deepEqual([none.code, none.out], [3, ''])
+  assert.match(none.err, /no live session has the client id cam-1:x \(not_found\); broker-2 is of a version/)
+  assert.equal((await fleetgate(['session', 'kick', '#', '--data', stub.dataDir])).code, 2)
 })
