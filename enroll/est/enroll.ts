@@ -19,15 +19,16 @@ export async function simpleenroll(request: EdgeRequest, label: Label, context: 
   const evidence = await prove() // who asks, before what they sent is looked at
   if (canRepeat(evidence)) limitRenewals(request, evidence, context)
   const csr = parseCsr(decodeBody(request.body))
-  return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
+  return certificateAnswer(request, await certify({ request, label, csr, evidence, prove }, context))
 }
 
 /** RFC 7030 4.2.2: renewal or rekey, on the strength of the current certificate, or of the last one where an operator allowed that. */
 export async function simplereenroll(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer> {
   const prove = () => readRenewalEvidence(context.registry, request, context.clock())
-  limitRenewals(request, await prove(), context)
+  const evidence = await prove()
+  limitRenewals(request, evidence, context)
   const csr = parseCsr(decodeBody(request.body))
-  return certificateAnswer(request, await certify({ request, label, csr, prove }, context))
+  return certificateAnswer(request, await certify({ request, label, csr, evidence, prove }, context))
 }
 
 /** Whether it is good for more than one certificate. */
@@ -50,21 +51,32 @@ export function limitRenewals(request: EdgeRequest, evidence: Evidence, { renewa
 const holderOf = (evidence: Evidence): string | undefined =>
   evidence.kind === 'enrollment' ? provenDevice(evidence) : (evidence.record.doc.deviceId ?? evidence.record.doc.serial)
 
-type Wanted = { request: EdgeRequest; label: Label; csr: Asking['request']; prove: () => Promise<Evidence> }
+type Wanted = {
+  request: EdgeRequest
+  label: Label
+  csr: Asking['request']
+  evidence: Evidence
+  prove: () => Promise<Evidence>
+}
 
 /** The certificate, new or given again; or not yet. */
 export type Certified = { der: Buffer } | { retryAfterMs: number }
 
-export async function certify({ request, label, csr, prove }: Wanted, context: EstContext): Promise<Certified> {
+export async function certify(
+  { request, label, csr, evidence: first, prove }: Wanted,
+  context: EstContext,
+): Promise<Certified> {
   const { registry, ra, ca, clock, overlapMs } = context
   const now = clock()
   const { id, remoteAddress, channelBinding } = request
   const asking = { id, remoteAddress, channelBinding, label, request: csr, now }
   // Evidence and decision are taken afresh whenever another writer was first, so what is signed is what was decided.
+  let known: Evidence | undefined = first
   return untilNoConflict(async () => {
     await requireUnwatched(registry, csr.spkiHash)
-    const evidence = await prove()
-    if (evidence.kind === 'certificate') {
+    const evidence = known ?? (await prove())
+    known = undefined
+    if (evidence.kind === 'certificate' && evidence.record.doc.firstUsedAt === undefined) {
       const { serial, deviceId } = evidence.record.doc
       const by = { actor: `device:${deviceId}`, remoteAddress, requestId: id }
       await noteUse(registry, { serial, at: now, ...by, overlapMs, now })

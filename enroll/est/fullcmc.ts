@@ -35,7 +35,7 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
     const { csr, message, ...rest } = parseCmcRequest(decodeBody(request.body, 'cmc_malformed'))
     reference = rest.reference
     requireSignature(message, evidence, csr.publicKeySpki)
-    const certified = await certify({ request, label, csr, prove }, context)
+    const certified = await certify({ request, label, csr, evidence, prove }, context)
     if ('retryAfterMs' in certified) return pendingAnswer(request, certified)
     const { kind, der } = await cmcSuccess(reference, certified.der, responder)
     return {

@@ -35,7 +35,7 @@ export async function serverkeygen(request: EdgeRequest, label: Label, context: 
   const { pkcs8, publicKeySpki } = await generateKey(keyType)
   try {
     const csr = { ...names, publicKeySpki, spkiHash: spkiHashOf(publicKeySpki), keyType }
-    const certified = await certify({ request, label, csr, prove }, context)
+    const certified = await certify({ request, label, csr, evidence, prove }, context)
     if ('retryAfterMs' in certified) return pendingAnswer(request, certified)
     return await keyAnswer(pkcs8, plan, certified.der, context)
   } finally {
