@@ -19,7 +19,7 @@ test('demo without --once goes on until it is interrupted', async () => {
 
 const posix = { skip: process.platform === 'win32' && 'Windows knows no signals' }
 
-for (const signal of ['SIGINT', 'SIGHUP'] as const) {
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   test(`demo --once that gets a ${signal} names its step, fails and leaves no keys behind`, posix, async () => {
     using demo = new DemoProcess()
     const end = demo.ended()

@@ -16,7 +16,7 @@ export const rows: Record<string, string[]> = {
   'broker-s-z': ['broker/[s-z]*'],
   'broker-parts': ['broker/*/**/*'],
   cli: ['cli/**/*'],
-  'device-sim': ['device-sim/**/*', 'journeys/**/*'],
+  'device-sim': ['device-sim/**/*'],
   enroll: ['enroll/*', 'enroll/{admin,ca,ra,registry}/**/*'],
   est: ['enroll/est/**/*'],
   ground: ['*', '{contract,pki,runtime,soak}/**/*'],

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
-import { readdirSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { test } from 'node:test'
-import { DemoProcess, interruptedBy } from '../../harness/demo-process.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
 test('demo --once -o json tells every step to a script, and exit code 0 that each of them held', async () => {
@@ -26,18 +25,6 @@ test('demo --once -o json tells every step to a script, and exit code 0 that eac
     ],
   )
   for (const step of steps) assert.deepEqual(Object.keys(step), ['name', 'title', 'ok', 'detail', 'ms', 'measured'])
-})
-
-const posix = { skip: process.platform === 'win32' && 'Windows knows no signals' }
-
-test('demo --once that gets a SIGTERM names its step, fails and leaves no keys behind', posix, async () => {
-  using demo = new DemoProcess()
-  const end = demo.ended()
-  await demo.told()
-  demo.process.kill('SIGTERM')
-  assert.equal(await end, 1)
-  assert.match(demo.err, interruptedBy('SIGTERM'))
-  assert.deepEqual(readdirSync(demo.temporary), [])
 })
 
 test('demo --once that is interrupted before its gateway runs says so', async () => {
