@@ -1,17 +1,4 @@
-/** RFC 5280 5.3.1, each at its number; nothing has the number 7. */
-const reasons = [
-  'unspecified',
-  'keyCompromise',
-  'cACompromise',
-  'affiliationChanged',
-  'superseded',
-  'cessationOfOperation',
-  'certificateHold',
-  'unspecified',
-  'removeFromCRL',
-  'privilegeWithdrawn',
-  'aACompromise',
-]
+import { revocationReasonNames } from '../../pki/revocation-list.ts'
 
 /** What is known of a certificate. It is revoked where there is a reason. */
 export type CertificateRow = {
@@ -62,7 +49,7 @@ export class CertificateTable {
     return {
       owner: owner & ((1 << ownerBits) - 1),
       notAfter: rows[at + notAfterAt]!,
-      reason: reasons[owner >>> ownerBits],
+      reason: revocationReasonNames[owner >>> ownerBits],
     }
   }
 
@@ -74,7 +61,7 @@ export class CertificateTable {
     const known = before < 0 ? 0 : segment.rows[before + notAfterAt]!
     this.#row[notAfterAt] = Math.min(notAfter || known, lastSecond)
     this.#row[ownerAt] =
-      owner + (reason === undefined ? isIssued : Math.max(0, reasons.indexOf(reason))) * 2 ** ownerBits
+      owner + (reason === undefined ? isIssued : Math.max(0, revocationReasonNames.indexOf(reason))) * 2 ** ownerBits
     segment.put(this.#row, 0, before)
   }
 

@@ -1,8 +1,7 @@
-import { readFileSync } from 'node:fs'
 import { type Command, InvalidArgumentError } from 'commander'
 import { isDeviceId, nameRule } from '../../contract/ids.ts'
 import type { AdminClient } from '../admin-client.ts'
-import { groupName } from './shared.ts'
+import { groupName, readLines } from './shared.ts'
 
 /** Which devices are meant, when it is not one by its id. */
 export type Selection = { group?: string; issuer?: string; file?: string[]; issuedBetween?: Between }
@@ -34,14 +33,7 @@ export async function selectDevices(client: AdminClient, selection: Selection): 
 
 /** A list, or what `device ls` or a spreadsheet gives: what stands behind a comma says nothing. */
 function readIds(path: string): string[] {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    throw new InvalidArgumentError(`It cannot be read: ${(error as Error).message}.`)
-  }
-  const lines = text.replace(/^\ufeff/, '').split(/\r?\n/)
-  const ids = lines.flatMap((line, at) => {
+  const ids = readLines(path).flatMap((line, at) => {
     if (/^\s*(#|$)/.test(line)) return []
     const id = line.split(',', 1)[0]!.trim()
     if (isDeviceId(id)) return [id]

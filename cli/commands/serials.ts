@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs'
 import { InvalidArgumentError } from 'commander'
 import { isDeviceId, nameRule } from '../../contract/ids.ts'
+import { readLines } from './shared.ts'
 
 export type Serial = { serial: string; deviceId: string }
 
@@ -11,14 +11,7 @@ export type Serial = { serial: string; deviceId: string }
  * @throws InvalidArgumentError with the line
  */
 export function readSerials(path: string): Serial[] {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    throw new InvalidArgumentError(`It cannot be read: ${(error as Error).message}.`)
-  }
-  const lines = text.replace(/^\ufeff/, '').split(/\r?\n/)
-  const serials = lines.flatMap((line, at) => {
+  const serials = readLines(path).flatMap((line, at) => {
     const isHead = at === 0 && /^serial(,device)?$/i.test(line.trim())
     return isHead || /^\s*(#|$)/.test(line) ? [] : [readLine(line, at + 1)]
   })

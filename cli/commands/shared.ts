@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import {
   attributeNameRule,
@@ -149,3 +149,18 @@ export const wholeNumber =
     if (!(value >= min && value <= max)) throw new InvalidArgumentError(`Give a whole number from ${min} to ${max}.`)
     return value
   }
+
+/**
+ * The lines of a file that an option names; a mark at its beginning, as spreadsheets write it, is none of them.
+ *
+ * @throws InvalidArgumentError
+ */
+export function readLines(path: string): string[] {
+  try {
+    return readFileSync(path, 'utf8')
+      .replace(/^\ufeff/, '')
+      .split(/\r?\n/)
+  } catch (error) {
+    throw new InvalidArgumentError(`It cannot be read: ${(error as Error).message}.`)
+  }
+}
