@@ -6,12 +6,10 @@ import { World } from './world.ts'
 
 export type SoakOptions = { seconds: number; devices: number; seed: number; log: string | undefined; stop: AbortSignal }
 /** What the broker holds when nobody is there, and takes on disk. */
-export type Idle = Figures & { storeBytes: number; revoked: number }
+export type Idle = Figures & { storeBytes: number }
 export type SoakResult = { world: World; warm?: Idle; after?: Idle; lostBySlowReaders: number }
 
 const heapTolerance = 0.1
-/** Of each that is revoked under the load a broker keeps what it has to: the record, the certificate and the presence. */
-const keptBytesPerDevice = 1_024
 const storeBytesAtMost = 128 * 1024 * 1024
 const quietMs = 60_000
 /** To arrive, to drain and to leave, on a busy machine too. */
@@ -103,7 +101,7 @@ export class Soak {
 
   /** What the broker holds once it has noticed that all are gone. */
   async #quiet(): Promise<Idle> {
-    const { broker, counts } = this.#world
+    const { broker } = this.#world
     for (let left = quietMs; ; left -= 250) {
       const { resources } = await broker.figures(false)
       // The one that stays is that of the feed.
@@ -111,13 +109,13 @@ export class Soak {
       await sleep(250)
     }
     await sleep(2_000) // for what the store does after the last session
-    return { ...(await broker.figures(true)), storeBytes: broker.storeBytes(), revoked: counts.revoked }
+    return { ...(await broker.figures(true)), storeBytes: broker.storeBytes() }
   }
 
   #compare(warm: Idle, after: Idle): void {
     const { checks } = this.#world
     checks.look('broker: no error, no restart', undefined)
-    const allowed = warm.heapBytes * (1 + heapTolerance) + (after.revoked - warm.revoked) * keptBytesPerDevice
+    const allowed = warm.heapBytes * (1 + heapTolerance)
     const grown = `${mib(warm.heapBytes)} before the load, ${mib(after.heapBytes)} after it`
     checks.look('broker: heap is back', after.heapBytes > allowed ? grown : undefined)
     const more = Object.entries(after.resources).filter(([name, count]) => count > (warm.resources[name] ?? 0))
