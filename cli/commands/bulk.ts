@@ -81,7 +81,7 @@ async function show(
       io.colour,
     )
     const live = sessionTable({ items: sessions, unheard: shown.unheard }, io.colour)
-    return `${devices}\n${live}${ids.length} devices, ${sessions.length} live sessions; nothing was changed\n`
+    return `${devices}\n${live}devices: ${ids.length}, live sessions: ${sessions.length}; nothing was changed\n`
   })
 }
 

@@ -110,7 +110,7 @@ test('a dry run shows which devices are meant, who of them is connected, and cha
   const shown = await onDevices(['disable', ...between, '--group', 'hall', '--dry-run'])
   assert.match(
     shown.out,
-    /^DEVICE\ncam-001\ncam-003\n\nCLIENT ID .*\ncam-003:a +cam-003 +broker-1 .*\nbroker-2 is not connected; sessions there are not known\n2 devices, 1 live sessions; nothing was changed\n$/,
+    /^DEVICE\ncam-001\ncam-003\n\nCLIENT ID .*\ncam-003:a +cam-003 +broker-1 .*\nbroker-2 is not connected; sessions there are not known\ndevices: 2, live sessions: 1; nothing was changed\n$/,
   )
   const none = await onDevices(['enable', '--issuer', 'ab:cd', '--dry-run'])
   assert.deepEqual([none.code, none.err.slice(0, 41)], [1, 'error: no device is meant by that (device'])
