@@ -41,6 +41,7 @@
  * | GET  /v1/sessions             | see session-api.ts      | sessionPage                |
  * | POST /v1/sessions/kick        | kickSession             | kickReceipt                |
  * | GET  /v1/audit                | listAudit               | auditPage                  |
+ * | /v1/operators, …/:name        | see operator-api.ts     | operatorView               |
  *
  * A write may carry `Idempotency-Key` (8 to 64 letters, digits, `-`): the same key has one effect and one answer.
  */

@@ -19,6 +19,10 @@ export type DenialStage = (typeof denialStages)[number]
 /** Problems of operators, of the command line and of the set-up: no device or stranger is refused for one. */
 export const ownProblems = [
   'forbidden',
+  'role_insufficient',
+  'operator_unknown',
+  'operator_exists',
+  'operator_disabled',
   'device_exists',
   'approval_unknown',
   'late_renewal_unknown',

@@ -7,6 +7,7 @@ export const problems = {
   request_malformed: { status: 400, title: 'The request cannot be read' },
   unauthenticated: { status: 401, title: 'No accepted credential was presented' },
   forbidden: { status: 403, title: 'The credential does not allow this' },
+  role_insufficient: { status: 403, title: 'The role of the caller does not allow this' },
   not_found: { status: 404, title: 'There is no such thing' },
   method_not_allowed: { status: 405, title: 'The path exists, the method does not' },
   conflict: { status: 409, title: 'The thing changed or exists already' },
@@ -59,6 +60,11 @@ export const problems = {
   late_renewal_unknown: { status: 404, title: 'The device has no permission to renew late' },
   late_renewal_spent: { status: 403, title: 'The permission to renew late was used for another key' },
   certificate_unknown: { status: 404, title: 'There is no such certificate' },
+
+  // operators
+  operator_unknown: { status: 404, title: 'There is no such operator' },
+  operator_exists: { status: 409, title: 'The name of the operator is taken' },
+  operator_disabled: { status: 403, title: 'The operator is disabled or removed' },
 
   // certificates at a connection
   certificate_missing: { status: 401, title: 'No client certificate was presented' },

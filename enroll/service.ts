@@ -179,7 +179,7 @@ export async function createEnrollService(input: {
         clock,
         log,
         rootFingerprint: hierarchy.root.fingerprint,
-        issuing: hierarchy.issuing.certificate,
+        issuing: hierarchy.issuing,
         startedAt: clock(),
         configuration: () => reconfiguration.view,
       },

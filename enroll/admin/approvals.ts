@@ -7,6 +7,7 @@ export const approvalRoutes = [
   route({
     method: 'GET',
     path: '/v1/approvals',
+    role: 'viewer',
     query: listQuery,
     handle: async ({ query }, { registry, clock }) => {
       const { items, next } = await listApprovals(registry, query)
@@ -17,6 +18,7 @@ export const approvalRoutes = [
   route({
     method: 'GET',
     path: '/v1/approvals/:id',
+    role: 'viewer',
     handle: async ({ params }, { registry }) => {
       const { doc } = await getApproval(registry, params.id ?? '')
       const currentSerial = (await findDevice(registry, doc.deviceId))?.doc.currentSerial
@@ -26,6 +28,7 @@ export const approvalRoutes = [
   route({
     method: 'POST',
     path: '/v1/approvals/:id/approve',
+    role: 'enroller',
     body: approveRequest,
     handle: async ({ params, body, asked }, { approvals }) =>
       show(await approvals.approve(params.id ?? '', body.groups, asked)),
@@ -33,6 +36,7 @@ export const approvalRoutes = [
   route({
     method: 'POST',
     path: '/v1/approvals/:id/deny',
+    role: 'enroller',
     body: denyRequest,
     handle: async ({ params, body, asked }, { approvals }) =>
       show(await approvals.deny(params.id ?? '', body.reason, asked)),

@@ -7,6 +7,7 @@ export const brokerRoutes = [
   route({
     method: 'DELETE',
     path: '/v1/brokers/:id',
+    role: 'admin',
     handle: async ({ params, asked }, { registry, feed }) => {
       const id = params.id ?? ''
       if (feed.isConnected(id)) throw new FleetError('conflict', `${id} is connected; stop it first`)

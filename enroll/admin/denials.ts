@@ -7,6 +7,7 @@ export const denialRoutes = [
   route({
     method: 'GET',
     path: '/v1/denials',
+    role: 'viewer',
     query: listQuery,
     handle: async ({ query }, { feed, denials }): Promise<DenialPage> => {
       const { items, unheard } = await feed.questions.denials(query)
@@ -16,6 +17,7 @@ export const denialRoutes = [
   route({
     method: 'GET',
     path: '/v1/denials/:id',
+    role: 'viewer',
     handle: async ({ params: { id = '' } }, { feed, denials }): Promise<Denial> => {
       if (!isDenialId(id)) throw new FleetError('request_malformed', 'a denial id is 12 lower-case hex digits')
       const own = denials.find(id)

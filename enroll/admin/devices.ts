@@ -31,6 +31,7 @@ export const deviceRoutes = [
   route({
     method: 'POST',
     path: '/v1/devices/allow',
+    role: 'enroller',
     body: allowDevices,
     handle: ({ body, asked }, { registry, ra }) =>
       allow(registry, { ...body, profile: ra.profileOfLabel(body.label) }, asked),
@@ -38,12 +39,14 @@ export const deviceRoutes = [
   route({
     method: 'POST',
     path: '/v1/devices/disallow',
+    role: 'enroller',
     body: disallowDevices,
     handle: ({ body, asked }, { registry }) => disallow(registry, body, asked),
   }),
   route({
     method: 'GET',
     path: '/v1/allowances',
+    role: 'viewer',
     query: allowancesQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listAllowances(registry, query)
@@ -53,6 +56,7 @@ export const deviceRoutes = [
   route({
     method: 'POST',
     path: '/v1/devices',
+    role: 'enroller',
     status: 201,
     body: createDevice,
     handle: async ({ body, asked }, { registry, ra }) => {
@@ -63,6 +67,7 @@ export const deviceRoutes = [
   route({
     method: 'GET',
     path: '/v1/devices',
+    role: 'viewer',
     query: listQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listDevices(registry, query)
@@ -72,11 +77,13 @@ export const deviceRoutes = [
   route({
     method: 'GET',
     path: '/v1/devices/:id',
+    role: 'viewer',
     handle: async ({ params }, { registry }) => show((await getDevice(registry, requireId(params.id))).doc),
   }),
   route({
     method: 'PATCH',
     path: '/v1/devices/:id',
+    role: 'operator',
     body: changeDevice,
     handle: async ({ params, body, asked }, { registry }) =>
       show(await setAttributes(registry, { id: requireId(params.id), changes: body.attributes }, asked)),
@@ -84,6 +91,7 @@ export const deviceRoutes = [
   route({
     method: 'POST',
     path: '/v1/devices/:id/revoke',
+    role: 'operator',
     body: revokeBody,
     handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
@@ -95,6 +103,7 @@ export const deviceRoutes = [
   route({
     method: 'POST',
     path: '/v1/devices/:id/disable',
+    role: 'operator',
     body: waitForBrokers,
     handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
@@ -105,6 +114,7 @@ export const deviceRoutes = [
   route({
     method: 'POST',
     path: '/v1/devices/:id/enable',
+    role: 'operator',
     body: waitForBrokers,
     handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
@@ -115,6 +125,7 @@ export const deviceRoutes = [
   route({
     method: 'POST',
     path: '/v1/devices/:id/stolen',
+    role: 'operator',
     body: waitForBrokers,
     handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
@@ -126,6 +137,7 @@ export const deviceRoutes = [
   route({
     method: 'POST',
     path: '/v1/devices/bulk',
+    role: 'operator',
     body: changeDevicesBody,
     handle: async ({ body: { waitMs, ...order }, asked }, { registry, ra, feed }) => {
       const purged = (profile: string) => ra.purged(profile, order.verb === 'stolen')
@@ -137,6 +149,7 @@ export const deviceRoutes = [
   route({
     method: 'POST',
     path: '/v1/devices/:id/readmit',
+    role: 'operator',
     body: readmitBody,
     handle: async ({ params, body, asked }, { registry }) => {
       const device = { id: requireId(params.id), isRecovered: body.stolenRecovered }

@@ -7,6 +7,7 @@ export const incidentRoutes = [
   route({
     method: 'GET',
     path: '/v1/incidents',
+    role: 'viewer',
     query: listQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listIncidents(registry, query)
@@ -16,11 +17,13 @@ export const incidentRoutes = [
   route({
     method: 'GET',
     path: '/v1/incidents/:id',
+    role: 'viewer',
     handle: async ({ params: { id = '' } }, { registry }) => show((await getIncident(registry, id)).doc),
   }),
   route({
     method: 'POST',
     path: '/v1/incidents/:id/close',
+    role: 'operator',
     body: closeBody,
     handle: async ({ params: { id = '' }, body, asked }, { registry }) =>
       show(await closeIncident(registry, id, body.note, asked)),

@@ -28,6 +28,7 @@ export const issuanceRoutes = [
   route({
     method: 'POST',
     path: '/v1/tokens',
+    role: 'enroller',
     status: 201,
     body: createToken,
     handle: async ({ body, asked }, { registry, ra }) => {
@@ -43,12 +44,13 @@ export const issuanceRoutes = [
   route({
     method: 'GET',
     path: '/v1/certificates',
+    role: 'viewer',
     query: listQuery,
     handle: async ({ query, asked: { now } }, { registry, issuing }) => {
       const { issuer, issuedFrom, issuedTo, expiresInMs, ...rest } = query
       const isSoon = expiresInMs !== undefined
       const expires = isSoon ? { expiresFrom: now, expiresBefore: new Date(now.getTime() + expiresInMs) } : {}
-      const isOfIssuer = issuer === undefined ? () => true : isIssuedBy(issuer, issuing)
+      const isOfIssuer = issuer === undefined ? () => true : isIssuedBy(issuer, issuing.certificate)
       const keep = (doc: CertificateRecord): boolean =>
         isOfIssuer(doc) && isIssuedWithin(doc, issuedFrom, issuedTo) && (!isSoon || isAlive(doc))
       const { items, next } = await listCertificates(registry, { ...rest, ...expires, keep })
@@ -58,6 +60,7 @@ export const issuanceRoutes = [
   route({
     method: 'POST',
     path: '/v1/certificates',
+    role: 'enroller',
     status: 201,
     body: registerBody,
     handle: async ({ body, asked }, { registry }) => show(await registerCertificate(registry, body, asked)),
@@ -65,6 +68,7 @@ export const issuanceRoutes = [
   route({
     method: 'GET',
     path: '/v1/certificates/:serial',
+    role: 'viewer',
     handle: async ({ params }, { registry }) => {
       const { doc } = await getCertificate(registry, requireSerial(params.serial))
       return { ...show(doc), ...(doc.der ? { pem: toPem(Buffer.from(doc.der, 'base64')) } : {}) }
@@ -73,6 +77,7 @@ export const issuanceRoutes = [
   route({
     method: 'POST',
     path: '/v1/certificates/:serial/revoke',
+    role: 'operator',
     body: revokeDevice,
     handle: async ({ params, body, asked }, context) => {
       const serial = requireSerial(params.serial)
@@ -83,17 +88,20 @@ export const issuanceRoutes = [
   route({
     method: 'GET',
     path: '/v1/policy',
+    role: 'viewer',
     handle: async (_input, { registry }) => (await findPolicy(registry))!.doc,
   }),
   route({
     method: 'PUT',
     path: '/v1/policy',
+    role: 'operator',
     body: policyDocument,
     handle: ({ body, asked }, { registry }) => putPolicy(registry, body, asked),
   }),
   route({
     method: 'GET',
     path: '/v1/audit',
+    role: 'viewer',
     query: listAudit,
     handle: async ({ query, signal }, { registry }) => {
       const { limit, waitMs } = query

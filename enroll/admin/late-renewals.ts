@@ -13,6 +13,7 @@ export const lateRenewalRoutes = [
   route({
     method: 'GET',
     path: '/v1/late-renewals',
+    role: 'viewer',
     query: listQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listLateRenewals(registry, query)
@@ -22,6 +23,7 @@ export const lateRenewalRoutes = [
   route({
     method: 'PUT',
     path: '/v1/late-renewals/:id',
+    role: 'enroller',
     body: allowLateRenewal,
     handle: async ({ params, body, asked }, { registry }) =>
       show(await allow(registry, { deviceId: requireId(params.id), ttlMs: body.ttlMs }, asked)),
@@ -29,6 +31,7 @@ export const lateRenewalRoutes = [
   route({
     method: 'DELETE',
     path: '/v1/late-renewals/:id',
+    role: 'enroller',
     handle: async ({ params, asked }, { registry }) =>
       show(await withdrawLateRenewal(registry, requireId(params.id), asked)),
   }),

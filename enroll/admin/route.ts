@@ -1,8 +1,9 @@
 import type { z } from 'zod'
 import type { ConfigurationView } from '../../contract/admin-api.ts'
-import type { CertificateFacts } from '../../pki/certificate.ts'
+import type { Role } from '../../contract/operator-api.ts'
 import type { Log } from '../../runtime/log.ts'
 import type { CrlPublisher } from '../ca/crl-publisher.ts'
+import type { Authority } from '../ca/hierarchy.ts'
 import type { FeedServer } from '../feed-server.ts'
 import type { ApprovalQueue } from '../ra/approval-queue.ts'
 import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
@@ -21,8 +22,8 @@ export type AdminContext = {
   clock: () => Date
   log: Log
   rootFingerprint: string
-  /** The CA that signs device certificates. */
-  issuing: CertificateFacts
+  /** The CA that signs the certificates of devices and operators. */
+  issuing: Authority
   startedAt: Date
   configuration: () => ConfigurationView
 }
@@ -31,6 +32,8 @@ export type AdminContext = {
 export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodType> = {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   path: string
+  /** The least that a caller must have. */
+  role: Role
   status?: number
   query?: Q
   body?: B

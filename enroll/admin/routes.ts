@@ -1,5 +1,4 @@
 import { createHash, randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import type { TLSSocket } from 'node:tls'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { z } from 'zod'
@@ -9,33 +8,11 @@ import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { type EdgeCredential, reachableHost, tlsOptions } from '../../runtime/https.ts'
 import type { Log } from '../../runtime/log.ts'
 import { describeIssue } from '../../runtime/yaml.ts'
-import { approvalRoutes } from './approvals.ts'
-import { requireOperator } from './auth.ts'
-import { brokerRoutes } from './brokers.ts'
-import { denialRoutes } from './denials.ts'
-import { deviceRoutes } from './devices.ts'
-import { incidentRoutes } from './incidents.ts'
-import { issuanceRoutes } from './issuance.ts'
-import { lateRenewalRoutes } from './late-renewals.ts'
-import { type AdminContext, type Route, route } from './route.ts'
-import { sessionRoutes } from './sessions.ts'
+import { authenticate, type Caller, requireRole } from './auth.ts'
+import type { AdminContext, Route } from './route.ts'
+import { routes } from './table.ts'
 
-const version: string = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
 const maxBodyBytes = 2 * 1024 * 1024
-
-const statusRoute = route({
-  method: 'GET',
-  path: '/v1/status',
-  handle: async (_input, { registry, feed, lists, rootFingerprint, startedAt, configuration }) => ({
-    version,
-    startedAt: startedAt.toISOString(),
-    rootFingerprint,
-    configuration: configuration(),
-    feedSeq: (await registry.head()).feed.seq,
-    ...(lists === undefined ? {} : { revocationLists: lists.published }),
-    brokers: await feed.brokers(),
-  }),
-})
 
 /** The admin API: JSON over mutual TLS, for operators alone. */
 export async function createAdmin(
@@ -60,18 +37,7 @@ export async function createAdmin(
       context.log,
     ),
   )
-  for (const row of [
-    statusRoute,
-    ...approvalRoutes,
-    ...brokerRoutes,
-    ...denialRoutes,
-    ...deviceRoutes,
-    ...incidentRoutes,
-    ...issuanceRoutes,
-    ...lateRenewalRoutes,
-    ...sessionRoutes,
-  ])
-    addRoute(app, row, context)
+  for (const row of routes) addRoute(app, row, context)
   const { host, port } = splitAddress(options.listen)
   try {
     await app.listen({ host, port })
@@ -100,20 +66,21 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext): void
     url: row.path,
     // Before the body is read: a stranger gets nothing parsed.
     onRequest: async (request) => {
-      const actor = await requireOperator(context.registry, request.raw.socket as TLSSocket, context.clock())
-      Object.assign(request, { actor })
+      const caller = await authenticate(context.registry, request.raw.socket as TLSSocket, context.clock())
+      requireRole(caller, row.role)
+      Object.assign(request, { caller })
     },
     handler: async (request, reply) => {
       const key = request.headers['idempotency-key']
       const now = context.clock()
       const ended = new AbortController()
-      request.raw.socket.once('close', () => ended.abort())
+      reply.raw.once('close', () => ended.abort())
       const input = {
         params: request.params as Record<string, string>,
         query: row.query ? check(row.query, request.query) : undefined,
         body: row.body ? check(row.body, request.body ?? {}) : undefined,
         asked: {
-          actor: (request as FastifyRequest & { actor: string }).actor,
+          actor: (request as FastifyRequest & { caller: Caller }).caller.actor,
           remoteAddress: request.ip,
           ...(key === undefined
             ? { requestId: `admin-${randomUUID()}` }

@@ -9,12 +9,14 @@ export const sessionRoutes = [
   route({
     method: 'GET',
     path: '/v1/sessions',
+    role: 'viewer',
     query: listSessions,
     handle: ({ query }, { feed }) => feed.questions.sessions(query),
   }),
   route({
     method: 'POST',
     path: '/v1/sessions/kick',
+    role: 'operator',
     body: kickSession,
     handle: async ({ body, asked }, { registry, feed, clock }) => {
       const { clientId, broker } = body

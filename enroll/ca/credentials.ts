@@ -15,8 +15,10 @@ import {
 } from '../../pki/profile.ts'
 import { writeFileAtomic } from '../../runtime/files.ts'
 import { type CertificateRecord, findCertificate, writeCertificate } from '../registry/certificates.ts'
-import type { Registry } from '../registry/registry.ts'
+import { findOperator, writeOperator } from '../registry/operators.ts'
+import type { Registry, Write } from '../registry/registry.ts'
 import type { Hierarchy } from './hierarchy.ts'
+import { firstOperator, keepFirstOperator } from './operators.ts'
 
 /** The name that clients of enroll's own listeners ask for, whatever address they reach it by. */
 export const enrollName = 'enroll.fleetgate.internal'
@@ -64,14 +66,7 @@ export async function keepCredentials(
       names,
       profile: serverAndClientProfile,
     },
-    {
-      kind: 'operator',
-      folder: join(dataDir, 'operator'),
-      stem: 'operator',
-      commonName: 'operator',
-      names: [],
-      profile: operatorProfile,
-    },
+    ...((await keepFirstOperator(input.registry, input.now)) ? [operatorIn(dataDir)] : []),
     ...(input.hasResponder ? [responderIn(services)] : []),
   ]
   const { root } = input.hierarchy
@@ -88,6 +83,15 @@ export async function keepCredentials(
   for (const credential of wanted) changed = (await keepCredential(credential, input)) || changed
   return changed
 }
+
+const operatorIn = (dataDir: string): Credential => ({
+  kind: 'operator',
+  folder: join(dataDir, 'operator'),
+  stem: 'operator',
+  commonName: firstOperator,
+  names: [],
+  profile: operatorProfile,
+})
 
 function responderIn(services: string): Credential {
   const folder = join(services, 'status')
@@ -136,7 +140,7 @@ async function keepCredential(credential: Credential, context: Context): Promise
   // Recorded before the file is there: no listener ever shows a certificate that the registry does not know.
   await registry.commit({
     requestId,
-    writes: [writeCertificate(record, 0)],
+    writes: [writeCertificate(record, 0), ...(credential.kind === 'operator' ? [await newest(registry, record)] : [])],
     audit: [
       {
         action: 'certificate.issued',
@@ -156,6 +160,11 @@ async function keepCredential(credential: Credential, context: Context): Promise
   })
   writeFileAtomic(certificatePath, made.pem + issuing.pem)
   return true
+}
+
+async function newest(registry: Registry, { serial, notAfter }: CertificateRecord): Promise<Write> {
+  const { doc, rev } = (await findOperator(registry, firstOperator))!
+  return writeOperator({ ...doc, serial, ...(notAfter === undefined ? {} : { expiresAt: notAfter }) }, rev)
 }
 
 async function isGood(path: string, credential: Credential, context: Context, spki: Buffer): Promise<boolean> {

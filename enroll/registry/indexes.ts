@@ -11,6 +11,7 @@ import type { IndexEntry } from './engine.ts'
 import type { HierarchyRecord } from './hierarchies.ts'
 import type { IncidentRecord } from './incidents.ts'
 import type { LateRenewalRecord } from './late-renewals.ts'
+import type { OperatorRecord } from './operators.ts'
 import type { PolicyRecord } from './policies.ts'
 import type { RevocationListRecord } from './revocation-lists.ts'
 import type { TokenRecord } from './tokens.ts'
@@ -31,6 +32,7 @@ export type RecordTypes = {
   watchedKey: WatchedKeyRecord
   broker: BrokerRecord
   denial: DenialRecord
+  operator: OperatorRecord
   policy: PolicyRecord
   hierarchy: HierarchyRecord
   lateRenewal: LateRenewalRecord
@@ -70,6 +72,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   watchedKey: () => [],
   broker: () => [],
   denial: () => [],
+  operator: () => [],
   policy: () => [],
   hierarchy: () => [],
   lateRenewal: () => [],

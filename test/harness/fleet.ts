@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TokenView } from '../../contract/admin-api.ts'
 import { type Configuration, configuration } from '../../contract/configuration.ts'
+import type { Role } from '../../contract/operator-api.ts'
 import { createEnrollService, type EnrollService } from '../../enroll/service.ts'
 import { parseCertificate, toPem } from '../../pki/certificate.ts'
 import { parseCertsOnly } from '../../pki/cms.ts'
@@ -127,6 +128,15 @@ export class EnrollHarness implements AsyncDisposable {
     })
     // biome-ignore lint/suspicious/noExplicitAny: tests look into whatever was answered
     return { status: answer.status, body: JSON.parse(answer.body) as any }
+  }
+
+  /** Makes one, as the first operator. */
+  async newOperator(name: string, role: Role): Promise<{ key: string; cert: string }> {
+    const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: name })
+    const csr = toPem(csrDer, 'CERTIFICATE REQUEST')
+    const { status, body } = await this.admin('POST', '/operators', { name, role, csr })
+    if (status !== 201) throw new Error(body.detail)
+    return { key: privateKeyPem, cert: body.certificate }
   }
 
   async token(

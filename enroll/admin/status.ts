@@ -1,0 +1,19 @@
+import { readFileSync } from 'node:fs'
+import { route } from './route.ts'
+
+const version: string = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
+
+export const statusRoute = route({
+  method: 'GET',
+  path: '/v1/status',
+  role: 'viewer',
+  handle: async (_input, { registry, feed, lists, rootFingerprint, startedAt, configuration }) => ({
+    version,
+    startedAt: startedAt.toISOString(),
+    rootFingerprint,
+    configuration: configuration(),
+    feedSeq: (await registry.head()).feed.seq,
+    ...(lists === undefined ? {} : { revocationLists: lists.published }),
+    brokers: await feed.brokers(),
+  }),
+})

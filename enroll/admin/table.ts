@@ -1,0 +1,25 @@
+/** Everything that the admin API can be asked: who may, what it takes and what it answers stands in each row. */
+import { approvalRoutes } from './approvals.ts'
+import { brokerRoutes } from './brokers.ts'
+import { denialRoutes } from './denials.ts'
+import { deviceRoutes } from './devices.ts'
+import { incidentRoutes } from './incidents.ts'
+import { issuanceRoutes } from './issuance.ts'
+import { lateRenewalRoutes } from './late-renewals.ts'
+import { operatorRoutes } from './operators.ts'
+import type { Route } from './route.ts'
+import { sessionRoutes } from './sessions.ts'
+import { statusRoute } from './status.ts'
+
+export const routes: readonly Route[] = [
+  statusRoute,
+  ...approvalRoutes,
+  ...brokerRoutes,
+  ...denialRoutes,
+  ...deviceRoutes,
+  ...incidentRoutes,
+  ...issuanceRoutes,
+  ...lateRenewalRoutes,
+  ...operatorRoutes,
+  ...sessionRoutes,
+]

@@ -1,0 +1,176 @@
+import assert from 'node:assert/strict'
+import { Agent } from 'node:https'
+import { after, before, suite, test } from 'node:test'
+import { includesRole, type Role, roles } from '../../../contract/operator-api.ts'
+import { routes } from '../../../enroll/admin/table.ts'
+import { toPem } from '../../../pki/certificate.ts'
+import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { EnrollHarness } from '../../harness/fleet.ts'
+
+type Credential = { key: string; cert: string }
+
+suite('operators and their roles', () => {
+  let fleet: EnrollHarness
+  const credentials = {} as Record<Role, Credential>
+  before(async () => {
+    fleet = await EnrollHarness.start()
+    for (const role of roles) credentials[role] = await fleet.newOperator(`the-${role}`, role)
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+
+  const as = async (credential: Credential, method: string, path: string, body?: unknown) => {
+    const answer = await fleet.ask(`${fleet.endpoints.admin}/v1${path}`, {
+      method,
+      ...credential,
+      ...(body === undefined ? {} : { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) }),
+    })
+    return { status: answer.status, body: JSON.parse(answer.body) }
+  }
+
+  test('every route has a role: each below it is refused by name, it and each above pass', async () => {
+    const calls = routes.flatMap(({ method, path, role }) =>
+      (method === 'GET' ? ['GET', 'HEAD'] : [method]).map((verb) => ({
+        verb,
+        path: path.replaceAll(/:\w+/g, 'x'),
+        role,
+      })),
+    )
+    const passing: string[] = []
+    for (const role of roles) {
+      const agent = new Agent({ keepAlive: true, ca: fleet.root, ...credentials[role] })
+      try {
+        for (const { verb, path, role: wanted } of calls) {
+          const { status, body } = await fleet.ask(`${fleet.endpoints.admin}${path}`, { method: verb, agent })
+          const line = `${role} ${verb} ${path} ${status}`
+          if (!includesRole(role, wanted)) {
+            assert.equal(status, 403, line)
+            if (verb === 'HEAD') continue
+            const { code, detail } = JSON.parse(body)
+            assert.equal(code, 'role_insufficient', line)
+            assert.match(detail, new RegExp(`takes the role ${wanted}; operator:the-${role} has ${role}`))
+          } else {
+            assert.notEqual(status, 401, line)
+            assert.doesNotMatch(body, /role_insufficient|forbidden/, line)
+            assert.ok(status < 500, line)
+            passing.push(line)
+          }
+        }
+      } finally {
+        agent.destroy()
+      }
+    }
+    assert.ok(passing.length > routes.length)
+    assert.deepEqual([...new Set(routes.map(({ role }) => role))].toSorted(), [...roles].toSorted())
+  })
+
+  test('an operator who is disabled, or whose role is lowered, meets it with the next request on an open connection', async () => {
+    const agent = new Agent({
+      keepAlive: true,
+      ca: fleet.root,
+      ...(await fleet.newOperator('ann@example.org', 'operator')),
+    })
+    const kick = async () =>
+      JSON.parse(
+        (
+          await fleet.ask(`${fleet.endpoints.admin}/v1/policy`, {
+            method: 'PUT',
+            headers: { 'Content-Type': 'application/json' },
+            body: '{}',
+            agent,
+          })
+        ).body,
+      ).code
+    try {
+      assert.equal(await kick(), 'request_malformed')
+      const change = (body: unknown) => fleet.admin('PATCH', '/operators/ann@example.org', body)
+      assert.equal((await change({ role: 'viewer' })).body.role, 'viewer')
+      assert.equal(await kick(), 'role_insufficient')
+      assert.equal((await change({ role: 'operator', status: 'disabled' })).body.status, 'disabled')
+      assert.equal(await kick(), 'operator_disabled')
+      await change({ status: 'active' })
+      assert.equal(await kick(), 'request_malformed')
+      assert.equal((await change({})).status, 400)
+      assert.equal((await fleet.admin('DELETE', '/operators/ann@example.org')).body.status, 'removed')
+      assert.equal(await kick(), 'operator_disabled')
+    } finally {
+      agent.destroy()
+    }
+    const { items } = (await fleet.admin('GET', '/operators')).body
+    assert.ok(items.every(({ name }: { name: string }) => name !== 'ann@example.org'))
+    const back = await fleet.admin('PATCH', '/operators/ann@example.org', { status: 'active' })
+    assert.deepEqual([back.status, back.body.code], [404, 'operator_unknown'])
+    await assert.rejects(fleet.newOperator('ann@example.org', 'viewer'), /a name is given once/)
+  })
+
+  test('what no operator can be made of is refused, and the same request has one effect', async () => {
+    const { csrDer } = await createKeyAndCsr({ commonName: 'anything' })
+    const csr = toPem(csrDer, 'CERTIFICATE REQUEST')
+    const create = (body: unknown, key = 'operator-0001') =>
+      fleet.admin('POST', '/operators', body, { 'Idempotency-Key': key })
+    const first = await create({ name: 'bob', role: 'viewer', csr })
+    const again = await create({ name: 'bob', role: 'viewer', csr })
+    assert.deepEqual([first.status, again.status, again.body], [201, 201, first.body])
+    const refused = [
+      await create({ name: 'bob', role: 'viewer', csr }, 'operator-0002'),
+      await create({ name: 'a:b', role: 'viewer', csr }, 'operator-0003'),
+      await create({ name: 'eve', role: 'root', csr }, 'operator-0004'),
+      await create({ name: 'eve', role: 'viewer', csr: 'x' }, 'operator-0005'),
+      await create({ name: 'eve', role: 'viewer', csr: csr + csr }, 'operator-0006'),
+      await fleet.admin('PATCH', '/operators/nobody', { role: 'viewer' }),
+    ]
+    assert.deepEqual(
+      refused.map(({ body }) => body.code),
+      [
+        'operator_exists',
+        'request_malformed',
+        'request_malformed',
+        'csr_malformed',
+        'csr_malformed',
+        'operator_unknown',
+      ],
+    )
+    const entries = (await fleet.admin('GET', '/audit?limit=1000')).body.items
+    const made = entries.filter(({ subject }: { subject: string }) => subject === 'operator:bob')
+    assert.deepEqual(
+      made.map(({ action, actor, details }: Record<string, unknown>) => [action, actor, details]),
+      [['operator.created', 'operator:operator', { role: 'viewer', status: 'active' }]],
+    )
+  })
+
+  test('somebody is left who may do everything: the last admin keeps role and standing', async () => {
+    const others = ['the-admin']
+    for (const name of others) await fleet.admin('PATCH', `/operators/${name}`, { role: 'viewer' })
+    const refused = [
+      await fleet.admin('PATCH', '/operators/operator', { role: 'operator' }),
+      await fleet.admin('PATCH', '/operators/operator', { status: 'disabled' }),
+      await fleet.admin('DELETE', '/operators/operator'),
+    ]
+    assert.deepEqual(
+      refused.map(({ status, body }) => [status, body.code]),
+      Array(3).fill([409, 'conflict']),
+    )
+    assert.match(refused[0]!.body.detail, /the last operator with the role admin/)
+    await fleet.admin('PATCH', '/operators/the-admin', { role: 'admin' })
+    const outcomes = await Promise.all([
+      fleet.admin('PATCH', '/operators/operator', { role: 'viewer' }),
+      as(credentials.admin, 'PATCH', '/operators/the-admin', { role: 'viewer' }),
+    ])
+    assert.deepEqual(outcomes.map(({ status }) => status).toSorted(), [200, 409])
+    const left = outcomes[0]!.status === 200 ? credentials.admin : fleet.operator
+    for (const name of ['operator', 'the-admin']) await as(left, 'PATCH', `/operators/${name}`, { role: 'admin' })
+  })
+
+  test('the first operator is not made anew once it was removed, nor is its credential', async () => {
+    const { items } = (await as(credentials.admin, 'GET', '/operators')).body
+    const first = items.find(({ name }: { name: string }) => name === 'operator')
+    assert.deepEqual([first.role, first.status, first.createdBy], ['admin', 'active', 'system'])
+    assert.match(first.serial, /^[0-9a-f]+$/)
+    assert.equal((await as(credentials.admin, 'DELETE', '/operators/operator')).status, 200)
+    await fleet.close()
+    await fleet.open()
+    assert.deepEqual(
+      [(await fleet.admin('GET', '/status')).body.code, (await as(credentials.admin, 'GET', '/status')).status],
+      ['operator_disabled', 200],
+    )
+  })
+})
