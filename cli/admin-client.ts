@@ -1,6 +1,3 @@
-import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { Agent, request } from 'node:https'
 import { z } from 'zod'
 import {
   type AllowanceView,
@@ -29,7 +26,6 @@ import {
   type HoldReceipt,
   holdReceipt,
   type PolicyView,
-  type pageOf,
   policyView,
   type ReadmitDevice,
   type RegisterCertificate,
@@ -48,8 +44,15 @@ import type { RevocationReason } from '../contract/ids.ts'
 import { type IncidentView, incidentView } from '../contract/incidents.ts'
 import { type AllowLateRenewal, type LateRenewalView, lateRenewalView } from '../contract/late-renewal-api.ts'
 import { sessionsAtOnce } from '../contract/live-sessions.ts'
+import {
+  type ChangeOperator,
+  type CreateOperator,
+  type OperatorCredential,
+  type OperatorView,
+  operatorCredential,
+  operatorView,
+} from '../contract/operator-api.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
-import { type ProblemCode, problems } from '../contract/problems.ts'
 import {
   type KickReceipt,
   type KickSession,
@@ -58,57 +61,24 @@ import {
   sessionPage,
   type Unheard,
 } from '../contract/session-api.ts'
-import { commandLine, type Endpoints, readEndpoints } from '../runtime/endpoints.ts'
-import { FleetError } from '../runtime/errors.ts'
-import { readPassphrase, readPrivateFile } from '../runtime/files.ts'
-
-// The admin listener may be reached by any address; what its certificate proves is this name.
-const servername = 'enroll.fleetgate.internal'
-const answerTimeoutMs = 15_000
-const maxAnswerBytes = 64 * 1024 * 1024
-const pageSize = 1_000
-
-type Query = Record<string, string | number | undefined>
-type Call = {
-  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
-  path: string
-  query?: Query
-  body?: unknown
-  waitMs?: number
-  signal?: AbortSignal | undefined
-}
-type Answer = { status: number; text: string }
+import { type Endpoints, readEndpoints } from '../runtime/endpoints.ts'
+import { AdminConnection, type Call, type Query } from './admin-connection.ts'
 
 /** Finds the gateway that runs on `dataDir` and its operator credential. */
 export function openAdminClient(dataDir: string): AdminClient {
   return new AdminClient(readEndpoints(dataDir), dataDir)
 }
 
-/**
- * The admin API over mutual TLS. Every method throws FleetError: the gateway's own problem with its code and detail
- * (`context.refused` is true when it answered 4xx), or `unavailable` when there is no answer.
- */
+/** The admin API, one method for each thing that it can be asked; each throws what `AdminConnection` does. */
 export class AdminClient implements Disposable {
-  readonly #base: URL
-  readonly #agent: Agent
-  readonly #dataDir: string
+  readonly #connection: AdminConnection
 
   constructor(endpoints: Endpoints, dataDir: string) {
-    this.#base = new URL(endpoints.admin)
-    this.#dataDir = dataDir
-    const passphrase = readPassphrase(endpoints.operatorKeyPassphraseFile)
-    this.#agent = new Agent({
-      keepAlive: true,
-      ca: readFile(endpoints.rootCertificate),
-      cert: readFile(endpoints.operatorCertificate),
-      key: readPrivateFile(endpoints.operatorKey),
-      ...(passphrase === undefined ? {} : { passphrase }),
-      servername,
-    })
+    this.#connection = new AdminConnection(endpoints, dataDir)
   }
 
   [Symbol.dispose](): void {
-    this.#agent.destroy()
+    this.#connection[Symbol.dispose]()
   }
 
   status(): Promise<StatusView> {
@@ -287,110 +257,31 @@ export class AdminClient implements Disposable {
     return this.#call(auditPage, { method: 'GET', path: '/v1/audit', query, waitMs: query.waitMs ?? 0, signal })
   }
 
-  async #pages<T extends z.ZodType>(item: T, path: string, query: Query): Promise<z.output<T>[]> {
-    const page = z.object({ items: z.array(item), next: z.string().optional() }) satisfies ReturnType<typeof pageOf<T>>
-    const items: z.output<T>[] = []
-    for (let after: string | undefined; ; ) {
-      const part = await this.#call(page, { method: 'GET', path, query: { ...query, after, limit: pageSize } })
-      items.push(...part.items)
-      if (part.next === undefined) return items
-      after = part.next
-    }
+  listOperators(): Promise<OperatorView[]> {
+    return this.#pages(operatorView, '/v1/operators', {})
   }
 
-  async #call<T extends z.ZodType>(schema: T, call: Call): Promise<z.output<T>> {
-    const headers: Record<string, string> = { accept: 'application/json' }
-    if (call.body !== undefined) headers['content-type'] = 'application/json'
-    if (call.method !== 'GET') headers['idempotency-key'] = randomUUID()
-    let answer: Answer
-    try {
-      answer = await this.#send(call, headers)
-    } catch (error) {
-      // The connection broke and the outcome is unknown: the same key asks for the same answer, so once more is safe.
-      if (!isBroken(error)) throw this.#unavailable(error)
-      answer = await this.#send(call, headers).catch((again) => {
-        throw this.#unavailable(again)
-      })
-    }
-    if (answer.status >= 400) throw problemOf(answer)
-    try {
-      return schema.parse(JSON.parse(answer.text))
-    } catch (cause) {
-      throw new FleetError('internal', `the gateway's answer to ${call.method} ${call.path} is not of this version`, {
-        cause,
-      })
-    }
+  getOperator(name: string): Promise<OperatorView> {
+    return this.#call(operatorView, { method: 'GET', path: `/v1/operators/${encodeURIComponent(name)}` })
   }
 
-  #send(call: Call, headers: Record<string, string>): Promise<Answer> {
-    const url = new URL(call.path, this.#base)
-    for (const [name, value] of Object.entries(call.query ?? {})) {
-      if (value !== undefined) url.searchParams.set(name, String(value))
-    }
-    const body = call.body === undefined ? undefined : JSON.stringify(call.body)
-    const timeout = AbortSignal.timeout(answerTimeoutMs + (call.waitMs ?? 0))
-    const signal = call.signal === undefined ? timeout : AbortSignal.any([timeout, call.signal])
-    return new Promise((resolve, reject) => {
-      const sent = request(url, { agent: this.#agent, method: call.method, headers, signal }, (response) => {
-        const chunks: Buffer[] = []
-        let bytes = 0
-        response.on('data', (chunk: Buffer) => {
-          chunks.push(chunk)
-          bytes += chunk.length
-          if (bytes > maxAnswerBytes) sent.destroy(new Error(`the answer is larger than ${maxAnswerBytes} bytes`))
-        })
-        response.on('error', reject)
-        response.on('end', () =>
-          resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') }),
-        )
-      })
-      sent.on('error', (error) => reject(timeout.aborted ? timeout.reason : error))
-      sent.end(body)
-    })
+  createOperator(body: CreateOperator): Promise<OperatorCredential> {
+    return this.#call(operatorCredential, { method: 'POST', path: '/v1/operators', body })
   }
 
-  #unavailable(cause: unknown): FleetError {
-    const { code, message } = cause as NodeJS.ErrnoException
-    const where = `the gateway at ${this.#base.origin}`
-    const start = `is it running? start it: ${commandLine(['up'], this.#dataDir)}`
-    if (code === 'ECONNREFUSED')
-      return new FleetError('unavailable', `${where} refuses connections; ${start}`, { cause })
-    if (isBroken(cause)) return new FleetError('unavailable', `${where} broke the connection; ${start}`, { cause })
-    if ((cause as Error).name === 'TimeoutError') {
-      return new FleetError('unavailable', `${where} has not answered in time; look at its log, then try again`, {
-        cause,
-      })
-    }
-    return new FleetError('unavailable', `${where} cannot be used: ${message}`, { cause })
+  changeOperator(name: string, body: ChangeOperator): Promise<OperatorView> {
+    return this.#call(operatorView, { method: 'PATCH', path: `/v1/operators/${encodeURIComponent(name)}`, body })
   }
-}
 
-const isBroken = (error: unknown): boolean =>
-  ['ECONNRESET', 'EPIPE', 'ECONNABORTED'].includes((error as NodeJS.ErrnoException).code ?? '')
-
-const problemBody = z.looseObject({
-  code: z.string().optional(),
-  title: z.string().optional(),
-  detail: z.string().optional(),
-})
-
-function problemOf({ status, text }: Answer): FleetError {
-  let body: z.output<typeof problemBody> = {}
-  try {
-    body = problemBody.parse(JSON.parse(text))
-  } catch {
-    // Not a problem document: the status is all there is.
+  removeOperator(name: string): Promise<OperatorView> {
+    return this.#call(operatorView, { method: 'DELETE', path: `/v1/operators/${encodeURIComponent(name)}` })
   }
-  const known = body.code !== undefined && Object.hasOwn(problems, body.code)
-  const code = known ? (body.code as ProblemCode) : status < 500 ? 'request_malformed' : 'internal'
-  const detail = body.detail ?? body.title ?? `the gateway answered ${status}`
-  return new FleetError(code, detail, { context: { status, refused: status < 500 } })
-}
 
-function readFile(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch (cause) {
-    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+  #pages<T extends z.ZodType>(item: T, path: string, query: Query): Promise<z.output<T>[]> {
+    return this.#connection.pages(item, path, query)
+  }
+
+  #call<T extends z.ZodType>(schema: T, call: Call): Promise<z.output<T>> {
+    return this.#connection.call(schema, call)
   }
 }

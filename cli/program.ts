@@ -11,6 +11,7 @@ import { addDenials } from './commands/denials.ts'
 import { addDevice } from './commands/device.ts'
 import { addEnroll } from './commands/enroll.ts'
 import { addIncidents } from './commands/incident.ts'
+import { addOperator } from './commands/operator.ts'
 import { addPolicy } from './commands/policy.ts'
 import { addRenew } from './commands/renew.ts'
 import { addSession } from './commands/session.ts'
@@ -74,6 +75,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addPolicy,
     addCert,
     addBroker,
+    addOperator,
     addAudit,
     addStatus,
   ])

@@ -7,7 +7,8 @@ export const advice: Record<ProblemCode, string> = {
   unauthenticated:
     'Present a credential: EST wants HTTP Basic with device id and enrollment token, or a client certificate; the admin API wants the operator certificate.',
   forbidden: 'Use a credential that is meant for this. A device certificate, for example, does not open the admin API.',
-  role_insufficient: 'Ask somebody with the role that the sentence names, or have yours changed by an admin.',
+  role_insufficient:
+    'Ask somebody with the role that the sentence names, or have yours changed: `npx fleetgate operator set-role NAME ROLE`.',
   not_found: 'Check the path. EST is under `/.well-known/est/`, the admin API under `/v1/`.',
   method_not_allowed: 'Use the method named in the `Allow` header.',
   conflict: 'Somebody else changed it first, or it exists. Read it again, then decide.',
@@ -21,10 +22,10 @@ export const advice: Record<ProblemCode, string> = {
   outcome_unknown:
     'Ask again with the same `Idempotency-Key` (EST: the same request): the change has one effect, however often it is asked for.',
 
-  operator_unknown: 'See which there are.',
+  operator_unknown: 'See which there are: `npx fleetgate operator ls`.',
   operator_exists: 'Take another name: the audit log names who did what by it, so it is given once.',
   operator_disabled:
-    'An operator with the role admin can say why, and let you in again. One that was removed does not come back.',
+    'An operator with the role admin can say why, and let you in again: `npx fleetgate operator enable NAME`. One that was removed does not come back.',
 
   csr_malformed:
     'Send base64 of one DER PKCS#10 request, for example from `openssl req -new -outform DER | openssl base64 -A`.',

@@ -1,5 +1,5 @@
 import { readFileSync, rmSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import { FleetError } from './errors.ts'
 import { writeFileAtomic } from './files.ts'
@@ -46,9 +46,21 @@ export function readEndpoints(dataDir: string): Endpoints {
     })
   }
   try {
-    return endpoints.parse(JSON.parse(text))
+    return located(endpoints.parse(JSON.parse(text)), dataDir)
   } catch (cause) {
     throw new FleetError('data_damaged', `${file} is not what a gateway writes; restart it: ${start}`, { cause })
+  }
+}
+
+/** Paths that are not absolute are of the folder: one that is handed to an operator works wherever it is put. */
+function located(found: Endpoints, dataDir: string): Endpoints {
+  const { operatorKeyPassphraseFile: passphrase } = found
+  return {
+    ...found,
+    rootCertificate: resolve(dataDir, found.rootCertificate),
+    operatorCertificate: resolve(dataDir, found.operatorCertificate),
+    operatorKey: resolve(dataDir, found.operatorKey),
+    ...(passphrase === undefined ? {} : { operatorKeyPassphraseFile: resolve(dataDir, passphrase) }),
   }
 }
 

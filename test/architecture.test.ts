@@ -113,6 +113,7 @@ const packages: Record<string, { in: string[]; for: string }> = {
       'enroll/admin',
       'broker/trust/snapshot.ts',
       'cli/admin-client.ts',
+      'cli/admin-connection.ts',
       'cli/commands/policy-file.ts',
     ],
     for: 'schemas at the borders',

@@ -1,11 +1,15 @@
 import assert from 'node:assert/strict'
+import { readdirSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { Agent } from 'node:https'
+import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { includesRole, type Role, roles } from '../../../contract/operator-api.ts'
 import { routes } from '../../../enroll/admin/table.ts'
 import { toPem } from '../../../pki/certificate.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { writeEndpoints } from '../../../runtime/endpoints.ts'
 import { EnrollHarness } from '../../harness/fleet.ts'
+import { fleetgate } from '../../harness/stub-io.ts'
 
 type Credential = { key: string; cert: string }
 
@@ -135,6 +139,79 @@ suite('operators and their roles', () => {
       made.map(({ action, actor, details }: Record<string, unknown>) => [action, actor, details]),
       [['operator.created', 'operator:operator', { role: 'viewer', status: 'active' }]],
     )
+  })
+
+  test('fleetgate operator makes one, whose folder is what --data names from then on, wherever it is put', async () => {
+    const { est, admin, rootFingerprint, rootCertificate, operatorCertificate, operatorKey } = fleet.endpoints
+    const own = { est, admin, rootFingerprint, rootCertificate, operatorCertificate, operatorKey }
+    writeEndpoints(fleet.dataDir, { ...own, mqtts: 'mqtts://localhost:1' })
+    const made = join(fleet.dataDir, 'made')
+    const out = join(fleet.dataDir, 'moved')
+    const created = await fleetgate([
+      'operator',
+      'create',
+      'cli',
+      '--role',
+      'viewer',
+      '--out',
+      made,
+      '--data',
+      fleet.dataDir,
+    ])
+    assert.equal(created.code, 0, created.err)
+    assert.match(created.out, /^name +cli\nrole +viewer\nstatus +active\n/)
+    renameSync(made, out)
+    assert.equal(statSync(join(out, 'operator.key')).mode & 0o777, 0o600)
+    const verbs = (...words: string[]) => fleetgate([...words, '--data', out])
+    assert.equal((await verbs('status')).code, 0)
+    const refused = await verbs('device', 'create', 'cam-cli', '--profile', 'camera')
+    assert.deepEqual([refused.code, /takes the role enroller/.test(refused.err)], [3, true])
+    const change = (...words: string[]) => fleetgate(['operator', ...words, '--data', fleet.dataDir])
+    assert.match((await change('set-role', 'cli', 'enroller')).out, /role +enroller/)
+    assert.equal((await verbs('device', 'create', 'cam-cli', '--profile', 'camera')).code, 0)
+    assert.match((await change('disable', 'cli')).out, /disabled/)
+    assert.match((await verbs('status')).err, /the operator cli is disabled \(operator_disabled\)/)
+    assert.match((await change('enable', 'cli')).out, /active/)
+    assert.match((await change('ls')).out, /^cli +enroller +active/m)
+    assert.match((await change('rm', 'cli')).out, /removed/)
+    assert.match((await change('show', 'cli')).out, /removed/)
+    const twice = await fleetgate([
+      'operator',
+      'create',
+      'x',
+      '--role',
+      'viewer',
+      '--out',
+      out,
+      '--data',
+      fleet.dataDir,
+    ])
+    assert.deepEqual([twice.code, /operator.crt is there already/.test(twice.err)], [1, true])
+    const csr = join(fleet.dataDir, 'own.csr')
+    writeFileSync(csr, toPem((await createKeyAndCsr({ commonName: 'own' })).csrDer, 'CERTIFICATE REQUEST'))
+    const folder = join(fleet.dataDir, 'own')
+    const own2 = await fleetgate([
+      'operator',
+      'create',
+      'own',
+      '--role',
+      'viewer',
+      '--csr',
+      csr,
+      '--out',
+      folder,
+      '--data',
+      fleet.dataDir,
+    ])
+    assert.equal(own2.code, 0, own2.err)
+    assert.deepEqual(readdirSync(folder).toSorted(), ['endpoints.json', 'operator.crt', 'root.crt'])
+    for (const words of [
+      ['create', 'a:b', '--role', 'viewer', '--out', 'x'],
+      ['set-role', 'cli', 'root'],
+      ['create', 'a', '--out', 'x'],
+    ]) {
+      assert.equal((await change(...words)).code, 2)
+    }
   })
 
   test('somebody is left who may do everything: the last admin keeps role and standing', async () => {

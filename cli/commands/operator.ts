@@ -1,0 +1,151 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { isOperatorName, type OperatorView, operatorNameRule, type Role, roles } from '../../contract/operator-api.ts'
+import { toPem } from '../../pki/certificate.ts'
+import { createKeyAndCsr } from '../../pki/x509.ts'
+import { commandLine, readEndpoints, writeEndpoints } from '../../runtime/endpoints.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { writeFileAtomic } from '../../runtime/files.ts'
+import { openAdminClient } from '../admin-client.ts'
+import type { Io } from '../io.ts'
+import { fields, table } from '../output.ts'
+import { ask, type Common, examples, folderName, print, withCommon } from './shared.ts'
+
+type Create = Common & { role: Role; out: string; csr?: string; url?: string }
+
+export function addOperator(program: Command, io: Io): void {
+  const operator = program.command('operator').description('who may use the admin API, and how far')
+
+  examples(
+    withCommon(operator.command('create')),
+    'operator create ann --role operator --out ann',
+    'operator create ann --role viewer --csr ann.csr --out ann',
+  )
+    .description('make an operator with a key and certificate; the folder is then what --data names on any machine')
+    .argument('<name>', 'as the audit log will name them', operatorName)
+    .requiredOption('--out <dir>', 'folder for key and certificates (required)', folderName)
+    .addOption(roleOption().makeOptionMandatory())
+    .option('--csr <file>', 'certificate request (PEM) for a key that they have, in place of a new one')
+    .option('--url <url>', 'where they reach the admin API (default: as this machine does)', adminUrl)
+    .action(async (name: string, options: Create) => {
+      print(io, options, await create(name, options), (view) => details(view) + next(options.out))
+    })
+
+  examples(withCommon(operator.command('ls')), 'operator ls', 'operator ls -o json')
+    .description('list them')
+    .action((options: Common) =>
+      ask(
+        io,
+        options,
+        async (client) => ({ items: await client.listOperators() }),
+        ({ items }) => list(items),
+      ),
+    )
+
+  examples(withCommon(operator.command('show')), 'operator show ann')
+    .description('show one')
+    .argument('<name>', 'operator', operatorName)
+    .action((name: string, options: Common) => ask(io, options, (client) => client.getOperator(name), details))
+
+  examples(withCommon(operator.command('set-role')), 'operator set-role ann viewer')
+    .description('give another role; the next request meets it')
+    .argument('<name>', 'operator', operatorName)
+    .argument('<role>', roles.join(', '), roleName)
+    .action((name: string, role: Role, options: Common) =>
+      ask(io, options, (client) => client.changeOperator(name, { role }), details),
+    )
+
+  for (const [verb, status, what] of [
+    ['disable', 'disabled', 'let nobody in by this name, until it is enabled again'],
+    ['enable', 'active', 'let a disabled operator in again'],
+  ] as const) {
+    examples(withCommon(operator.command(verb)), `operator ${verb} ann`)
+      .description(what)
+      .argument('<name>', 'operator', operatorName)
+      .action((name: string, options: Common) =>
+        ask(io, options, (client) => client.changeOperator(name, { status }), details),
+      )
+  }
+
+  examples(withCommon(operator.command('rm')), 'operator rm ann')
+    .description('remove an operator for good; the name is not given again')
+    .argument('<name>', 'operator', operatorName)
+    .action((name: string, options: Common) => ask(io, options, (client) => client.removeOperator(name), details))
+
+  const list = (views: OperatorView[]): string =>
+    table(
+      ['name', 'role', 'status', 'certificate ends', 'created', 'by'],
+      views.map((view) => [view.name, view.role, view.status, view.expiresAt, view.createdAt, view.createdBy]),
+      io.colour,
+    )
+
+  const details = (view: OperatorView): string =>
+    fields(
+      [
+        ['name', view.name],
+        ['role', view.role],
+        ['status', view.status],
+        ['created', view.createdAt],
+        ['by', view.createdBy],
+        ['certificate', view.serial],
+        ['ends', view.expiresAt],
+      ],
+      io.colour,
+    )
+}
+
+const next = (out: string): string => `use it: ${commandLine(['status'], out)}\n`
+
+const roleOption = (): Option => new Option('--role <role>', 'what they may (required)').choices(roles)
+
+/** The key is made here and stays in the folder; the gateway sees its certificate request alone. */
+async function create(name: string, { data, role, out, csr, url }: Create): Promise<OperatorView> {
+  const file = (stem: string): string => join(out, stem)
+  const certificateFile = file('operator.crt')
+  if (existsSync(certificateFile)) {
+    throw new FleetError('conflict', `${certificateFile} is there already; name another folder`)
+  }
+  const endpoints = readEndpoints(data)
+  const made = csr === undefined ? await createKeyAndCsr({ commonName: name }) : undefined
+  const request = made === undefined ? readFile(csr!) : toPem(made.csrDer, 'CERTIFICATE REQUEST')
+  // Before the gateway is asked: a certificate for a key that could not be kept is worth nothing, and its name is taken.
+  if (made !== undefined) writeFileAtomic(file('operator.key'), made.privateKeyPem, 0o600)
+  using client = openAdminClient(data)
+  const { certificate, ...view } = await client.createOperator({ name, role, csr: request })
+  writeFileAtomic(certificateFile, certificate)
+  writeFileAtomic(file('root.crt'), readFile(endpoints.rootCertificate))
+  const { operatorKeyPassphraseFile: _, ...rest } = endpoints
+  writeEndpoints(out, {
+    ...rest,
+    admin: url ?? endpoints.admin,
+    rootCertificate: 'root.crt',
+    operatorCertificate: 'operator.crt',
+    operatorKey: 'operator.key',
+  })
+  return view
+}
+
+function operatorName(text: string): string {
+  if (isOperatorName(text)) return text
+  throw new InvalidArgumentError(`The name of an operator is ${operatorNameRule}.`)
+}
+
+function roleName(text: string): Role {
+  const role = roles.find((one) => one === text)
+  if (role !== undefined) return role
+  throw new InvalidArgumentError(`Allowed choices are ${roles.join(', ')}.`)
+}
+
+function adminUrl(text: string): string {
+  if (URL.parse(text)?.protocol === 'https:') return text
+  throw new InvalidArgumentError('Give a URL such as https://gateway.example:9443.')
+}
+
+function readFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (cause) {
+    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+  }
+}
