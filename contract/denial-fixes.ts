@@ -120,6 +120,7 @@ const fixes: Record<DenialCause, (denial: Denial) => DenialFix> = {
   evidence_mismatch: () => device('show credentials that are all of this device'),
   request_malformed: ({ message }) => device(`send what EST allows: ${message}`),
   not_found: ({ message }) => device(`ask for another path: ${message}`),
+  misdirected: ({ message }) => device(`ask for a name that the server certificate has: ${message}`),
   body_too_large: ({ message }) => device(`send a smaller request: ${message}`),
   cmc_malformed: ({ message }) => device(`send a Full PKI Request as RFC 5272 has it: ${message}`),
   cmc_signature_invalid: () =>

@@ -13,6 +13,7 @@ export const problems = {
   conflict: { status: 409, title: 'The thing changed or exists already' },
   body_too_large: { status: 413, title: 'The body is larger than allowed' },
   media_type_unsupported: { status: 415, title: 'The content type is not the expected one' },
+  misdirected: { status: 421, title: 'The request is for another server' },
   too_many_requests: { status: 429, title: 'Too many requests' },
   quota_exceeded: { status: 429, title: 'The device has stored as much as it may' },
   internal: { status: 500, title: 'The service failed' },

@@ -15,6 +15,8 @@ export const advice: Record<ProblemCode, string> = {
   body_too_large: 'Send less, or raise `enroll.maxBodyBytes`.',
   media_type_unsupported:
     'Set the content type that the sentence names; for EST it is `application/pkcs10`, for the admin API `application/json`.',
+  misdirected:
+    'Ask for a name or address that stands in the server certificate (`names` in the configuration), over https, or send the path alone.',
   too_many_requests:
     'Wait for the time in `Retry-After`. If honest devices meet it behind one address, raise `enroll.attemptsPerMinute`.',
   internal: 'Look for the request id in the log of the service. Report it if the log does not explain it.',

@@ -1,7 +1,7 @@
-import { constants, randomBytes } from 'node:crypto'
+import { constants, randomBytes, X509Certificate } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer } from 'node:https'
-import type { AddressInfo, Server, Socket } from 'node:net'
+import { type AddressInfo, isIP, type Server, type Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import type { ProblemCode } from '../contract/problems.ts'
 import { channelBindingOf } from './channel-binding.ts'
@@ -10,6 +10,7 @@ import { FleetError } from './errors.ts'
 import { networkOf } from './limits.ts'
 import type { Log } from './log.ts'
 import { LogLimit } from './log-limit.ts'
+import { pathOf, requireClear } from './request-target.ts'
 
 /** What a peer asked, read whole: the handler never touches the socket's bytes. */
 export type EdgeRequest = {
@@ -75,6 +76,8 @@ const drainMs = 2_000
  */
 export async function createEdge(options: EdgeOptions): Promise<Edge> {
   const { log } = options
+  let own = new X509Certificate(options.credential.cert)
+  const isOwnName = (host: string): boolean => (isIP(host) ? own.checkIP(host) : own.checkHost(host)) !== undefined
   const server = createServer({
     ...tlsOptions(options.credential, options.clientAuthorities()),
     handshakeTimeout: options.handshakeTimeoutMs,
@@ -83,6 +86,8 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     connectionsCheckingInterval: Math.min(1_000, options.requestTimeoutMs),
     keepAliveTimeout: 15_000,
     maxHeaderSize: 8_192,
+    // Node answers its lack past every limit and record; requireClear looks.
+    requireHostHeader: false,
   })
   server.maxConnections = options.maxConnections
   server.maxRequestsPerSocket = 1_000
@@ -142,22 +147,28 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     // A peer that never ends its own half would keep the socket for ever.
     setTimeout(() => socket.destroy(), linger.ms).unref()
   })
-  server.on('request', (message: IncomingMessage, response: ServerResponse) => {
+  const serve = (message: IncomingMessage, response: ServerResponse): void => {
     const socket = message.socket as TLSSocket
     idle.delete(socket)
     response.once('close', () => {
       if (closing) socket.destroySoon()
       else if (!socket.destroyed) idle.add(socket)
     })
-    answer(message, response, options).catch((err: unknown) => {
+    answer(message, response, { ...options, isOwnName }).catch((err: unknown) => {
       log.error({ event: 'request.failed', err }, 'request failed')
       response.destroy()
     })
-  })
+  }
+  server.on('request', serve)
+  // RFC 9110 10.1.1: an expectation that nobody knows may be passed over. Node would answer 417, past every limit and record.
+  server.on('checkExpectation', serve)
   const address = await listen(server, options.listen)
   return {
     address,
-    renew: (credential) => server.setSecureContext(tlsOptions(credential, options.clientAuthorities())),
+    renew(credential) {
+      server.setSecureContext(tlsOptions(credential, options.clientAuthorities()))
+      own = new X509Certificate(credential.cert)
+    },
     async [Symbol.asyncDispose]() {
       await new Promise<void>((resolve) => {
         closing = true
@@ -171,9 +182,11 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
   }
 }
 
-async function answer(message: IncomingMessage, response: ServerResponse, options: EdgeOptions): Promise<void> {
+type Serving = EdgeOptions & { isOwnName(host: string): boolean }
+
+async function answer(message: IncomingMessage, response: ServerResponse, options: Serving): Promise<void> {
   const id = randomBytes(8).toString('hex')
-  const path = (message.url ?? '/').split('?', 1)[0]!
+  const path = pathOf(message.url ?? '/')
   const log = options.log.child({ requestId: id })
   const started = performance.now()
   const socket = message.socket as TLSSocket
@@ -189,6 +202,7 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   }
   let result: EdgeAnswer
   try {
+    requireClear(message, options.isOwnName)
     result = await options.handle({ ...head, body: await readBody(message, options.maxBodyBytes) })
   } catch (error) {
     if (message.destroyed && !message.complete) return

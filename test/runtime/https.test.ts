@@ -8,6 +8,7 @@ import { setImmediate, setTimeout } from 'node:timers/promises'
 import { connect as connectTls, type TLSSocket } from 'node:tls'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
+import { type ProblemCode, problems } from '../../contract/problems.ts'
 import { issue, newSerialNumber, parseCertificate, prepare } from '../../pki/certificate.ts'
 import { signerOf } from '../../pki/keystore.ts'
 import { buildName } from '../../pki/names.ts'
@@ -438,24 +439,124 @@ test('headers of more than 8 kB are answered 431', async () => {
   assert.equal(edge.seen.length, 0)
 })
 
-for (const [what, bytes] of [
-  ['garbage', '\x00\x01\x02\x03garbage\r\n\r\n'],
-  ['two lengths', 'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab'],
-  [
-    'a length and chunks',
-    'POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
-  ],
-  ['a bare line feed in a header', 'GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n'],
-  ['no Host', 'GET / HTTP/1.1\r\n\r\n'],
-] as const) {
-  test(`${what} inside TLS is answered 400 and closed`, async () => {
-    await using edge = await startEdge()
-    const socket = await dial(edge)
-    socket.write(bytes)
-    assert.match(await readAll(socket), /^HTTP\/1\.1 400 /)
-    assert.equal(edge.seen.length, 0)
-  })
+/** Several to one edge, over resumed sessions. @returns of each the statuses of what came back */
+async function statusesOf(edge: Edge, requests: string[]): Promise<number[][]> {
+  let session: Buffer | undefined
+  const answers: number[][] = []
+  for (const bytes of requests) {
+    const socket = await dial(edge, { session })
+    socket.once('session', (ticket: Buffer) => {
+      session = ticket
+    })
+    socket.write(bytes, 'latin1')
+    answers.push([...(await readAll(socket)).matchAll(/^HTTP\/1\.1 (\d{3}) /gm)].map(([, status]) => Number(status)))
+  }
+  return answers
 }
+
+test('what ends in two places, or where nobody else would end it, is answered 400 and closed, with all that follows', async () => {
+  const post = (headers: string, body: string): string => `POST / HTTP/1.1\r\nHost: h\r\n${headers}\r\n\r\n${body}`
+  const chunked = 'Transfer-Encoding: chunked'
+  const hostile = [
+    '\x00\x01\x02\x03garbage\r\n\r\n',
+    'GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n',
+    'GET / HTTP/1.1\nHost: h\n\n',
+    'GET / HTTP/1.1\rHost: h\r\r',
+    'GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n',
+    'GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n', // folded
+    'GET / HTTP/1.1\r\n Host: h\r\nHost: h\r\n\r\n',
+    'GET / HTTP/1.1\r\nHost: h\r\n: x\r\n\r\n',
+    'GET / HTTP/1.2\r\nHost: h\r\n\r\n',
+    'GET\t/\tHTTP/1.1\r\nHost: h\r\n\r\n',
+    'GET /caf\xe9 HTTP/1.1\r\nHost: h\r\n\r\n',
+    'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
+    post('Content-Length: 1\r\nContent-Length: 2', 'ab'),
+    post('Content-Length: 1\r\nContent-Length: 1', 'a'),
+    post('Content-Length: 1, 1', 'a'),
+    post('Content-Length: +1', 'a'),
+    post('Content-Length: 0x1', 'a'),
+    post('Content-Length: 99999999999999999999999', 'a'),
+    post(`Content-Length: 5\r\n${chunked}`, '0\r\n\r\n'),
+    post(`${chunked}\r\nContent-Length: 5`, '0\r\n\r\n'),
+    post(`${chunked}\r\n${chunked}`, '0\r\n\r\n'),
+    post('Transfer-Encoding: xchunked', '0\r\n\r\n'),
+    post('Transfer-Encoding: chunked, identity', '0\r\n\r\n'),
+    post('Transfer-Encoding : chunked', '0\r\n\r\n'),
+    post('Transfer-Encoding:\x0bchunked', '0\r\n\r\n'),
+    post(chunked, '1;\na\r\n0\r\n\r\n'),
+    post(chunked, '1 \r\na\r\n0\r\n\r\n'),
+    post(chunked, '-1\r\na\r\n0\r\n\r\n'),
+    post(chunked, '10000000000000001\r\na\r\n0\r\n\r\n'),
+    post(chunked, '1\r\naXX0\r\n\r\n'),
+    `POST / HTTP/1.0\r\nHost: h\r\n${chunked}\r\n\r\n0\r\n\r\n`,
+  ]
+  await using edge = await startEdge()
+  const answers = await statusesOf(
+    edge,
+    hostile.map((bytes) => bytes + get),
+  )
+  for (const [at, statuses] of answers.entries()) assert.deepEqual(statuses, [400], JSON.stringify(hostile[at]))
+  // What is asked inside a body that was read to a wrong end is all that could have been seen.
+  assert.deepEqual(
+    edge.seen.filter(({ path }) => path === '/x'),
+    [],
+  )
+})
+
+test('a request that two readers could take for two is refused before its handler, and the refusal is recorded', async () => {
+  const end = 'Connection: close\r\n\r\n'
+  const unclear: [string, ProblemCode][] = [
+    [`GET / HTTP/1.1\r\nHost: h\r\nHost: g\r\n${end}`, 'request_malformed'],
+    [`GET / HTTP/1.1\r\n${end}`, 'request_malformed'],
+    [`GET / HTTP/1.1\r\nHost: h/evil\r\n${end}`, 'request_malformed'],
+    [`GET / HTTP/1.1\r\nHost: user@h\r\n${end}`, 'request_malformed'],
+    [
+      `GET / HTTP/1.1\r\nHost: h\r\nAuthorization: Basic YTph\r\nAuthorization: Basic Yjpi\r\n${end}`,
+      'request_malformed',
+    ],
+    [`GET / HTTP/1.1\r\nHost: h\r\nContent-Type: a/b\r\nContent-Type: c/d\r\n${end}`, 'request_malformed'],
+    [`POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n${end}0\r\n\r\n`, 'request_malformed'],
+    [`GET https://user@edge/ HTTP/1.1\r\nHost: edge\r\n${end}`, 'request_malformed'],
+    [`GET https:///x HTTP/1.1\r\nHost: edge\r\n${end}`, 'request_malformed'],
+    [`GET https://other.example/ HTTP/1.1\r\nHost: edge\r\n${end}`, 'misdirected'],
+    [`GET https://192.0.2.1/ HTTP/1.1\r\nHost: edge\r\n${end}`, 'misdirected'],
+    [`GET http://edge/ HTTP/1.1\r\nHost: edge\r\n${end}`, 'misdirected'],
+  ]
+  const recorded: unknown[] = []
+  await using edge = await startEdge({
+    fail(error) {
+      const code = isFleetError(error) ? error.code : 'internal'
+      recorded.push(code)
+      return { status: problems[code].status }
+    },
+  })
+  const answers = await statusesOf(
+    edge,
+    unclear.map(([bytes]) => bytes),
+  )
+  assert.deepEqual(
+    answers.flat(),
+    unclear.map(([, code]) => problems[code].status),
+  )
+  assert.deepEqual([recorded, edge.seen], [unclear.map(([, code]) => code), []])
+})
+
+test('a target in absolute-form is that of its path, whatever Host says (RFC 9112 3.2.2); so is one after an expectation that nobody knows', async () => {
+  await using edge = await startEdge()
+  const asked = [
+    'GET https://edge/one?y=z HTTP/1.1\r\nHost: other.example\r\n\r\n',
+    'GET HTTPS://EDGE:8443/two HTTP/1.1\r\nHost: h\r\n\r\n',
+    'GET https://edge HTTP/1.0\r\nConnection: keep-alive\r\n\r\n',
+    'GET https://edge?y=z HTTP/1.1\r\nHost: h\r\n\r\n',
+    'POST /four HTTP/1.1\r\nHost: [::1]:8443\r\nExpect: 200-maybe\r\nContent-Length: 1\r\n\r\na',
+    get,
+  ]
+  assert.deepEqual(await statusesOf(edge, [asked.join('')]), [[200, 200, 200, 200, 200, 200]])
+  assert.deepEqual(
+    edge.seen.map(({ path }) => path),
+    ['/one', '/two', '/', '/', '/four', '/x'],
+  )
+})
 
 test('garbage instead of TLS is closed', async () => {
   await using edge = await startEdge()
