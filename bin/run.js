@@ -18,7 +18,10 @@ const scripts = {
   long: (args) => [tests(args.length > 0 ? args : ['test/long/**/*.test.ts'])],
   interop: (args) => [tests(args.length > 0 ? args : ['test/interop/*.test.ts'])],
   bench: ([name, ...args]) => [[named('bench', name, '.bench.ts'), ...args]],
-  crash: (args) => [['test/crash/kill.ts', ...args]],
+  crash: ([name, ...args]) =>
+    name === 'stolen'
+      ? [['test/crash/stolen.ts', ...args]]
+      : [['test/crash/kill.ts', ...(name ? [name] : []), ...args]],
   fuzz: ([name, ...args]) => [[named('test/fuzz', name, '.ts'), ...args]],
   soak: (args) => [['test/soak/main.ts', ...args]],
   check: () => [

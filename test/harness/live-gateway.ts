@@ -1,5 +1,5 @@
 import { EventEmitter, once } from 'node:events'
-import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { AdminClient } from '../../cli/admin-client.ts'
@@ -36,12 +36,19 @@ export class LiveGateway implements AsyncDisposable {
     }
   }
 
-  static async start(): Promise<LiveGateway> {
+  /** @param yaml the configuration, but for its addresses */
+  static async start(yaml = ''): Promise<LiveGateway> {
     const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+    const configFile = join(folder, 'fleetgate.yaml')
+    writeFileSync(configFile, yaml)
     const events = new EventEmitter()
     const gateway = await startGateway({
-      config: loadConfig({ env: {}, flags: { 'enroll.est': '127.0.0.1:0', 'broker.listen': '127.0.0.1:0' } }),
-      configFile: undefined,
+      config: loadConfig({
+        file: configFile,
+        env: {},
+        flags: { 'enroll.est': '127.0.0.1:0', 'broker.listen': '127.0.0.1:0' },
+      }),
+      configFile,
       dataDir: join(folder, 'data'),
       ports: 'auto',
       env: compileCache,
