@@ -30,8 +30,31 @@ export const contextConstructed = (n: number): number => 0xa0 | n
 /** Tag of `[n]` IMPLICIT over a primitive type. */
 export const contextPrimitive = (n: number): number => 0x80 | n
 
-/** `content` and `der` (header included) are views into the bytes that were read. */
-export type DerElement = { tag: number; content: Buffer; der: Buffer }
+/** One value; `content` and `der` (header included) are views into the bytes that were read. */
+export class DerElement {
+  readonly #bytes: Buffer
+  readonly #span: Span
+
+  constructor(bytes: Buffer, span: Span) {
+    this.#bytes = bytes
+    this.#span = span
+  }
+
+  get tag(): number {
+    return this.#span.tag
+  }
+
+  get content(): Buffer {
+    return this.#bytes.subarray(this.#span.content, this.#span.end)
+  }
+
+  get der(): Buffer {
+    return this.#bytes.subarray(this.#span.start, this.#span.end)
+  }
+}
+
+/** Where in its bytes a value and its content begin, and where both end. A view costs more than all the reading beside. */
+type Span = { tag: number; start: number; content: number; end: number }
 
 const maxDepth = 16
 const constructedBit = 0x20
@@ -45,39 +68,43 @@ const constructedBit = 0x20
 export function readDer(bytes: Uint8Array, maxBytes: number): DerReader {
   if (bytes.length > maxBytes) throw new DerError(`${bytes.length} bytes, at most ${maxBytes} are read`)
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  const first = elementAt(buffer, 0)
-  if (first.der.length !== buffer.length) {
-    throw new DerError(`${buffer.length - first.der.length} bytes after the end of the value`)
-  }
-  check(first, 1)
-  return new DerReader(buffer)
+  const first = spanAt(buffer, 0, buffer.length)
+  if (first.end !== buffer.length) throw new DerError(`${buffer.length - first.end} bytes after the end of the value`)
+  check(buffer, first, 1)
+  return new DerReader(buffer, 0, buffer.length)
 }
 
 /** Reads the elements of checked bytes one after another; every method throws DerError when something else is there. */
 export class DerReader {
   readonly #bytes: Buffer
-  #at = 0
+  readonly #end: number
+  #at: number
 
-  constructor(bytes: Buffer) {
+  constructor(bytes: Buffer, start: number, end: number) {
     this.#bytes = bytes
+    this.#at = start
+    this.#end = end
   }
 
   get done(): boolean {
-    return this.#at === this.#bytes.length
+    return this.#at === this.#end
   }
 
   get nextTag(): number | undefined {
-    return this.#bytes[this.#at]
+    return this.done ? undefined : this.#bytes[this.#at]
   }
 
   /** The next element, of this tag if one is given. */
   next(tag?: number): DerElement {
+    return new DerElement(this.#bytes, this.#pass(tag))
+  }
+
+  #pass(tag?: number): Span {
     if (this.done) throw new DerError(`a value is missing${tag === undefined ? '' : ` (tag ${hex(tag)})`}`)
-    const element = elementAt(this.#bytes, this.#at)
-    if (tag !== undefined && element.tag !== tag)
-      throw new DerError(`tag ${hex(element.tag)} where ${hex(tag)} belongs`)
-    this.#at += element.der.length
-    return element
+    const span = spanAt(this.#bytes, this.#at, this.#end)
+    if (tag !== undefined && span.tag !== tag) throw new DerError(`tag ${hex(span.tag)} where ${hex(tag)} belongs`)
+    this.#at = span.end
+    return span
   }
 
   optional(tag: number): DerElement | undefined {
@@ -86,7 +113,8 @@ export class DerReader {
 
   /** A reader over the elements inside the next one. */
   enter(tag: number = tags.sequence): DerReader {
-    return new DerReader(this.next(tag).content)
+    const { content, end } = this.#pass(tag)
+    return new DerReader(this.#bytes, content, end)
   }
 
   enterOptional(tag: number): DerReader | undefined {
@@ -143,39 +171,37 @@ export class DerReader {
 
 const hex = (value: number): string => `0x${value.toString(16).padStart(2, '0')}`
 
-function elementAt(bytes: Buffer, at: number): DerElement {
-  const tag = bytes[at]
-  const first = bytes[at + 1]
-  if (tag === undefined || first === undefined) throw new DerError('cut off in a tag or length')
+function spanAt(bytes: Buffer, at: number, limit: number): Span {
+  if (limit - at < 2) throw new DerError('cut off in a tag or length')
+  const tag = bytes[at]!
+  let length = bytes[at + 1]!
   if ((tag & 0x1f) === 0x1f) throw new DerError('a tag number above 30')
-  let start = at + 2
-  let length = first
-  if (first === 0x80) throw new DerError('an indefinite length')
-  if (first > 0x80) {
-    const octets = first & 0x7f
+  let content = at + 2
+  if (length === 0x80) throw new DerError('an indefinite length')
+  if (length > 0x80) {
+    const octets = length & 0x7f
     if (octets > 4) throw new DerError(`a length of ${octets} octets`)
-    if (start + octets > bytes.length) throw new DerError('cut off in a length')
-    length = bytes.readUIntBE(start, octets)
+    if (content + octets > limit) throw new DerError('cut off in a length')
+    length = bytes.readUIntBE(content, octets)
     // X.690 10.1: as few length octets as possible.
-    if (length < 0x80 || bytes[start] === 0) throw new DerError('a length that is not minimal')
-    start += octets
+    if (length < 0x80 || bytes[content] === 0) throw new DerError('a length that is not minimal')
+    content += octets
   }
-  const end = start + length
-  if (end > bytes.length) throw new DerError(`cut off: ${length} bytes announced, ${bytes.length - start} there`)
-  return { tag, content: bytes.subarray(start, end), der: bytes.subarray(at, end) }
+  const end = content + length
+  if (end > limit) throw new DerError(`cut off: ${length} bytes announced, ${limit - content} there`)
+  return { tag, start: at, content, end }
 }
 
-function check(element: DerElement, depth: number): void {
-  const { tag, content } = element
+function check(bytes: Buffer, { tag, content, end }: Span, depth: number): void {
   if (depth > maxDepth) throw new DerError(`nested more than ${maxDepth} levels deep`)
   if ((tag & constructedBit) !== 0) {
     // X.690 10.2: a string type is never constructed in DER, so SEQUENCE and SET are the only universal ones left.
     if (tag < 0x40 && tag !== tags.sequence && tag !== tags.set)
       throw new DerError(`a constructed value (tag ${hex(tag)})`)
-    for (let at = 0; at < content.length; ) {
-      const child = elementAt(content, at)
-      check(child, depth + 1)
-      at += child.der.length
+    for (let at = content; at < end; ) {
+      const child = spanAt(bytes, at, end)
+      check(bytes, child, depth + 1)
+      at = child.end
     }
     return
   }
@@ -186,50 +212,49 @@ function check(element: DerElement, depth: number): void {
     case 0x11:
       throw new DerError('a primitive SEQUENCE or SET')
     case tags.boolean:
-      if (content.length !== 1 || (content[0] !== 0x00 && content[0] !== 0xff))
+      if (end - content !== 1 || (bytes[content] !== 0x00 && bytes[content] !== 0xff))
         throw new DerError('a BOOLEAN not 00 or ff')
       return
     case tags.integer:
-      checkInteger(content)
+      checkInteger(bytes, content, end)
       return
     case tags.bitString:
-      checkBitString(content)
+      checkBitString(bytes, content, end)
       return
     case tags.null:
-      if (content.length !== 0) throw new DerError('a NULL with content')
+      if (end !== content) throw new DerError('a NULL with content')
       return
     case tags.oid:
-      checkOid(content)
+      checkOid(bytes, content, end)
   }
 }
 
-function checkInteger(content: Buffer): void {
-  const [first, second] = content
-  if (first === undefined) throw new DerError('an INTEGER without content')
-  if (second === undefined) return
+function checkInteger(bytes: Buffer, start: number, end: number): void {
+  if (start === end) throw new DerError('an INTEGER without content')
+  if (end - start === 1) return
+  const [first, second] = [bytes[start]!, bytes[start + 1]!]
   // X.690 8.3.2: the first nine bits are not all equal.
   if ((first === 0x00 && second < 0x80) || (first === 0xff && second >= 0x80))
     throw new DerError('an INTEGER not minimal')
 }
 
-function checkBitString(content: Buffer): void {
-  const unused = content[0]
-  if (unused === undefined || unused > 7 || (content.length === 1 && unused !== 0)) {
+function checkBitString(bytes: Buffer, start: number, end: number): void {
+  const unused = bytes[start]!
+  if (start === end || unused > 7 || (end - start === 1 && unused !== 0)) {
     throw new DerError('a BIT STRING with a wrong count of unused bits')
   }
   // X.690 11.2.1: unused bits are zero.
-  if ((content.at(-1)! & ((1 << unused) - 1)) !== 0 && content.length > 1) {
+  if ((bytes[end - 1]! & ((1 << unused) - 1)) !== 0 && end - start > 1) {
     throw new DerError('a BIT STRING with unused bits set')
   }
 }
 
-function checkOid(content: Buffer): void {
-  if (content.length === 0 || content.length > 64)
-    throw new DerError(`an OBJECT IDENTIFIER of ${content.length} octets`)
+function checkOid(bytes: Buffer, start: number, end: number): void {
+  if (start === end || end - start > 64) throw new DerError(`an OBJECT IDENTIFIER of ${end - start} octets`)
   let arcStarts = true
-  for (const octet of content) {
-    if (arcStarts && octet === 0x80) throw new DerError('an OBJECT IDENTIFIER with a padded arc')
-    arcStarts = octet < 0x80
+  for (let at = start; at < end; at++) {
+    if (arcStarts && bytes[at] === 0x80) throw new DerError('an OBJECT IDENTIFIER with a padded arc')
+    arcStarts = bytes[at]! < 0x80
   }
   if (!arcStarts) throw new DerError('an OBJECT IDENTIFIER cut off in an arc')
 }
@@ -275,16 +300,38 @@ function decodeTime(tag: number, text: string): Date {
 /** One element; `parts` are its content. */
 export function element(tag: number, ...parts: Uint8Array[]): Buffer {
   const length = lengthOf(parts)
-  const header = elementHeader(tag, length)
-  return Buffer.concat([header, ...parts], header.length + length)
+  const der = Buffer.allocUnsafe(headerLength(length) + length)
+  let at = writeHeader(der, tag, length)
+  for (const part of parts) {
+    der.set(part, at)
+    at += part.length
+  }
+  return der
 }
 
 /** What stands before `length` octets of content. */
 export function elementHeader(tag: number, length: number): Buffer {
-  const header = length < 0x80 ? [tag, length] : [tag, 0, ...octetsOf(length)]
-  if (length >= 0x80) header[1] = 0x80 | (header.length - 2)
-  return Buffer.from(header)
+  const header = Buffer.allocUnsafe(headerLength(length))
+  writeHeader(header, tag, length)
+  return header
 }
+
+const headerLength = (length: number): number => (length < 0x80 ? 2 : 2 + octetCount(length))
+
+/** @returns where the content begins */
+function writeHeader(der: Buffer, tag: number, length: number): number {
+  der[0] = tag
+  if (length < 0x80) {
+    der[1] = length
+    return 2
+  }
+  const octets = octetCount(length)
+  der[1] = 0x80 | octets
+  return der.writeUIntBE(length, 2, octets)
+}
+
+const octetCount = (length: number): number =>
+  length < 0x100 ? 1 : length < 0x1_0000 ? 2 : length < 0x100_0000 ? 3 : 4
 
 export function lengthOf(parts: readonly Uint8Array[]): number {
   let length = 0
