@@ -141,38 +141,44 @@ export async function signOcspResponse(input: {
   nextUpdate: Date
 }): Promise<Buffer> {
   const { by, answers, nonce, thisUpdate, nextUpdate } = input
+  const { id, certificates } = partsOf(by.certificate)
   const update = generalizedTime(thisUpdate)
   const until = element(contextConstructed(0), generalizedTime(nextUpdate))
   const data = sequence(
-    responderId(by.certificate),
+    id,
     update,
     sequence(...answers.map(({ id, status }) => sequence(id.der, encodeStatus(status), update, until))),
     ...(nonce === undefined ? [] : [element(contextConstructed(1), sequence(writeExtension(oids.ocspNonce, nonce)))]),
   )
-  const basic = sequence(
-    data,
-    signatureAlgorithm,
-    bitString(await by.signer.sign(data)),
-    element(contextConstructed(0), sequence(by.certificate.der)),
-  )
-  return sequence(enumerated(0), element(contextConstructed(0), sequence(oid(oids.ocspBasic), octetString(basic))))
+  const basic = sequence(data, signatureAlgorithm, bitString(await by.signer.sign(data)), certificates)
+  return sequence(successful, element(contextConstructed(0), sequence(oid(oids.ocspBasic), octetString(basic))))
 }
 
-const responderIds = new WeakMap<CertificateFacts, Buffer>()
+const successful = enumerated(0)
 
-/** byKey: SHA-1 of the key's bits, whatever hash the request used (RFC 6960 4.2.1). */
-function responderId(certificate: CertificateFacts): Buffer {
-  const known = responderIds.get(certificate)
+/** What is the same in all answers that one certificate vouches for. */
+type SignerParts = { id: Buffer; certificates: Buffer }
+const signerParts = new WeakMap<CertificateFacts, SignerParts>()
+
+function partsOf(certificate: CertificateFacts): SignerParts {
+  const known = signerParts.get(certificate)
   if (known !== undefined) return known
+  // byKey: SHA-1 of the key's bits, whatever hash the request used (RFC 6960 4.2.1).
   const hash = createHash('sha1').update(publicKeyBits(certificate)).digest()
-  const id = element(contextConstructed(2), octetString(hash))
-  responderIds.set(certificate, id)
-  return id
+  const parts = {
+    id: element(contextConstructed(2), octetString(hash)),
+    certificates: element(contextConstructed(0), sequence(certificate.der)),
+  }
+  signerParts.set(certificate, parts)
+  return parts
 }
+
+const good = element(contextPrimitive(0))
+const unknown = element(contextPrimitive(2))
 
 function encodeStatus(status: CertificateStatus): Buffer {
-  if (status.status === 'good') return element(contextPrimitive(0))
-  if (status.status === 'unknown') return element(contextPrimitive(2))
+  if (status.status === 'good') return good
+  if (status.status === 'unknown') return unknown
   const reason = revocationReasonNames.indexOf(status.reason)
   return element(
     contextConstructed(1),

@@ -78,7 +78,7 @@ export class OcspResponder {
       return { der: ocspFailure('unauthorized') }
     }
     const isForAll = ids.length === 1 && nonce === undefined
-    const variant = first.der.toString('latin1')
+    const variant = isForAll ? first.der.toString('latin1') : ''
     const kept = isForAll && this.#isCurrent() ? this.#known.get(first.serial)?.answers.get(variant) : undefined
     if (kept !== undefined && isInFirstHalf(kept.kept, now)) return kept
 
@@ -92,7 +92,7 @@ export class OcspResponder {
     const signed = await signOcspResponse({ by, answers, nonce, thisUpdate: now, nextUpdate })
     if (known === undefined) return { der: signed }
     const etag = createHash('sha256').update(signed).digest('hex')
-    const answer = { der: signed, kept: { thisUpdate: now, nextUpdate, etag } }
+    const answer = { der: unpooled(signed), kept: { thisUpdate: now, nextUpdate, etag } }
     known.answers.set(variant, answer)
     return answer
   }
@@ -110,6 +110,13 @@ export class OcspResponder {
     }
     return status
   }
+}
+
+/** A small buffer is a view into 8 KiB that others share, and to keep one is to keep them all. */
+function unpooled(der: Buffer): Buffer {
+  const copy = Buffer.allocUnsafeSlow(der.length)
+  der.copy(copy)
+  return copy
 }
 
 /** One of a time to come was signed by a clock that was ahead: nobody believes it. */

@@ -26,6 +26,8 @@ const refused: [string, string][] = [
   ['04 82 01', 'a length that is cut off'],
   ['04 84 ff ff ff ff', 'an announced length that is not there'],
   ['30 00 00', 'a byte after the end'],
+  ['30 06 30 02 04 03 aa bb', 'a value longer than what it is in'],
+  ['30 04 30 01 04 00', 'a header longer than what it is in'],
   ['30 80 00 00', 'an indefinite length'],
   ['04 81 01 aa', 'a long form where the short one does'],
   ['04 82 00 80', 'a length with a leading zero octet'],
