@@ -141,7 +141,7 @@ enroll:
     queue.end(true)
     const will = { topic: topicOf(id, 'will'), payload: Buffer.from('gone'), qos: 1 as const, retain: false }
     const thief = await this.#connect(identity, id, { will })
-    const closed = new Promise((resolve) => thief.once('close', resolve))
+    const closed = new Promise<void>((resolve) => thief.once('close', () => resolve()))
     await thief.publishAsync(topicOf(id, 'last'), 'stolen goods', { qos: 1, retain: true })
     await thief.publishAsync(topicOf(id, 'more'), 'more of them', { qos: 1 })
     const waiting = await server.operator.createToken(id, 'camera')
