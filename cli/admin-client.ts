@@ -45,8 +45,13 @@ import { type IncidentView, incidentView } from '../contract/incidents.ts'
 import { type AllowLateRenewal, type LateRenewalView, lateRenewalView } from '../contract/late-renewal-api.ts'
 import { sessionsAtOnce } from '../contract/live-sessions.ts'
 import {
+  type ApiTokenView,
+  apiTokenView,
   type ChangeOperator,
+  type CreateApiToken,
   type CreateOperator,
+  type NewApiToken,
+  newApiToken,
   type OperatorCredential,
   type OperatorView,
   operatorCredential,
@@ -275,6 +280,18 @@ export class AdminClient implements Disposable {
 
   removeOperator(name: string): Promise<OperatorView> {
     return this.#call(operatorView, { method: 'DELETE', path: `/v1/operators/${encodeURIComponent(name)}` })
+  }
+
+  listApiTokens(): Promise<ApiTokenView[]> {
+    return this.#pages(apiTokenView, '/v1/api-tokens', {})
+  }
+
+  createApiToken(body: CreateApiToken): Promise<NewApiToken> {
+    return this.#call(newApiToken, { method: 'POST', path: '/v1/api-tokens', body })
+  }
+
+  removeApiToken(name: string): Promise<ApiTokenView> {
+    return this.#call(apiTokenView, { method: 'DELETE', path: `/v1/api-tokens/${encodeURIComponent(name)}` })
   }
 
   #pages<T extends z.ZodType>(item: T, path: string, query: Query): Promise<z.output<T>[]> {

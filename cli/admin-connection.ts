@@ -26,23 +26,26 @@ export type Call = {
 type Answer = { status: number; text: string }
 
 /**
- * Calls over mutual TLS to the admin API. They throw FleetError: the gateway's own problem with its code and detail
+ * Calls to the admin API, with an operator's certificate or an API token. They throw FleetError: the gateway's own problem with its code and detail
  * (`context.refused` is true when it answered 4xx), or `unavailable` when there is no answer.
  */
 export class AdminConnection implements Disposable {
   readonly #base: URL
   readonly #agent: Agent
   readonly #dataDir: string
+  readonly #token: string | undefined
 
   constructor(endpoints: Endpoints, dataDir: string) {
     this.#base = new URL(endpoints.admin)
     this.#dataDir = dataDir
-    const passphrase = readPassphrase(endpoints.operatorKeyPassphraseFile)
+    const { operatorCertificate, operatorKey, operatorKeyPassphraseFile, apiTokenFile } = endpoints
+    const passphrase = readPassphrase(operatorKeyPassphraseFile)
+    this.#token = apiTokenFile === undefined ? undefined : readPrivateFile(apiTokenFile).trim()
     this.#agent = new Agent({
       keepAlive: true,
       ca: readFile(endpoints.rootCertificate),
-      cert: readFile(endpoints.operatorCertificate),
-      key: readPrivateFile(endpoints.operatorKey),
+      ...(operatorCertificate === undefined ? {} : { cert: readFile(operatorCertificate) }),
+      ...(operatorKey === undefined ? {} : { key: readPrivateFile(operatorKey) }),
       ...(passphrase === undefined ? {} : { passphrase }),
       servername,
     })
@@ -66,6 +69,7 @@ export class AdminConnection implements Disposable {
 
   async call<T extends z.ZodType>(schema: T, call: Call): Promise<z.output<T>> {
     const headers: Record<string, string> = { accept: 'application/json' }
+    if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`
     if (call.body !== undefined) headers['content-type'] = 'application/json'
     if (call.method !== 'GET') headers['idempotency-key'] = randomUUID()
     let answer: Answer

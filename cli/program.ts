@@ -3,6 +3,7 @@ import type { ProblemCode } from '../contract/problems.ts'
 import manifest from '../package.json' with { type: 'json' }
 import { commandLine, defaultDataDir } from '../runtime/endpoints.ts'
 import { exitCodeOf, FleetError } from '../runtime/errors.ts'
+import { addApiToken } from './commands/api-token.ts'
 import { addAudit } from './commands/audit.ts'
 import { addBroker } from './commands/broker.ts'
 import { addCert } from './commands/cert.ts'
@@ -76,6 +77,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addCert,
     addBroker,
     addOperator,
+    addApiToken,
     addAudit,
     addStatus,
   ])

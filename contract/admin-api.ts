@@ -1,5 +1,5 @@
 /**
- * The admin API: request and answer shapes, shared by enroll, CLI and console. JSON over mutual TLS, under `/v1`.
+ * The admin API: request and answer shapes, shared by enroll, CLI and console. JSON over TLS, under `/v1`.
  * Times are ISO 8601 in UTC; a failure is an RFC 9457 problem (contract/problems.ts). Fields are added, never renamed.
  *
  * | method, path                  | body, query             | answer                     |
@@ -42,6 +42,7 @@
  * | POST /v1/sessions/kick        | kickSession             | kickReceipt                |
  * | GET  /v1/audit                | listAudit               | auditPage                  |
  * | /v1/operators, …/:name        | see operator-api.ts     | operatorView               |
+ * | /v1/api-tokens, …/:name       | see operator-api.ts     | apiTokenView               |
  *
  * A write may carry `Idempotency-Key` (8 to 64 letters, digits, `-`): the same key has one effect and one answer.
  */

@@ -43,7 +43,33 @@ export const operatorCredential = operatorView.extend({
   certificate: z.string().describe('PEM of the certificate and of the CA that issued it'),
 })
 
+/** Shortest to longest life of an API token, in milliseconds. */
+export const apiTokenTtlMs = { min: 60_000, default: 30 * 86_400_000, max: 366 * 86_400_000 }
+export const apiTokenNameRule = '1 to 64 letters, digits, "." and "-"'
+export const isApiTokenName = (text: string): boolean => /^[A-Za-z0-9.-]{1,64}$/.test(text)
+export const createApiToken = z.strictObject({
+  name: z.string().refine(isApiTokenName, { error: `the name of an API token is ${apiTokenNameRule}` }),
+  role,
+  ttlMs: z.int().min(apiTokenTtlMs.min).max(apiTokenTtlMs.max).default(apiTokenTtlMs.default),
+})
+export const listApiTokens = z.strictObject({ after: z.string().optional(), limit })
+export const apiTokenView = z.object({
+  name: z.string(),
+  role,
+  createdAt: z.string(),
+  createdBy: z.string(),
+  expiresAt: z.string(),
+  lastUsedAt: z.string().optional().describe('To within five minutes'),
+  lastUsedFrom: z.string().optional(),
+})
+export const newApiToken = apiTokenView.extend({
+  token: z.string().describe('Shown here and never again; sent as `Authorization: Bearer`'),
+})
+
 export type CreateOperator = z.input<typeof createOperator>
 export type ChangeOperator = z.input<typeof changeOperator>
 export type OperatorView = z.output<typeof operatorView>
 export type OperatorCredential = z.output<typeof operatorCredential>
+export type CreateApiToken = z.input<typeof createApiToken>
+export type ApiTokenView = z.output<typeof apiTokenView>
+export type NewApiToken = z.output<typeof newApiToken>

@@ -65,6 +65,10 @@ export const problems = {
   // operators
   operator_unknown: { status: 404, title: 'There is no such operator' },
   operator_exists: { status: 409, title: 'The name of the operator is taken' },
+  api_token_invalid: { status: 401, title: 'The API token is not valid' },
+  api_token_expired: { status: 401, title: 'The API token has expired' },
+  api_token_unknown: { status: 404, title: 'There is no such API token' },
+  api_token_exists: { status: 409, title: 'The name of the API token is taken' },
   operator_disabled: { status: 403, title: 'The operator is disabled or removed' },
 
   // certificates at a connection

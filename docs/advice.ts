@@ -26,6 +26,10 @@ export const advice: Record<ProblemCode, string> = {
 
   operator_unknown: 'See which there are: `npx fleetgate operator ls`.',
   operator_exists: 'Take another name: the audit log names who did what by it, so it is given once.',
+  api_token_invalid: 'It was removed, or cut when it was copied. Make a new one: `npx fleetgate api-token create`.',
+  api_token_expired: 'Make a new one: `npx fleetgate api-token create`. `api-token ls` says when each expires.',
+  api_token_unknown: 'See which there are: `npx fleetgate api-token ls`.',
+  api_token_exists: 'Remove the one of that name, `npx fleetgate api-token rm NAME`, or take another.',
   operator_disabled:
     'An operator with the role admin can say why, and let you in again: `npx fleetgate operator enable NAME`. One that was removed does not come back.',
 

@@ -13,9 +13,10 @@ const endpoints = z.object({
   status: z.url().optional().describe('Revocation lists and OCSP, where they are served'),
   rootFingerprint: z.string().describe('SHA-256 of the root certificate, hex'),
   rootCertificate: z.string(),
-  operatorCertificate: z.string(),
-  operatorKey: z.string(),
+  operatorCertificate: z.string().optional(),
+  operatorKey: z.string().optional(),
   operatorKeyPassphraseFile: z.string().optional(),
+  apiTokenFile: z.string().optional().describe('In place of certificate and key'),
 })
 export type Endpoints = z.output<typeof endpoints>
 
@@ -54,14 +55,15 @@ export function readEndpoints(dataDir: string): Endpoints {
 
 /** Paths that are not absolute are of the folder: one that is handed to an operator works wherever it is put. */
 function located(found: Endpoints, dataDir: string): Endpoints {
-  const { operatorKeyPassphraseFile: passphrase } = found
-  return {
-    ...found,
-    rootCertificate: resolve(dataDir, found.rootCertificate),
-    operatorCertificate: resolve(dataDir, found.operatorCertificate),
-    operatorKey: resolve(dataDir, found.operatorKey),
-    ...(passphrase === undefined ? {} : { operatorKeyPassphraseFile: resolve(dataDir, passphrase) }),
-  }
+  const paths = [
+    'rootCertificate',
+    'operatorCertificate',
+    'operatorKey',
+    'operatorKeyPassphraseFile',
+    'apiTokenFile',
+  ] as const
+  const given = paths.flatMap((name) => (found[name] === undefined ? [] : [[name, resolve(dataDir, found[name])]]))
+  return { ...found, ...Object.fromEntries(given) }
 }
 
 export const defaultDataDir = './data'

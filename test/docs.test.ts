@@ -164,7 +164,7 @@ test('every fleetgate command that a document names exists', () => {
   const sources = globSync('cli/**/*.ts', { cwd: root }).map(read).join('\n')
   const known = new Set([...sources.matchAll(/\bcommand\(\s*'([a-z-]+)/g)].map((found) => found[1]!))
   const named = documents.flatMap((file) =>
-    [...read(file).matchAll(/(?:npx |`)fleetgate ([a-z]+)(?: ([a-z-]+)\b)?/g)].map((found) => ({
+    [...read(file).matchAll(/(?:npx |`)fleetgate ([a-z-]+)(?: ([a-z-]+)\b)?/g)].map((found) => ({
       file,
       noun: found[1]!,
       verb: found[2],

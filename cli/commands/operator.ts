@@ -1,12 +1,13 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Command, InvalidArgumentError, Option } from 'commander'
+import { type Command, InvalidArgumentError } from 'commander'
 import { isOperatorName, type OperatorView, operatorNameRule, type Role, roles } from '../../contract/operator-api.ts'
 import { toPem } from '../../pki/certificate.ts'
 import { createKeyAndCsr } from '../../pki/x509.ts'
-import { commandLine, readEndpoints, writeEndpoints } from '../../runtime/endpoints.ts'
+import { readEndpoints } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { writeFileAtomic } from '../../runtime/files.ts'
+import { accessUrl, howToUse, readText, roleName, roleOption, writeAccess } from '../access-folder.ts'
 import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
@@ -25,11 +26,11 @@ export function addOperator(program: Command, io: Io): void {
     .description('make an operator with a key and certificate; the folder is then what --data names on any machine')
     .argument('<name>', 'as the audit log will name them', operatorName)
     .requiredOption('--out <dir>', 'folder for key and certificates (required)', folderName)
-    .addOption(roleOption().makeOptionMandatory())
+    .addOption(roleOption())
     .option('--csr <file>', 'certificate request (PEM) for a key that they have, in place of a new one')
-    .option('--url <url>', 'where they reach the admin API (default: as this machine does)', adminUrl)
+    .option('--url <url>', 'where they reach the admin API (default: as this machine does)', accessUrl)
     .action(async (name: string, options: Create) => {
-      print(io, options, await create(name, options), (view) => details(view) + next(options.out))
+      print(io, options, await create(name, options), (view) => details(view) + howToUse(options.out))
     })
 
   examples(withCommon(operator.command('ls')), 'operator ls', 'operator ls -o json')
@@ -95,10 +96,6 @@ export function addOperator(program: Command, io: Io): void {
     )
 }
 
-const next = (out: string): string => `use it: ${commandLine(['status'], out)}\n`
-
-const roleOption = (): Option => new Option('--role <role>', 'what they may (required)').choices(roles)
-
 /** The key is made here and stays in the folder; the gateway sees its certificate request alone. */
 async function create(name: string, { data, role, out, csr, url }: Create): Promise<OperatorView> {
   const file = (stem: string): string => join(out, stem)
@@ -108,44 +105,17 @@ async function create(name: string, { data, role, out, csr, url }: Create): Prom
   }
   const endpoints = readEndpoints(data)
   const made = csr === undefined ? await createKeyAndCsr({ commonName: name }) : undefined
-  const request = made === undefined ? readFile(csr!) : toPem(made.csrDer, 'CERTIFICATE REQUEST')
+  const request = made === undefined ? readText(csr!) : toPem(made.csrDer, 'CERTIFICATE REQUEST')
   // Before the gateway is asked: a certificate for a key that could not be kept is worth nothing, and its name is taken.
   if (made !== undefined) writeFileAtomic(file('operator.key'), made.privateKeyPem, 0o600)
   using client = openAdminClient(data)
   const { certificate, ...view } = await client.createOperator({ name, role, csr: request })
   writeFileAtomic(certificateFile, certificate)
-  writeFileAtomic(file('root.crt'), readFile(endpoints.rootCertificate))
-  const { operatorKeyPassphraseFile: _, ...rest } = endpoints
-  writeEndpoints(out, {
-    ...rest,
-    admin: url ?? endpoints.admin,
-    rootCertificate: 'root.crt',
-    operatorCertificate: 'operator.crt',
-    operatorKey: 'operator.key',
-  })
+  writeAccess(out, endpoints, { url, operatorCertificate: 'operator.crt', operatorKey: 'operator.key' })
   return view
 }
 
 function operatorName(text: string): string {
   if (isOperatorName(text)) return text
   throw new InvalidArgumentError(`The name of an operator is ${operatorNameRule}.`)
-}
-
-function roleName(text: string): Role {
-  const role = roles.find((one) => one === text)
-  if (role !== undefined) return role
-  throw new InvalidArgumentError(`Allowed choices are ${roles.join(', ')}.`)
-}
-
-function adminUrl(text: string): string {
-  if (URL.parse(text)?.protocol === 'https:') return text
-  throw new InvalidArgumentError('Give a URL such as https://gateway.example:9443.')
-}
-
-function readFile(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch (cause) {
-    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
-  }
 }

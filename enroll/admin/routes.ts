@@ -8,13 +8,13 @@ import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { type EdgeCredential, reachableHost, tlsOptions } from '../../runtime/https.ts'
 import type { Log } from '../../runtime/log.ts'
 import { describeIssue } from '../../runtime/yaml.ts'
-import { authenticate, type Caller, requireRole } from './auth.ts'
+import { type Caller, Doorkeeper, requireRole } from './auth.ts'
 import type { AdminContext, Route } from './route.ts'
 import { routes } from './table.ts'
 
 const maxBodyBytes = 2 * 1024 * 1024
 
-/** The admin API: JSON over mutual TLS, for operators alone. */
+/** The admin API: JSON over TLS, for operators, by certificate, and for programs, by API token. */
 export async function createAdmin(
   context: AdminContext,
   options: { listen: string; credential: EdgeCredential; anchors: string[] },
@@ -37,7 +37,8 @@ export async function createAdmin(
       context.log,
     ),
   )
-  for (const row of routes) addRoute(app, row, context)
+  const doorkeeper = new Doorkeeper(context.registry)
+  for (const row of routes) addRoute(app, row, context, doorkeeper)
   const { host, port } = splitAddress(options.listen)
   try {
     await app.listen({ host, port })
@@ -60,13 +61,15 @@ export async function createAdmin(
   }
 }
 
-function addRoute(app: FastifyInstance, row: Route, context: AdminContext): void {
+function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doorkeeper: Doorkeeper): void {
   app.route({
     method: row.method,
     url: row.path,
     // Before the body is read: a stranger gets nothing parsed.
     onRequest: async (request) => {
-      const caller = await authenticate(context.registry, request.raw.socket as TLSSocket, context.clock())
+      const { authorization } = request.headers
+      const shown = { socket: request.raw.socket as TLSSocket, authorization, remoteAddress: request.ip }
+      const caller = await doorkeeper.authenticate(shown, context.clock())
       requireRole(caller, row.role)
       Object.assign(request, { caller })
     },
@@ -126,6 +129,11 @@ function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyRepl
   }
   if (status < 500) log.info(fields, 'admin request refused')
   else log.error({ ...fields, err: error }, 'admin request failed')
+  if (isFleetError(error) && typeof error.context.retryAfterSeconds === 'number') {
+    reply.header('Retry-After', error.context.retryAfterSeconds)
+  }
+  // RFC 9110 11.6.1
+  if (status === 401) reply.header('WWW-Authenticate', 'Bearer realm="fleetgate"')
   const problem: Problem = { type: problemType(code), title, status, detail: message, instance: request.id, code }
   return reply.code(status).type('application/problem+json').send(problem)
 }

@@ -1,4 +1,5 @@
 /** Everything that the admin API can be asked: who may, what it takes and what it answers stands in each row. */
+import { apiTokenRoutes } from './api-tokens.ts'
 import { approvalRoutes } from './approvals.ts'
 import { brokerRoutes } from './brokers.ts'
 import { denialRoutes } from './denials.ts'
@@ -13,6 +14,7 @@ import { statusRoute } from './status.ts'
 
 export const routes: readonly Route[] = [
   statusRoute,
+  ...apiTokenRoutes,
   ...approvalRoutes,
   ...brokerRoutes,
   ...denialRoutes,

@@ -1,5 +1,6 @@
 /** What records there are and by what they can be found. */
 import type { AllowanceRecord } from './allowances.ts'
+import type { ApiTokenRecord } from './api-tokens.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
 import { type CertificateRecord, instant, isListed, isUnused } from './certificates.ts'
@@ -24,6 +25,7 @@ export type RecordTypes = {
   device: DeviceRecord
   certificate: CertificateRecord
   token: TokenRecord
+  apiToken: ApiTokenRecord
   approval: ApprovalRecord
   allowance: AllowanceRecord
   claim: ClaimRecord
@@ -59,6 +61,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     ]
   },
   token: ({ deviceId }) => [{ index: 'token.device', value: deviceId }],
+  apiToken: () => [],
   approval: (approval) => [
     { index: 'approval.decision', value: approval.decision },
     { index: 'approval.expiresAt', value: approval.expiresAt },

@@ -130,6 +130,6 @@ test('a gateway that is gone is told as refusing connections', async () => {
 
 test('an operator key that others can read is not used', async () => {
   await using stub = await StubAdmin.start(() => ok(device))
-  chmodSync(stub.endpoints.operatorKey, 0o644)
+  chmodSync(stub.endpoints.operatorKey!, 0o644)
   assert.throws(() => openAdminClient(stub.dataDir), { code: 'key_permissions' })
 })

@@ -15,9 +15,10 @@ type Credential = { key: string; cert: string }
 
 suite('operators and their roles', () => {
   let fleet: EnrollHarness
+  let skewMs = 0
   const credentials = {} as Record<Role, Credential>
   before(async () => {
-    fleet = await EnrollHarness.start()
+    fleet = await EnrollHarness.start({ clock: () => new Date(Date.now() + skewMs) })
     for (const role of roles) credentials[role] = await fleet.newOperator(`the-${role}`, role)
   })
   after(() => fleet[Symbol.asyncDispose]())
@@ -212,6 +213,106 @@ suite('operators and their roles', () => {
     ]) {
       assert.equal((await change(...words)).code, 2)
     }
+  })
+
+  const bearer = async (token: string, method = 'GET', path = '/status', body?: unknown) => {
+    const answer = await fleet.ask(`${fleet.endpoints.admin}/v1${path}`, {
+      method,
+      headers: {
+        Authorization: `Bearer ${token}`,
+        ...(body === undefined ? {} : { 'Content-Type': 'application/json' }),
+      },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    })
+    return { status: answer.status, headers: answer.headers, body: JSON.parse(answer.body) }
+  }
+
+  test('an API token opens what its role does, without a certificate, until it expires or is removed', async () => {
+    const create = (body: object, headers = {}) => fleet.admin('POST', '/api-tokens', body, headers)
+    const made = await create({ name: 'ci', role: 'enroller', ttlMs: 3_600_000 })
+    assert.equal(made.status, 201)
+    const { token } = made.body
+    assert.match(token, /^fgat_ci_[A-Za-z0-9_-]{43}$/)
+    assert.equal((await bearer(token)).status, 200)
+    assert.equal((await bearer(token, 'POST', '/devices', { id: 'ci-1', profile: 'camera' })).status, 201)
+    const { items } = (await fleet.admin('GET', '/audit?limit=1')).body
+    assert.deepEqual([items[0].actor, items[0].subject], ['api-token:ci', 'device:ci-1'])
+    const above = [
+      await bearer(token, 'POST', '/api-tokens', { name: 'mine', role: 'viewer' }),
+      await bearer(token, 'POST', '/operators', { name: 'me', role: 'viewer', csr: 'x' }),
+      await bearer(token, 'PATCH', '/operators/operator', { role: 'viewer' }),
+      await bearer(token, 'DELETE', '/api-tokens/ci'),
+    ]
+    assert.deepEqual(
+      above.map(({ status, body }) => [status, body.code]),
+      Array(4).fill([403, 'role_insufficient']),
+    )
+    const [listed] = (await fleet.admin('GET', '/api-tokens')).body.items
+    assert.partialDeepStrictEqual(listed, {
+      name: 'ci',
+      role: 'enroller',
+      createdBy: 'operator:operator',
+      lastUsedFrom: '127.0.0.1',
+    })
+    assert.deepEqual([listed.token, listed.digest], [undefined, undefined])
+    const refused = [
+      await create({ name: 'ci', role: 'viewer' }),
+      await create({ name: 'c_i', role: 'viewer' }),
+      await create({ name: 'ci-2', role: 'viewer', ttlMs: 1 }),
+      await fleet.admin('DELETE', '/api-tokens/nobody'),
+    ]
+    assert.deepEqual(
+      refused.map(({ body }) => body.code),
+      ['api_token_exists', 'request_malformed', 'request_malformed', 'api_token_unknown'],
+    )
+    const key = { 'Idempotency-Key': 'api-token-0001' }
+    assert.equal((await create({ name: 'once', role: 'viewer' }, key)).status, 201)
+    assert.match((await create({ name: 'once', role: 'viewer' }, key)).body.detail, /made once before/)
+    skewMs = 3_600_000
+    const late = await bearer(token)
+    skewMs = 0
+    assert.deepEqual([late.status, late.body.code], [401, 'api_token_expired'])
+    assert.equal((await fleet.admin('DELETE', '/api-tokens/ci')).body.name, 'ci')
+    const gone = await bearer(token)
+    assert.deepEqual(
+      [gone.status, gone.body.code, gone.headers['www-authenticate']],
+      [401, 'api_token_invalid', 'Bearer realm="fleetgate"'],
+    )
+  })
+
+  test('fleetgate api-token makes one that is shown once, or a folder that --data names', async () => {
+    const out = join(fleet.dataDir, 'ci')
+    const own = (...words: string[]) => fleetgate(['api-token', ...words, '--data', fleet.dataDir])
+    const shown = await own('create', '--name', 'shown', '--role', 'viewer', '--ttl', '1h')
+    const [, token = ''] = /^token +(\S+)$/m.exec(shown.out) ?? []
+    assert.equal((await bearer(token)).status, 200)
+    const put = await own('create', '--name', 'put', '--role', 'viewer', '--out', out, '-o', 'json')
+    assert.deepEqual([put.code, JSON.parse(put.out).token], [0, undefined], put.err)
+    assert.equal(statSync(join(out, 'api-token')).mode & 0o777, 0o600)
+    assert.equal((await fleetgate(['status', '--data', out])).code, 0)
+    assert.equal((await own('create', '--name', 'more', '--role', 'viewer', '--out', out)).code, 1)
+    assert.match((await own('ls')).out, /^put +viewer +\S+ +\d{4}-/m)
+    assert.match((await own('rm', 'put')).out, /^name +put/)
+    assert.match((await fleetgate(['status', '--data', out])).err, /\(api_token_invalid\)/)
+    assert.equal((await own('create', '--name', 'a_b', '--role', 'viewer')).code, 2)
+  })
+
+  test('who guesses API tokens is told to wait, and locks nobody out', async () => {
+    const { token } = (await fleet.admin('POST', '/api-tokens', { name: 'good', role: 'viewer' })).body
+    const wrong = [
+      '',
+      'x',
+      token.slice(0, -1),
+      `${token}x`,
+      token.replace('good', 'bad'),
+      `fgat_good_${'A'.repeat(43)}`,
+    ]
+    const codes: string[] = []
+    for (const guess of [...wrong, ...Array(40).fill('x')]) codes.push((await bearer(guess)).body.code)
+    assert.deepEqual(new Set(codes.slice(0, wrong.length)), new Set(['api_token_invalid']))
+    assert.equal(codes.at(-1), 'too_many_requests')
+    assert.match(String((await bearer('x')).headers['retry-after']), /^\d+$/)
+    assert.equal((await bearer(token)).status, 200)
   })
 
   test('somebody is left who may do everything: the last admin keeps role and standing', async () => {
