@@ -45,7 +45,7 @@ export const failures = {
 } as const
 export type Failure = keyof typeof failures
 
-/** What an answer has to speak of: the request's part, and the controls that come back. DER all of it. */
+/** What an answer has to speak of: the request's part, and the controls that come back with their one value. DER all of it. */
 export type CmcReference = { bodyPartId: Buffer; controls: { type: string; value: Buffer }[] }
 
 /** A Full PKI Request (RFC 5272 3.2) of one PKCS#10. Who signed the message is for the reader to check. */
@@ -75,7 +75,8 @@ export function parseCmcRequest(der: Uint8Array): CmcRequest {
 
 function readPkiData(octets: Buffer): Pick<CmcRequest, 'csr' | 'reference'> {
   const data = readDer(octets, maxBytes).enter()
-  const found = readControls(data.enter())
+  const bodyParts = new Set<string>()
+  const found = readControls(data.enter(), bodyParts)
   const requests = data.enter()
   data.enter().end() // no CMS inside CMS,
   data.enter().end() // and no other messages
@@ -83,24 +84,43 @@ function readPkiData(octets: Buffer): Pick<CmcRequest, 'csr' | 'reference'> {
   // TaggedRequest: tcr [0]; CRMF and others are not read.
   const request = requests.enter(contextConstructed(0))
   requests.end()
-  const bodyPartId = request.next(tags.integer).der
+  const bodyPartId = readBodyPartId(request, bodyParts)
   const csr = parseCsr(request.next(tags.sequence).der)
   request.end()
   return { csr, reference: { bodyPartId, controls: found } }
 }
 
-function readControls(list: DerReader): CmcReference['controls'] {
+/**
+ * RFC 5272 3.2.1: four octets without a sign, and not twice in one message. 0 is the message as a whole, so an answer that
+ * speaks of a part by it would be read as one about all of it.
+ */
+function readBodyPartId(part: DerReader, seen: Set<string>): Buffer {
+  const { content, der } = part.next(tags.integer)
+  if (content[0]! > 0x7f || content.length > 5 || (content.length === 5 && content[0] !== 0)) {
+    throw new DerError('a bodyPartID outside 1 to 4294967295')
+  }
+  const id = content.toString('hex')
+  if (id === '00') throw new DerError('a bodyPartID of 0, which is the message itself')
+  if (seen.has(id)) throw new DerError('a bodyPartID that stands twice')
+  seen.add(id)
+  return der
+}
+
+function readControls(list: DerReader, bodyParts: Set<string>): CmcReference['controls'] {
   const found: CmcReference['controls'] = []
   while (!list.done) {
     if (found.length === maxControls) throw new DerError(`more than ${maxControls} controls`)
     const control = list.enter()
-    control.next(tags.integer)
+    readBodyPartId(control, bodyParts)
     const type = control.oid()
-    const values = control.next(tags.set)
+    const values = control.enter(tags.set)
     control.end()
+    // RFC 5272 6.4, 6.6: each of them has one value.
+    const { der: value } = values.next()
+    values.end()
     const answer = echoed.get(type)
     if (answer === undefined) throw new DerError(`the control ${type}, which is not offered`)
-    found.push({ type: answer, value: values.der })
+    found.push({ type: answer, value })
   }
   return found
 }
@@ -142,13 +162,13 @@ async function fullResponse(
   { by, now, senderNonce }: Responder,
 ): Promise<Buffer> {
   const answers = [
-    { type: controls.statusInfoV2, value: setOf(status) },
+    { type: controls.statusInfoV2, value: status },
     ...reference.controls,
     ...(reference.controls.some(({ type }) => type === controls.recipientNonce)
-      ? [{ type: controls.senderNonce, value: setOf(octetString(senderNonce)) }]
+      ? [{ type: controls.senderNonce, value: octetString(senderNonce) }]
       : []),
   ]
-  const parts = answers.map(({ type, value }, at) => sequence(integer(at + 1), oid(type), value))
+  const parts = answers.map(({ type, value }, at) => sequence(integer(at + 1), oid(type), setOf(value)))
   const octets = sequence(sequence(...parts), sequence(), sequence())
   const content = { type: oids.pkiResponse, octets }
   const signed = await signData({ content, by, certificates, now })

@@ -25,6 +25,7 @@ export type CertificateRequest = RequestedCertificate & { der: Buffer }
 
 // An RSA-4096 request with a full set of extensions is under 3 kB.
 const maxCsrBytes = 16_384
+const maxAttributes = 32
 
 /**
  * Reads a certificate request (RFC 2986 4) and checks its proof of possession.
@@ -119,6 +120,7 @@ type RequestAttributes = Pick<KeyGenerationRequest, 'subjectAltName' | 'challeng
 function readAttributes(list: DerReader): RequestAttributes {
   const attributes = new Map<string, DerReader>()
   while (!list.done) {
+    if (attributes.size === maxAttributes) throw new DerError(`more than ${maxAttributes} attributes`)
     const attribute = list.enter()
     const type = attribute.oid()
     const values = attribute.enter(tags.set)

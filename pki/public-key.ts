@@ -42,6 +42,7 @@ export function keyTypeOf(spki: Uint8Array): KeyType {
       // RFC 8410 3: no parameters; the key is 32 octets.
       algorithm.end()
       if (key.length !== 32) throw new DerError(`an Ed25519 key of ${key.length} octets`)
+      checkEdwardsPoint(key)
       return 'Ed25519'
     case oids.rsaEncryption:
       // RFC 3279 2.3.1: parameters are NULL.
@@ -65,6 +66,29 @@ function checkCurve(algorithm: DerReader, point: Buffer): KeyType {
   const octets = curve === oids.p256 ? 65 : 97
   if (point[0] !== 0x04 || point.length !== octets) throw new DerError('an EC point of the wrong form or length')
   return curve === oids.p256 ? 'P-256' : 'P-384'
+}
+
+/** y of the points of order 1, 2, 4 and 8, little endian, without the sign of x. */
+const smallOrder = new Set([
+  `01${'00'.repeat(31)}`,
+  `ec${'ff'.repeat(30)}7f`,
+  '00'.repeat(32),
+  '26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05',
+  'c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a',
+])
+
+function checkEdwardsPoint(key: Buffer): void {
+  const y = Buffer.from(key)
+  y[31]! &= 0x7f
+  // RFC 8032 5.1.3: y is below p = 2^255 - 19.
+  if (y[0]! >= 0xed && y[31] === 0x7f && y.subarray(1, 31).every((octet) => octet === 0xff)) {
+    throw new DerError('an Ed25519 key that is not on its curve')
+  }
+  // RFC 8032 5.1.7 verifies with them as with any other: for the neutral element one known signature fits every message, and
+  // for the rest every few messages. Such a key proves nothing, and anybody could be the device that has it.
+  if (smallOrder.has(y.toString('hex'))) {
+    throw new FleetError('csr_key_too_weak', 'The Ed25519 key is a point of small order, for which anybody can sign')
+  }
 }
 
 function checkRsa(key: Buffer): void {

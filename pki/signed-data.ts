@@ -96,12 +96,12 @@ export type SignedMessage = {
 export function readSignedData(der: Uint8Array, maxBytes: number): SignedMessage {
   const info = readDer(der, maxBytes).enter()
   if (info.oid() !== oids.signedData) throw new DerError('content other than SignedData')
-  const signedData = info.enter(contextConstructed(0)).enter()
+  const signedData = readOnly(info, contextConstructed(0), (content) => content.enter())
   signedData.smallInteger()
-  signedData.next(tags.set)
+  for (const algorithms = signedData.enter(tags.set); !algorithms.done; ) readAlgorithm(algorithms)
   const encapsulated = signedData.enter()
   const type = encapsulated.oid()
-  const octets = encapsulated.enter(contextConstructed(0)).octetString()
+  const octets = readOnly(encapsulated, contextConstructed(0), (content) => content.octetString())
   signedData.optional(contextConstructed(0))
   signedData.optional(contextConstructed(1))
   const signers = signedData.enter(tags.set)
@@ -111,14 +111,32 @@ export function readSignedData(der: Uint8Array, maxBytes: number): SignedMessage
 
   signer.smallInteger()
   const signerId = signer.next().der
-  const digestAlgorithm = signer.enter().oid()
+  const digestAlgorithm = readAlgorithm(signer)
   const attributes = signer.optional(contextConstructed(0))?.der
-  const signatureAlgorithm = signer.enter().oid()
+  const signatureAlgorithm = readAlgorithm(signer)
   const signature = signer.octetString()
   signer.optional(contextConstructed(1))
   signer.end()
   const signedAttributes = attributes && readSignedAttributes(retagged(attributes, tags.set))
   return { content: { type, octets }, signerId, digestAlgorithm, signedAttributes, signatureAlgorithm, signature }
+}
+
+/** The one value inside the last element of `outer`. */
+function readOnly<T>(outer: DerReader, tag: number, read: (inner: DerReader) => T): T {
+  const inner = outer.enter(tag)
+  outer.end()
+  const value = read(inner)
+  inner.end()
+  return value
+}
+
+/** RFC 5754 2, 3: parameters are absent or NULL in every algorithm that is accepted. */
+function readAlgorithm(list: DerReader): string {
+  const algorithm = list.enter()
+  const type = algorithm.oid()
+  algorithm.optional(tags.null)
+  algorithm.end()
+  return type
 }
 
 const digests = new Map<string, string>([
@@ -157,9 +175,16 @@ function readSignedAttributes(der: Buffer): NonNullable<SignedMessage['signedAtt
     const type = attribute.oid()
     if (values.has(type)) throw new DerError(`signed attribute ${type} stands twice`)
     values.set(type, attribute.enter(tags.set))
+    attribute.end()
   }
-  const type = values.get(oids.contentType)?.oid()
-  const messageDigest = values.get(oids.messageDigest)?.octetString()
+  const only = <T>(name: string, read: (reader: DerReader) => T): T | undefined => {
+    const reader = values.get(name)
+    const value = reader && read(reader)
+    reader?.end()
+    return value
+  }
+  const type = only(oids.contentType, (reader) => reader.oid())
+  const messageDigest = only(oids.messageDigest, (reader) => reader.octetString())
   if (type === undefined || messageDigest === undefined) throw new DerError('signed attributes without type or digest')
   return { der, type, messageDigest }
 }

@@ -36,17 +36,22 @@ export type CmcParts = {
   contentType?: string
   digest?: Buffer
   bodyPartId?: number
+  /** PKIData instead of one made of the parts above */
+  data?: Buffer
 }
 
-export function cmcRequest(parts: CmcParts): Buffer {
-  const { csrDer, controls = [], requests = [], contentType = oids.pkiData, bodyPartId = 1 } = parts
+export function pkiData({ csrDer, controls = [], requests = [], bodyPartId = 1 }: CmcParts): Buffer {
   const tagged = (der: Buffer, id: number): Buffer => element(contextConstructed(0), integer(id), der)
-  const data = sequence(
+  return sequence(
     sequence(...controls.map(([type, value], at) => sequence(integer(100 + at), oid(type), setOf(value)))),
     sequence(tagged(csrDer, bodyPartId), ...requests.map((der, at) => tagged(der, 50 + at))),
     sequence(),
     sequence(),
   )
+}
+
+export function cmcRequest(parts: CmcParts): Buffer {
+  const { contentType = oids.pkiData, data = pkiData(parts) } = parts
   const sha256 = sequence(oid(oids.sha256))
   const attributes = setOf(
     sequence(oid(oids.contentType), setOf(oid(contentType))),

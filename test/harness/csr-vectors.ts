@@ -1,10 +1,11 @@
 /**
  * Writes test/vectors/csr: certificate requests with one defect each. Run by hand, `node test/harness/csr-vectors.ts`, when
- * a vector is added; keys and signatures are new each time, the private keys are thrown away.
+ * a vector is added: those that are there stay. The private keys are thrown away.
  */
 import { generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import {
+  bitString,
   contextConstructed,
   element,
   integer,
@@ -48,6 +49,7 @@ const algorithms = {
   ecdsaSha1: sequence(oid('1.2.840.10045.4.1')),
   rsaSha256: sequence(oid(oids.sha256WithRsa), element(tags.null)),
   rsaSha1: sequence(oid('1.2.840.113549.1.1.5'), element(tags.null)),
+  rsaMd5: sequence(oid('1.2.840.113549.1.1.4'), element(tags.null)),
   ed25519: sequence(oid(oids.ed25519)),
   ed448: sequence(oid('1.3.101.113')),
   dsaSha256: sequence(oid('2.16.840.1.101.3.4.3.2')),
@@ -111,6 +113,10 @@ function offCurve(): Buffer {
   return flipLastBit(spkiOf(key('p256')))
 }
 
+function hybrid(point: Buffer): Buffer {
+  return Buffer.concat([Buffer.of(6 + (point.at(-1)! & 1)), point.subarray(1)])
+}
+
 function compressed(): Buffer {
   const point = spkiOf(key('p256')).subarray(-65)
   const form = point.at(-1)! % 2 === 0 ? 2 : 3
@@ -118,6 +124,23 @@ function compressed(): Buffer {
     sequence(oid(oids.ecPublicKey), oid(oids.p256)),
     element(tags.bitString, Buffer.of(0, form), point.subarray(1, 33)),
   )
+}
+
+const rsaKey = (modulus: Buffer, exponent: Buffer = Buffer.of(1, 0, 1)): Buffer =>
+  sequence(
+    sequence(oid(oids.rsaEncryption), element(tags.null)),
+    bitString(sequence(element(tags.integer, modulus), element(tags.integer, exponent))),
+  )
+const oddModulus = (bits: number): Buffer => Buffer.concat([Buffer.of(0), Buffer.alloc(bits / 8, 0xff)])
+const pointOf = (octets: Buffer, curve: string = oids.p256): Buffer =>
+  sequence(sequence(oid(oids.ecPublicKey), oid(curve)), bitString(octets))
+
+/** A key and a signature that fits it, though nobody holds it: R is the base point, S is 1 (RFC 8032 5.1.7). */
+function smallOrder(y: string): Buffer {
+  const basePoint = Buffer.from(`58${'66'.repeat(31)}`, 'hex')
+  const spki = sequence(sequence(oid(oids.ed25519)), bitString(Buffer.from(y, 'hex')))
+  const signature = Buffer.concat([basePoint, Buffer.of(1), Buffer.alloc(31)])
+  return request({ spki, algorithm: algorithms.ed25519, signature: () => signature })
 }
 
 const extensionRequest = (...extensions: Buffer[]): Buffer =>
@@ -177,6 +200,196 @@ function makeVectors(): Record<string, Vector> {
     'accepted-attributes': accepted(
       'a challengePassword and a subjectAltName',
       request({ attributes: attributes(challenge('secret'), extensionRequest(subjectAltName('cam-1.example'))) }),
+    ),
+
+    'accepted-critical-name': accepted(
+      'a subjectAltName that is critical',
+      request({
+        attributes: attributes(
+          extensionRequest(
+            sequence(
+              oid(oids.subjectAltName),
+              element(tags.boolean, Buffer.of(0xff)),
+              octetString(sequence(element(0x82, Buffer.from('cam-1.example')))),
+            ),
+          ),
+        ),
+      }),
+    ),
+    'accepted-long-oid': accepted(
+      'an attribute nobody knows, whose OID has an arc of 440 bits',
+      request({
+        attributes: attributes(
+          sequence(element(tags.oid, Buffer.concat([Buffer.alloc(63, 0x81), Buffer.of(1)])), setOf(utf8String('x'))),
+        ),
+      }),
+    ),
+
+    'oid-of-65-octets': refused(
+      'csr_malformed',
+      'an attribute whose OID has 65 octets',
+      request({
+        attributes: attributes(
+          sequence(element(tags.oid, Buffer.concat([Buffer.alloc(64, 0x81), Buffer.of(1)])), setOf(utf8String('x'))),
+        ),
+      }),
+    ),
+    'many-attributes': refused(
+      'csr_malformed',
+      '1000 attributes',
+      request({
+        attributes: attributes(...Array.from({ length: 1_000 }, (_, at) => sequence(oid(`1.2.${at}`), setOf()))),
+      }),
+    ),
+    'extension-request-twice': refused(
+      'csr_malformed',
+      'two extensionRequest attributes, one name in each',
+      request({
+        attributes: attributes(
+          extensionRequest(subjectAltName('a.example')),
+          extensionRequest(subjectAltName('b.example')),
+        ),
+      }),
+    ),
+    'extension-request-of-two-values': refused(
+      'csr_malformed',
+      'one extensionRequest with two lists of extensions',
+      request({
+        attributes: attributes(
+          sequence(
+            oid(oids.extensionRequest),
+            setOf(sequence(subjectAltName('a.example')), sequence(subjectAltName('b.example'))),
+          ),
+        ),
+      }),
+    ),
+    'challenge-password-without-value': refused(
+      'csr_malformed',
+      'a challengePassword with an empty SET',
+      request({ attributes: attributes(sequence(oid(oids.challengePassword), setOf())) }),
+    ),
+    'empty-rdn': refused('csr_malformed', 'a subject with an empty RDN', request({ subject: sequence(setOf()) })),
+    'many-rdns': refused(
+      'csr_malformed',
+      'a subject of 101 RDNs',
+      request({
+        subject: sequence(
+          ...Array.from({ length: 101 }, () => rdn(attribute(oids.organizationalUnit, utf8String('x')))),
+        ),
+      }),
+    ),
+    'length-of-127-octets': refused('csr_malformed', 'a length that says it has 127 octets', Buffer.of(0x30, 0xff, 1)),
+    'length-of-4-gib': refused(
+      'csr_malformed',
+      'four octets of length, all ff',
+      Buffer.of(0x30, 0x84, 0xff, 0xff, 0xff, 0xff, 0),
+    ),
+    'rsa-even-modulus': refused(
+      'csr_malformed',
+      'an RSA modulus of 2048 bits that is even',
+      request({
+        spki: rsaKey(Buffer.concat([oddModulus(2040), Buffer.of(0xfe)])),
+        algorithm: algorithms.rsaSha256,
+      }),
+    ),
+    'rsa-padded-modulus': refused(
+      'csr_malformed',
+      'an RSA modulus with a zero octet in front of its sign',
+      request({ spki: rsaKey(Buffer.concat([Buffer.of(0), oddModulus(2048)])), algorithm: algorithms.rsaSha256 }),
+    ),
+    'rsa-negative-modulus': refused(
+      'csr_malformed',
+      'an RSA modulus below zero',
+      request({ spki: rsaKey(Buffer.alloc(256, 0x81)), algorithm: algorithms.rsaSha256 }),
+    ),
+    'rsa-16384': refused(
+      'csr_key_unsupported',
+      'RSA of 16384 bits',
+      request({ spki: rsaKey(oddModulus(16_384)), algorithm: algorithms.rsaSha256 }),
+    ),
+    'rsa-exponent-1': refused(
+      'csr_key_unsupported',
+      'RSA with e = 1, where every message is its own signature',
+      request({ spki: rsaKey(oddModulus(2048), Buffer.of(1)), algorithm: algorithms.rsaSha256 }),
+    ),
+    'rsa-exponent-of-2048-bits': refused(
+      'csr_key_unsupported',
+      'RSA with an exponent as large as its modulus',
+      request({ spki: rsaKey(oddModulus(2048), oddModulus(2048)), algorithm: algorithms.rsaSha256 }),
+    ),
+    'rsa-trailing-value': refused(
+      'csr_malformed',
+      'a NULL behind the RSAPublicKey, inside its BIT STRING',
+      request({
+        pair: key('rsa2048'),
+        spki: sequence(
+          sequence(oid(oids.rsaEncryption), element(tags.null)),
+          bitString(
+            Buffer.concat([key('rsa2048').publicKey.export({ format: 'der', type: 'pkcs1' }), element(tags.null)]),
+          ),
+        ),
+        algorithm: algorithms.rsaSha256,
+      }),
+    ),
+    'rsa-md5': refused(
+      'csr_key_unsupported',
+      'RSA with MD5',
+      request({ pair: key('rsa2048'), hash: 'md5', algorithm: algorithms.rsaMd5 }),
+    ),
+    'point-at-infinity': refused('csr_malformed', 'the point at infinity', request({ spki: pointOf(Buffer.of(0)) })),
+    'point-of-zeros': refused(
+      'csr_malformed',
+      'a P-256 point of zeros',
+      request({ spki: pointOf(Buffer.concat([Buffer.of(4), Buffer.alloc(64)])) }),
+    ),
+    'point-not-reduced': refused(
+      'csr_malformed',
+      'the P-256 point with x = 0, its x written as p',
+      request({
+        spki: pointOf(
+          Buffer.from(
+            '04ffffffff00000001000000000000000000000000ffffffffffffffffffffffff66485c780e2f83d72433bd5d84a06bb6541c2af31dae871728bf856a174f93f4',
+            'hex',
+          ),
+        ),
+      }),
+    ),
+    'point-hybrid': refused(
+      'csr_malformed',
+      'a P-256 point in hybrid form',
+      request({ spki: pointOf(hybrid(spkiOf(key('p256')).subarray(-65))) }),
+    ),
+    'point-of-another-curve': refused(
+      'csr_malformed',
+      'a P-256 point said to be on P-384',
+      request({ spki: pointOf(spkiOf(key('p256')).subarray(-65), oids.p384) }),
+    ),
+    'ed25519-neutral-element': refused(
+      'csr_key_too_weak',
+      'the neutral element, for which one signature fits every message',
+      smallOrder(`01${'00'.repeat(31)}`),
+    ),
+    'ed25519-order-2': refused('csr_key_too_weak', 'the point of order 2', smallOrder(`ec${'ff'.repeat(30)}7f`)),
+    'ed25519-order-4': refused('csr_key_too_weak', 'a point of order 4', smallOrder('00'.repeat(32))),
+    'ed25519-order-8': refused(
+      'csr_key_too_weak',
+      'a point of order 8, with the sign of x set',
+      smallOrder('c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa'),
+    ),
+    'ed25519-not-reduced': refused(
+      'csr_malformed',
+      'the neutral element, its y written as p + 1',
+      smallOrder(`ee${'ff'.repeat(30)}7f`),
+    ),
+    'signature-of-zeros': refused(
+      'csr_signature_invalid',
+      'ECDSA with r = s = 0',
+      request({ signature: () => sequence(integer(0), integer(0)) }),
+    ),
+    'signature-parameters': refused(
+      'csr_malformed',
+      'ECDSA with NULL parameters (RFC 5758 3.2: they are absent)',
+      request({ algorithm: sequence(oid(oids.ecdsaWithSha256), element(tags.null)) }),
     ),
 
     truncated: refused('csr_malformed', 'the last octet is missing', good.subarray(0, -1)),
@@ -356,8 +569,10 @@ function writeVectors(): void {
   const folder = new URL('../vectors/csr/', import.meta.url)
   mkdirSync(folder, { recursive: true })
   for (const [name, { der, ...vector }] of Object.entries(makeVectors())) {
+    const file = new URL(`${name}.json`, folder)
+    if (existsSync(file)) continue
     const content = { ...vector, origin: 'test/harness/csr-vectors.ts', der: der.toString('base64') }
-    writeFileSync(new URL(`${name}.json`, folder), `${JSON.stringify(content, null, 2)}\n`)
+    writeFileSync(file, `${JSON.stringify(content, null, 2)}\n`)
   }
 }
 

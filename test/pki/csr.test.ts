@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import { type CertificateRequest, parseCsr, singleCommonName } from '../../pki/csr.ts'
 import { parseAlternativeNames } from '../../pki/names.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import { withOneMore } from '../harness/der-variants.ts'
 
 type Vector = {
   code: string | null
@@ -94,6 +95,20 @@ test('every cut of a request is refused as csr_malformed', () => {
       'csr_malformed',
       `${length} bytes`,
     )
+  }
+})
+
+test('a value more at the end of any level of a request is refused before its signature is looked at', () => {
+  for (const name of ['accepted-attributes', 'accepted-rsa-2048', 'accepted-strongswan']) {
+    const variants = [...withOneMore(bytesOf(name))]
+    assert.ok(variants.length > 8, `${variants.length} levels`)
+    for (const der of variants) {
+      assert.equal(
+        codeOf(() => parseCsr(der)),
+        'csr_malformed',
+        der.toString('hex'),
+      )
+    }
   }
 })
 
