@@ -23,7 +23,11 @@ export function allowDevices(
 ): Promise<{ added: number }> {
   const { label, profile, groups, entries } = input
   requireDistinct(entries)
+  const request = { requestId: `${asked.requestId}-allow`, digest: asked.digest }
   return untilNoConflict(async () => {
+    // Before anything is judged: the list may have changed since, and the answer was given then.
+    const given = await registry.findReceipt(request)
+    if (given !== undefined) return { added: given.count ?? 0 }
     const writes: Write[] = []
     const created: ReturnType<typeof deviceCreation>[] = []
     let added = 0
@@ -57,7 +61,6 @@ export function allowDevices(
       if (device === undefined) created.push(deviceCreation({ id: deviceId, profile, groups }, asked))
       else writes.push(writeDevice(device.doc, device.rev))
     }
-    if (added === 0) return { added }
     const summary: AuditFact = {
       action: 'device.allowed',
       actor: asked.actor,
@@ -67,15 +70,16 @@ export function allowDevices(
       remoteAddress: asked.remoteAddress,
       requestId: asked.requestId,
     }
-    await registry.commit({
-      requestId: `${asked.requestId}-allow`,
-      digest: asked.digest,
+    const { count } = await registry.commit({
+      ...request,
       writes: [...writes, ...created.map(({ write }) => write)],
-      audit: [summary, ...created.map(({ audit }) => audit)],
+      // What changes nothing is kept all the same: asked again under its key, it must not come to change something.
+      audit: added === 0 ? [] : [summary, ...created.map(({ audit }) => audit)],
       feed: created.map(({ feed }) => feed),
+      count: added,
       at: asked.now,
     })
-    return { added }
+    return { added: count! }
   })
 }
 
@@ -90,34 +94,35 @@ export function disallowDevices(
   { label, serials }: { label: string; serials: string[] },
   asked: Asked,
 ): Promise<{ removed: number }> {
+  const request = { requestId: `${asked.requestId}-disallow`, digest: asked.digest }
   return untilNoConflict(async () => {
+    const given = await registry.findReceipt(request)
+    if (given !== undefined) return { removed: given.count ?? 0 }
     const found = await Promise.all([...new Set(serials)].map((serial) => findAllowance(registry, label, serial)))
     const held = found.filter((allowance) => allowance !== undefined).filter(({ doc }) => doc.removedAt === undefined)
-    if (held.length === 0) return { removed: 0 }
     const ids = [...new Set(held.map(({ doc }) => doc.deviceId))]
     const devices = await Promise.all(ids.map((id) => getDevice(registry, id)))
-    await registry.commit({
-      requestId: `${asked.requestId}-disallow`,
-      digest: asked.digest,
+    const disallowed: AuditFact = {
+      action: 'device.disallowed',
+      actor: asked.actor,
+      subject: `label:${label}`,
+      outcome: 'done',
+      details: { removed: held.length, devices: ids },
+      remoteAddress: asked.remoteAddress,
+      requestId: asked.requestId,
+    }
+    const { count } = await registry.commit({
+      ...request,
       writes: [
         ...held.map(({ doc, rev }) => writeAllowance({ ...doc, removedAt: asked.now.toISOString() }, rev)),
         // Written as they are: a certificate that is being issued at this moment loses, and its request is judged again.
         ...devices.map(({ doc, rev }) => writeDevice(doc, rev)),
       ],
-      audit: [
-        {
-          action: 'device.disallowed',
-          actor: asked.actor,
-          subject: `label:${label}`,
-          outcome: 'done',
-          details: { removed: held.length, devices: ids },
-          remoteAddress: asked.remoteAddress,
-          requestId: asked.requestId,
-        },
-      ],
+      audit: held.length === 0 ? [] : [disallowed],
+      count: held.length,
       at: asked.now,
     })
-    return { removed: held.length }
+    return { removed: count! }
   })
 }
 

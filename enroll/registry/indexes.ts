@@ -19,7 +19,7 @@ import type { TokenRecord } from './tokens.ts'
 import type { WatchedKeyRecord } from './watched-keys.ts'
 
 /** The answer that a request id was given. */
-export type RequestRecord = { at: string; digest?: string; auditSeq: number; feedSeq: number }
+export type RequestRecord = { at: string; digest?: string; auditSeq: number; feedSeq: number; count?: number }
 
 export type RecordTypes = {
   device: DeviceRecord

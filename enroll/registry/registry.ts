@@ -28,11 +28,13 @@ export type Commit = {
   writes: readonly Write[]
   audit: readonly AuditFact[]
   feed?: readonly FeedFact[]
+  /** How many things it was about, where the answer says so: whoever asks again is told the same. */
+  count?: number
   at: Date
 }
 
 /** `auditSeq` and `feedSeq` are the heads right after the commit; `replayed` when an earlier one had the same request id. */
-export type Receipt = { auditSeq: number; feedSeq: number; replayed: boolean }
+export type Receipt = { auditSeq: number; feedSeq: number; replayed: boolean; count?: number }
 
 export type Paging = { after?: string | undefined; limit: number }
 /** May hold fewer than `limit`, even none; it is the last one when `next` is absent. */
@@ -95,6 +97,18 @@ export class Registry implements AsyncDisposable {
     if (!receipt.replayed) this.#onRecorded(commit.audit)
     this.#prune(commit.at)
     return receipt
+  }
+
+  /**
+   * What an earlier commit with this request id was answered; undefined where there was none.
+   *
+   * @throws FleetError `conflict` when it was for another request
+   */
+  async findReceipt({ requestId, digest }: Pick<Commit, 'requestId' | 'digest'>): Promise<Receipt | undefined> {
+    const known = await this.find('request', requestId)
+    if (known === undefined) return undefined
+    requireSameRequest(known.doc, digest)
+    return receiptOf(known.doc, true)
   }
 
   async find<K extends RecordKind>(kind: K, id: string): Promise<Stored<RecordTypes[K]> | undefined> {
@@ -216,12 +230,8 @@ function decide(
   const requestKey = recordKey('request', commit.requestId)
   const known = records.get(requestKey) as Stored<RequestRecord> | undefined
   if (known !== undefined) {
-    if (known.doc.digest !== commit.digest) {
-      throw new FleetError('conflict', 'this Idempotency-Key was used for another request', {
-        context: { final: true },
-      })
-    }
-    return { answer: { auditSeq: known.doc.auditSeq, feedSeq: known.doc.feedSeq, replayed: true } }
+    requireSameRequest(known.doc, commit.digest)
+    return { answer: receiptOf(known.doc, true) }
   }
   for (const write of commit.writes) requireExpected(write, records)
   const request: RequestRecord = {
@@ -229,9 +239,10 @@ function decide(
     ...(commit.digest === undefined ? {} : { digest: commit.digest }),
     auditSeq: head.audit.seq + audit.length,
     feedSeq: head.feed.seq + feed.length,
+    ...(commit.count === undefined ? {} : { count: commit.count }),
   }
   return {
-    answer: { auditSeq: request.auditSeq, feedSeq: request.feedSeq, replayed: false },
+    answer: receiptOf(request, false),
     changes: {
       records: [
         ...commit.writes.map(({ kind, id, doc }) => ({ key: recordKey(kind, id), doc })),
@@ -248,6 +259,18 @@ function decide(
       feed,
     },
   }
+}
+
+const receiptOf = ({ auditSeq, feedSeq, count }: RequestRecord, replayed: boolean): Receipt => ({
+  auditSeq,
+  feedSeq,
+  replayed,
+  ...(count === undefined ? {} : { count }),
+})
+
+function requireSameRequest(known: RequestRecord, digest: string | undefined): void {
+  if (known.digest === digest) return
+  throw new FleetError('conflict', 'this Idempotency-Key was used for another request', { context: { final: true } })
 }
 
 function requireExpected({ kind, id, expect }: Write, records: ReadonlyMap<RecordKey, Stored>): void {

@@ -230,6 +230,33 @@ suite('factory certificates', () => {
     assert.equal((await enroll('SN90', idevid)).status, 200)
   })
 
+  test('the same Idempotency-Key has one effect and the first answer, whatever was changed since, also when all ask at once', async () => {
+    const ask = (verb: string, key: string, body: object) =>
+      fleet.admin('POST', `/devices/${verb}`, { label: 'line', ...body }, { 'Idempotency-Key': `key-${key}` })
+    const entries = ['95', '96'].map((n) => ({ serial: `SN${n}`, deviceId: `gauge-${n}` }))
+    const serials = entries.map(({ serial }) => serial)
+    const listed = async (): Promise<number> =>
+      (await fleet.admin('GET', '/allowances?label=line&limit=1000')).body.items.filter((item: { serial: string }) =>
+        serials.includes(item.serial),
+      ).length
+    const allowed = await Promise.all(Array.from({ length: 5 }, () => ask('allow', 'allow-1', { entries })))
+    assert.deepEqual(new Set(allowed.map(({ body }) => body.added)), new Set([2]))
+    assert.deepEqual((await ask('allow', 'allow-2', { entries })).body, { added: 0 })
+    const removed = await Promise.all(Array.from({ length: 5 }, () => ask('disallow', 'remove-1', { serials })))
+    assert.deepEqual(new Set(removed.map(({ body }) => body.removed)), new Set([2]))
+    assert.deepEqual((await ask('disallow', 'remove-2', { serials })).body, { removed: 0 })
+    await fleet.admin('POST', '/devices/gauge-95/revoke', { reason: 'superseded' })
+    assert.deepEqual((await ask('allow', 'allow-1', { entries })).body, { added: 2 })
+    assert.deepEqual((await ask('allow', 'allow-2', { entries })).body, { added: 0 })
+    assert.equal(await listed(), 0, 'what was asked again put nothing back')
+    const last = entries.slice(1)
+    assert.deepEqual((await ask('allow', 'allow-3', { entries: last })).body, { added: 1 })
+    assert.deepEqual((await ask('disallow', 'remove-2', { serials })).body, { removed: 0 })
+    assert.equal(await listed(), 1, 'nor took it off')
+    const other = await ask('allow', 'allow-1', { entries: last })
+    assert.deepEqual([other.status, other.body.code], [409, 'conflict'])
+  })
+
   test('a list that contradicts itself or the registry changes nothing', async () => {
     const allow = (label: string, ...entries: object[]) => fleet.admin('POST', '/devices/allow', { label, entries })
     const cases: [Awaited<ReturnType<typeof allow>>, number, RegExp][] = [
