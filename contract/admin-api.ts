@@ -231,6 +231,10 @@ export const approvalView = z.object({
     .string()
     .optional()
     .describe('Of the certificate that the device of this name has; shown for one request alone'),
+  deviceStatus: z
+    .enum(deviceStatuses)
+    .optional()
+    .describe('Of the device of this name, where there is one; shown for one request alone'),
 })
 export const certificateView = z.object({
   serial: z.string().describe('Of a foreign certificate its name here, from its fingerprint'),

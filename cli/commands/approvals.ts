@@ -81,6 +81,7 @@ export function addApprovals(enroll: Command, io: Io): void {
         ['profile', view.profile],
         ['label', view.label],
         ['key', `${view.keyType} ${view.spkiHash}`],
+        ['device is', view.deviceStatus === 'active' ? undefined : view.deviceStatus],
         ['device has', view.currentSerial && `certificate ${view.currentSerial} already`],
         ['proved', view.proved.join(', ') || 'nothing'],
         ['from', view.remoteAddress],

@@ -21,8 +21,10 @@ export const approvalRoutes = [
     role: 'viewer',
     handle: async ({ params }, { registry }) => {
       const { doc } = await getApproval(registry, params.id ?? '')
-      const currentSerial = (await findDevice(registry, doc.deviceId))?.doc.currentSerial
-      return { ...show(doc), ...(currentSerial === undefined ? {} : { currentSerial }) }
+      const device = (await findDevice(registry, doc.deviceId))?.doc
+      if (device === undefined) return show(doc)
+      const { currentSerial, status: deviceStatus } = device
+      return { ...show(doc), deviceStatus, ...(currentSerial === undefined ? {} : { currentSerial }) }
     },
   }),
   route({

@@ -269,7 +269,7 @@ async function noteRefusal(
   error: FleetError,
   { registry, clock, denials, denial, watched }: EstContext & { denial: string; watched: WatchedKeyUse | undefined },
 ): Promise<void> {
-  const { deviceId, serial } = error.context as { deviceId?: string; serial?: string }
+  const { deviceId, serial, unsaid } = error.context as { deviceId?: string; serial?: string; unsaid?: string }
   const named = deviceId ? `device:${deviceId}` : serial ? `certificate:${serial}` : undefined
   // Who has shown nothing that counts only says who it is.
   const isProven = problems[error.code].status !== 401
@@ -283,7 +283,12 @@ async function noteRefusal(
         subject: request.path,
         outcome: 'refused',
         reason: error.code,
-        details: { sentence: error.message, denial, ...(isProven || named === undefined ? {} : { claimed: named }) },
+        details: {
+          sentence: error.message,
+          ...(unsaid && { unsaid }),
+          denial,
+          ...(isProven || named === undefined ? {} : { claimed: named }),
+        },
         remoteAddress: request.remoteAddress,
         requestId: request.id,
       },

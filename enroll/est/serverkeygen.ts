@@ -28,7 +28,7 @@ export async function serverkeygen(request: EdgeRequest, label: Label, context: 
   const evidence = await prove()
   limitRenewals(request, evidence, context)
   const { keyType: wished, encryption, ...names } = parseKeyGenerationRequest(decodeBody(request.body))
-  const profile = requireKeygen((await ra.describe(label, evidence)).profile)
+  const profile = requireKeygen((await ra.describe(label, evidence)).profile, evidence)
   const plan = await planFor(encryption, evidence, profile, context)
   const keyType = profile.keyTypes.find((type) => type === wished) ?? profile.keyTypes[0]!
 
@@ -43,7 +43,14 @@ export async function serverkeygen(request: EdgeRequest, label: Label, context: 
   }
 }
 
-function requireKeygen(profile: EnrollmentProfile | undefined): EnrollmentProfile {
+/** Before a key is made, which is the dearest thing that a stranger can ask for. */
+function requireKeygen(profile: EnrollmentProfile | undefined, evidence: Evidence): EnrollmentProfile {
+  if (profile?.evidence.includes('approval') && evidence.kind === 'enrollment') {
+    throw new FleetError(
+      'keygen_disabled',
+      'what waits for approval is a key of the device: make one and use simpleenroll',
+    )
+  }
   if (profile !== undefined && profile.serverKeygen !== 'off') return profile
   throw new FleetError('keygen_disabled', 'keys are not generated here for this device; make one and use simpleenroll')
 }

@@ -48,19 +48,19 @@ export class ApprovalQueue {
   async ask(request: Request, asked: Pick<Asked, 'requestId' | 'now'>): Promise<Waiting | Approved> {
     const known = await findApproval(this.#registry, request.id)
     const isFresh = known !== undefined && new Date(known.doc.expiresAt) > asked.now
+    const context = asker(request)
     if (isFresh && known.doc.label !== request.label) {
       throw new FleetError(
         'label_mismatch',
         `this request was made under the label ${known.doc.label}; make another for ${request.label}`,
-        { context: { deviceId: request.deviceId } },
+        { context },
       )
     }
     if (!isFresh || known.doc.profile !== request.profile) {
       // One after the other, or many at once would all find room.
       await this.#inTurn(() => this.#file(request, asked))
     } else if (known.doc.decision === 'denied') {
-      const { reason, deviceId } = known.doc
-      throw new FleetError('approval_denied', `an operator denied this request: ${reason}`, { context: { deviceId } })
+      throw new FleetError('approval_denied', `an operator denied this request: ${known.doc.reason}`, { context })
     } else if (known.doc.decision === 'approved') {
       return { decision: 'approved', voucher: { kind: 'approval', id: request.id, ...known } }
     }
@@ -78,11 +78,17 @@ export class ApprovalQueue {
     ]
     for (const [range, atMost, whose] of bounds) {
       if ((await this.#registry.count(range, atMost)) < atMost) continue
-      throw new FleetError('approval_queue_full', `${atMost} requests ${whose} wait for approval already`, {
-        context: { deviceId: request.deviceId, retryAfterSeconds: Math.ceil(retryAfterMs / 1000) },
+      // Which bound it was would tell whether somebody else asks by that name.
+      throw new FleetError('approval_queue_full', 'too many requests wait for approval already; ask again later', {
+        context: {
+          ...asker(request),
+          unsaid: `${atMost} ${whose} wait`,
+          retryAfterSeconds: Math.ceil(retryAfterMs / 1000),
+        },
       })
     }
     const known = await findApproval(this.#registry, request.id)
+    const device = await findDevice(this.#registry, request.deviceId)
     const record: ApprovalRecord = {
       ...request,
       network,
@@ -97,10 +103,18 @@ export class ApprovalQueue {
       audit: [
         {
           action: 'approval.requested',
-          actor: `device:${request.deviceId}`,
+          actor: request.proved.length === 0 ? 'unknown' : `device:${request.deviceId}`,
           subject: `approval:${request.id}`,
           outcome: 'done',
-          details: { label: request.label, profile: request.profile, key: request.spkiHash, proved: request.proved },
+          details: {
+            device: request.deviceId,
+            // What the device is not told: an answer is the same for every name.
+            deviceStatus: device?.doc.status ?? 'unknown',
+            label: request.label,
+            profile: request.profile,
+            key: request.spkiHash,
+            proved: request.proved,
+          },
           remoteAddress: request.remoteAddress,
           requestId,
         },
@@ -142,7 +156,7 @@ export class ApprovalQueue {
    * Lets the key of this request, and no other, have one certificate. A device that is not there is created with the profile
    * that the request came for.
    *
-   * @throws FleetError `approval_unknown`, `conflict` (decided otherwise), `device_revoked`, `device_held`
+   * @throws FleetError `approval_unknown`, `conflict` (decided otherwise, or the device has another profile), `device_revoked`, `device_held`
    */
   approve(id: string, groups: GroupName[], asked: Asked): Promise<ApprovalRecord> {
     return this.#decide(id, asked, async (known) => {
@@ -153,6 +167,10 @@ export class ApprovalQueue {
       }
       if (device?.doc.status === 'held') {
         throw new FleetError('device_held', `${deviceId} is on hold since ${device.doc.heldAt}; enable it first`)
+      }
+      if (device !== undefined && device.doc.profile !== profile) {
+        const sentence = `${deviceId} has the profile ${device.doc.profile}; the request is for ${profile}`
+        throw new FleetError('conflict', sentence, { context: { final: true } })
       }
       if (device !== undefined && groups.length > 0) {
         throw new FleetError('conflict', `${deviceId} exists; groups are for a device that the approval creates`)
@@ -232,6 +250,10 @@ export class ApprovalQueue {
     })
   }
 }
+
+/** Who has proved nothing is no device, whatever it says. */
+const asker = ({ deviceId, proved }: Request): Record<string, string> =>
+  proved.length === 0 ? { claimedId: deviceId } : { deviceId }
 
 type Outcome = {
   change: { decision: 'approved' } | { decision: 'denied'; reason: string }

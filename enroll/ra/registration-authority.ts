@@ -80,6 +80,7 @@ export class RegistrationAuthority {
    *   `csr_subject_mismatch`, `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
   async #decideEnrollment(evidence: EnrollmentEvidence, asking: Asking): Promise<Decision> {
+    if (evidence.proofs.length === 0) return this.#decideStranger(asking)
     const { label, request, now } = asking
     const proven = provenDevice(evidence)
     const deviceId = proven ?? requestedDevice(request)
@@ -114,6 +115,26 @@ export class RegistrationAuthority {
     if (device === undefined) throw new FleetError('device_unknown', `there is no device ${deviceId}`)
     const via = profile.evidence.join('+')
     return { decision: 'approved', approval: { device, profile, label: label.name, via, vouchers } }
+  }
+
+  /**
+   * Who proves nothing is answered by what it sends and by what an operator said to this very request, not by what the
+   * registry has under the name that it gives itself: anybody can name any device.
+   */
+  async #decideStranger(asking: Asking): Promise<Decision> {
+    const { label, request, now } = asking
+    const deviceId = requestedDevice(request)
+    const profile = this.#profileFor(asking, label.profile!.name)
+    const asked = approvalRequest(asking, { deviceId, profile, proofs: [] })
+    const answer = await this.#approvals.ask(asked, { requestId: asking.id, now })
+    if (answer.decision === 'pending') return answer
+    const device = await this.#findActiveDevice(deviceId)
+    if (answer.voucher.doc.status === 'spent') return this.#issuedBefore(answer.voucher, deviceId, now)
+    // Whoever approved the request created its device.
+    if (device === undefined) throw new FleetError('device_unknown', `there is no device ${deviceId}`)
+    this.#profileUnder(label, device.doc.profile)
+    const approval = { device, profile, label: label.name, via: 'approval', vouchers: [answer.voucher] }
+    return { decision: 'approved', approval }
   }
 
   #claim(
@@ -299,15 +320,10 @@ function approvalRequest(
   { label, request, remoteAddress }: Asking,
   { deviceId, profile, proofs }: { deviceId: DeviceId; profile: EnrollmentProfile; proofs: Proof[] },
 ): ApprovalRequest {
-  if (request.der === undefined) {
-    throw new FleetError(
-      'keygen_disabled',
-      'what waits for approval is a key of the device: make one and use simpleenroll',
-    )
-  }
-  const { keyType, spkiHash } = request
+  const { der, keyType, spkiHash } = request
   return {
-    id: createHash('sha256').update(request.der).digest('hex'),
+    // There is one: serverkeygen, which has none, makes no keys where somebody has to approve them.
+    id: createHash('sha256').update(der!).digest('hex'),
     deviceId,
     profile: profile.name,
     label: label.name,

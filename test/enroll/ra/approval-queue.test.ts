@@ -116,9 +116,12 @@ suite('the approval queue', () => {
     assert.equal(answers.filter(({ status }) => status === 202).length, approvals.maxPendingPerDevice)
     const full = answers.find(({ status }) => status !== 202)!
     assert.deepEqual([full.status, codeOf(full), full.headers['retry-after']], [429, 'approval_queue_full', '30'])
-    assert.match(full.body, /of kiosk-6/)
+    assert.doesNotMatch(full.body, /kiosk-6/)
+    const { body: audit } = await fleet.admin('GET', '/audit?limit=1')
+    const { actor, details } = audit.items[0]
+    assert.deepEqual([actor, details.unsaid], ['unknown', '2 of kiosk-6 wait'])
     assert.equal((await ask(await request('kiosk-7'))).status, 202)
-    assert.match((await ask(await request('kiosk-8'))).body, /from this address/)
+    assert.equal((await ask(await request('kiosk-8'))).body.replace(/\(.*/, ''), full.body.replace(/\(.*/, ''))
     assert.equal((await pending()).length, approvals.maxPendingPerAddress)
     clear()
     const late = await approve(twice[answers.findIndex(({ status }) => status === 202)]!)
@@ -161,17 +164,75 @@ suite('the approval queue', () => {
     assert.deepEqual([answer.status, codeOf(answer)], [403, 'keygen_disabled'])
   })
 
-  test('a revocation ends what waits and what was approved; the device stays out', async () => {
+  test('a revocation ends what waits and what was approved, and nobody can approve the device afterwards', async () => {
     const [approved, waits] = [await request('kiosk-11'), await request('kiosk-11')]
     await Promise.all([ask(approved), ask(waits)])
     await approve(approved)
     await fleet.admin('POST', '/devices/kiosk-11/revoke', { reason: 'keyCompromise' })
-    for (const csr of [approved, waits, await request('kiosk-11')]) {
-      const answer = await ask(csr)
-      assert.deepEqual([answer.status, codeOf(answer)], [403, 'device_revoked'])
-    }
     assert.deepEqual(await pending(), [])
     assert.equal((await approve(approved)).body.code, 'approval_unknown')
+    for (const csr of [approved, waits]) assert.equal((await ask(csr)).status, 202)
+    const refused = await approve(approved)
+    assert.deepEqual([refused.status, refused.body.code], [403, 'device_revoked'])
+    clear()
+  })
+
+  test('a stranger gets one and the same answer for every name, whatever has become of the device; the operator is told', async () => {
+    await fleet.admin('POST', '/devices', { id: 'kiosk-20', profile: 'kiosk' })
+    await fleet.admin('POST', '/devices', { id: 'kiosk-21', profile: 'kiosk' })
+    await fleet.admin('POST', '/devices/kiosk-21/revoke', { reason: 'keyCompromise' })
+    await fleet.admin('POST', '/devices', { id: 'kiosk-22', profile: 'kiosk' })
+    await fleet.admin('POST', '/devices/kiosk-22/disable')
+    await fleet.admin('POST', '/devices', { id: 'cam-23', profile: 'camera' })
+    const wanted: [string, string | undefined, number, string | undefined][] = [
+      ['kiosk-19', undefined, 200, undefined],
+      ['kiosk-20', 'active', 200, undefined],
+      ['kiosk-21', 'revoked', 403, 'device_revoked'],
+      ['kiosk-22', 'held', 403, 'device_held'],
+      ['cam-23', 'active', 409, 'conflict'],
+    ]
+    for (const [id, deviceStatus, status, code] of wanted) {
+      const csr = await request(id)
+      const answer = await ask(csr)
+      const { date: _date, ...headers } = answer.headers
+      const told = [answer.status, headers, answer.body.replace(/\(request .*\n/, '')]
+      const unknown = 'the request waits for approval; send the same one again '
+      assert.deepEqual(told, [202, { ...headers, 'retry-after': '30' }, unknown], id)
+      const { body: audit } = await fleet.admin('GET', '/audit?limit=1')
+      assert.deepEqual([audit.items[0].actor, audit.items[0].details.device], ['unknown', id])
+      assert.equal(audit.items[0].details.deviceStatus, deviceStatus ?? 'unknown')
+      assert.equal((await fleet.admin('GET', `/approvals/${idOf(csr)}`)).body.deviceStatus, deviceStatus)
+      const decided = await approve(csr)
+      assert.deepEqual([decided.status, decided.body.code], [status, code], id)
+      clear()
+    }
+  })
+
+  test('an approval is no way past what happened to the device after it', async () => {
+    const csr = await request('kiosk-24')
+    await ask(csr)
+    await approve(csr)
+    await fleet.admin('POST', '/devices/kiosk-24/disable')
+    const held = await ask(csr)
+    assert.deepEqual([held.status, codeOf(held)], [403, 'device_held'])
+    await fleet.admin('POST', '/devices/kiosk-24/enable')
+    assert.equal((await ask(csr)).status, 200)
+    await fleet.admin('POST', '/devices/kiosk-24/revoke', { reason: 'superseded' })
+    const revoked = await ask(csr)
+    assert.deepEqual([revoked.status, codeOf(revoked)], [403, 'device_revoked'])
+    clear()
+  })
+
+  test('of many who come at once with one approved request, all have the one certificate', async () => {
+    const csr = await request('kiosk-25')
+    await ask(csr)
+    await approve(csr)
+    const answers = await Promise.all(Array.from({ length: 12 }, () => ask(csr)))
+    assert.deepEqual(new Set(answers.map(({ status }) => status)), new Set([200]))
+    assert.equal(new Set(answers.map((answer) => certificateOf(answer).serial)).size, 1)
+    const { body } = await fleet.admin('GET', '/certificates?deviceId=kiosk-25')
+    assert.equal(body.items.length, 1)
+    clear()
   })
 
   test('a hold keeps what waits and lets nobody approve it; afterwards it goes on', async () => {
@@ -179,10 +240,9 @@ suite('the approval queue', () => {
     await Promise.all([ask(approved), ask(waits)])
     await approve(approved)
     await fleet.admin('POST', '/devices/kiosk-13/disable')
-    for (const csr of [approved, waits]) {
-      const answer = await ask(csr)
-      assert.deepEqual([answer.status, codeOf(answer)], [403, 'device_held'])
-    }
+    const answer = await ask(approved)
+    assert.deepEqual([answer.status, codeOf(answer)], [403, 'device_held'])
+    assert.equal((await ask(waits)).status, 202)
     const refused = await approve(waits)
     assert.deepEqual([refused.status, refused.body.code], [403, 'device_held'])
     await fleet.admin('POST', '/devices/kiosk-13/enable')
