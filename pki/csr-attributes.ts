@@ -26,7 +26,7 @@ function attribute(type: string, ...values: Buffer[]): Buffer {
 export type RequestTemplate = {
   keyType: KeyType
   extendedKeyUsage: CertificateProfile['extendedKeyUsage']
-  /** DER of the Name; without it the subject is left to the client */
+  /** DER of the Name; without it the client fills in its own CN */
   subject: Buffer | undefined
 }
 
@@ -49,13 +49,17 @@ export function buildCsrAttributes(wanted: { template: RequestTemplate | undefin
   if (channelBinding) return sequence(...challenge, key.attribute, extensions)
   const info = sequence(
     integer(0),
-    ...(template.subject === undefined ? [] : [template.subject]),
+    // RFC 9908 3.4: there wherever anything is asked of it.
+    template.subject ?? anyCommonName,
     // The key itself is left out: a placeholder would demand one size of RSA (RFC 9908 3.4).
     element(contextConstructed(0), key.algorithm),
     element(contextConstructed(1), extensions),
   )
   return sequence(key.attribute, extensions, attribute(oids.certificationRequestInfoTemplate, info))
 }
+
+/** A NameTemplate (RFC 9908 3.4) of one CN without its value: what a request has to have, and only the client knows. */
+const anyCommonName = sequence(setOf(sequence(oid(oids.commonName))))
 
 const maxBytes = 65_536
 

@@ -26,18 +26,19 @@ test('key type and usage stand in the older form and again in the template, with
   )
 })
 
-test('without a subject the template leaves it to the client', () => {
+test('without a subject the template asks for a CN and leaves its value to the client (RFC 9908 3.4)', () => {
   const der = buildCsrAttributes({
     template: { keyType: 'Ed25519', extendedKeyUsage: ['clientAuth'], subject: undefined },
     channelBinding: false,
   })
   assert.deepEqual(
     der,
-    hex(`3076
+    hex(`308181
       3007 0603 2b6570 3100
       ${extensionRequest}
-      3045 060b 2a864886f70d010910023d 3136 3034
+      3050 060b 2a864886f70d010910023d 3141 303f
         0201 00
+        3009 3107 3005 0603550403
         a007 3005 0603 2b6570
         a126 ${extensionRequest}`),
   )
