@@ -39,6 +39,7 @@ import {
   tokenView,
 } from '../contract/admin-api.ts'
 import { type BulkReceipt, bulkReceipt, type ChangeDevices } from '../contract/bulk-api.ts'
+import { type CredentialReceipt, credentialReceipt, type RevokeCredential } from '../contract/credential-api.ts'
 import { type Denial, denialView } from '../contract/denials.ts'
 import type { RevocationReason } from '../contract/ids.ts'
 import { type IncidentView, incidentView } from '../contract/incidents.ts'
@@ -154,6 +155,11 @@ export class AdminClient implements Disposable {
   revokeCertificate(serial: string, reason: RevocationReason, waitMs: number): Promise<CertificateReceipt> {
     const path = `/v1/certificates/${encodeURIComponent(serial)}/revoke`
     return this.#call(certificateReceipt, { method: 'POST', path, body: { reason, waitMs }, waitMs })
+  }
+
+  revokeCredential(serial: string, body: RevokeCredential): Promise<CredentialReceipt> {
+    const path = `/v1/credentials/${encodeURIComponent(serial)}/revoke`
+    return this.#call(credentialReceipt, { method: 'POST', path, body, waitMs: body.waitMs ?? 0 })
   }
 
   changeDevices(body: ChangeDevices): Promise<BulkReceipt> {

@@ -31,6 +31,7 @@
  * | POST /v1/certificates         | registerCertificate     | certificateView (201)      |
  * | GET  /v1/certificates/:serial |                         | certificateView            |
  * | POST /v1/certificates/:serial/revoke | revokeDevice     | certificateReceipt         |
+ * | POST /v1/credentials/:serial/revoke  | see credential-api.ts | credentialReceipt      |
  * | GET  /v1/incidents            | listIncidents           | page of incidentView       |
  * | GET  /v1/incidents/:id        |                         | incidentView               |
  * | POST /v1/incidents/:id/close  | closeIncident           | incidentView               |

@@ -30,6 +30,7 @@ export const ownProblems = [
   'device_exists',
   'approval_unknown',
   'late_renewal_unknown',
+  'last_operator',
   'denial_unknown',
   'certificate_unknown',
   'gateway_untrusted',

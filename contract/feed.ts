@@ -3,7 +3,8 @@
  *
  * broker -> enroll  hello (who, cursor), then `applied` after each batch it has put in force, `ping` to ask for the head
  *                   `report` of what has happened there, again until it is `noted`
- * enroll -> broker  `ask` what was refused there lately or who is connected, or for a session to be ended, which `answer` tells
+ * enroll -> broker  `refused` when its certificate is not good enough, and then the end
+ *                   `ask` what was refused there lately or who is connected, or for a session to be ended, which `answer` tells
  *                   `reset` when the cursor is not of this feed, events in order, `live` once the head is reached, `pong`
  */
 
@@ -13,6 +14,7 @@ import type { Denial, DenialQuery } from './denials.ts'
 import type { DeviceAttributes } from './device-attributes.ts'
 import type { KickOrder, LiveSession, SessionQuery } from './live-sessions.ts'
 import type { PolicyDocument } from './policy-document.ts'
+import type { ProblemCode } from './problems.ts'
 
 /** `held` can be taken back, `revoked` only by enrolling anew. */
 export const deviceStatuses = ['active', 'held', 'revoked'] as const
@@ -48,6 +50,14 @@ export type FeedData = {
     reason: string
     /** SHA-256 of its SubjectPublicKeyInfo, where nobody is to use this key any more. */
     watchedKey?: string
+  }
+  /** Of an operator or a broker: for revocation lists; no device is concerned. */
+  'credential.revoked': {
+    serial: string
+    fingerprint: string
+    kind: 'operator' | 'broker'
+    name: string
+    reason: string
   }
 }
 export type FeedType = keyof FeedData
@@ -103,6 +113,7 @@ export type FromBroker =
   | ({ kind: 'answer'; id: number } & Answered)
   | { kind: 'report'; id: string; report: BrokerReport }
 export type FromEnroll =
+  | { kind: 'refused'; code: ProblemCode }
   | { kind: 'reset' }
   | ({ kind: 'event' } & FeedEvent)
   /** `notes`: knows what a `report` is; one that does not is sent none. */

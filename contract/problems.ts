@@ -61,6 +61,7 @@ export const problems = {
   late_renewal_unknown: { status: 404, title: 'The device has no permission to renew late' },
   late_renewal_spent: { status: 403, title: 'The permission to renew late was used for another key' },
   certificate_unknown: { status: 404, title: 'There is no such certificate' },
+  last_operator: { status: 409, title: 'No operator would be left' },
 
   // operators
   operator_unknown: { status: 404, title: 'There is no such operator' },

@@ -93,6 +93,8 @@ export const advice: Record<ProblemCode, string> = {
   late_renewal_spent:
     'A permission is for one key. The same request may fetch its answer again; for another key allow it once more. If the device did not renew, somebody else has its key: revoke it.',
   certificate_unknown: 'List the certificates there are: `npx fleetgate cert ls`.',
+  last_operator:
+    'Make another operator first; or confirm it, `npx fleetgate cert revoke SERIAL --yes`. Who holds the data folder gets back in: delete `operator/operator.crt` and `operator/operator.key` there and start enroll again, which makes another.',
 
   certificate_missing: 'Give the client its certificate and key (mosquitto: `--cert`, `--key`).',
   certificate_self_signed: 'Enroll the device; a certificate that it made itself is worth nothing here.',

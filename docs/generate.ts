@@ -18,6 +18,7 @@ import {
 } from '../contract/admin-api.ts'
 import { bulkReceipt } from '../contract/bulk-api.ts'
 import { configuration } from '../contract/configuration.ts'
+import { credentialReceipt } from '../contract/credential-api.ts'
 import { denialView } from '../contract/denials.ts'
 import { eventMeanings, eventTypes, fleetEvent, presence } from '../contract/fleet-events.ts'
 import { incidentView } from '../contract/incidents.ts'
@@ -232,7 +233,8 @@ function jsonPage(): string {
     ['certificate', certificateView, '`cert show`; `cert ls` gives `{ "items": [certificate, …] }`, without `pem`'],
     ['receipt', revocationReceipt, '`device revoke`'],
     ['theft receipt', theftReceipt, '`device stolen`'],
-    ['certificate receipt', certificateReceipt, '`cert revoke`'],
+    ['certificate receipt', certificateReceipt, '`cert revoke` of a certificate of a device'],
+    ['credential receipt', credentialReceipt, '`cert revoke` of a certificate of an operator or a broker'],
     ['incident', incidentView, '`incident show`, `incident close`; `incident ls` gives `{ "items": [incident, …] }`'],
     [
       'bulk receipt',

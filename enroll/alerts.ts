@@ -11,6 +11,8 @@ import { type Registry, untilNoConflict } from './registry/registry.ts'
 type Raised = {
   kind: Alert['kind']
   deviceId: string | undefined
+  /** Where no device is concerned. */
+  serial?: string | undefined
   remoteAddress: string
   /** `enroll`, or the broker that saw it. */
   by: string
@@ -37,7 +39,7 @@ export class Alerts {
   }
 
   /** Once for each request id. */
-  async raise({ kind, deviceId, remoteAddress, by, requestId, at, details }: Raised): Promise<void> {
+  async raise({ kind, deviceId, serial, remoteAddress, by, requestId, at, details }: Raised): Promise<void> {
     const now = this.#clock()
     const { incident, isNew } = await untilNoConflict(async () => {
       const evidence = { at, what: 'alert.raised', by, remoteAddress, details: { ...details, kind } }
@@ -49,7 +51,7 @@ export class Alerts {
       const fact: AuditFact = {
         action: 'alert.raised',
         actor: by === 'enroll' ? 'system' : `broker:${by}`,
-        subject: deviceId === undefined ? 'unknown' : `device:${deviceId}`,
+        subject: subjectOf(deviceId, serial),
         outcome: 'done',
         details: { kind, ...details, ...(noted.incident === undefined ? {} : { incident: noted.incident }) },
         remoteAddress,
@@ -63,13 +65,18 @@ export class Alerts {
   }
 
   /** Somebody who goes on trying from one address (IPv6: one /64) is told of once a minute. */
-  keyUsed({ spkiHash, deviceId, remoteAddress, where, path, requestId, at }: WatchedKeyUse): void {
+  keyUsed({ spkiHash, deviceId, serial, remoteAddress, where, path, requestId, at }: WatchedKeyUse): void {
     const turn = this.#uses.take(`${spkiHash} ${networkOf(remoteAddress)}`, at.getTime())
     if (turn === undefined) return
     const details = { key: spkiHash, where, path, count: turn.suppressed + 1 }
     this.raise({
-      ...{ kind: 'key_reused', deviceId, remoteAddress, by: 'enroll', details },
+      ...{ kind: 'key_reused', deviceId, serial, remoteAddress, by: 'enroll', details },
       ...{ requestId: `${requestId}-alert`, at: at.toISOString() },
     }).catch((err: unknown) => this.#log.error({ event: 'alert.notNoted', deviceId, err }, 'an alert was not noted'))
   }
+}
+
+function subjectOf(deviceId: string | undefined, serial: string | undefined): string {
+  if (deviceId !== undefined) return `device:${deviceId}`
+  return serial === undefined ? 'unknown' : `certificate:${serial}`
 }

@@ -21,6 +21,7 @@ import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { BrokerQuestions } from './broker-questions.ts'
 import { Follower } from './feed-follower.ts'
+import type { OwnPeers } from './own-peers.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
 import { type BrokerRecord, findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
@@ -46,6 +47,8 @@ export type Reported = { broker: string; id: string; report: BrokerReport }
 const maxConnections = 100
 /** Of those that nobody has shown a certificate on yet. Beyond, the oldest goes: strangers must not take the places of brokers. */
 const maxStrangers = 50
+/** In which one that is refused has to take the reason. */
+const refusedMs = 1_000
 /** A broker that is silent for so many of its silences is gone, whatever TCP says. */
 const silencesBorne = 2
 
@@ -88,7 +91,10 @@ export class FeedServer implements AsyncDisposable {
       this.#refused('handshake_failed', socket.remoteAddress, error)
       socket.destroy()
     })
-    this.#server.on('secureConnection', (socket) => void this.#accept(socket))
+    this.#server.on('secureConnection', (socket) => {
+      options.peers.note(socket, 'feed')
+      void this.#accept(socket)
+    })
     this.#stopWake = options.registry.onWake(() => {
       for (const follower of this.#followers.values()) void follower.pump()
     })
@@ -101,6 +107,7 @@ export class FeedServer implements AsyncDisposable {
     listen: string
     credential: EdgeCredential
     anchors: string[]
+    peers: Pick<OwnPeers, 'note'>
     /** Resolves when it is on disk; it is told again where it rejects. */
     onReport: (reported: Reported) => Promise<void>
   }): Promise<FeedServer> {
@@ -219,8 +226,10 @@ export class FeedServer implements AsyncDisposable {
       id = await this.#identify(socket)
     } catch (error) {
       clearTimeout(deadline)
-      this.#refused(isFleetError(error) ? error.code : 'internal', socket.remoteAddress)
-      socket.destroy()
+      const code = isFleetError(error) ? error.code : 'internal'
+      this.#refused(code, socket.remoteAddress)
+      socket.on('data', () => {}).end(encodeLine({ kind: 'refused', code }))
+      setTimeout(() => socket.destroy(), refusedMs).unref()
       return
     }
     this.#strangers.delete(peerOf(socket))

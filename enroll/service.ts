@@ -24,6 +24,7 @@ import { supersedeDue } from './ca/supersession.ts'
 import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
 import { Meters } from './meters.ts'
+import { OwnPeers } from './own-peers.ts'
 import { putPolicy } from './policy.ts'
 import { ApprovalQueue } from './ra/approval-queue.ts'
 import { EnrollmentDenials } from './ra/enrollment-denials.ts'
@@ -59,6 +60,7 @@ export type EnrollService = AsyncDisposable & {
 }
 
 const renewalCheckMs = 3_600_000
+const revokedCredential = 'a certificate was revoked; delete it and its key, and enroll makes another of each'
 /** Looks for what is due for certificates: two look-ups when nothing is. */
 const lifecycleMs = 1_000
 
@@ -90,8 +92,8 @@ export async function createEnrollService(input: {
   const folder = join(dataDir, 'enroll', 'ca')
   const { url: statusUrl } = config.enroll.status
   const hierarchy = await openHierarchy({ folder, registry, passphrase, now: clock(), statusUrl })
-  const keep = (): Promise<boolean> =>
-    keepCredentials({
+  const keep = async (): Promise<boolean> => {
+    const { changed, revoked } = await keepCredentials({
       registry,
       hierarchy,
       passphrase,
@@ -101,6 +103,9 @@ export async function createEnrollService(input: {
       hasResponder: statusUrl !== undefined,
       now: clock(),
     })
+    for (const path of revoked) log.warn({ event: 'credentials.revoked', path }, revokedCredential)
+    return changed
+  }
   await keep()
   await firstPolicy(registry, join(dataDir, 'policy.yaml'), clock())
 
@@ -149,6 +154,7 @@ export async function createEnrollService(input: {
     changed: () => est.renew(credential()),
   })
   const alerts = new Alerts({ registry, clock, log })
+  const peers = new OwnPeers({ registry, onWatchedKey: (use) => alerts.keyUsed(use), clock, log })
   const feed = opened.use(
     await FeedServer.open({
       registry,
@@ -157,6 +163,7 @@ export async function createEnrollService(input: {
       listen: config.enroll.feed,
       credential: credential(),
       anchors,
+      peers,
       onReport: createReportDesk({
         registry,
         alerts,
@@ -174,6 +181,7 @@ export async function createEnrollService(input: {
         ra,
         approvals,
         feed,
+        peers,
         lists: status?.lists,
         denials,
         clock,

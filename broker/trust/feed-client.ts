@@ -13,6 +13,7 @@ import {
   startCursor,
 } from '../../contract/feed.ts'
 import { kickOrder, sessionQuery } from '../../contract/live-sessions.ts'
+import type { ProblemCode } from '../../contract/problems.ts'
 import { splitAddress } from '../../runtime/config.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeCredential } from '../../runtime/https.ts'
@@ -63,6 +64,8 @@ export class FeedClient implements AsyncDisposable {
   #closed = false
   #failures = 0
   #mistrustCursor = false
+  /** What enroll said of our certificate, told once and not at every attempt. */
+  #refusedFor: ProblemCode | undefined
   #retry: NodeJS.Timeout | undefined
   #waiting: FromEnroll[] = []
   /** When the first that waits came. */
@@ -303,6 +306,14 @@ export class FeedClient implements AsyncDisposable {
   async #hear(socket: TLSSocket, message: FromEnroll, askedAt: Instant): Promise<void> {
     const { snapshot, log, onChange, reports } = this.#options
     switch (message.kind) {
+      case 'refused': {
+        const { code } = message
+        if (code !== this.#refusedFor) {
+          log.error({ event: 'feed.rejected', reason: code }, 'enroll refuses the certificate of this broker')
+        }
+        this.#refusedFor = code
+        return
+      }
       case 'reset':
         log.warn(
           { event: 'feed.reset', seq: snapshot.cursor.seq },
@@ -321,6 +332,7 @@ export class FeedClient implements AsyncDisposable {
         this.#mistrustCursor = false
         this.#connected = true
         this.#everLive = true
+        this.#refusedFor = undefined
         this.#known = askedAt
         this.#failures = 0
         log.info({ event: 'feed.connected', seq: message.seq }, 'trust feed followed')

@@ -82,6 +82,7 @@ const fact = z.discriminatedUnion('type', [
     at,
     data: z.object({ serial, fingerprint, deviceId, reason: z.string(), watchedKey: fingerprint.optional() }),
   }),
+  z.object({ type: z.literal('credential.revoked'), at, data: z.object({ serial, fingerprint }) }),
 ])
 type Fact = z.output<typeof fact>
 
@@ -348,6 +349,7 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
       return
     }
     case 'certificate.expiring': // the certificate is what it was
+    case 'credential.revoked': // nobody gets in here with one of those
   }
 }
 

@@ -1,12 +1,13 @@
 import { readFileSync } from 'node:fs'
 import { type Command, InvalidArgumentError } from 'commander'
 import type { CertificateReceipt, CertificateView } from '../../contract/admin-api.ts'
-import { type DeviceId, isSerialNumber, type RevocationReason, type SerialNumber } from '../../contract/ids.ts'
+import { type DeviceId, isSerialNumber, type SerialNumber } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
+import { type CredentialOptions, isCredential, revokeCredential } from './credential.ts'
 import { ask, type Common, deviceId, duration, examples, withCommon } from './shared.ts'
-import { brokersOf, change, reasonOption, type Waiting, waiting } from './waiting.ts'
+import { brokersOf, change, reasonOption, waiting } from './waiting.ts'
 
 export function addCert(program: Command, io: Io): void {
   const cert = program.command('cert').description('certificates that this authority has issued')
@@ -51,16 +52,20 @@ export function addCert(program: Command, io: Io): void {
     })
 
   waiting(withCommon(cert.command('revoke')), 'cert revoke 5f0c3a9e7d21b84460d2f1a7c39be018 --reason superseded')
-    .description('revoke one certificate and leave its device the others; for all of them: device revoke')
+    .description(
+      'revoke one certificate, of a device, an operator or a broker, and leave the others; all of a device: device revoke',
+    )
     .argument('<serial>', 'serial number, hex', serialNumber)
     .addOption(reasonOption())
-    .action((serial: string, options: Waiting & { reason: RevocationReason }) =>
-      change(io, options, (client, waitMs) => client.revokeCertificate(serial, options.reason, waitMs), {
+    .option('--yes', 'do not ask where no operator would be left')
+    .action(async (serial: string, options: CredentialOptions) => {
+      if (await isCredential(options, serial)) return revokeCredential(io, serial, options)
+      return change(io, options, (client, waitMs) => client.revokeCertificate(serial, options.reason, waitMs), {
         render: revoked,
         done: `${serial} is revoked`,
         again: ['cert', 'revoke', serial, '--reason', options.reason],
-      }),
-    )
+      })
+    })
 
   const revoked = (receipt: CertificateReceipt): string =>
     fields(

@@ -71,7 +71,14 @@ function inForceOn(brokers: readonly Broker[]): string {
   return confirmed.length === 0 ? on : `${on}, ${milliseconds(slowest)}`
 }
 
-function standingAt({ connected, confirmed, confirmedMs, lastSeenAt, admitsUntil, servesUntil }: Broker): string {
+export function standingAt({
+  connected,
+  confirmed,
+  confirmedMs,
+  lastSeenAt,
+  admitsUntil,
+  servesUntil,
+}: Broker): string {
   if (confirmed) return `in force${confirmedMs === undefined ? '' : ` after ${milliseconds(confirmedMs)}`}`
   if (connected) return 'not confirmed yet'
   const gone = `not connected${lastSeenAt === undefined ? '' : ` since ${lastSeenAt}`}: if it still runs, it`

@@ -32,6 +32,7 @@ export async function confirmed<T extends Change>(
   const sessions = since === undefined ? [] : await endedSince(registry, { deviceId, since, serials })
   const inForce = brokers.every(({ confirmed }) => confirmed)
   const carried = crlNumber === undefined ? {} : { crlNumber }
-  if (waitMs > 0) await recordReceipt(registry, { deviceId, feedSeq, brokers, sessions, ...carried }, asked)
+  if (waitMs > 0)
+    await recordReceipt(registry, { subject: `device:${deviceId}`, feedSeq, brokers, sessions, ...carried }, asked)
   return { ...change, inForce, ticketsVoid: inForce && since !== undefined, ...carried, brokers, sessions }
 }

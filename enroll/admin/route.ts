@@ -1,3 +1,4 @@
+import type { TLSSocket } from 'node:tls'
 import type { z } from 'zod'
 import type { ConfigurationView } from '../../contract/admin-api.ts'
 import type { Role } from '../../contract/operator-api.ts'
@@ -5,6 +6,7 @@ import type { Log } from '../../runtime/log.ts'
 import type { CrlPublisher } from '../ca/crl-publisher.ts'
 import type { Authority } from '../ca/hierarchy.ts'
 import type { FeedServer } from '../feed-server.ts'
+import type { OwnPeers } from '../own-peers.ts'
 import type { ApprovalQueue } from '../ra/approval-queue.ts'
 import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
@@ -16,6 +18,7 @@ export type AdminContext = {
   ra: RegistrationAuthority
   approvals: ApprovalQueue
   feed: FeedServer
+  peers: OwnPeers
   /** absent where no status port is configured */
   lists: CrlPublisher | undefined
   denials: EnrollmentDenials
@@ -38,7 +41,14 @@ export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodTy
   query?: Q
   body?: B
   handle(
-    input: { params: Record<string, string>; query: z.output<Q>; body: z.output<B>; asked: Asked; signal: AbortSignal },
+    input: {
+      params: Record<string, string>
+      query: z.output<Q>
+      body: z.output<B>
+      asked: Asked
+      signal: AbortSignal
+      socket: TLSSocket
+    },
     context: AdminContext,
   ): Promise<unknown>
 }

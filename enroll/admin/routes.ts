@@ -28,6 +28,10 @@ export async function createAdmin(
     genReqId: () => randomUUID(),
   })
   app.server.on('tlsClientError', (_error, socket) => socket.destroy())
+  app.server.on('secureConnection', (socket: TLSSocket) => context.peers.note(socket, 'admin'))
+  app.addHook('onResponse', async ({ raw: { socket } }) => {
+    if (context.peers.isLeaving(socket as TLSSocket)) socket.destroySoon()
+  })
   app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply, context.log))
   app.setNotFoundHandler(async (request, reply) =>
     sendProblem(
@@ -91,6 +95,7 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
           now,
         },
         signal: ended.signal,
+        socket: request.raw.socket as TLSSocket,
       }
       const answer = await row.handle(input, context)
       return reply.code(row.status ?? 200).send(answer)

@@ -2,6 +2,7 @@
 import { apiTokenRoutes } from './api-tokens.ts'
 import { approvalRoutes } from './approvals.ts'
 import { brokerRoutes } from './brokers.ts'
+import { credentialRoutes } from './credentials.ts'
 import { denialRoutes } from './denials.ts'
 import { deviceRoutes } from './devices.ts'
 import { incidentRoutes } from './incidents.ts'
@@ -17,6 +18,7 @@ export const routes: readonly Route[] = [
   ...apiTokenRoutes,
   ...approvalRoutes,
   ...brokerRoutes,
+  ...credentialRoutes,
   ...denialRoutes,
   ...deviceRoutes,
   ...incidentRoutes,

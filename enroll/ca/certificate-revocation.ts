@@ -91,7 +91,7 @@ async function revoke(registry: Registry, input: Input): Promise<CertificateRevo
 function requireRevocable({ kind, deviceId, status, serial }: CertificateRecord): string {
   const final = { context: { final: true, serial } }
   if ((kind !== 'device' && kind !== 'foreign') || deviceId === undefined) {
-    throw new FleetError('conflict', `${serial} is a certificate of the gateway itself (${kind}), no device's`, final)
+    throw new FleetError('conflict', `${serial} is no device's certificate but of the gateway itself (${kind})`, final)
   }
   if (status === 'reserved') throw new FleetError('conflict', `nothing has been issued under ${serial}`, final)
   return deviceId

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { hostname } from 'node:os'
@@ -14,9 +14,10 @@ import {
   serverAndClientProfile,
 } from '../../pki/profile.ts'
 import { writeFileAtomic } from '../../runtime/files.ts'
-import { type CertificateRecord, findCertificate, writeCertificate } from '../registry/certificates.ts'
+import { type CertificateRecord, findCertificate, indexOwn, writeCertificate } from '../registry/certificates.ts'
 import { findOperator, writeOperator } from '../registry/operators.ts'
 import type { Registry, Write } from '../registry/registry.ts'
+import { findWatchedKey } from '../registry/watched-keys.ts'
 import type { Hierarchy } from './hierarchy.ts'
 import { firstOperator, keepFirstOperator } from './operators.ts'
 
@@ -37,13 +38,15 @@ type Context = { registry: Registry; hierarchy: Hierarchy; passphrase: string | 
 /**
  * Makes and renews the certificates of the gateway's own parts: enroll's listeners, the broker, the first operator, the OCSP responder.
  * Keys are made once; a certificate is made when there is none, when its names changed, its uses changed, or with a third of its life left.
+ * One that was revoked has no successor by itself, nor has a key that was compromised: somebody has to delete its files first.
  *
- * @returns whether any file was written
+ * @returns whether any file was written, and the certificates that are of no use any more
  */
 export async function keepCredentials(
   input: Context & { dataDir: string; names: string[]; brokerId: string; hasResponder: boolean },
-): Promise<boolean> {
+): Promise<{ changed: boolean; revoked: string[] }> {
   const { dataDir, brokerId } = input
+  await indexOwn(input.registry, input.now)
   // This machine's own name comes for free, so that a gateway in a local network is found by it.
   const names = [...new Set([...input.names, hostname()])].filter(
     (name) => isIP(name) || /^[A-Za-z0-9.-]{1,253}$/.test(name),
@@ -80,8 +83,13 @@ export async function keepCredentials(
     writeFileAtomic(path, root.pem)
     changed = true
   }
-  for (const credential of wanted) changed = (await keepCredential(credential, input)) || changed
-  return changed
+  const revoked: string[] = []
+  for (const credential of wanted) {
+    const outcome = await keepCredential(credential, input)
+    if (outcome === 'revoked') revoked.push(join(credential.folder, `${credential.stem}.crt`))
+    changed ||= outcome === 'made'
+  }
+  return { changed, revoked }
 }
 
 const operatorIn = (dataDir: string): Credential => ({
@@ -98,13 +106,17 @@ function responderIn(services: string): Credential {
   return { kind: 'responder', folder, stem: 'ocsp', commonName: 'ocsp', names: [], profile: ocspProfile }
 }
 
-async function keepCredential(credential: Credential, context: Context): Promise<boolean> {
+async function keepCredential(credential: Credential, context: Context): Promise<'kept' | 'made' | 'revoked'> {
   const { registry, hierarchy, passphrase, now } = context
   const keyPath = join(credential.folder, `${credential.stem}.key`)
   const certificatePath = join(credential.folder, `${credential.stem}.crt`)
   const signer = existsSync(keyPath) ? openKeyFile(keyPath, passphrase) : createKeyFile(keyPath, passphrase)
-  if (existsSync(certificatePath) && (await isGood(certificatePath, credential, context, signer.publicKeySpki)))
-    return false
+  const spkiHash = createHash('sha256').update(signer.publicKeySpki).digest('hex')
+  if ((await findWatchedKey(registry, spkiHash)) !== undefined) return 'revoked'
+  if (existsSync(certificatePath)) {
+    const found = await standingOf(certificatePath, credential, context, signer.publicKeySpki)
+    if (found !== 'unfit') return found
+  }
 
   const { issuing } = hierarchy
   const ips = credential.names.filter((name) => isIP(name))
@@ -159,7 +171,7 @@ async function keepCredential(credential: Credential, context: Context): Promise
     at: now,
   })
   writeFileAtomic(certificatePath, made.pem + issuing.pem)
-  return true
+  return 'made'
 }
 
 async function newest(registry: Registry, { serial, notAfter }: CertificateRecord): Promise<Write> {
@@ -167,21 +179,27 @@ async function newest(registry: Registry, { serial, notAfter }: CertificateRecor
   return writeOperator({ ...doc, serial, ...(notAfter === undefined ? {} : { expiresAt: notAfter }) }, rev)
 }
 
-async function isGood(path: string, credential: Credential, context: Context, spki: Buffer): Promise<boolean> {
+async function standingOf(
+  path: string,
+  credential: Credential,
+  context: Context,
+  spki: Buffer,
+): Promise<'kept' | 'unfit' | 'revoked'> {
   const der = parsePem(readFileSync(path, 'utf8'), 'CERTIFICATE')[0]
-  if (der === undefined) return false
+  if (der === undefined) return 'unfit'
   const certificate = parseCertificate(der)
   const record = await findCertificate(context.registry, certificate.serial)
-  if (record?.doc.fingerprint !== certificate.fingerprint || record.doc.status !== 'issued') return false
+  if (record?.doc.fingerprint !== certificate.fingerprint) return 'unfit'
+  if (record.doc.status === 'revoked') return 'revoked'
   const life = certificate.notAfter.getTime() - certificate.notBefore.getTime()
   const { dns, ips } = certificate.subjectAltName
   const has = new Set([...dns, ...ips])
-  return (
+  const isFit =
     certificate.publicKeySpki.equals(spki) &&
     certificate.authorityKeyId === context.hierarchy.issuing.certificate.subjectKeyId &&
     certificate.notAfter.getTime() - context.now.getTime() > life / 3 &&
     certificate.extendedKeyUsage.join() === credential.profile.extendedKeyUsage.join() &&
     credential.names.every((name) => has.has(name) || isIP(name) === 6) &&
     has.size === new Set(credential.names).size
-  )
+  return isFit ? 'kept' : 'unfit'
 }

@@ -201,7 +201,7 @@ export class CrlPublisher implements AsyncDisposable {
     const devices = new Set<string>()
     for (const event of events) {
       const { type, data } = decodeBody(event)
-      if (type === 'certificate.revoked') serials.add(data.serial)
+      if (type === 'certificate.revoked' || type === 'credential.revoked') serials.add(data.serial)
       if (type !== 'device.changed') continue
       if (data.status === 'held' || this.#held.has(data.id)) devices.add(data.id)
     }

@@ -30,15 +30,18 @@ export async function endedSince(
 export async function recordReceipt(
   registry: Registry,
   receipt: {
-    deviceId: string
+    /** `device:ID` or `certificate:SERIAL`. */
+    subject: string
     feedSeq: number
     brokers: readonly { broker: string; confirmed: boolean; confirmedMs?: number }[]
     sessions: readonly EndedSession[]
     crlNumber?: number
+    /** Of operators or brokers. */
+    connectionsEnded?: number
   },
   { actor, remoteAddress, requestId, digest, now }: Asked,
 ): Promise<void> {
-  const { deviceId, feedSeq, brokers, sessions, crlNumber } = receipt
+  const { subject, feedSeq, brokers, sessions, crlNumber, connectionsEnded } = receipt
   const told = (wanted: boolean): string[] =>
     brokers
       .filter(({ confirmed }) => confirmed === wanted)
@@ -51,13 +54,14 @@ export async function recordReceipt(
       {
         action: 'receipt.given',
         actor,
-        subject: `device:${deviceId}`,
+        subject,
         outcome: 'done',
         details: {
           feedSeq,
           confirmed: told(true),
           missing: told(false),
           ...(crlNumber === undefined ? {} : { crlNumber }),
+          ...(connectionsEnded === undefined ? {} : { connectionsEnded }),
           sessions: sessions.map(({ broker, clientId = '-', closedMs }) => `${broker} ${clientId} ${closedMs} ms`),
         },
         remoteAddress,

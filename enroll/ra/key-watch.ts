@@ -9,7 +9,9 @@ import { findWatchedKey, type WatchedKeyRecord } from '../registry/watched-keys.
 export type WatchedKeyUse = {
   spkiHash: string
   /** Whose key it was; who uses it now may say another name. */
-  deviceId: string
+  deviceId?: string
+  /** Of an operator's or a broker's key, the certificate that was revoked for it. */
+  serial?: string
   remoteAddress: string
   where: 'handshake' | 'request'
   path: string
@@ -36,14 +38,27 @@ export async function findWatchedUse(
   { request, now }: { request: EdgeRequestHead; now: Date },
 ): Promise<WatchedKeyUse | undefined> {
   const { remoteAddress, path, id: requestId, certificate } = request
-  const use = ({ spkiHash, deviceId }: WatchedKeyRecord, where: WatchedKeyUse['where']): WatchedKeyUse => ({
-    ...{ spkiHash, deviceId, remoteAddress, where, path: path.slice(0, 200), requestId, at: now },
+  const use = ({ since: _, ...key }: WatchedKeyRecord, where: WatchedKeyUse['where']): WatchedKeyUse => ({
+    ...{ ...key, remoteAddress, where, path: path.slice(0, 200), requestId, at: now },
   })
   const { watchedKey } = (error?.context ?? {}) as { watchedKey?: WatchedKeyRecord }
   if (watchedKey !== undefined) return use(watchedKey, 'request')
   const spkiHash = certificate && keyOf(certificate)
   const watched = spkiHash === undefined ? undefined : await findWatchedKey(registry, spkiHash)
   return watched && use(watched.doc, 'handshake')
+}
+
+/** The same, of a connection that is no EST client's. */
+export async function findWatchedHandshake(
+  registry: Registry,
+  spkiHash: string,
+  { id: requestId, path, remoteAddress }: Pick<EdgeRequestHead, 'id' | 'path' | 'remoteAddress'>,
+  at: Date,
+): Promise<WatchedKeyUse | undefined> {
+  const watched = await findWatchedKey(registry, spkiHash)
+  if (watched === undefined) return undefined
+  const { since: _, ...key } = watched.doc
+  return { ...key, remoteAddress, where: 'handshake', path, requestId, at }
 }
 
 function keyOf(certificate: Buffer): string | undefined {
@@ -57,18 +72,21 @@ function keyOf(certificate: Buffer): string | undefined {
 
 export const watchedUseFact = ({
   spkiHash,
-  deviceId,
   where,
   path,
   remoteAddress,
   requestId,
+  ...whose
 }: WatchedKeyUse): AuditFact => ({
   action: 'key.used',
   actor: 'unknown',
-  subject: `device:${deviceId}`,
+  subject: holderOf(whose),
   outcome: 'refused',
   reason: 'key_compromised',
   details: { key: spkiHash, where, path },
   remoteAddress,
   requestId,
 })
+
+const holderOf = ({ deviceId, serial }: Pick<WatchedKeyUse, 'deviceId' | 'serial'>): string =>
+  deviceId === undefined ? `certificate:${serial}` : `device:${deviceId}`

@@ -121,11 +121,18 @@ export const listRevoked = (
   registry.list('certificate', { index: 'certificate.status', value: status }, paging, (doc) => doc.status === status)
 
 /** Writes again, page by page, what was revoked before there was an index of it. */
-export async function indexRevoked(registry: Registry, at: Date): Promise<void> {
+export const indexRevoked = (registry: Registry, at: Date): Promise<void> =>
+  writeAgain(registry, { of: isListed, as: 'index' }, at)
+
+async function writeAgain(
+  registry: Registry,
+  { of, as }: { of: (certificate: CertificateRecord) => boolean; as: string },
+  at: Date,
+): Promise<void> {
   for (let after: string | undefined; ; ) {
-    const { items, next } = await registry.list('certificate', { kind: 'certificate' }, { after, limit: 500 }, isListed)
+    const { items, next } = await registry.list('certificate', { kind: 'certificate' }, { after, limit: 500 }, of)
     if (items.length > 0) {
-      const requestId = `index-${items[0]!.doc.serial}-${items[0]!.rev}-${items.length}`
+      const requestId = `${as}-${items[0]!.doc.serial}-${items[0]!.rev}-${items.length}`
       await registry.commit({
         requestId,
         writes: items.map(({ doc, rev }) => writeCertificate(doc, rev)),
@@ -135,6 +142,22 @@ export async function indexRevoked(registry: Registry, at: Date): Promise<void> 
     }
     if (next === undefined) return
     after = next
+  }
+}
+
+export type OwnKind = Exclude<CertificateRecord['kind'], 'device' | 'foreign'>
+
+/** Whether it is of the gateway itself or of who runs it. */
+export const isOwn = ({ kind }: Pick<CertificateRecord, 'kind'>): boolean => kind !== 'device' && kind !== 'foreign'
+
+/** Of one kind of the gateway's own, in order of serial: few. */
+export const listOwn = (registry: Registry, kind: OwnKind, paging: Paging): Promise<Page<CertificateRecord>> =>
+  registry.list('certificate', { index: 'certificate.own', value: kind }, paging)
+
+/** Writes the gateway's own again, where they are older than their index. */
+export async function indexOwn(registry: Registry, at: Date): Promise<void> {
+  if ((await registry.count({ index: 'certificate.own', value: 'server' }, 1)) === 0) {
+    await writeAgain(registry, { of: isOwn, as: 'own' }, at)
   }
 }
 

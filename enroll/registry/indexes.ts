@@ -3,7 +3,7 @@ import type { AllowanceRecord } from './allowances.ts'
 import type { ApiTokenRecord } from './api-tokens.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
-import { type CertificateRecord, instant, isListed, isUnused } from './certificates.ts'
+import { type CertificateRecord, instant, isListed, isOwn, isUnused } from './certificates.ts'
 import type { ClaimRecord } from './claims.ts'
 import type { CutsRecord } from './cuts.ts'
 import type { DenialRecord } from './denials.ts'
@@ -58,6 +58,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
       ...(supersedesAt === undefined ? [] : [{ index: 'certificate.supersedesAt', value: supersedesAt }]),
       ...(noticeAt === undefined ? [] : [{ index: 'certificate.noticeAt', value: noticeAt }]),
       ...(isListed({ status }) ? [{ index: 'certificate.status', value: status }] : []),
+      ...(isOwn(certificate) ? [{ index: 'certificate.own', value: certificate.kind }] : []),
     ]
   },
   token: ({ deviceId }) => [{ index: 'token.device', value: deviceId }],

@@ -5,8 +5,9 @@ import type { Registry, Write } from './registry.ts'
 export type WatchedKeyRecord = {
   /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex. */
   spkiHash: string
-  /** Whose it was. */
-  deviceId: string
+  /** Whose it was; of an operator's or a broker's key, the certificate that was revoked for it. */
+  deviceId?: string
+  serial?: string
   since: string
 }
 
@@ -19,11 +20,11 @@ export const findWatchedKey = (registry: Registry, spkiHash: string): Promise<St
 export async function watchKeys(
   registry: Registry,
   spkiHashes: readonly string[],
-  { deviceId, since }: Pick<WatchedKeyRecord, 'deviceId' | 'since'>,
+  whose: Omit<WatchedKeyRecord, 'spkiHash'>,
 ): Promise<Write[]> {
   const distinct = [...new Set(spkiHashes)]
   const known = new Set((await registry.findMany('watchedKey', distinct)).map(({ doc }) => doc.spkiHash))
   return distinct
     .filter((spkiHash) => !known.has(spkiHash))
-    .map((spkiHash) => ({ kind: 'watchedKey', id: spkiHash, expect: 0, doc: { spkiHash, deviceId, since } }))
+    .map((spkiHash) => ({ kind: 'watchedKey', id: spkiHash, expect: 0, doc: { spkiHash, ...whose } }))
 }

@@ -65,8 +65,8 @@ export class StolenRun implements AsyncDisposable {
     const { endpoints } = live.gateway
     this.#agent = new Agent({
       ca: live.rootPem,
-      cert: readFileSync(endpoints.operatorCertificate),
-      key: readFileSync(endpoints.operatorKey),
+      cert: readFileSync(endpoints.operatorCertificate!),
+      key: readFileSync(endpoints.operatorKey!),
       servername: 'enroll.fleetgate.internal',
     })
   }

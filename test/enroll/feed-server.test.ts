@@ -368,10 +368,15 @@ suite('the trust feed', () => {
   test('a device, an operator and a stranger cannot follow', async () => {
     const device = await fleet.enrolledDevice('spy-1')
     const { key, cert } = fleet.operator
-    for (const credential of [{ key: device.key, cert: device.certificate }, { key, cert }, {}]) {
+    const wrong = 'certificate_wrong_usage'
+    for (const [credential, code] of [
+      [{ key: device.key, cert: device.certificate }, wrong],
+      [{ key, cert }, wrong],
+      [{}, 'certificate_missing'],
+    ] as const) {
       await using feed = await followFeed(fleet, startCursor, credential)
-      assert.equal(await feed.see(() => true), undefined)
-      assert.ok(feed.socket.destroyed)
+      await feed.see(() => false)
+      assert.deepEqual(feed.messages, [{ kind: 'refused', code }])
     }
   })
 

@@ -77,6 +77,19 @@ test('while enroll is away what is known stays in force, and a revocation is app
   assert.equal(await harness.refusal(device), 5)
 })
 
+test('a refusal by enroll is told once, and what is known stays in force', async () => {
+  const device = await harness.device('sensor-1')
+  for (const _ of [1, 2]) harness.feed.put({ kind: 'refused', code: 'certificate_revoked' })
+  await harness.testLog.until('feed.rejected')
+  assert.equal(await harness.broker.feed.sync(2_000), true)
+  const told = harness.testLog.lines.filter(({ event }) => event === 'feed.rejected')
+  assert.deepEqual(
+    told.map(({ reason }) => reason),
+    ['certificate_revoked'],
+  )
+  assert.equal(await harness.refusal(device), 0)
+})
+
 test('sync tells whether everything committed before is in force', async () => {
   harness.feed.beforePong = () => harness.setPolicy(starter)
   assert.equal(await harness.broker.feed.sync(2_000), true)

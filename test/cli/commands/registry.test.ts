@@ -228,19 +228,6 @@ const cases: {
     shown: /status +active \(it was so before\)\n/,
   },
   {
-    argv: ['cert', 'revoke', '0A:1B', '--reason', 'keyCompromise'],
-    answer: {
-      ...receipt,
-      serial: '0a1b',
-      isCurrent: true,
-      certificates: ['0a1b', '0a1c'],
-      remaining: [],
-      keysWatched: 1,
-    },
-    asked: { path: '/v1/certificates/0a1b/revoke', body: { reason: 'keyCompromise', waitMs: 10_000 } },
-    shown: /^certificate +0a1b \(the current one of cam-1\)\n[\s\S]*same key +0a1c\ndevice still has +none/,
-  },
-  {
     argv: ['device', 'stolen', 'cam-1'],
     answer: {
       ...receipt,
@@ -382,6 +369,42 @@ test('cert ls --device shows the certificates of a device, and says so when ther
   const unknown = await fleetgate(['cert', 'ls', '--device', 'nope', '--data', stub.dataDir])
   assert.deepEqual([unknown.code, unknown.out], [3, ''])
   assert.match(unknown.err, /There is no device nope \(device_unknown\)/)
+})
+
+test('cert revoke asks whose it is: a device keeps its others, and the last operator has to be confirmed', async () => {
+  const revoked = { serial: '0a1b', isCurrent: true, certificates: ['0a1b', '0a1c'], remaining: [], keysWatched: 1 }
+  const broker = { broker: 'edge-1', connected: false, confirmed: false, admitsUntil: 'THEN', servesUntil: null }
+  const credential = { ...revoked, name: 'edge-1', reason: 'keyCompromise', revokedAt: at, alreadyRevoked: false }
+  let kind = 'device'
+  await using stub = await StubAdmin.start(({ path, body }) => {
+    if (path === '/v1/certificates/0a1b') return ok({ ...certificate, kind })
+    if (path === '/v1/certificates/0a1b/revoke') return ok({ ...receipt, ...revoked })
+    const { lastOperator } = body as { lastOperator: boolean }
+    if (kind === 'operator' && !lastOperator) return problem(409, 'last_operator', 'nobody is left; to get back in, X')
+    return ok({ ...credential, kind, connectionsEnded: 2, feedSeq: 9, ...(kind === 'broker' ? { broker } : {}) })
+  })
+  const revoke = (readLine: () => Promise<string>, ...more: string[]) => {
+    const argv = ['cert', 'revoke', '0A:1B', '--reason', 'keyCompromise', ...more, '--data', stub.dataDir]
+    return fleetgate(argv, { readLine })
+  }
+  const never = () => assert.fail('nothing is to be confirmed')
+  const device = await revoke(never)
+  assert.match(
+    device.out,
+    /^certificate +0a1b \(the current one of cam-1\)\n[\s\S]*same key +0a1c\ndevice still has +none/,
+  )
+  assert.deepEqual(stub.requests.at(-1)!.body, { reason: 'keyCompromise', waitMs: 10_000 })
+  kind = 'broker'
+  const ofBroker = await revoke(never)
+  assert.match(ofBroker.out, /broker +edge-1\n[\s\S]*still has +no other certificate\n[\s\S]*connections ended +2\n/)
+  assert.match(ofBroker.out, /broker +not connected: if it still runs, it lets in whom it knew before until THEN, /)
+  kind = 'operator'
+  const refused = await revoke(async () => 'yes')
+  assert.deepEqual([refused.code, refused.out], [3, ''])
+  assert.match(refused.err, /0a1b counts: nobody is left \(last_operator\); to get back in, X\n$/)
+  assert.equal((await revoke(async () => '0a1b\n')).code, 0)
+  assert.equal((await revoke(never, '--yes')).code, 0)
+  assert.deepEqual(stub.requests.at(-1)!.body, { reason: 'keyCompromise', waitMs: 10_000, lastOperator: true })
 })
 
 test('a revocation that not every broker has confirmed in time is exit code 1 and names the broker', async () => {

@@ -201,7 +201,7 @@ suite('revoking a device', () => {
     assert.deepEqual([worse.alreadyRevoked, worse.reason, worse.keysWatched], [true, 'keyCompromise', 1])
   })
 
-  test('a certificate of the gateway itself, and one that is not there, cannot be revoked', async () => {
+  test('a certificate of the gateway itself, and one that is not there, cannot be revoked as of a device', async () => {
     const { items } = (await fleet.admin('GET', '/certificates?limit=1000')).body
     const { serial } = items.find(({ kind }: { kind: string }) => kind === 'operator')
     const own = await fleet.admin('POST', `/certificates/${serial}/revoke`, { reason: 'superseded' })

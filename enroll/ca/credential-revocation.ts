@@ -1,0 +1,124 @@
+import type { CredentialKind } from '../../contract/credential-api.ts'
+import type { RevocationReason, SerialNumber } from '../../contract/ids.ts'
+import { parseCertificate } from '../../pki/certificate.ts'
+import { valuesOf } from '../../pki/names.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import type { Asked } from '../registry/asked.ts'
+import { type CertificateRecord, getCertificate, listOwn, writeCertificate } from '../registry/certificates.ts'
+import type { Stored } from '../registry/engine.ts'
+import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
+import { watchKeys } from '../registry/watched-keys.ts'
+import { isLive, revokedCertificate } from './revocation.ts'
+
+export type CredentialRevocation = {
+  serial: string
+  kind: CredentialKind
+  /** Of the operator or broker. */
+  name: string
+  reason: string
+  revokedAt: string
+  alreadyRevoked: boolean
+  /** Whether it was the newest of its name. */
+  isCurrent: boolean
+  /** Serial numbers of all that this revoked: where the key was compromised, of all that are for that key. */
+  certificates: string[]
+  /** Serial numbers of those that this operator or broker still has. */
+  remaining: string[]
+  keysWatched: number
+  feedSeq: number
+}
+type Input = Asked & { serial: SerialNumber; reason: RevocationReason; lastOperator: boolean }
+type Credential = Stored<CertificateRecord> & { kind: CredentialKind; name: string }
+
+/**
+ * Revokes a certificate of an operator or a broker in one durable batch; no certificate takes its place by itself. Who is connected
+ * with it has to be ended by the caller.
+ *
+ * @param input.lastOperator also where no operator is left; without it that is refused
+ * @throws FleetError `certificate_unknown`, `last_operator`, `conflict` for one of a device or of enroll itself
+ */
+export const revokeCredential = (registry: Registry, input: Input): Promise<CredentialRevocation> =>
+  untilNoConflict(async () => {
+    const { serial, reason, now, actor, remoteAddress, requestId } = input
+    const credential = credentialOf(await getCertificate(registry, serial))
+    const { doc, kind, name } = credential
+    const ofKind = (await readAll((paging) => listOwn(registry, kind, paging))).map(credentialOf)
+    const isCompromise = reason === 'keyCompromise'
+    const ended = ofKind.filter((one) =>
+      one.doc.serial === serial
+        ? one.doc.status !== 'revoked' || (isCompromise && one.doc.revocationReason !== reason)
+        : isCompromise && one.doc.spkiHash === doc.spkiHash && isLive(one),
+    )
+    const certificates = ended.map((one) => one.doc.serial)
+    const left = ofKind.filter((one) => isLive(one) && !ended.includes(one))
+    const about = {
+      ...{ serial, kind, name, isCurrent: newest(ofKind.filter((one) => one.name === name)) === serial },
+      remaining: left.filter((one) => one.name === name).map((one) => one.doc.serial),
+    }
+    const alreadyRevoked = doc.status === 'revoked'
+    if (ended.length === 0) {
+      const before = { reason: doc.revocationReason!, revokedAt: doc.revokedAt!, alreadyRevoked }
+      return { ...about, ...before, certificates, keysWatched: 0, feedSeq: (await registry.head()).feed.seq }
+    }
+    const successor = left.find((one) => isUsable(one.doc, now))
+    if (kind === 'operator' && !input.lastOperator && successor === undefined) {
+      if (ended.some((one) => isUsable(one.doc, now))) throw lastOperator()
+    }
+    const revokedAt = now.toISOString()
+    const keys = isCompromise ? [doc.spkiHash] : []
+    const watched = await watchKeys(registry, keys, { serial, since: revokedAt })
+    const { feedSeq } = await registry.commit({
+      requestId: `${requestId}-revoke`,
+      digest: input.digest,
+      writes: [
+        ...ended.map((one) => writeCertificate(revokedCertificate(one.doc, reason, revokedAt), one.rev)),
+        // Written as it is: of two operators who revoke each other at the same time one loses, and is asked again.
+        ...(kind === 'operator' && successor !== undefined ? [writeCertificate(successor.doc, successor.rev)] : []),
+        ...watched,
+      ],
+      audit: [
+        {
+          action: 'credential.revoked',
+          actor,
+          subject: `certificate:${serial}`,
+          outcome: 'done',
+          reason,
+          details: { kind, name, certificates, remaining: about.remaining, keysWatched: watched.length },
+          remoteAddress,
+          requestId,
+        },
+      ],
+      feed: ended.map(({ doc: { serial, fingerprint } }) => ({
+        type: 'credential.revoked',
+        data: { serial, fingerprint: fingerprint!, kind, name, reason },
+      })),
+      at: now,
+    })
+    const at = alreadyRevoked ? doc.revokedAt! : revokedAt
+    return { ...about, reason, revokedAt: at, alreadyRevoked, certificates, keysWatched: watched.length, feedSeq }
+  })
+
+/** @throws FleetError `conflict` */
+function credentialOf({ doc, rev }: Stored<CertificateRecord>): Credential {
+  const { kind, serial, der } = doc
+  if (kind === 'operator' || kind === 'broker') {
+    return { doc, rev, kind, name: valuesOf(parseCertificate(Buffer.from(der!, 'base64')).subject, 'CN')[0]! }
+  }
+  const sentence =
+    kind === 'device' || kind === 'foreign'
+      ? `${serial} is a certificate of a device (${doc.deviceId}): it is revoked as one`
+      : `${serial} is a certificate of enroll itself (${kind}): delete its file and key in the data folder and start anew`
+  throw new FleetError('conflict', sentence, { context: { final: true, serial } })
+}
+
+const isUsable = ({ status, notAfter }: CertificateRecord, now: Date): boolean =>
+  status === 'issued' && new Date(notAfter!) > now
+
+const newest = (all: readonly Credential[]): string | undefined =>
+  all.toSorted((one, other) => (one.doc.issuedAt! < other.doc.issuedAt! ? 1 : -1))[0]?.doc.serial
+
+const lastOperator = (): FleetError =>
+  new FleetError(
+    'last_operator',
+    'no operator would have a certificate any more. If that is what you want, say so; to get back in, somebody deletes operator.crt and operator.key in the folder operator of the data folder and starts enroll again, which makes another',
+  )

@@ -1,0 +1,75 @@
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import type { TLSSocket } from 'node:tls'
+import { parseCertificate } from '../pki/certificate.ts'
+import { isFleetError } from '../runtime/errors.ts'
+import type { Log } from '../runtime/log.ts'
+import { findWatchedHandshake, type WatchedKeyUse } from './ra/key-watch.ts'
+import type { Registry } from './registry/registry.ts'
+
+type OwnPeersOptions = {
+  registry: Registry
+  onWatchedKey: (use: WatchedKeyUse) => void
+  clock: () => Date
+  log: Log
+}
+
+/**
+ * Who has shown a certificate at the admin API or the trust feed: a connection there ends with its certificate, and a stolen key
+ * is told of, whatever the certificate is worth otherwise.
+ */
+export class OwnPeers {
+  readonly #options: OwnPeersOptions
+  readonly #serials = new Map<TLSSocket, string>()
+  readonly #leaving = new WeakSet<TLSSocket>()
+
+  constructor(options: OwnPeersOptions) {
+    this.#options = options
+  }
+
+  /** At the end of the handshake, before the certificate is looked up: one that is revoked in between is ended here. */
+  note(socket: TLSSocket, edge: 'admin' | 'feed'): void {
+    const der = socket.getPeerX509Certificate()?.raw
+    const shown = der && findFacts(der)
+    if (shown === undefined) return
+    this.#serials.set(socket, shown.serial)
+    socket.once('close', () => this.#serials.delete(socket))
+    const { registry, onWatchedKey, clock, log } = this.#options
+    const { remoteAddress = 'unknown' } = socket
+    findWatchedHandshake(registry, shown.spkiHash, { id: randomUUID(), path: edge, remoteAddress }, clock()).then(
+      (use) => use && onWatchedKey(use),
+      (err: unknown) => log.error({ event: 'alert.notNoted', remoteAddress, err }, 'a key could not be looked up'),
+    )
+  }
+
+  /**
+   * Ends every connection with one of these certificates.
+   *
+   * @param but has its answer first, and ends then: see `isLeaving`
+   * @returns how many, when they are closed; `but` is one of them
+   */
+  async end(serials: readonly string[], but?: TLSSocket): Promise<number> {
+    const ended = [...this.#serials].flatMap(([socket, serial]) => (serials.includes(serial) ? [socket] : []))
+    await Promise.all(
+      ended.map(async (socket) => {
+        if (socket === but) this.#leaving.add(socket)
+        else await once(socket.destroy(), 'close')
+      }),
+    )
+    return ended.length
+  }
+
+  /** Whether it has had its last answer. */
+  isLeaving(socket: TLSSocket): boolean {
+    return this.#leaving.has(socket)
+  }
+}
+
+function findFacts(der: Buffer) {
+  try {
+    return parseCertificate(der)
+  } catch (error) {
+    if (isFleetError(error)) return undefined
+    throw error
+  }
+}
