@@ -91,5 +91,11 @@ export type BrokerReport = z.output<typeof brokerReport>
 const reportId = /^[0-9a-f-]{8,64}$/
 export const isReportId = (id: unknown): id is string => typeof id === 'string' && reportId.test(id)
 
+/**
+ * Of the text of a report, in UTF-16 units: every bound above reached, and each unit written as an escape of six. A longer one is not
+ * looked at.
+ */
+export const maxReportLength = 6 * (2 * reportBounds.topics + 1) * reportBounds.topic + 8_192
+
 /** Reports of one broker that may be under way and not noted yet. */
 export const maxReportsUnderWay = 100

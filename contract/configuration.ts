@@ -286,6 +286,13 @@ const fields = z.strictObject({
         ),
       approvals: approvals.prefault({}),
       renewalsPerHour: z.int().min(1).default(12).describe('Renewals of one device, successful or not'),
+      reportsPerSecond: z
+        .int()
+        .min(1)
+        .default(300)
+        .describe(
+          'Reports of one broker, of 2 kB on average, that are taken after a burst of a hundred times as many; the others wait',
+        ),
       overlapMs: z
         .int()
         .min(0)

@@ -12,6 +12,7 @@ import {
   type StaleBounds,
 } from '../contract/feed.ts'
 import { liveSession, sessionsAtOnce } from '../contract/live-sessions.ts'
+import { FleetError } from '../runtime/errors.ts'
 import type { Registry } from './registry/registry.ts'
 
 const batch = 500
@@ -41,8 +42,9 @@ export class Follower {
   readonly bounds: StaleBounds | undefined
   /** When it last asked for the head of the feed. */
   askedAt: Date
-  #underWay = 0
+  readonly #underWay = new Set<string>()
   readonly #asked = new Map<number, Asked>()
+  readonly #gone = new AbortController()
   #nextAsk = 1
 
   constructor(
@@ -60,6 +62,13 @@ export class Follower {
     this.#registry = registry
     this.#cursor = cursor
     this.appliedSeq = cursor.seq
+    socket.once('close', () => this.#gone.abort())
+    if (socket.destroyed) this.#gone.abort()
+  }
+
+  /** Aborts when it is not there any more. */
+  get gone(): AbortSignal {
+    return this.#gone.signal
   }
 
   /** @throws Error when it asks and asks and does not take the answers */
@@ -103,15 +112,21 @@ export class Follower {
     )
   }
 
-  /** @throws Error at once when it does not wait for what it reported before */
-  reported(id: string, take: () => Promise<void>): Promise<void> {
-    if (this.#underWay >= maxReportsUnderWay) throw new Error('too many reports at once')
-    this.#underWay++
+  /**
+   * One that comes again while it is being taken is left out.
+   *
+   * @param take resolves to whether it was
+   * @throws FleetError `too_many_requests` at once, when it does not wait for what it reported before
+   */
+  reported(id: string, take: () => Promise<boolean>): Promise<void> {
+    if (this.#underWay.has(id)) return Promise.resolve()
+    if (this.#underWay.size >= maxReportsUnderWay) {
+      throw new FleetError('too_many_requests', `more than ${maxReportsUnderWay} reports that were not noted`)
+    }
+    this.#underWay.add(id)
     return take()
-      .then(() => this.#send({ kind: 'noted', id }))
-      .finally(() => {
-        this.#underWay--
-      })
+      .then((taken) => (taken ? this.#send({ kind: 'noted', id }) : undefined))
+      .finally(() => this.#underWay.delete(id))
   }
 
   /** Sends what is new, in order; a call during a run makes the run look once more. */

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
-import { type BrokerReport, brokerReport, isReportId } from '../contract/broker-reports.ts'
+import { type BrokerReport, brokerReport, isReportId, maxReportLength } from '../contract/broker-reports.ts'
 import {
   encodeLine,
   type FromBroker,
@@ -25,6 +25,7 @@ import type { OwnPeers } from './own-peers.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
 import { type BrokerRecord, findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
+import { ReportTurns } from './report-turns.ts'
 
 /**
  * Up to when a broker that hears nothing more of us lets devices in, and goes on with sessions; null: without end. Absent of
@@ -43,6 +44,9 @@ export type Confirmation = Ends & {
 
 /** What a broker has told; it comes again until it was taken. */
 export type Reported = { broker: string; id: string; report: BrokerReport }
+
+/** `length` in UTF-16 units. */
+type Line = { message: FromBroker; length: number }
 
 const maxConnections = 100
 /** Of those that nobody has shown a certificate on yet. Beyond, the oldest goes: strangers must not take the places of brokers. */
@@ -68,6 +72,9 @@ export class FeedServer implements AsyncDisposable {
   readonly #waiting = new Set<() => void>()
   readonly #strangers = new Map<string, Socket>()
   readonly #taking = new Set<Promise<unknown>>()
+  readonly #reportsPerSecond: number
+  /** By broker, over all its connections. */
+  readonly #turns = new Map<string, ReportTurns>()
   readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
   readonly #stopWake: () => void
   address!: { host: string; port: number }
@@ -80,6 +87,7 @@ export class FeedServer implements AsyncDisposable {
     this.#log = options.log
     this.#anchors = options.anchors
     this.#onReport = options.onReport
+    this.#reportsPerSecond = options.reportsPerSecond
     this.#server = createServer({
       ...tlsOptions(options.credential, options.anchors),
       minVersion: 'TLSv1.3',
@@ -110,6 +118,7 @@ export class FeedServer implements AsyncDisposable {
     peers: Pick<OwnPeers, 'note'>
     /** Resolves when it is on disk; it is told again where it rejects. */
     onReport: (reported: Reported) => Promise<void>
+    reportsPerSecond: number
   }): Promise<FeedServer> {
     const server = new FeedServer(options)
     server.address = await listen(server.#server, options.listen)
@@ -235,32 +244,31 @@ export class FeedServer implements AsyncDisposable {
     this.#strangers.delete(peerOf(socket))
     const lines = new LineReader()
     // Lines that arrive while the hello is being answered wait here.
-    const early: FromBroker[] = []
+    const early: Line[] = []
     let greeted = false
     let follower: Follower | undefined
-    const hear = (message: FromBroker): void => {
-      if (follower) this.#hear(follower, message)
-      else if (greeted) early.push(message)
+    const hear = (line: Line): void => {
+      const { message } = line
+      if (follower) this.#hear(follower, line)
+      else if (greeted) early.push(line)
       else if (message.kind === 'hello' && message.protocol === 1) {
         greeted = true
         clearTimeout(deadline)
         void this.#welcome(id, socket, message).then((welcomed) => {
           follower = welcomed
-          for (const message of early.splice(0)) hear(message)
+          for (const line of early.splice(0)) hear(line)
         }, refuse)
       } else throw new FleetError('request_malformed', 'a hello of protocol 1 is expected')
     }
     const refuse = (error: unknown): void => {
-      this.#log.warn(
-        { event: 'feed.refused', reason: 'request_malformed', broker: id, err: error },
-        'feed connection refused',
-      )
+      const reason = isFleetError(error) ? error.code : 'request_malformed'
+      this.#log.warn({ event: 'feed.refused', reason, broker: id, err: error }, 'feed connection refused')
       socket.destroy()
     }
     socket.setEncoding('utf8')
     socket.on('data', (chunk: string) => {
       try {
-        for (const line of lines.push(chunk)) hear(JSON.parse(line) as FromBroker)
+        for (const line of lines.push(chunk)) hear({ message: JSON.parse(line) as FromBroker, length: line.length })
       } catch (error) {
         refuse(error)
       }
@@ -326,35 +334,54 @@ export class FeedServer implements AsyncDisposable {
     return follower
   }
 
-  #hear(follower: Follower, message: FromBroker): void {
+  #hear(follower: Follower, { message, length }: Line): void {
     if (message.kind === 'applied' && Number.isSafeInteger(message.seq)) {
       follower.appliedSeq = message.seq
       for (const wake of this.#waiting) wake()
     } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id, this.#clock())
     else if (message.kind === 'answer') follower.answered(message)
-    else if (message.kind === 'report' && isReportId(message.id)) this.#reported(follower, message.id, message.report)
+    else if (message.kind === 'report' && isReportId(message.id)) this.#reported(follower, message, length)
     else throw new Error('unexpected line')
   }
 
-  #reported(follower: Follower, id: string, said: unknown): void {
-    const { data: report } = brokerReport.safeParse(said)
+  #reported(follower: Follower, { id, report: said }: Extract<FromBroker, { kind: 'report' }>, length: number): void {
     const broker = follower.id
+    const isLong = length > maxReportLength
+    const report = isLong ? undefined : brokerReport.safeParse(said).data
     // One that cannot be read now never can: it is noted, so that it does not come again.
     if (report === undefined) {
+      const reason: ProblemCode = isLong ? 'body_too_large' : 'request_malformed'
       const told = this.#refusals.take(`report ${broker}`, this.#clock().getTime())
-      if (told) this.#log.warn({ event: 'report.refused', broker, id, ...told }, 'a report cannot be read')
+      if (told)
+        this.#log.warn({ event: 'report.refused', reason, broker, id, length, ...told }, 'a report is not taken')
     }
-    const take = async (): Promise<void> => {
-      if (report === undefined) return
+    const turns = this.#turnsOf(broker)
+    const take = async (): Promise<boolean> => {
+      const turn = turns.next(length, follower.gone, (waitMs) => this.#held(broker, waitMs))
+      if (turn !== true && !(await turn)) return false
+      if (report === undefined) return true
       const taking = this.#onReport({ broker, id, report })
       this.#taking.add(taking)
       await taking.finally(() => this.#taking.delete(taking))
+      return true
     }
     follower
       .reported(id, take)
       .catch((err: unknown) =>
         this.#log.warn({ event: 'report.failed', broker, id, err }, 'a report was not taken; it comes again'),
       )
+  }
+
+  #turnsOf(broker: string): ReportTurns {
+    const known = this.#turns.get(broker) ?? new ReportTurns(this.#reportsPerSecond, () => performance.now())
+    this.#turns.set(broker, known)
+    return known
+  }
+
+  #held(broker: string, waitMs: number): void {
+    const told = this.#refusals.take(`limit ${broker}`, this.#clock().getTime())
+    const fields = { event: 'report.limited', reason: 'too_many_requests', broker, waitMs, ...told }
+    if (told) this.#log.warn(fields, 'a broker reports more than it may; the rest waits')
   }
 
   /** @param askedAt missing while it follows */

@@ -164,6 +164,7 @@ export async function createEnrollService(input: {
       credential: credential(),
       anchors,
       peers,
+      reportsPerSecond: config.enroll.reportsPerSecond,
       onReport: createReportDesk({
         registry,
         alerts,

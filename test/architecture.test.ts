@@ -271,6 +271,7 @@ const unnamed: Record<string, string> = {
   'enroll/feed-server.ts feed.refused':
     'of brokers: enroll is what would be asked about it, and has the error beside it',
   'enroll/feed-server.ts report.refused': 'of brokers, likewise',
+  'enroll/feed-server.ts report.limited': 'of brokers, likewise; nothing is lost',
   'broker/trust/reports.ts report.dropped': 'of this broker itself, which has more to report than it may keep',
   'enroll/reconfiguration.ts configuration.refused': 'of the file of an operator: the line says what is wrong in it',
   'enroll/admin/routes.ts request.refused': 'of operators: the answer itself has code, sentence and request id',

@@ -3,19 +3,19 @@ import { once } from 'node:events'
 import { connect } from 'node:net'
 import { after, before, suite, test } from 'node:test'
 import { TLSSocket } from 'node:tls'
-import type { BrokerReport } from '../../contract/broker-reports.ts'
+import { type BrokerReport, maxReportLength } from '../../contract/broker-reports.ts'
 import { type Cursor, decodeBody, encodeLine, startCursor } from '../../contract/feed.ts'
 import type { LiveSession as Session } from '../../contract/live-sessions.ts'
 import { createCsr } from '../../pki/x509.ts'
 import { chainHash } from '../../runtime/chain.ts'
 import { splitAddress } from '../../runtime/config.ts'
-import { codeOf, EnrollHarness } from '../harness/fleet.ts'
+import { codeOf, EnrollHarness, testConfiguration } from '../harness/fleet.ts'
 import { type Follower, followFeed } from '../harness/follower.ts'
 
 suite('the trust feed', () => {
   let fleet: EnrollHarness
   before(async () => {
-    fleet = await EnrollHarness.start()
+    fleet = await EnrollHarness.start({ config: testConfiguration({ enroll: { reportsPerSecond: 1 } }) })
     await fleet.enrolledDevice('cam-1')
   })
   after(() => fleet[Symbol.asyncDispose]())
@@ -163,17 +163,6 @@ suite('the trust feed', () => {
     assert.equal((await fleet.admin('GET', '/incidents?deviceId=cam-stolen')).body.items.length, 2)
     assert.equal((await fleet.admin('GET', '/incidents/000000000000')).status, 404)
     assert.equal((await fleet.admin('POST', `/incidents/${items[0].id}/close`, { note: '\u0007' })).status, 400)
-  })
-
-  test('a broker that reports more than it has heard to be noted is cut off', async () => {
-    await using feed = await followFeed(fleet, startCursor)
-    await feed.see(({ kind }) => kind === 'live')
-    const report = { type: 'certificate.used' } as never
-    feed.socket.cork()
-    for (let at = 0; at < 101; at++) feed.send({ kind: 'report', id: `0000-3${at}`, report })
-    feed.socket.uncork()
-    await feed.see(() => false)
-    assert.ok(feed.socket.destroyed)
   })
 
   test('a broker that does not take its answers holds up no receipt, and cannot ask without end', async (t) => {
@@ -400,5 +389,45 @@ suite('the trust feed', () => {
       feed.socket.write(line)
       assert.equal(await feed.see(() => true), undefined)
     }
+  })
+
+  test('a report that is longer than any can be is not looked at, and does not come again', async () => {
+    await using feed = await followFeed(fleet, startCursor)
+    await feed.see(({ kind }) => kind === 'live')
+    feed.send({
+      kind: 'report',
+      id: '0000-8001',
+      report: { type: 'other', more: 'x'.repeat(maxReportLength) } as never,
+    })
+    await feed.see((message) => message.kind === 'noted' && message.id === '0000-8001')
+  })
+
+  test('a broker that has reported more than it may waits with the rest, over all its connections, and nothing is lost', async () => {
+    const at = new Date().toISOString()
+    const facts = { type: 'alert' as const, at, kind: 'stolen' as const, listener: 'mqtts', remoteAddress: '192.0.2.7' }
+    const report = { ...facts, detail: 'held back', count: 1 }
+    for (const connection of [1, 2]) {
+      await using feed = await followFeed(fleet, startCursor)
+      await feed.see(({ kind }) => kind === 'live')
+      feed.send({ kind: 'report', id: '0000-9001', report })
+      // A change that is asked for later, and a question after that, would find it noted.
+      assert.equal((await fleet.admin('POST', '/devices', { id: `held-${connection}`, profile: 'camera' })).status, 201)
+      feed.send({ kind: 'ping', id: 1 })
+      await feed.see(({ kind }) => kind === 'pong')
+      assert.ok(feed.messages.every(({ kind }) => kind !== 'noted'))
+    }
+    const { items } = (await fleet.admin('GET', '/audit?limit=1000')).body
+    assert.ok(items.every(({ details }: { details?: { detail?: string } }) => details?.detail !== 'held back'))
+  })
+
+  test('a broker that reports more than it has heard to be noted is cut off', async () => {
+    await using feed = await followFeed(fleet, startCursor)
+    await feed.see(({ kind }) => kind === 'live')
+    const report = { type: 'certificate.used' } as never
+    feed.socket.cork()
+    for (let at = 0; at < 101; at++) feed.send({ kind: 'report', id: `0000-3${at}`, report })
+    feed.socket.uncork()
+    await feed.see(() => false)
+    assert.ok(feed.socket.destroyed)
   })
 })
