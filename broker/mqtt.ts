@@ -6,7 +6,7 @@ import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { mayQuarantine } from './admission.ts'
 import { LevelSessions } from './backends/level-sessions.ts'
-import { brokerItself, type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
+import { type DeviceQuota, deviceOf, type SessionStore } from './backends/session-store.ts'
 import type { Denials } from './denials.ts'
 import type { Events } from './events.ts'
 import { FastPath } from './fast-path.ts'
@@ -78,13 +78,7 @@ export class MqttService implements AsyncDisposable {
     }
     const quota = baseQuota(config)
     const quotas = new Quotas(quota)
-    // One presence of each registered device, which is all that the broker retains itself.
-    const ownQuota: DeviceQuota = {
-      ...quota,
-      retained: Number.POSITIVE_INFINITY,
-      retainedBytes: Number.POSITIVE_INFINITY,
-    }
-    const quotaOf = (deviceId: string): DeviceQuota => (deviceId === brokerItself ? ownQuota : quotas.keptFor(deviceId))
+    const quotaOf = (deviceId: string): DeviceQuota => quotas.keptFor(deviceId)
     const store = stack.use(await LevelSessions.open({ area, clock, quotaOf }))
     const index = new RouteIndex({ seed: randomInt(2 ** 32) })
     await restore(store, index, gate)

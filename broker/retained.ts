@@ -1,7 +1,9 @@
 /** Retained messages: which there are, and who is sent them for a new subscription (MQTT 5, 3.3.1.3). */
 import { setImmediate } from 'node:timers/promises'
+import { isGatewayTopic } from '../contract/topics.ts'
 import { isFleetError } from '../runtime/errors.ts'
-import { brokerItself, type Message, type QoS, type SessionStore } from './backends/session-store.ts'
+import type { Message, QoS, SessionStore } from './backends/session-store.ts'
+import { type Entry, type Found, GatewayRetained, pageSize } from './gateway-retained.ts'
 import { parseFilter } from './wire/packet.ts'
 import type { Subscription } from './wire/route-index.ts'
 
@@ -32,14 +34,6 @@ type RetainedOptions = {
   /** Is not delivered any more, and removed when its device is purged. */
   isVoid: (message: Message) => boolean
 }
-type Entry = {
-  readonly topic: string
-  /** Milliseconds; Infinity for good */
-  readonly expiresAt: number
-  /** Grows with each message that is retained. */
-  readonly serial: number
-}
-type Found = { readonly entry: Entry; readonly message: Message }
 type Node = {
   entry: Entry | undefined
   readonly level: string
@@ -47,17 +41,17 @@ type Node = {
   readonly children: Map<string, Node>
 }
 
-const pageSize = 64
 const stepsPerTurn = 1_000
 
 /**
- * Knows every retained topic, by level, and leaves the messages to the store, which also says what a device may have. It is
- * the store's only writer of them.
+ * Knows every topic that devices have retained, by level, and leaves the messages to the store, which also says what a device
+ * may have. It is the store's only writer of them.
  */
 export class RetainedMessages {
   readonly #store: Store
   readonly #now: () => number
   readonly #isVoid: (message: Message) => boolean
+  readonly #ofGateway: GatewayRetained
   readonly #root = createNode('', undefined)
   #serial = 0
   #messages = 0
@@ -67,15 +61,17 @@ export class RetainedMessages {
     this.#store = store
     this.#now = options.now
     this.#isVoid = options.isVoid
+    this.#ofGateway = new GatewayRetained(store)
   }
 
   static async open(store: Store, options: RetainedOptions): Promise<RetainedMessages> {
     const retained = new RetainedMessages(store, options)
-    // `#` is nothing that begins with `$` [MQTT-4.7.2-1].
-    for await (const message of store.retained(['#', `${brokerItself}/#`])) retained.#place(retained.#entryOf(message))
+    // Nothing that begins with `$` [MQTT-4.7.2-1], where no device may publish.
+    for await (const message of store.retained(['#'])) retained.#place(retained.#entryOf(message))
     return retained
   }
 
+  /** Of devices. */
   get counts(): { messages: number; nodes: number } {
     return { messages: this.#messages, nodes: this.#nodes }
   }
@@ -88,6 +84,7 @@ export class RetainedMessages {
    * @returns 'full' when the publisher's device may not have that much: the topic keeps what it had
    */
   async retain(message: Message): Promise<'stored' | 'full'> {
+    if (isGatewayTopic(message.topic)) return this.#ofGateway.retain(message)
     const before = this.#find(message.topic)
     if (message.payload.length === 0) {
       if (before !== undefined) await this.#drop(before)
@@ -140,8 +137,7 @@ export class RetainedMessages {
     const parts = parseFilter(subscription.filter)
     if (parts === undefined || parts.group !== undefined) return 0 // 4.8.2: none for shared subscriptions
     let sent = 0
-    for await (const page of this.#pages(parts.filter, receiver)) {
-      const found = await this.#read(page)
+    for await (const found of this.#foundBy(parts.filter, receiver)) {
       // [MQTT-3.8.3-3] knows no exception for retained messages, though some servers make one.
       const wanted = found.filter(({ message }) => !(subscription.noLocal && message.from === subscription.clientId))
       for (const group of groupsOf(wanted, subscription)) {
@@ -153,6 +149,11 @@ export class RetainedMessages {
       }
     }
     return sent
+  }
+
+  async *#foundBy(filter: string, receiver: RetainedReceiver): AsyncGenerator<Found[]> {
+    if (isGatewayTopic(filter)) yield* this.#ofGateway.pages(filter)
+    else for await (const page of this.#pages(filter, receiver)) yield await this.#read(page)
   }
 
   async #read(page: readonly Entry[]): Promise<Found[]> {
@@ -172,9 +173,14 @@ export class RetainedMessages {
     const now = this.#now()
     return group.flatMap(({ entry, message }) => {
       const { topic, expiresAt = Number.POSITIVE_INFINITY } = message
-      if (expiresAt <= now || this.#find(topic) !== entry || !receiver.mayReceive(topic)) return []
+      if (expiresAt <= now || !this.#isCurrent(entry) || !receiver.mayReceive(topic)) return []
       return [deliveryOf(message, subscription, expiresAt - now)]
     })
+  }
+
+  #isCurrent(entry: Entry): boolean {
+    const { topic } = entry
+    return isGatewayTopic(topic) ? this.#ofGateway.isCurrent(entry) : this.#find(topic) === entry
   }
 
   /** What matches and was there at the time of the call, a page at a time. */

@@ -35,7 +35,7 @@ export const brokerMetrics = {
   fleetgate_broker_sessions: gauge('Sessions that are kept, connected or not'),
   fleetgate_broker_queued_messages: gauge('Messages that wait for a session, on disk'),
   fleetgate_broker_queued_bytes: gauge('Octets of them, and of the filters of the sessions'),
-  fleetgate_broker_retained_messages: gauge('Retained messages'),
+  fleetgate_broker_retained_messages: gauge('Retained messages of devices'),
   fleetgate_broker_feed_connected: gauge('1 while the trust feed is followed'),
   fleetgate_broker_feed_age_seconds: gauge('Age of what is known of revocations; missing before it was ever known'),
   fleetgate_broker_feed_sequence: gauge('Last event of the feed that is in force'),

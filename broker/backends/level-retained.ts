@@ -1,4 +1,4 @@
-import { topicMatches } from '../../contract/topics.ts'
+import { isGatewayTopic, topicMatches } from '../../contract/topics.ts'
 import type { Operation } from '../store.ts'
 import type { DiskReads } from './disk-reads.ts'
 import { decodeMessage, encodeMessage, keys } from './session-records.ts'
@@ -8,7 +8,10 @@ import { type DeviceQuota, deviceOf, type Message } from './session-store.ts'
 // Small, as a page holds payloads.
 const pageSize = 64
 
-/** Retained messages: sizes and owners in memory, messages on disk in the order of their topics. */
+/**
+ * Retained messages: sizes and owners in memory, messages on disk in the order of their topics. Those of the gateway itself
+ * are on disk alone: they have no quota and no end.
+ */
 export class RetainedStore {
   readonly #state: State
   readonly #disk: DiskReads
@@ -32,6 +35,11 @@ export class RetainedStore {
 
   /** @returns false when the quota of the publisher's device does not allow it */
   change(topic: string, message: Message | null, operations: Operation[]): boolean {
+    if (isGatewayTopic(topic)) {
+      const key = keys.retained(topic)
+      operations.push(message === null ? { type: 'del', key } : { type: 'put', key, value: encodeMessage(message) })
+      return true
+    }
     if (message === null) {
       if (!this.#state.retained.has(topic)) return true
       unnoteRetained(this.#state, topic)
@@ -115,7 +123,7 @@ export class RetainedStore {
         const topic = key.slice(1)
         if (!topicMatches(filter, topic) || !this.#isCurrent(topic)) continue
         // The reader may have heard meanwhile what has replaced it, and must not get the older one after that.
-        if (this.#state.retained.get(topic)!.version > version) yield* this.#named(topic)
+        if ((this.#state.retained.get(topic)?.version ?? 0) > version) yield* this.#named(topic)
         else yield decodeMessage(value)
       }
       if (page.length < pageSize) return
@@ -124,6 +132,7 @@ export class RetainedStore {
   }
 
   #isCurrent(topic: string): boolean {
+    if (isGatewayTopic(topic)) return true
     const note = this.#state.retained.get(topic)
     return note !== undefined && note.expiresAt > this.#now()
   }

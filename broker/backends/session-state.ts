@@ -1,3 +1,4 @@
+import { isGatewayTopic } from '../../contract/topics.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Area, Operation } from '../store.ts'
 import {
@@ -75,7 +76,7 @@ export type State = {
   readonly devices: Map<string, DeviceState>
   /** By epoch. */
   readonly wills: Map<number, WillNote>
-  /** By topic. */
+  /** By topic; those of the gateway itself are on disk alone. */
   readonly retained: Map<string, RetainedNote>
   /** Entries left of each message that has had several. */
   readonly references: Map<number, number>
@@ -227,6 +228,7 @@ export async function loadState(area: Area): Promise<State> {
     area,
     'r',
     (key, value) => {
+      if (isGatewayTopic(key.slice(1))) return
       const { from, expiresAt = Number.POSITIVE_INFINITY } = decodeMessage(value)
       noteRetained(state, key.slice(1), {
         device: deviceIn(state, deviceOf(from)),

@@ -197,7 +197,10 @@ export interface SessionStore extends AsyncDisposable {
 
   /** @param message in place of the one retained for `topic`; null for none */
   retain(topic: string, message: Message | null): Promise<'stored' | 'full'>
-  /** Retained messages that match any of the filters, each once. May take as long as its reader wants. */
+  /**
+   * Retained messages that match any of the filters, each once. May take as long as its reader wants, and never gives what was
+   * replaced meanwhile; but for topics of the gateway itself, of which it does not know.
+   */
   retained(filters: readonly string[]): AsyncIterable<Message>
 
   /** Topics of what a device has retained. */

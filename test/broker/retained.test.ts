@@ -297,6 +297,49 @@ test('a topic that is retained while others are being sent is not sent with them
   assert.deepEqual(receiver.sizes, [64, 64, 64, 8])
 })
 
+const presenceOf = (id: string, text = id): Message =>
+  message(`$fleetgate/devices/${id}/presence`, { from: '$fleetgate', payload: Buffer.from(text) })
+const presenceFilter = '$fleetgate/devices/+/presence'
+
+test('what the gateway retains is found by who asks below its places, and by nobody else', async () => {
+  const { retained, store } = await open()
+  for (const id of ['cam-1', 'cam-2']) await retained.retain(presenceOf(id))
+  await retained.retain(message('a'))
+  const both = ['cam-1', 'cam-2'].map((id) => presenceOf(id).topic)
+  for (const again of [retained, (await open(store)).retained]) {
+    assert.deepEqual((await read(again, presenceFilter)).topics, both)
+    assert.deepEqual((await read(again, '$fleetgate/devices/#')).topics, both)
+    assert.deepEqual((await read(again, presenceOf('cam-2').topic)).topics, [presenceOf('cam-2').topic])
+    assert.deepEqual((await read(again, '#')).topics, ['a'])
+    assert.deepEqual(again.counts, { messages: 1, nodes: 1 })
+  }
+  await retained.retain(presenceOf('cam-1', ''))
+  assert.deepEqual((await read(retained, presenceFilter)).topics, [presenceOf('cam-2').topic])
+})
+
+test('of what the gateway retains, what changes while it is being sent is not sent with it, unless the store fails', async () => {
+  const { retained, store } = await open()
+  for (const id of ['a', 'b', 'c', 'd']) await retained.retain(presenceOf(id))
+  await retained.retain(presenceOf('a', 'newer, before anybody asks'))
+  const receiver = new Receiver()
+  let asked = 0
+  receiver.free = async () => {
+    if (++asked > 1) return true
+    await retained.retain(presenceOf('b', 'newer, routed to the subscriber as it was published'))
+    store.answer = () => Promise.reject(new Error('no disk'))
+    await assert.rejects(retained.retain(presenceOf('b', 'never routed')), /no disk/)
+    await assert.rejects(retained.retain(presenceOf('c', 'never routed')), /no disk/)
+    store.answer = () => 'stored'
+    return true
+  }
+  await retained.deliver(subscription(presenceFilter), true, receiver)
+  assert.deepEqual(
+    receiver.got.map(({ message: { payload } }) => payload.toString()),
+    ['newer, before anybody asks', 'c', 'd'],
+  )
+  assert.equal((await read(retained, presenceFilter)).got.length, 4)
+})
+
 test('what was retained is there, and counts, after a restart', async () => {
   const { retained, store } = await open()
   for (const topic of ['a/b', 'a', 'c']) await retained.retain(message(topic))

@@ -859,6 +859,25 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
     }
   })
 
+  check('what the gateway retains has no quota, and is found over restarts, by name and by wildcard', async (place) => {
+    place.quota = { ...roomy, retained: 0 }
+    const topicOf = (id: string): string => `$fleetgate/devices/${id}/presence`
+    {
+      await using store = await place.open()
+      const topics = ['a', 'b', 'c'].map(topicOf)
+      for (const topic of topics) {
+        assert.equal(await store.retain(topic, messageOf(topic, { topic, retain: true, from: '$fleetgate' })), 'stored')
+      }
+      await store.retain(topicOf('b'), null)
+      await store.retain(topicOf('unknown'), null)
+    }
+    await using store = await place.open()
+    const [a, c] = ['a', 'c'].map((id) => `${topicOf(id)}=${topicOf(id)}`)
+    assert.deepEqual(await retained(store, topicOf('+'), topicOf('a')), [a, c])
+    assert.deepEqual(await retained(store, topicOf('c')), [c])
+    assert.deepEqual(await retained(store, topicOf('b'), '#'), [])
+  })
+
   check('a reader that takes its time gets what is retained by then, never what has been replaced', async (place) => {
     await using store = await place.open()
     for (let n = 0; n < 80; n++)
