@@ -16,27 +16,29 @@ const ownerAt = 9
 const rowWords = 10
 const ownerBits = 28
 const isIssued = 15
-const segmentBits = 10
+const directoryBits = 10
+const splitRows = 1_024
 const sliceWords = 16_384
 const lastSecond = 0xffff_ffff
 
 /**
  * Every certificate by the whole of its fingerprint, in octets: a million take some 45 MiB, where objects would take eight times
- * that. A thousand small tables grow one at a time, so that no growth is long enough to be noticed. The first bits of
- * a fingerprint choose the table and the next word the place, being as random as any hash of them would be.
+ * that. Small tables grow one at a time, and one that is full becomes two, so that no growth is long enough to be noticed. The
+ * first bits of a fingerprint choose the table and the next word the place, being as random as any hash of them would be.
  */
 export class CertificateTable {
-  readonly #segments = Array.from({ length: 1 << segmentBits }, () => new Segment())
+  /** By the first bits; neighbours are the same one until it is split. */
+  readonly #segments = new Array<Segment>(1 << directoryBits).fill(new Segment(0))
   readonly #row = new Uint32Array(rowWords)
   readonly #octets = Buffer.from(this.#row.buffer)
 
   get size(): number {
-    return this.#segments.reduce((sum, { count }) => sum + count, 0)
+    return this.#each().reduce((sum, { count }) => sum + count, 0)
   }
 
   /** Of the rows and the places that point to them. */
   get bytes(): number {
-    return this.#segments.reduce((sum, { bytes }) => sum + bytes, 0)
+    return this.#each().reduce((sum, { bytes }) => sum + bytes, 0)
   }
 
   /** @param fingerprint 64 hex digits; another text is that of no certificate */
@@ -62,7 +64,7 @@ export class CertificateTable {
     this.#row[notAfterAt] = Math.min(notAfter || known, lastSecond)
     this.#row[ownerAt] =
       owner + (reason === undefined ? isIssued : Math.max(0, revocationReasonNames.indexOf(reason))) * 2 ** ownerBits
-    segment.put(this.#row, 0, before)
+    this.#put(this.#row, 0, this.#octets)
   }
 
   /** The rows of these certificates, for `putRows` on a machine of this octet order; one that is not known is left out. */
@@ -84,9 +86,8 @@ export class CertificateTable {
       const number = segmentAt(aligned, at * 4)
       let end = at
       while (end < rows.length && segmentAt(aligned, end * 4) === number) end += rowWords
-      const segment = this.#segments[number]!
-      segment.reserve((end - at) / rowWords)
-      for (; at < end; at += rowWords) segment.put(rows, at, segment.find(rows, at))
+      this.#segments[number]!.reserve((end - at) / rowWords)
+      for (; at < end; at += rowWords) this.#put(rows, at, aligned)
     }
   }
 
@@ -94,7 +95,7 @@ export class CertificateTable {
   *slices(): Generator<Buffer> {
     let parts: Uint32Array[] = []
     let words = 0
-    for (const { rows, count } of this.#segments) {
+    for (const { rows, count } of this.#each()) {
       parts.push(rows.slice(0, count * rowWords))
       words += count * rowWords
       if (words < sliceWords) continue
@@ -112,7 +113,28 @@ export class CertificateTable {
    * @yields between short pieces of work, how many were forgotten
    */
   *dropExpired(cutoff: number): Generator<number> {
-    for (const segment of this.#segments) yield segment.dropExpired(cutoff)
+    for (const segment of this.#each()) yield segment.dropExpired(cutoff)
+  }
+
+  /** Each once. What is split meanwhile was there, or comes as what it has become. */
+  *#each(): Generator<Segment> {
+    for (let at = 0; at < this.#segments.length; ) {
+      const segment = this.#segments[at]!
+      at += 1 << (directoryBits - segment.depth)
+      yield segment
+    }
+  }
+
+  /** @param octets those of `rows` */
+  #put(rows: Uint32Array, at: number, octets: Buffer): void {
+    const number = segmentAt(octets, at * 4)
+    const segment = this.#segments[number]!
+    segment.put(rows, at, segment.find(rows, at))
+    if (segment.count <= splitRows || segment.depth === directoryBits) return
+    const length = 1 << (directoryBits - segment.depth)
+    const first = number - (number % length)
+    const [low, high] = segment.split()
+    this.#segments.fill(low, first, first + length / 2).fill(high, first + length / 2, first + length)
   }
 
   /** Leaves the fingerprint in `#row`. */
@@ -122,16 +144,23 @@ export class CertificateTable {
   }
 }
 
-const segmentAt = (octets: Buffer, at: number): number => ((octets[at]! << 8) | octets[at + 1]!) >>> (16 - segmentBits)
+const segmentAt = (octets: Buffer, at: number): number =>
+  ((octets[at]! << 8) | octets[at + 1]!) >>> (16 - directoryBits)
 
 const octetsOf = (parts: readonly Uint32Array[]): Buffer =>
   Buffer.concat(parts.map(({ buffer, byteOffset, byteLength }) => Buffer.from(buffer, byteOffset, byteLength)))
 
 /** Rows in the order of their coming, and open addressing over places that hold the number of a row, from 1. */
 class Segment {
+  /** How many of their first bits its rows have in common. */
+  readonly depth: number
   rows = new Uint32Array(0)
   count = 0
   #places: Uint16Array | Uint32Array = new Uint16Array(0)
+
+  constructor(depth: number) {
+    this.depth = depth
+  }
 
   get bytes(): number {
     return this.rows.byteLength + this.#places.byteLength
@@ -157,6 +186,19 @@ class Segment {
     const start = known < 0 ? this.count++ * rowWords : known
     for (let word = 0; word < rowWords; word++) this.rows[start + word] = row[at + word]!
     if (known < 0) this.#point(this.count)
+  }
+
+  /** @returns those whose next bit is 0, and the others; it is not to be used any more */
+  split(): [Segment, Segment] {
+    const halves: [Segment, Segment] = [new Segment(this.depth + 1), new Segment(this.depth + 1)]
+    const octets = Buffer.from(this.rows.buffer)
+    for (const half of halves) half.reserve(this.count / 2)
+    for (let row = 0; row < this.count; row++) {
+      const at = row * rowWords
+      const bit = (segmentAt(octets, at * 4) >>> (directoryBits - 1 - this.depth)) & 1
+      halves[bit]!.put(this.rows, at, -1)
+    }
+    return halves
   }
 
   dropExpired(cutoff: number): number {

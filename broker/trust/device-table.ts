@@ -1,6 +1,7 @@
 import type { DeviceAttributes } from '../../contract/device-attributes.ts'
 import type { DeviceStatus, Purge } from '../../contract/feed.ts'
 
+/** Not to be changed: devices may share it. */
 export type DeviceState = {
   profile: string
   groups: string[]
@@ -15,11 +16,18 @@ export type DeviceState = {
 /** As stored. The state is missing where only a certificate was heard of. */
 export type DeviceEntry = [number: number, id: string, state?: DeviceState]
 
-/** Devices by id, each with a number that certificates name it by. Numbers go up from 0 and are never given again. */
+/** What is said of so many devices. */
+type Shared = { state: DeviceState; devices: number }
+
+/**
+ * Devices by id, each with a number that certificates name it by. Numbers go up from 0 and are never given again. What
+ * is said of many alike is kept once.
+ */
 export class DeviceTable {
   readonly #numbers = new Map<string, number>()
   readonly #ids: string[] = []
   readonly #states: (DeviceState | undefined)[] = []
+  readonly #shared = new Map<string, Shared>()
 
   find(id: string): DeviceState | undefined {
     const number = this.#numbers.get(id)
@@ -53,13 +61,13 @@ export class DeviceTable {
   }
 
   set(id: string, state: DeviceState): void {
-    this.#states[this.numberOf(id)] = state
+    this.#setState(this.numberOf(id), state)
   }
 
   put([number, id, state]: DeviceEntry): void {
     this.#numbers.set(id, number)
     this.#ids[number] = id
-    if (state !== undefined) this.#states[number] = state
+    if (state !== undefined) this.#setState(number, state)
   }
 
   entriesOf(ids: Iterable<string>): DeviceEntry[] {
@@ -74,8 +82,25 @@ export class DeviceTable {
     }
   }
 
+  #setState(number: number, { profile, groups, status, ...own }: DeviceState): void {
+    const before = this.#states[number]
+    const common = { profile, groups, status }
+    const shared = this.#shared.get(sharedKey(common)) ?? { state: common, devices: 0 }
+    shared.devices++
+    this.#shared.set(sharedKey(common), shared)
+    this.#states[number] = Object.keys(own).length === 0 ? shared.state : { ...shared.state, ...own }
+    if (before !== undefined) this.#leave(sharedKey(before))
+  }
+
+  #leave(key: string): void {
+    const shared = this.#shared.get(key)!
+    if (--shared.devices === 0) this.#shared.delete(key)
+  }
+
   #entry(number: number): DeviceEntry {
     const state = this.#states[number]
     return state === undefined ? [number, this.idOf(number)] : [number, this.idOf(number), state]
   }
 }
+
+const sharedKey = ({ profile, groups, status }: DeviceState): string => [profile, status, ...groups].join(' ')

@@ -73,3 +73,27 @@ test('a reason that RFC 5280 does not have is unspecified, and an end beyond 210
   table.set(fingerprintOf(1), row({ reason: 'whim', notAfter: 2 ** 40 }))
   assert.deepEqual(table.find(fingerprintOf(1)), row({ reason: 'unspecified', notAfter: 2 ** 32 - 1 }))
 })
+
+test('however many there are, and whatever comes while they are copied out, each is found, in the copies too', () => {
+  const fingerprints = Array.from({ length: 6_000 }, (_, n) => fingerprintOf(n))
+  const [early, late] = [fingerprints.slice(0, 4_000), fingerprints.slice(4_000)]
+  const table = new CertificateTable()
+  for (const [n, fingerprint] of early.entries()) table.set(fingerprint, row({ owner: n, notAfter: n }))
+  const copy = new CertificateTable()
+  const coming = late.entries()
+  for (const slice of table.slices()) {
+    copy.putRows(slice)
+    for (const [n, fingerprint] of coming.take(500)) table.set(fingerprint, row({ owner: 4_000 + n }))
+  }
+  for (const [n, fingerprint] of coming) table.set(fingerprint, row({ owner: 4_000 + n }))
+  for (const [n, fingerprint] of early.entries()) assert.equal(copy.find(fingerprint)?.owner, n)
+  copy.putRows(table.rowsOf(fingerprints))
+  for (const one of [table, copy]) {
+    assert.equal(one.size, fingerprints.length)
+    for (const [n, fingerprint] of fingerprints.entries()) assert.equal(one.find(fingerprint)?.owner, n)
+  }
+  assert.equal(
+    copy.dropExpired(3_000).reduce((sum, some) => sum + some, 0),
+    2_999 + 2_000,
+  )
+})
