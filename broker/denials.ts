@@ -120,7 +120,7 @@ export class Denials implements AsyncDisposable {
     const { deviceId, remoteAddress, clientId } = refused
     const owner = deviceId ?? networkOf(remoteAddress ?? 'unknown')
     const kind = `${stage} ${cause}`
-    const key = `${kind} ${owner} ${clientId ?? ''} ${asked?.topic ?? refused.listener ?? ''}`
+    const key = [kind, clientId, asked?.topic ?? refused.listener].join(' ')
     const now = this.#options.clock().getTime()
     const ring = deviceId === undefined ? this.#strangers : this.#devices
     const { entry, isRepeat, dropped } = ring.note({ key, kind, owner, now }, (id, isRest) =>

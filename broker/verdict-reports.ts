@@ -30,7 +30,9 @@ export class VerdictReports {
     const { report, clock } = this.#options
     const now = clock()
     const { fingerprint, serial } = certificate
-    const turn = this.#turns.take(`${fingerprint} ${listener} ${cause} ${action}`, now.getTime())
+    // Joined, since a text that was added up keeps its parts: there is one for each certificate that was ever refused.
+    const key = [fingerprint, listener, cause, action].join(' ')
+    const turn = this.#turns.take(key, now.getTime())
     if (turn === undefined) return
     report({
       type: 'verdict',

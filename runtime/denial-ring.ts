@@ -1,4 +1,7 @@
-/** Something that was refused, as it is first noted. `owner` is the device, or the address of who has no name. */
+/**
+ * Something that was refused, as it is first noted. `owner` is the device, or the address of who has no name; `key` tells apart
+ * what it was refused, and is best one that was joined: one that was added up keeps its parts.
+ */
 export type Noted = { key: string; kind: string; owner: string; now: number }
 export type Entry<T> = { readonly id: string; readonly key: string; readonly owner: string; lastAt: number; value: T }
 
@@ -14,10 +17,10 @@ const freshMs = 60_000
 export class DenialRing<T> {
   readonly #options: RingOptions
   readonly #byId = new Map<string, Entry<T>>()
-  readonly #byKey = new Map<string, Entry<T>>()
   /** Behind all others already. */
   #latest: Entry<T> | undefined
-  readonly #byOwner = new Map<string, Set<Entry<T>>>()
+  /** The oldest first. They are few, and are looked through for a key. */
+  readonly #byOwner = new Map<string, Entry<T>[]>()
 
   constructor(options: RingOptions) {
     this.#options = options
@@ -35,14 +38,14 @@ export class DenialRing<T> {
     { key, kind, owner, now }: Noted,
     create: (id: string, isRest: boolean) => T,
   ): { entry: Entry<T>; isRepeat: boolean; dropped: Entry<T>[] } {
-    const known = this.#byKey.get(key) ?? this.#restOf(kind, owner, now)
+    const isRest = this.#isCrowded(owner, now)
+    const known = this.#find(owner, key) ?? (isRest ? this.#find(owner, restKey(kind)) : undefined)
     if (known !== undefined) {
       this.touch(known, now)
       return { entry: known, isRepeat: true, dropped: [] }
     }
-    const isRest = this.#isCrowded(owner, now)
     const id = this.#options.newId()
-    const entry = { id, key: isRest ? restKey(kind, owner) : key, owner, lastAt: now, value: create(id, isRest) }
+    const entry = { id, key: isRest ? restKey(kind) : key, owner, lastAt: now, value: create(id, isRest) }
     return { entry, isRepeat: false, dropped: this.restore(entry) }
   }
 
@@ -55,8 +58,8 @@ export class DenialRing<T> {
     this.#byId.delete(known.id)
     this.#byId.set(known.id, known)
     const own = this.#byOwner.get(known.owner)!
-    own.delete(known)
-    own.add(known)
+    own.splice(own.indexOf(known), 1)
+    own.push(known)
   }
 
   /** Puts back what an earlier process had kept; the oldest first. @returns what had to go for it */
@@ -64,11 +67,11 @@ export class DenialRing<T> {
     const { max, maxPerOwner } = this.#options
     this.#latest = entry
     this.#byId.set(entry.id, entry)
-    this.#byKey.set(entry.key, entry)
-    const own = this.#byOwner.get(entry.owner) ?? new Set()
-    this.#byOwner.set(entry.owner, own.add(entry))
+    // Of the very length: one that grows makes room for many more than most owners have.
+    const own = [...(this.#byOwner.get(entry.owner) ?? []), entry]
+    this.#byOwner.set(entry.owner, own)
     const dropped: Entry<T>[] = []
-    if (own.size > maxPerOwner && !entry.key.startsWith(restMark)) dropped.push(this.#drop(own.values().next().value!))
+    if (own.length > maxPerOwner && !entry.key.startsWith(restMark)) dropped.push(this.#drop(own[0]!))
     if (this.#byId.size > max) dropped.push(this.#drop(this.#byId.values().next().value!))
     return dropped
   }
@@ -86,25 +89,23 @@ export class DenialRing<T> {
     return this.#byId.values()
   }
 
-  #isCrowded(owner: string, now: number): boolean {
-    const own = this.#byOwner.get(owner)
-    if (own === undefined || own.size < this.#options.maxPerOwner) return false
-    return now - own.values().next().value!.lastAt < freshMs
+  #find(owner: string, key: string): Entry<T> | undefined {
+    return this.#byOwner.get(owner)?.find((entry) => entry.key === key)
   }
 
-  #restOf(kind: string, owner: string, now: number): Entry<T> | undefined {
-    return this.#isCrowded(owner, now) ? this.#byKey.get(restKey(kind, owner)) : undefined
+  #isCrowded(owner: string, now: number): boolean {
+    const own = this.#byOwner.get(owner)
+    return own !== undefined && own.length >= this.#options.maxPerOwner && now - own[0]!.lastAt < freshMs
   }
 
   #drop(entry: Entry<T>): Entry<T> {
     this.#byId.delete(entry.id)
-    this.#byKey.delete(entry.key)
-    const own = this.#byOwner.get(entry.owner)
-    own?.delete(entry)
-    if (own?.size === 0) this.#byOwner.delete(entry.owner)
+    const own = this.#byOwner.get(entry.owner)!
+    if (own.length === 1) this.#byOwner.delete(entry.owner)
+    else own.splice(own.indexOf(entry), 1)
     return entry
   }
 }
 
 const restMark = '* '
-const restKey = (kind: string, owner: string): string => `${restMark}${kind} ${owner}`
+const restKey = (kind: string): string => `${restMark}${kind}`

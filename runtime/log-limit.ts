@@ -13,13 +13,19 @@ export class LogLimit {
     this.#maxKeys = options.maxKeys ?? 10_000
   }
 
+  /** Keys that are remembered. */
+  get size(): number {
+    return this.#entries.size
+  }
+
   /** @returns undefined when the line is to be left out, else how many were since the last one */
   take(key: string, now: number): { suppressed: number } | undefined {
     let entry = this.#entries.get(key)
     // A clock that was set back must not leave out what happens until it has caught up.
-    if (entry === undefined || now - entry.lastAt > this.#everyMs * 6 || now < entry.since) {
+    if (entry === undefined || this.#isQuiet(entry, now) || now < entry.since) {
       const suppressed = entry?.suppressed ?? 0
       this.#entries.delete(key)
+      this.#forgetQuiet(now)
       if (this.#entries.size >= this.#maxKeys) this.#entries.delete(this.#entries.keys().next().value!)
       entry = { since: now, lastAt: now, told: 0, suppressed }
       this.#entries.set(key, entry)
@@ -34,5 +40,17 @@ export class LogLimit {
     entry.since = now
     entry.suppressed = 0
     return { suppressed }
+  }
+
+  /** Without a key they would be told as they are with it. */
+  #forgetQuiet(now: number): void {
+    for (const [key, entry] of this.#entries) {
+      if (entry.suppressed > 0 || !this.#isQuiet(entry, now)) return
+      this.#entries.delete(key)
+    }
+  }
+
+  #isQuiet({ lastAt }: Entry, now: number): boolean {
+    return now - lastAt > this.#everyMs * 6
   }
 }

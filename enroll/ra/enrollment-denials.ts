@@ -57,7 +57,7 @@ export class EnrollmentDenials {
     this.refusals.add(1, cause)
     const at = now.toISOString()
     const owner = deviceId ?? networkOf(remoteAddress)
-    const noted = { key: `${cause} ${owner} ${path.slice(0, maxText)}`, kind: cause, owner, now: now.getTime() }
+    const noted = { key: [cause, path.slice(0, maxText)].join(' '), kind: cause, owner, now: now.getTime() }
     const ring = path === '' ? this.#unasked : this.#ring
     const { entry, isRepeat, dropped } = ring.note(noted, (id, isRest) => {
       const view: Denial = {

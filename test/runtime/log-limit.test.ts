@@ -33,3 +33,13 @@ test('more keys than may be remembered forget the oldest', () => {
   assert.deepEqual(limit.take('a', 1), { suppressed: 0 })
   assert.equal(limit.take('c', 1), undefined)
 })
+
+test('keys that have been quiet, and have nothing left to tell, are not remembered', () => {
+  const limit = new LogLimit({ burst: 1, everyMs: 1_000 })
+  for (const key of ['quiet', 'quiet too', 'later']) limit.take(key, key === 'later' ? 5_000 : 0)
+  limit.take('new', 7_000)
+  assert.equal(limit.size, 2)
+  limit.take('later', 5_500)
+  limit.take('newer', 20_000)
+  assert.equal(limit.size, 3, 'one has something to tell')
+})
