@@ -4,11 +4,9 @@ import {
   type AllowDevices,
   type ApprovalView,
   type ApproveRequest,
-  type AuditPage,
   allowanceView,
   allowReceipt,
   approvalView,
-  auditPage,
   type CertificateReceipt,
   type CertificateView,
   type ChangeDevice,
@@ -38,6 +36,15 @@ import {
   theftReceipt,
   tokenView,
 } from '../contract/admin-api.ts'
+import {
+  type AuditPage,
+  type AuditQuery,
+  type AuditSeal,
+  auditPage,
+  auditSeal,
+  type ChainPage,
+  chainPage,
+} from '../contract/audit-api.ts'
 import { type BulkReceipt, bulkReceipt, type ChangeDevices } from '../contract/bulk-api.ts'
 import { type CredentialReceipt, credentialReceipt, type RevokeCredential } from '../contract/credential-api.ts'
 import { type Denial, denialView } from '../contract/denials.ts'
@@ -264,8 +271,16 @@ export class AdminClient implements Disposable {
     return this.#call(kickReceipt, { method: 'POST', path: '/v1/sessions/kick', body })
   }
 
-  listAudit(query: { after?: number; limit: number; waitMs?: number }, signal?: AbortSignal): Promise<AuditPage> {
+  listAudit(query: AuditQuery, signal?: AbortSignal): Promise<AuditPage> {
     return this.#call(auditPage, { method: 'GET', path: '/v1/audit', query, waitMs: query.waitMs ?? 0, signal })
+  }
+
+  sealAudit(query: { since?: string; until?: string }): Promise<AuditSeal> {
+    return this.#call(auditSeal, { method: 'GET', path: '/v1/audit/seal', query })
+  }
+
+  readAuditChain(after: number): Promise<ChainPage> {
+    return this.#call(chainPage, { method: 'GET', path: '/v1/audit/chain', query: { after } })
   }
 
   listOperators(): Promise<OperatorView[]> {

@@ -41,7 +41,7 @@
  * | GET  /v1/denials/:id         |                         | denialView                 |
  * | GET  /v1/sessions             | see session-api.ts      | sessionPage                |
  * | POST /v1/sessions/kick        | kickSession             | kickReceipt                |
- * | GET  /v1/audit                | listAudit               | auditPage                  |
+ * | GET  /v1/audit/…              | see audit-api.ts        |                            |
  * | /v1/operators, …/:name        | see operator-api.ts     | operatorView               |
  * | /v1/api-tokens, …/:name       | see operator-api.ts     | apiTokenView               |
  *
@@ -164,18 +164,6 @@ export const listCertificates = z.strictObject({
   after: z.string().optional(),
   limit,
 })
-export const listAudit = z.strictObject({
-  after: z.coerce.number().int().min(0).optional().describe('Entries with a higher number; without it, the last ones'),
-  limit,
-  waitMs: z.coerce
-    .number()
-    .int()
-    .min(0)
-    .max(30_000)
-    .default(0)
-    .describe('Waits this long for an entry when there is none'),
-})
-
 export const listDenials = z.strictObject({
   deviceId: deviceId.optional(),
   limit: z.coerce.number().int().min(1).max(200).default(50),
@@ -240,7 +228,7 @@ export const approvalView = z.object({
 export const certificateView = z.object({
   serial: z.string().describe('Of a foreign certificate its name here, from its fingerprint'),
   kind: z
-    .enum(['device', 'foreign', 'server', 'broker', 'operator', 'responder'])
+    .enum(['device', 'foreign', 'server', 'broker', 'operator', 'responder', 'auditor'])
     .describe('foreign: of another CA, registered'),
   deviceId: z.string().optional(),
   profile: z.string(),
@@ -357,20 +345,6 @@ export const holdReceipt = z.object({
   ...inForce,
 })
 export const policyView = z.object({ version: z.number(), at: z.string(), by: z.string(), document: policyDocument })
-export const auditView = z.looseObject({
-  seq: z.number(),
-  at: z.string(),
-  action: z.string(),
-  actor: z.string(),
-  subject: z.string(),
-  outcome: z.string(),
-  reason: z.string().optional(),
-  requestId: z.string(),
-})
-export const auditPage = z.object({
-  items: z.array(auditView),
-  next: z.number().describe('Pass as `after` for what follows'),
-})
 export const denialPage = z.object({
   items: z.array(denialView),
   unheard: z.array(z.string()).describe('Brokers that did not answer: what they refused is not among the items'),
@@ -421,8 +395,6 @@ export type CertificateReceipt = z.output<typeof certificateReceipt>
 export type TheftReceipt = z.output<typeof theftReceipt>
 export type HoldReceipt = z.output<typeof holdReceipt>
 export type PolicyView = z.output<typeof policyView>
-export type AuditView = z.output<typeof auditView>
-export type AuditPage = z.output<typeof auditPage>
 export type DenialPage = z.output<typeof denialPage>
 export type ConfigurationView = z.output<typeof configurationView>
 export type StatusView = z.output<typeof statusView>

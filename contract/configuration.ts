@@ -197,6 +197,21 @@ const status = z.strictObject({
   maxConnections: z.int().min(1).default(1_000).describe('Open connections, all peers together'),
 })
 export type StatusSettings = z.output<typeof status> & { url: string }
+const audit = z.strictObject({
+  checkpointEntries: z
+    .int()
+    .min(1)
+    .max(1_000_000)
+    .default(1_000)
+    .describe('After so many entries the audit log is signed as it stands: what is before cannot be changed unseen'),
+  checkpointEveryMs: z
+    .int()
+    .min(1_000)
+    .max(7 * 24 * hour)
+    .default(hour)
+    .describe('And after so long, if there are new ones; and when the service stops'),
+})
+export type AuditSettings = z.output<typeof audit>
 const stale = z.strictObject({
   afterMs: z
     .int()
@@ -300,6 +315,7 @@ const fields = z.strictObject({
         .default(300_000)
         .describe('How long the certificates before it stay good once a renewed one is used; until then they are good'),
       status: status.prefault({}),
+      audit: audit.prefault({}),
     })
     .prefault({}),
   broker: z

@@ -36,6 +36,7 @@ export const ownProblems = [
   'gateway_untrusted',
   'renewal_due',
   'interrupted',
+  'audit_broken',
   'config_invalid',
   'policy_invalid',
   'port_in_use',

@@ -115,6 +115,8 @@ export const problems = {
   renewal_due: { status: 403, title: 'The certificate is due for renewal' },
   interrupted: { status: 500, title: 'The command was interrupted before its end' },
 
+  audit_broken: { status: 409, title: 'The audit log is not as it was written' },
+
   // set-up
   config_invalid: { status: 400, title: 'The configuration is not valid' },
   policy_invalid: { status: 400, title: 'The policy is not valid' },

@@ -170,6 +170,8 @@ export const advice: Record<ProblemCode, string> = {
   denial_unknown:
     'Only the last ones are kept, 32 of a device. The log line has the id too, with the cause; see those that are there with `npx fleetgate denial ls`.',
 
+  audit_broken:
+    'The sentence says which entry or checkpoint. Keep the file and the data folder as they are, and compare with an earlier export: `npx fleetgate audit verify FILE --continues EARLIER`.',
   data_damaged:
     'The sentence names the file. Restore the data folder as a whole from a backup; never mix files of two.',
   key_permissions: 'Run the `chmod` in the sentence, and consider whether somebody has read the key.',

@@ -5,7 +5,6 @@ import { z } from 'zod'
 import {
   allowanceView,
   approvalView,
-  auditView,
   certificateReceipt,
   certificateView,
   deviceView,
@@ -16,6 +15,7 @@ import {
   theftReceipt,
   tokenView,
 } from '../contract/admin-api.ts'
+import { auditView } from '../contract/audit-api.ts'
 import { bulkReceipt } from '../contract/bulk-api.ts'
 import { configuration } from '../contract/configuration.ts'
 import { credentialReceipt } from '../contract/credential-api.ts'

@@ -17,6 +17,7 @@ import { parseYaml } from '../runtime/yaml.ts'
 import { createAdmin } from './admin/routes.ts'
 import { Alerts } from './alerts.ts'
 import { CertificateAuthority } from './ca/certificate-authority.ts'
+import { Checkpoints } from './ca/checkpoints.ts'
 import { keepCredentials } from './ca/credentials.ts'
 import { noticeExpiring } from './ca/expiry.ts'
 import { openHierarchy } from './ca/hierarchy.ts'
@@ -107,6 +108,17 @@ export async function createEnrollService(input: {
     return changed
   }
   await keep()
+  const checkpoints = opened.use(
+    await Checkpoints.open({
+      registry,
+      folder: join(dataDir, 'services', 'audit'),
+      passphrase,
+      authorities: [hierarchy.issuing.certificate],
+      settings: config.enroll.audit,
+      clock,
+      log,
+    }),
+  )
   await firstPolicy(registry, join(dataDir, 'policy.yaml'), clock())
 
   const profiles = new Profiles(config)
@@ -185,9 +197,11 @@ export async function createEnrollService(input: {
         peers,
         lists: status?.lists,
         denials,
+        checkpoints,
         clock,
         log,
         rootFingerprint: hierarchy.root.fingerprint,
+        anchors,
         issuing: hierarchy.issuing,
         startedAt: clock(),
         configuration: () => reconfiguration.view,

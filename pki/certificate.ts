@@ -54,7 +54,7 @@ export type CertificateFacts = {
   subjectAltNameDer: Buffer | undefined
   /** empty when the extension is absent, which means any use */
   keyUsage: KeyUsage[]
-  /** `clientAuth`, `serverAuth`, `cmcRA`, `OCSPSigning` or a dotted OID; empty when the extension is absent, which means any use */
+  /** `clientAuth`, `serverAuth`, `cmcRA`, `OCSPSigning`, `documentSigning` or a dotted OID; empty when the extension is absent, which means any use */
   extendedKeyUsage: string[]
   isCa: boolean
   /** hex */
@@ -127,7 +127,7 @@ function fingerprintOf(der: Uint8Array): Fingerprint {
   return text
 }
 
-const purposes = ['clientAuth', 'serverAuth', 'cmcRA', 'OCSPSigning'] as const
+const purposes = ['clientAuth', 'serverAuth', 'cmcRA', 'OCSPSigning', 'documentSigning'] as const
 const purposeName = (dotted: string): string => purposes.find((purpose) => oids[purpose] === dotted) ?? dotted
 
 export type PrepareInput = {

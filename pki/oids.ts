@@ -17,6 +17,7 @@ export const oids = {
   clientAuth: '1.3.6.1.5.5.7.3.2',
   cmcRA: '1.3.6.1.5.5.7.3.28', // RFC 6402 2.10
   OCSPSigning: '1.3.6.1.5.5.7.3.9', // RFC 6960 4.2.2.2
+  documentSigning: '1.3.6.1.5.5.7.3.36', // RFC 9336 3.1
   cRLDistributionPoints: '2.5.29.31',
   authorityInfoAccess: '1.3.6.1.5.5.7.1.1',
   accessOcsp: '1.3.6.1.5.5.7.48.1',

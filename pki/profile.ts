@@ -8,7 +8,7 @@ export type CertificateProfile = {
   validityMs: number
   /** O of the subject; the subject has none when this is absent */
   organization?: string
-  extendedKeyUsage: ('clientAuth' | 'serverAuth' | 'cmcRA' | 'OCSPSigning')[]
+  extendedKeyUsage: ('clientAuth' | 'serverAuth' | 'cmcRA' | 'OCSPSigning' | 'documentSigning')[]
   /** lets others encrypt keys for this one: keyAgreement for EC, keyEncipherment for RSA (RFC 5280 4.2.1.3) */
   receivesKeys?: boolean
   /** makes a CA certificate; `pathLength` is the number of CAs that may follow below (RFC 5280 4.2.1.9) */
@@ -56,6 +56,13 @@ export const ocspProfile: CertificateProfile = {
   name: 'ocsp',
   validityMs: 7 * day,
   extendedKeyUsage: ['OCSPSigning'],
+}
+
+/** Signs what the audit log says of itself, and nothing else: no device has a certificate for that. */
+export const auditorProfile: CertificateProfile = {
+  name: 'auditor',
+  validityMs: 365 * day,
+  extendedKeyUsage: ['documentSigning'],
 }
 
 export const isOcspResponder = ({ extendedKeyUsage }: CertificateProfile): boolean =>

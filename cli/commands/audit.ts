@@ -1,31 +1,46 @@
-import type { Command } from 'commander'
-import type { AuditView } from '../../contract/admin-api.ts'
+import { type Command, Option } from 'commander'
+import type { AuditView } from '../../contract/audit-api.ts'
 import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { json, styled, visible } from '../output.ts'
-import { type Common, examples, wholeNumber, withCommon } from './shared.ts'
+import { addEvidence } from './audit-evidence.ts'
+import { type Common, examples, instant, wholeNumber, withCommon } from './shared.ts'
+
+type Wanted = { action?: string; actor?: string; outcome?: string }
 
 const followMs = 25_000
 
 export function addAudit(program: Command, io: Io): void {
   const audit = program.command('audit').description('the audit log')
 
-  examples(withCommon(audit.command('tail')), 'audit tail -n 50', 'audit tail -f', 'audit tail -f -o json | jq .action')
+  addEvidence(audit, io)
+  examples(
+    withCommon(audit.command('tail')),
+    'audit tail -n 50',
+    'audit tail -f -o json | jq .action',
+    'audit tail --action "device.*" --actor operator:anna --since 24h',
+  )
     .description('print the last entries; json is one object a line')
     .option('-n, --lines <number>', 'how many entries', wholeNumber(1, 1_000), 20)
     .option('-f, --follow', 'go on with entries as they are written')
-    .action(async (options: Common & { lines: number; follow?: boolean }) => {
+    .option('--action <name>', 'only of this action; with a * at the end, of those that begin so')
+    .option('--actor <name>', 'only of this actor, likewise')
+    .addOption(new Option('--outcome <which>', 'only those that ended so').choices(['done', 'refused', 'intended']))
+    .option('--since <time>', 'from then on, the first ones: a day, an instant, or so long ago as in 24h', instant)
+    .action(async (options: Common & Wanted & { lines: number; follow?: boolean; since?: string }) => {
       using client = openAdminClient(options.data)
       const print = (entry: AuditView): void => {
         io.out(options.output === 'json' ? json(entry).replaceAll(/\n\s*/g, '').concat('\n') : line(entry))
       }
-      let page = await client.listAudit({ limit: options.lines })
+      const { action, actor, outcome, since } = options
+      const wanted: Wanted = { ...(action && { action }), ...(actor && { actor }), ...(outcome && { outcome }) }
+      let page = await client.listAudit({ ...wanted, ...(since && { since }), limit: options.lines })
       page.items.forEach(print)
       if (options.follow !== true) return
       const stop = io.untilSignal()
       while (!stop.aborted) {
         try {
-          page = await client.listAudit({ after: page.next, limit: 1_000, waitMs: followMs }, stop)
+          page = await client.listAudit({ ...wanted, after: page.next, limit: 1_000, waitMs: followMs }, stop)
         } catch (error) {
           if (stop.aborted) return
           throw error

@@ -137,6 +137,19 @@ export const duration =
     return ms
   }
 
+/** A day (UTC), an instant, or so long ago, as an instant. */
+export function instant(text: string): string {
+  const ago = /^\d{1,9}(ms|s|m|h|d)$/.test(text) ? duration(1, 36_500 * 86_400_000)(text) : undefined
+  const at =
+    ago === undefined ? new Date(/^\d{4}-\d{2}-\d{2}/.test(text) ? text : Number.NaN) : new Date(Date.now() - ago)
+  if (Number.isNaN(at.getTime())) {
+    throw new InvalidArgumentError(
+      'Give a day or an instant, as 2026-03-01 or 2026-03-01T09:00Z, or so long ago, as 24h.',
+    )
+  }
+  return at.toISOString()
+}
+
 export function durationText(ms: number): string {
   const unit = ['d', 'h', 'm', 's'].find((name) => ms > 0 && ms % units[name]! === 0)
   return unit === undefined ? `${ms}ms` : `${ms / units[unit]!}${unit}`

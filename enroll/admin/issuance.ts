@@ -1,8 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type CertificateView,
   createToken,
-  listAudit,
   listCertificates as listQuery,
   registerCertificate as registerBody,
   revokeDevice,
@@ -16,13 +14,10 @@ import { revokeCertificate } from '../ca/certificate-revocation.ts'
 import { putPolicy } from '../policy.ts'
 import { createToken as mint } from '../ra/enrollment-tokens.ts'
 import { registerCertificate } from '../ra/foreign-certificate.ts'
-import { decodeAudit } from '../registry/audit-log.ts'
 import { type CertificateRecord, getCertificate, isAlive, listCertificates } from '../registry/certificates.ts'
 import { findPolicy } from '../registry/policies.ts'
 import { confirmed } from './confirmed.ts'
 import { route } from './route.ts'
-
-const auditPollMs = 200
 
 export const issuanceRoutes = [
   route({
@@ -97,23 +92,6 @@ export const issuanceRoutes = [
     role: 'operator',
     body: policyDocument,
     handle: ({ body, asked }, { registry }) => putPolicy(registry, body, asked),
-  }),
-  route({
-    method: 'GET',
-    path: '/v1/audit',
-    role: 'viewer',
-    query: listAudit,
-    handle: async ({ query, signal }, { registry }) => {
-      const { limit, waitMs } = query
-      const after = query.after ?? Math.max(0, (await registry.head()).audit.seq - limit)
-      const until = performance.now() + waitMs
-      let entries = await registry.auditAfter(after, limit)
-      while (entries.length === 0 && performance.now() < until && !signal.aborted) {
-        await sleep(auditPollMs)
-        entries = await registry.auditAfter(after, limit)
-      }
-      return { items: entries.map(decodeAudit), next: entries.at(-1)?.seq ?? after }
-    },
   }),
 ]
 

@@ -3,6 +3,7 @@ import type { z } from 'zod'
 import type { ConfigurationView } from '../../contract/admin-api.ts'
 import type { Role } from '../../contract/operator-api.ts'
 import type { Log } from '../../runtime/log.ts'
+import type { Checkpoints } from '../ca/checkpoints.ts'
 import type { CrlPublisher } from '../ca/crl-publisher.ts'
 import type { Authority } from '../ca/hierarchy.ts'
 import type { FeedServer } from '../feed-server.ts'
@@ -22,9 +23,12 @@ export type AdminContext = {
   /** absent where no status port is configured */
   lists: CrlPublisher | undefined
   denials: EnrollmentDenials
+  checkpoints: Checkpoints
   clock: () => Date
   log: Log
   rootFingerprint: string
+  /** PEM of the CA certificates, the root first. */
+  anchors: readonly string[]
   /** The CA that signs the certificates of devices and operators. */
   issuing: Authority
   startedAt: Date

@@ -1,6 +1,7 @@
 /** Everything that the admin API can be asked: who may, what it takes and what it answers stands in each row. */
 import { apiTokenRoutes } from './api-tokens.ts'
 import { approvalRoutes } from './approvals.ts'
+import { auditRoutes } from './audit.ts'
 import { brokerRoutes } from './brokers.ts'
 import { credentialRoutes } from './credentials.ts'
 import { denialRoutes } from './denials.ts'
@@ -17,6 +18,7 @@ export const routes: readonly Route[] = [
   statusRoute,
   ...apiTokenRoutes,
   ...approvalRoutes,
+  ...auditRoutes,
   ...brokerRoutes,
   ...credentialRoutes,
   ...denialRoutes,

@@ -7,6 +7,7 @@ import { issue, newSerialNumber, parseCertificate, parsePem, prepare } from '../
 import { createKeyFile, openKeyFile } from '../../pki/keystore.ts'
 import { buildName, formatName, parseName } from '../../pki/names.ts'
 import {
+  auditorProfile,
   type CertificateProfile,
   ocspProfile,
   operatorProfile,
@@ -25,7 +26,7 @@ import { firstOperator, keepFirstOperator } from './operators.ts'
 export const enrollName = 'enroll.fleetgate.internal'
 
 type Credential = {
-  kind: 'server' | 'broker' | 'operator' | 'responder'
+  kind: 'server' | 'broker' | 'operator' | 'responder' | 'auditor'
   folder: string
   /** Stem of the file names: `tls` gives `tls.key` and `tls.crt`. */
   stem: string
@@ -36,7 +37,7 @@ type Credential = {
 type Context = { registry: Registry; hierarchy: Hierarchy; passphrase: string | undefined; now: Date }
 
 /**
- * Makes and renews the certificates of the gateway's own parts: enroll's listeners, the broker, the first operator, the OCSP responder.
+ * Makes and renews the certificates of the gateway's own parts: enroll's listeners, the broker, the first operator, the audit log, the OCSP responder.
  * Keys are made once; a certificate is made when there is none, when its names changed, its uses changed, or with a third of its life left.
  * One that was revoked has no successor by itself, nor has a key that was compromised: somebody has to delete its files first.
  *
@@ -70,6 +71,7 @@ export async function keepCredentials(
       profile: serverAndClientProfile,
     },
     ...((await keepFirstOperator(input.registry, input.now)) ? [operatorIn(dataDir)] : []),
+    auditorIn(services),
     ...(input.hasResponder ? [responderIn(services)] : []),
   ]
   const { root } = input.hierarchy
@@ -100,6 +102,11 @@ const operatorIn = (dataDir: string): Credential => ({
   names: [],
   profile: operatorProfile,
 })
+
+function auditorIn(services: string): Credential {
+  const folder = join(services, 'audit')
+  return { kind: 'auditor', folder, stem: 'audit', commonName: 'audit', names: [], profile: auditorProfile }
+}
 
 function responderIn(services: string): Credential {
   const folder = join(services, 'status')

@@ -11,7 +11,7 @@ import type { Page, Paging, Registry, Write } from './registry.ts'
  */
 export type CertificateRecord = {
   serial: string
-  kind: 'device' | 'foreign' | 'server' | 'broker' | 'operator' | 'responder'
+  kind: 'device' | 'foreign' | 'server' | 'broker' | 'operator' | 'responder' | 'auditor'
   deviceId?: string
   profile: string
   /** EST label it was enrolled under; absent for what was not, and for what is older than labels. */

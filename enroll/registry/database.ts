@@ -123,6 +123,10 @@ class LevelEngine implements RegistryEngine {
     return this.#entriesAfter('a', seq, limit)
   }
 
+  auditHashAt(seq: number): Promise<string | undefined> {
+    return this.#hashAt('a', seq)
+  }
+
   async head(): Promise<Head> {
     return decodeHead(await this.#read(() => this.#level.get(headKey)))
   }

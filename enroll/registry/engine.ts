@@ -9,8 +9,8 @@ import type { AuditEntry } from './audit-log.ts'
 /** `rev` is 1 when a record is first written and grows by 1 with each change, a deletion included. */
 export type Stored<T = unknown> = { rev: number; doc: T }
 
-/** The ends of both chains. */
-export type Head = { feed: Cursor; audit: Cursor }
+/** The ends of both chains, and where the audit log begins now, if entries were pruned. */
+export type Head = { feed: Cursor; audit: Cursor; auditStart?: Cursor }
 
 export type RecordKey = `${string} ${string}`
 export type IndexEntry = { index: string; value: string }
@@ -51,6 +51,7 @@ export interface RegistryEngine extends AsyncDisposable {
   /** @returns the chain's hash at `seq`, or undefined for a number that was never given */
   feedHashAt(seq: number): Promise<string | undefined>
   auditAfter(seq: number, limit: number): Promise<AuditEntry[]>
+  auditHashAt(seq: number): Promise<string | undefined>
   head(): Promise<Head>
   /** A hint that the feed grew: it may be lost or come twice. @returns the function that ends it */
   onWake(listener: () => void): () => void

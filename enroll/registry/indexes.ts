@@ -4,6 +4,7 @@ import type { ApiTokenRecord } from './api-tokens.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
 import { type CertificateRecord, instant, isListed, isOwn, isUnused } from './certificates.ts'
+import { type AuditStateRecord, type CheckpointRecord, seqKey } from './checkpoints.ts'
 import type { ClaimRecord } from './claims.ts'
 import type { CutsRecord } from './cuts.ts'
 import type { DenialRecord } from './denials.ts'
@@ -39,6 +40,8 @@ export type RecordTypes = {
   hierarchy: HierarchyRecord
   lateRenewal: LateRenewalRecord
   revocationList: RevocationListRecord
+  checkpoint: CheckpointRecord
+  auditState: AuditStateRecord
   request: RequestRecord
 }
 export type RecordKind = keyof RecordTypes
@@ -81,6 +84,8 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   hierarchy: () => [],
   lateRenewal: () => [],
   revocationList: () => [],
+  checkpoint: ({ seq }) => [{ index: 'checkpoint.seq', value: seqKey(seq) }],
+  auditState: () => [],
   request: ({ at }) => [{ index: 'request.at', value: at }],
 }
 

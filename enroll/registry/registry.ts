@@ -171,6 +171,10 @@ export class Registry implements AsyncDisposable {
     return this.#engine.auditAfter(seq, limit)
   }
 
+  auditHashAt(seq: number): Promise<string | undefined> {
+    return this.#engine.auditHashAt(seq)
+  }
+
   head(): Promise<Head> {
     return this.#engine.head()
   }

@@ -4,13 +4,13 @@ import { z } from 'zod'
 import {
   createDevice,
   createToken,
-  listAudit,
   listCertificates,
   listDevices,
   pageOf,
   revokeDevice,
   tokenTtlMs,
 } from '../../contract/admin-api.ts'
+import { listAudit } from '../../contract/audit-api.ts'
 
 type Schema = { safeParse(value: unknown): { success: boolean } }
 const refuses = (schema: Schema, ...values: unknown[]): void => {

@@ -1,0 +1,81 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  type AuditPage,
+  type AuditSeal,
+  type ChainPage,
+  chainAudit,
+  listAudit,
+  sealAudit,
+} from '../../contract/audit-api.ts'
+import { entriesAfter, lastEntries, placeBefore, startOf } from '../registry/audit-queries.ts'
+import { listCheckpoints } from '../registry/checkpoints.ts'
+import type { Registry } from '../registry/registry.ts'
+import { route } from './route.ts'
+
+const pollMs = 200
+
+export const auditRoutes = [
+  route({
+    method: 'GET',
+    path: '/v1/audit',
+    role: 'viewer',
+    query: listAudit,
+    handle: async ({ query, signal }, { registry }): Promise<AuditPage> => {
+      const { after, since, waitMs, ...wanted } = query
+      const from = after ?? (since === undefined ? undefined : (await placeBefore(registry, since)).seq)
+      const until = performance.now() + waitMs
+      let page = await (from === undefined ? lastEntries(registry, wanted) : entriesAfter(registry, from, wanted))
+      while (page.items.length === 0 && performance.now() < until && !signal.aborted) {
+        await sleep(pollMs)
+        page = await entriesAfter(registry, page.next, wanted)
+      }
+      return page
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/audit/seal',
+    role: 'viewer',
+    query: sealAudit,
+    handle: async ({ query }, { registry, checkpoints, anchors }): Promise<AuditSeal> => {
+      const { since, until } = query
+      const from = since === undefined ? await startOf(registry) : await placeBefore(registry, since)
+      const last = until === undefined ? (await registry.head()).audit : await placeBefore(registry, until)
+      const to = last.seq < from.seq ? from : last
+      return {
+        log: { kind: 'log', format: 1, from, authorities: [...anchors] },
+        to,
+        seal: { kind: 'seal', ...(await checkpoints.seal({ from, to })) },
+      }
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/audit/chain',
+    role: 'viewer',
+    query: chainAudit,
+    handle: ({ query: { after, limit } }, { registry }) => readChain(registry, after, limit),
+  }),
+]
+
+/** Each checkpoint stands behind the entry that it is about; the one that a log begins with, at its beginning. */
+async function readChain(registry: Registry, after: number, limit: number): Promise<ChainPage> {
+  const entries = await registry.auditAfter(after, limit)
+  const next = entries.at(-1)?.seq ?? after
+  const start = await startOf(registry)
+  const from = after === start.seq ? after : after + 1
+  const items: ChainPage['items'] = []
+  const checkpoints = await listCheckpoints(registry, { from, to: next })
+  const checkpointsUpTo = (seq: number): void => {
+    while (checkpoints[0] !== undefined && checkpoints[0].seq <= seq) {
+      const { body, signature, certificate } = checkpoints.shift()!
+      items.push({ kind: 'checkpoint', body, signature, certificate })
+    }
+  }
+  checkpointsUpTo(after)
+  for (const entry of entries) {
+    items.push({ kind: 'entry', ...entry })
+    checkpointsUpTo(entry.seq)
+  }
+  return { items, next }
+}

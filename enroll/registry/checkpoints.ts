@@ -1,0 +1,54 @@
+import type { Statement } from '../../pki/statement.ts'
+import type { Stored } from './engine.ts'
+import type { Registry } from './registry.ts'
+
+/** A statement that the audit log has this hash at this entry. */
+export type CheckpointRecord = Statement & { number: number; seq: number }
+/** The last of them. */
+export type AuditStateRecord = { checkpoint: number }
+
+const only = 'audit'
+const idOf = (number: number): string => String(number).padStart(12, '0')
+/** In the order of the numbers. */
+export const seqKey = (seq: number): string => String(seq).padStart(16, '0')
+
+export async function findLastCheckpoint(registry: Registry): Promise<Stored<CheckpointRecord> | undefined> {
+  const state = await registry.find('auditState', only)
+  return state && registry.find('checkpoint', idOf(state.doc.checkpoint))
+}
+
+/** Of the last one about this entry or one before it; 0 for none. */
+export async function numberUpTo(registry: Registry, seq: number): Promise<number> {
+  const range = { index: 'checkpoint.seq', from: seqKey(seq + 1), before: seqKey(Number.MAX_SAFE_INTEGER) }
+  const [next] = (await registry.list('checkpoint', range, { limit: 1 })).items
+  if (next !== undefined) return next.doc.number - 1
+  return (await findLastCheckpoint(registry))?.doc.number ?? 0
+}
+
+/** Those about entries from `from` to `to`, both included, in their order. */
+export async function listCheckpoints(
+  registry: Registry,
+  { from, to }: { from: number; to: number },
+): Promise<CheckpointRecord[]> {
+  const items: CheckpointRecord[] = []
+  const range = { index: 'checkpoint.seq', from: seqKey(from), before: seqKey(to + 1) }
+  for (let after: string | undefined; ; ) {
+    const page = await registry.list('checkpoint', range, { after, limit: 500 })
+    items.push(...page.items.map(({ doc }) => doc))
+    if (page.next === undefined) return items
+    after = page.next
+  }
+}
+
+export async function addCheckpoint(registry: Registry, doc: CheckpointRecord, at: Date): Promise<void> {
+  const state = await registry.find('auditState', only)
+  await registry.commit({
+    requestId: `checkpoint-${doc.number}`,
+    writes: [
+      { kind: 'checkpoint', id: idOf(doc.number), expect: 0, doc },
+      { kind: 'auditState', id: only, expect: state?.rev ?? 0, doc: { checkpoint: doc.number } },
+    ],
+    audit: [],
+    at,
+  })
+}
