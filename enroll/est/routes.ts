@@ -274,7 +274,6 @@ async function noteRefusal(
   // Who has shown nothing that counts only says who it is.
   const isProven = problems[error.code].status !== 401
   await registry.commit({
-    requestId: `${request.id}-refused`,
     writes: denials.writes(denial),
     audit: [
       {

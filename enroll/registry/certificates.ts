@@ -137,6 +137,7 @@ async function writeAgain(
         requestId,
         writes: items.map(({ doc, rev }) => writeCertificate(doc, rev)),
         audit: [],
+        reindexes: true,
         at,
       })
     }

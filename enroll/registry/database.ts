@@ -33,7 +33,12 @@ const queueAtMost = 10_000
 // What LevelDB may have to recover from its logs at an open is 8 MiB; the smallest commit takes some 500 octets of it.
 const recheckAtOpen = 16_000
 
-type Operation = { type: 'put'; key: string; value: string } | { type: 'del'; key: string }
+// Waking a thread takes more than ten times what reading a record does. A page is read on one all the same, so that a cold
+// disk holds up its reader alone.
+const readHereAtMost = 8
+
+/** What a key is to hold; undefined where it goes. */
+type Batch = Map<string, string | undefined>
 type Decision = { answer: unknown; changes?: Changes }
 type Pending = {
   keys: readonly RecordKey[]
@@ -89,13 +94,11 @@ class LevelEngine implements RegistryEngine {
   }
 
   async getMany(keys: readonly RecordKey[]): Promise<(Stored | undefined)[]> {
-    const [only, ...more] = keys.map((key) => `r ${key}`)
-    if (only === undefined) return []
-    // One needs no snapshot, and taking one waits, on the main thread, for the lock that a write holds.
+    const names = keys.map((key) => `r ${key}`)
     const texts = await this.#read(async () =>
-      more.length === 0 ? [await this.#level.get(only)] : await this.#level.getMany([only, ...more]),
+      names.length <= readHereAtMost ? names.map((name) => this.#level.getSync(name)) : this.#level.getMany(names),
     )
-    return texts.map(decodeRecord)
+    return texts.map((text) => present(decodeRecord(text)))
   }
 
   async page(range: Range, after: string | undefined, limit: number): Promise<{ ids: string[]; next?: string }> {
@@ -151,14 +154,14 @@ class LevelEngine implements RegistryEngine {
   }
 
   async #commit(group: Pending[]): Promise<void> {
-    let before: Map<string, string>
+    const before = new Map<RecordKey, string | undefined>()
     let head: Head
     try {
       if (this.#inDoubt) await this.#reopen()
-      const keys = [...new Set(group.flatMap((pending) => pending.keys))]
-      const [headText, ...texts] = await this.#level.getMany([headKey, ...keys.map((key) => `r ${key}`)])
-      head = decodeHead(headText)
-      before = new Map(keys.flatMap((key, at) => (texts[at] === undefined ? [] : [[`r ${key}`, texts[at]]])))
+      head = decodeHead(this.#level.getSync(headKey))
+      for (const { keys } of group) {
+        for (const key of keys) if (!before.has(key)) before.set(key, this.#level.getSync(`r ${key}`))
+      }
     } catch (cause) {
       const error = this.#readError(cause)
       for (const pending of group) pending.reject(error)
@@ -167,15 +170,15 @@ class LevelEngine implements RegistryEngine {
 
     const feedBefore = head.feed.seq
     let isWriting = false
-    const batch = new Map<string, Operation>()
+    const batch: Batch = new Map()
     const settle = group.map((pending) => {
       try {
-        const texts = new Map(pending.keys.map((key) => [key, textOf(key, before, batch)]))
-        const { answer, changes } = pending.decide({ head, records: decodeRecords(texts) })
+        const known = revisionsOf(pending.keys, before, batch)
+        const { answer, changes } = pending.decide({ head, records: viewOf(known) })
         if (changes !== undefined) {
           isWriting = true
-          const encoded = encodeChanges(head, changes, texts)
-          for (const operation of encoded.operations) batch.set(operation.key, operation)
+          const encoded = encodeChanges(head, changes, known)
+          for (const [key, value] of encoded.batch) batch.set(key, value)
           head = encoded.head
         }
         return () => pending.resolve(answer)
@@ -185,9 +188,9 @@ class LevelEngine implements RegistryEngine {
     })
 
     if (isWriting) {
-      batch.set(headKey, { type: 'put', key: headKey, value: JSON.stringify(head) })
+      batch.set(headKey, JSON.stringify(head))
       try {
-        await this.#level.batch([...batch.values()], { sync: true })
+        await this.#put(batch)
       } catch (cause) {
         this.#inDoubt = true
         // At once, so that who is told "unknown" and looks sees what is; where it fails, the next write tries again.
@@ -200,6 +203,16 @@ class LevelEngine implements RegistryEngine {
     }
     for (const tell of settle) tell()
     if (head.feed.seq > feedBefore) queueMicrotask(() => this.#wake())
+  }
+
+  /** All of it, on disk when it returns. */
+  async #put(batch: Batch): Promise<void> {
+    const operations = this.#level.batch()
+    for (const [key, value] of batch) {
+      if (value === undefined) operations.del(key)
+      else operations.put(key, value)
+    }
+    await operations.write({ sync: true })
   }
 
   #wake(): void {
@@ -336,58 +349,62 @@ function boundsOf(range: Range): { start: string; from: string; end: string } | 
   return { start: `i ${range.index} ${range.value} `, from: '', end: `i ${range.index} ${range.value}!` }
 }
 
-/** A record's text as the changes of this group leave it. */
-function textOf(key: RecordKey, before: Map<string, string>, batch: Map<string, Operation>): string | undefined {
-  const changed = batch.get(`r ${key}`)
-  if (changed === undefined) return before.get(`r ${key}`)
-  return changed.type === 'put' ? changed.value : undefined
+/** A record as it is kept: of what was deleted, the revision alone. */
+type Revision = { rev: number; doc?: unknown }
+
+/** Records as the changes of this group leave them, read for this decision alone. */
+function revisionsOf(
+  keys: readonly RecordKey[],
+  before: ReadonlyMap<RecordKey, string | undefined>,
+  batch: Batch,
+): Map<RecordKey, Revision | undefined> {
+  const known = new Map<RecordKey, Revision | undefined>()
+  for (const key of keys) {
+    const name = `r ${key}`
+    known.set(key, decodeRecord(batch.has(name) ? batch.get(name) : before.get(key)))
+  }
+  return known
 }
 
-function decodeRecords(texts: Map<RecordKey, string | undefined>): Map<RecordKey, Stored> {
+function viewOf(known: ReadonlyMap<RecordKey, Revision | undefined>): Map<RecordKey, Stored> {
   const records = new Map<RecordKey, Stored>()
-  for (const [key, text] of texts) {
-    const record = decodeRecord(text)
+  for (const [key, revision] of known) {
+    const record = present(revision)
     if (record !== undefined) records.set(key, record)
   }
   return records
 }
 
+const present = (revision: Revision | undefined): Stored | undefined =>
+  revision === undefined || revision.doc === undefined ? undefined : { rev: revision.rev, doc: revision.doc }
+
 function encodeChanges(
   head: Head,
   changes: Changes,
-  texts: ReadonlyMap<RecordKey, string | undefined>,
-): { operations: Operation[]; head: Head } {
-  const operations: Operation[] = []
+  known: ReadonlyMap<RecordKey, Revision | undefined>,
+): { batch: Batch; head: Head } {
+  const batch: Batch = new Map()
   for (const { key, doc } of changes.records) {
-    if (!texts.has(key)) throw new Error(`${key} was not read before it is written`)
-    operations.push({ type: 'put', key: `r ${key}`, value: JSON.stringify({ rev: revIn(texts.get(key)) + 1, doc }) })
+    if (!known.has(key)) throw new Error(`${key} was not read before it is written`)
+    batch.set(`r ${key}`, JSON.stringify({ rev: (known.get(key)?.rev ?? 0) + 1, doc }))
   }
-  for (const key of changes.forgotten ?? []) operations.push({ type: 'del', key: `r ${key}` })
+  for (const key of changes.forgotten ?? []) batch.set(`r ${key}`, undefined)
   for (const { index, value, id, present } of changes.indexed) {
-    const key = `i ${index} ${requireKeyPart(value)} ${requireKeyPart(id)}`
-    operations.push(present ? { type: 'put', key, value: '' } : { type: 'del', key })
+    batch.set(`i ${index} ${requireKeyPart(value)} ${requireKeyPart(id)}`, present ? '' : undefined)
   }
   const append = (log: 'f' | 'a', cursor: Cursor, bodies: readonly string[]): Cursor =>
     bodies.reduce((last, body) => {
       const next = { seq: last.seq + 1, hash: chainHash(last.hash, body) }
-      operations.push({ type: 'put', key: entryKey(log, next.seq), value: `${next.hash} ${body}` })
+      batch.set(entryKey(log, next.seq), `${next.hash} ${body}`)
       return next
     }, cursor)
-  return {
-    operations,
-    head: { feed: append('f', head.feed, changes.feed), audit: append('a', head.audit, changes.audit) },
-  }
+  return { batch, head: { feed: append('f', head.feed, changes.feed), audit: append('a', head.audit, changes.audit) } }
 }
 
 const entryKey = (log: 'f' | 'a', seq: number): string => `${log} ${String(seq).padStart(16, '0')}`
 
-function decodeRecord(text: string | undefined): Stored | undefined {
-  if (text === undefined) return undefined
-  const { rev, doc } = parse(text) as Stored
-  return doc === undefined ? undefined : { rev, doc }
-}
-
-const revIn = (text: string | undefined): number => (text === undefined ? 0 : (parse(text) as Stored).rev)
+const decodeRecord = (text: string | undefined): Revision | undefined =>
+  text === undefined ? undefined : (parse(text) as Revision)
 
 function decodeHead(text: string | undefined): Head {
   if (text === undefined) throw new FleetError('data_damaged', 'the registry has lost its head')

@@ -5,6 +5,7 @@ import { type AuditEntry, type AuditFact, encodeAudit } from './audit-log.ts'
 import {
   type Changes,
   type Head,
+  type IndexEntry,
   isKeyPart,
   type Range,
   type RecordKey,
@@ -22,7 +23,8 @@ export type Write = {
 }[Exclude<RecordKind, 'request'>]
 
 export type Commit = {
-  requestId: string
+  /** Absent where nobody can send it again: the id is of one attempt, and known to nobody else. */
+  requestId?: string
   /** Compared when the request id was used before. */
   digest?: string | undefined
   writes: readonly Write[]
@@ -30,6 +32,8 @@ export type Commit = {
   feed?: readonly FeedFact[]
   /** How many things it was about, where the answer says so: whoever asks again is told the same. */
   count?: number
+  /** Puts all entries of what is written into the indexes, for records that are older than one of them. */
+  reindexes?: true
   at: Date
 }
 
@@ -89,7 +93,8 @@ export class Registry implements AsyncDisposable {
    * @throws FleetError `conflict` (its context names the write), `outcome_unknown`, `unavailable`
    */
   async commit(commit: Commit): Promise<Receipt> {
-    const keys = [recordKey('request', commit.requestId), ...commit.writes.map(({ kind, id }) => recordKey(kind, id))]
+    const keys = commit.writes.map(({ kind, id }) => recordKey(kind, id))
+    if (commit.requestId !== undefined) keys.push(recordKey('request', commit.requestId))
     if (new Set(keys).size < keys.length) throw new Error('a commit writes a record once')
     const audit = commit.audit.map((fact) => encodeAudit(fact, commit.at))
     const feed = (commit.feed ?? []).map((fact) => encodeFeed(fact, commit.at))
@@ -105,7 +110,7 @@ export class Registry implements AsyncDisposable {
    * @throws FleetError `conflict` when it was for another request
    */
   async findReceipt({ requestId, digest }: Pick<Commit, 'requestId' | 'digest'>): Promise<Receipt | undefined> {
-    const known = await this.find('request', requestId)
+    const known = requestId === undefined ? undefined : await this.find('request', requestId)
     if (known === undefined) return undefined
     requireSameRequest(known.doc, digest)
     return receiptOf(known.doc, true)
@@ -231,38 +236,32 @@ function decide(
   audit: string[],
   feed: string[],
 ): { answer: Receipt; changes?: Changes } {
-  const requestKey = recordKey('request', commit.requestId)
-  const known = records.get(requestKey) as Stored<RequestRecord> | undefined
+  const { requestId, digest, at } = commit
+  const known = requestId === undefined ? undefined : records.get(recordKey('request', requestId))
   if (known !== undefined) {
-    requireSameRequest(known.doc, commit.digest)
-    return { answer: receiptOf(known.doc, true) }
+    requireSameRequest(known.doc as RequestRecord, digest)
+    return { answer: receiptOf(known.doc as RequestRecord, true) }
   }
   for (const write of commit.writes) requireExpected(write, records)
-  const request: RequestRecord = {
-    at: commit.at.toISOString(),
-    ...(commit.digest === undefined ? {} : { digest: commit.digest }),
+  const ends = {
     auditSeq: head.audit.seq + audit.length,
     feedSeq: head.feed.seq + feed.length,
     ...(commit.count === undefined ? {} : { count: commit.count }),
   }
-  return {
-    answer: receiptOf(request, false),
-    changes: {
-      records: [
-        ...commit.writes.map(({ kind, id, doc }) => ({ key: recordKey(kind, id), doc })),
-        { key: requestKey, doc: request },
-      ],
-      indexed: [
-        ...commit.writes.flatMap(({ kind, id, doc }) => {
-          const old = records.get(recordKey(kind, id))?.doc
-          return indexChanges(kind, id, old as RecordTypes[typeof kind] | undefined, doc)
-        }),
-        ...indexChanges('request', commit.requestId, undefined, request),
-      ],
-      audit,
-      feed,
-    },
+  const written: Changes['records'][number][] = []
+  const indexed: Changes['indexed'][number][] = []
+  for (const { kind, id, doc } of commit.writes) {
+    const key = recordKey(kind, id)
+    const old = records.get(key)?.doc as RecordTypes[typeof kind] | undefined
+    written.push({ key, doc })
+    indexed.push(...indexChanges(kind, id, old, doc, commit.reindexes))
   }
+  if (requestId !== undefined) {
+    const request: RequestRecord = { at: at.toISOString(), ...(digest === undefined ? {} : { digest }), ...ends }
+    written.push({ key: recordKey('request', requestId), doc: request })
+    indexed.push(...indexChanges('request', requestId, undefined, request))
+  }
+  return { answer: { ...ends, replayed: false }, changes: { records: written, indexed, audit, feed } }
 }
 
 const receiptOf = ({ auditSeq, feedSeq, count }: RequestRecord, replayed: boolean): Receipt => ({
@@ -289,12 +288,16 @@ function indexChanges<K extends RecordKind>(
   id: string,
   old: RecordTypes[K] | undefined,
   now: RecordTypes[K] | undefined,
+  reindexes = false,
 ): Changes['indexed'] {
   const gone = old === undefined ? [] : indexesOf(kind, old)
   const there = now === undefined ? [] : indexesOf(kind, now)
-  // The later of two changes to one entry holds, so what stays is taken out and put back.
+  const isNew = (entry: IndexEntry): boolean => reindexes || !hasEntry(gone, entry)
   return [
-    ...gone.map((entry) => ({ ...entry, id, present: false })),
-    ...there.map((entry) => ({ ...entry, id, present: true })),
+    ...gone.filter((entry) => !hasEntry(there, entry)).map((entry) => ({ ...entry, id, present: false })),
+    ...there.filter(isNew).map((entry) => ({ ...entry, id, present: true })),
   ]
 }
+
+const hasEntry = (entries: readonly IndexEntry[], { index, value }: IndexEntry): boolean =>
+  entries.some((entry) => entry.index === index && entry.value === value)

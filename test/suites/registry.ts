@@ -202,6 +202,21 @@ export function registrySuite(engine: string, createPlace: () => Promise<Place>)
     assert.equal((await getDevice(registry, 'cam-1')).rev, 1)
   })
 
+  check('a commit without a request id is made as often as it is sent, and leaves no request', async (place) => {
+    await using registry = await open(place)
+    const commit: Commit = { writes: [], audit: [created('cam-1')], at }
+    const receipts = [await registry.commit(commit), await registry.commit(commit)]
+    assert.deepEqual(
+      receipts.map(({ auditSeq, replayed }) => [auditSeq, replayed]),
+      [
+        [1, false],
+        [2, false],
+      ],
+    )
+    const { items } = await registry.list('request', { kind: 'request' }, { limit: 10 })
+    assert.deepEqual(items, [])
+  })
+
   check('a request id is forgotten after 7 days, not before', async (place) => {
     const commit: Commit = { requestId: 'old', writes: [], audit: [created('cam-1')], at }
     const tick: Commit = { requestId: 'tick', writes: [], audit: [], at: new Date(at.getTime() + 6.9 * dayMs) }

@@ -209,15 +209,27 @@ test('a folder that cannot be one is refused with its path', () =>
     })
   }))
 
+type Operations = { write(options: object): Promise<void> }
+
+/** Has writes go by `instead`, which is given what each would have done. */
+function intercept(instead: (write: () => Promise<void>) => Promise<void>) {
+  const batch = Level.prototype.batch as () => Operations
+  return mock.method(Level.prototype, 'batch', function (this: unknown) {
+    const operations = batch.call(this)
+    const write = operations.write.bind(operations)
+    operations.write = (options) => instead(() => write(options))
+    return operations
+  })
+}
+
 for (const written of [true, false]) {
   test(`a failed write whose batch ${written ? 'is' : 'is not'} on disk answers outcome_unknown, and asked again tells the truth`, () =>
     withFolder(async (folder) => {
       await using registry = await open(folder)
       await registry.commit(creation(device('before')))
-      const batch = Level.prototype.batch as (...args: unknown[]) => Promise<void>
-      const failing = mock.method(Level.prototype, 'batch', async function (this: unknown, ...args: unknown[]) {
+      const failing = intercept(async (write) => {
         failing.mock.restore()
-        if (written) await batch.apply(this, args)
+        if (written) await write()
         throw new Error('I/O error')
       })
       const first = registry.commit(creation(device('first')))
@@ -241,10 +253,9 @@ test('what a failed write left on disk wakes who follows the feed', () =>
     await using registry = await open(folder)
     const { promise, resolve } = Promise.withResolvers<void>()
     registry.onWake(resolve)
-    const batch = Level.prototype.batch as (...args: unknown[]) => Promise<void>
-    const failing = mock.method(Level.prototype, 'batch', async function (this: unknown, ...args: unknown[]) {
+    const failing = intercept(async (write) => {
       failing.mock.restore()
-      await batch.apply(this, args)
+      await write()
       throw new Error('I/O error')
     })
     await assert.rejects(registry.commit(creation(device('cam-1'))), { code: 'outcome_unknown' })
@@ -255,7 +266,7 @@ test('what a failed write left on disk wakes who follows the feed', () =>
 test('a store that cannot be opened again refuses by name until it can', () =>
   withFolder(async (folder) => {
     await using registry = await open(folder)
-    const failing = mock.method(Level.prototype, 'batch', async () => {
+    const failing = intercept(async () => {
       throw new Error('I/O error')
     })
     const closed = mock.method(Level.prototype, 'open', async () => {
@@ -273,9 +284,9 @@ test('a store that cannot be opened again refuses by name until it can', () =>
 test('when a group fails, refusals and repeated answers that rest on it are unknown too', () =>
   withFolder(async (folder) => {
     await using registry = await open(folder)
-    const batch = Level.prototype.batch as (...args: unknown[]) => Promise<void>
-    const failing = mock.method(Level.prototype, 'batch', async function (this: unknown, ...args: unknown[]) {
-      if (failing.mock.callCount() === 0) return batch.apply(this, args)
+    let writes = 0
+    const failing = intercept(async (write) => {
+      if (++writes === 1) return write()
       failing.mock.restore()
       throw new Error('I/O error')
     })
