@@ -75,17 +75,16 @@ export class CertificateAuthority {
       ...(status === undefined ? {} : { distributionPoint: status.distributionPoint }),
       ...(noticeAt === undefined ? {} : { noticeAt }),
     }
+    const { serial } = record
+    const { unused, ...surplus } = await endSurplus(this.#registry, { serial, device: device.doc }, context.now)
     const writes: Write[] = [
       writeCertificate(record, reserved.certificate.rev),
       // Written even where nothing else changes: a revocation that came in between makes this commit a loser.
-      writeDevice({ ...device.doc, currentSerial: record.serial }, device.rev),
+      writeDevice({ ...device.doc, currentSerial: serial, unused }, device.rev),
     ]
-    const { serial } = record
     const spent = { status: 'spent', spkiHash: request.spkiHash, serial, spentAt: record.issuedAt! } as const
     for (const voucher of reserved.vouchers) writes.push(writeVoucher(voucher, spent))
-    const surplus = await endSurplus(this.#registry, { serial, deviceId: device.doc.id }, context.now)
     await this.#registry.commit({
-      requestId: `${context.requestId}-issue`,
       writes: [...writes, ...surplus.writes],
       audit: [
         {
@@ -147,8 +146,6 @@ export class CertificateAuthority {
     }
     const bound = { status: 'redeeming', spkiHash: request.spkiHash, serial } as const
     await this.#registry.commit({
-      // One attempt, one reservation: a request that lost and asks again reserves another serial.
-      requestId: `${context.requestId}-reserve-${serial.slice(0, 8)}`,
       writes: [writeCertificate(certificate, 0), ...vouchers.map((voucher) => writeVoucher(voucher, bound))],
       audit: [
         {

@@ -5,11 +5,12 @@ import {
   type CertificateRecord,
   findCertificate,
   isAlive,
+  isUnused,
   listCertificates,
   listSuperseding,
-  listUnused,
   writeCertificate,
 } from '../registry/certificates.ts'
+import type { DeviceRecord } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
 
@@ -75,21 +76,31 @@ async function supersede(registry: Registry, serial: string, now: Date): Promise
 /**
  * What has to go for one more certificate of a device: the oldest of those that were never used.
  *
- * @returns parts of the commit that records the new one
+ * @returns parts of the commit that records the new one; `unused` is for the record of the device
  */
 export async function endSurplus(
   registry: Registry,
-  { serial, deviceId }: { serial: string; deviceId: string },
+  { serial, device }: { serial: string; device: DeviceRecord },
   now: Date,
-): Promise<{ writes: Write[]; feed: FeedFact[]; audit: AuditFact[] }> {
-  const all = await readAll((paging) => listUnused(registry, deviceId, paging))
-  const unused = all.filter(({ doc }) => new Date(doc.notAfter!) > now)
-  const surplus = unused.toSorted(byAge).slice(0, Math.max(0, unused.length + 1 - maxUnused))
+): Promise<{ writes: Write[]; feed: FeedFact[]; audit: AuditFact[]; unused: string[] }> {
+  const before = device.unused ?? (await readUnused(registry, device.id))
+  // Whoever uses what it is given comes here seldom with more than one, and nothing has to be read.
+  if (before.length < maxUnused) return { writes: [], feed: [], audit: [], unused: [...before, serial] }
+  const found = await registry.findMany('certificate', before)
+  const unused = found.filter(({ doc }) => isUnused(doc) && new Date(doc.notAfter!) > now).toSorted(byAge)
+  const surplus = unused.splice(0, unused.length + 1 - maxUnused)
   const why = `${maxUnused} that were never used are enough`
   return {
     ...revocations(surplus, now),
     audit: surplus.length > 0 ? [superseded(surplus, { by: serial, why })] : [],
+    unused: [...unused.map(({ doc }) => doc.serial), serial],
   }
+}
+
+/** Of a device whose record does not say. */
+async function readUnused(registry: Registry, deviceId: string): Promise<string[]> {
+  const all = await readAll((paging) => listCertificates(registry, { deviceId, keep: isUnused, ...paging }))
+  return all.map(({ doc }) => doc.serial)
 }
 
 /** Whether a newer certificate of the device, of the same label and profile, is in use. */

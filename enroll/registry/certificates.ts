@@ -94,10 +94,6 @@ export function listCertificates(
 export const isUnused = ({ kind, status, firstUsedAt }: CertificateRecord): boolean =>
   kind === 'device' && status === 'issued' && firstUsedAt === undefined
 
-/** Those of one device that it has never shown: few, however often it was renewed. */
-export const listUnused = (registry: Registry, deviceId: string, paging: Paging): Promise<Page<CertificateRecord>> =>
-  registry.list('certificate', { index: 'certificate.unused', value: deviceId }, paging, isUnused)
-
 /** Those of which is to be told that they expire soon, the first that is due first. */
 export const listNoticeable = (registry: Registry, now: Date, paging: Paging): Promise<Page<CertificateRecord>> =>
   registry.list('certificate', { index: 'certificate.noticeAt', before: now.toISOString() }, paging)

@@ -16,6 +16,11 @@ export type DeviceRecord = {
   revokedAt?: string
   revocationReason?: RevocationReason
   currentSerial?: string
+  /**
+   * Serials of certificates that it had never shown when the last one was issued, and of that one. Some may have been used
+   * or revoked since; none is missing. Absent before a first one.
+   */
+  unused?: string[]
   /** Of what it published. */
   purge?: Purge
   /** From when a thief may have it; such a one is revoked. */

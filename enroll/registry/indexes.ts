@@ -3,7 +3,7 @@ import type { AllowanceRecord } from './allowances.ts'
 import type { ApiTokenRecord } from './api-tokens.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
-import { type CertificateRecord, instant, isListed, isOwn, isUnused } from './certificates.ts'
+import { type CertificateRecord, instant, isListed, isOwn } from './certificates.ts'
 import { type AuditStateRecord, type CheckpointRecord, seqKey } from './checkpoints.ts'
 import type { ClaimRecord } from './claims.ts'
 import type { CutsRecord } from './cuts.ts'
@@ -56,7 +56,6 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     const { deviceId, notAfter, supersedesAt, noticeAt, status } = certificate
     return [
       ...(deviceId === undefined ? [] : [{ index: 'certificate.device', value: deviceId }]),
-      ...(deviceId === undefined || !isUnused(certificate) ? [] : [{ index: 'certificate.unused', value: deviceId }]),
       ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
       ...(supersedesAt === undefined ? [] : [{ index: 'certificate.supersedesAt', value: supersedesAt }]),
       ...(noticeAt === undefined ? [] : [{ index: 'certificate.noticeAt', value: noticeAt }]),

@@ -4,7 +4,9 @@ import { decodeBody } from '../../../contract/feed.ts'
 import { endSurplus, isReplaced, maxUnused, noteUse, supersedeDue } from '../../../enroll/ca/supersession.ts'
 import { decodeAudit } from '../../../enroll/registry/audit-log.ts'
 import { type CertificateRecord, getCertificate, writeCertificate } from '../../../enroll/registry/certificates.ts'
+import type { DeviceRecord } from '../../../enroll/registry/devices.ts'
 import type { Registry } from '../../../enroll/registry/registry.ts'
+import { device } from '../../suites/registry.ts'
 import { put, withRegistry } from '../registry/with-registry.ts'
 
 const minute = 60_000
@@ -140,14 +142,23 @@ test('of certificates that were never used a device keeps the newest; those that
       certificate('07', -1440),
     )
     assert.equal(unused.length, maxUnused)
-    const { writes, feed, audit } = await endSurplus(registry, { serial: '09', deviceId: 'cam-1' }, at(30))
-    assert.deepEqual(
-      writes.map(({ id }) => id),
-      ['02'],
-    )
-    assert.deepEqual([feed.length, audit[0]!.details!.certificates], [1, ['02']])
-    const none = await endSurplus(registry, { serial: '09', deviceId: 'cam-2' }, at(30))
-    assert.deepEqual([none.writes, none.feed, none.audit], [[], [], []])
+    const end = (more: Partial<DeviceRecord>) =>
+      endSurplus(registry, { serial: '09', device: { ...device('cam-1'), ...more } }, at(30))
+    // As the device's record has it, with one that is used and one that has expired since; and of one that does not say.
+    for (const known of [{ unused: ['06', '05', '01', '04', '03', '02', '07'] }, {}]) {
+      const { writes, feed, audit, unused: left } = await end(known)
+      assert.deepEqual(
+        writes.map(({ id }) => id),
+        ['02'],
+      )
+      assert.deepEqual([feed.length, audit[0]!.details!.certificates], [1, ['02']])
+      assert.deepEqual(left, ['03', '04', '05', '06', '09'])
+    }
+    const nothing = { writes: [], feed: [], audit: [] }
+    assert.deepEqual(await end({ id: 'cam-2' }), { ...nothing, unused: ['09'] })
+    assert.deepEqual(await end({ unused: ['01', '02'] }), { ...nothing, unused: ['01', '02', '09'] })
+    const mostlyUsed = ['01', '02', '07', '08', '10']
+    assert.deepEqual(await end({ unused: mostlyUsed }), { ...nothing, unused: ['02', '09'] })
   }))
 
 test('a certificate is replaced once a newer one is used', () =>
