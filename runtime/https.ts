@@ -21,7 +21,7 @@ export type EdgeRequest = {
   headers: IncomingMessage['headers']
   body: Buffer
   remoteAddress: string
-  /** DER of the client certificate, and OpenSSL's word on its chain (undefined: it is fine). */
+  /** DER of the client certificate, one object for each connection, and OpenSSL's word on its chain (undefined: it is fine). */
   certificate: Buffer | undefined
   certificateFault: string | undefined
   /** What names this TLS connection and no other; undefined where nothing does so safely. */
@@ -187,7 +187,6 @@ type Serving = EdgeOptions & { isOwnName(host: string): boolean }
 async function answer(message: IncomingMessage, response: ServerResponse, options: Serving): Promise<void> {
   const id = randomBytes(8).toString('hex')
   const path = pathOf(message.url ?? '/')
-  const log = options.log.child({ requestId: id })
   const started = performance.now()
   const socket = message.socket as TLSSocket
   const head: EdgeRequestHead = {
@@ -196,7 +195,7 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
     path,
     headers: message.headers,
     remoteAddress: socket.remoteAddress ?? 'unknown',
-    certificate: socket.getPeerX509Certificate()?.raw,
+    certificate: certificateOf(socket),
     certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
     channelBinding: () => channelBindingOf(socket, 'server'),
   }
@@ -220,9 +219,10 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   response.writeHead(result.status, headers)
   if (message.complete) response.end(message.method === 'HEAD' ? undefined : body)
   else refuseRest(message, response, body)
-  log.debug(
+  options.log.debug(
     {
       event: 'request.answered',
+      requestId: id,
       method: message.method,
       path: path.slice(0, 200),
       status: result.status,
@@ -230,6 +230,14 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
     },
     'request answered',
   )
+}
+
+const certificates = new WeakMap<TLSSocket, Buffer | undefined>()
+
+/** The same octets for all requests of a connection: what is shown is shown in its handshake, and there is no second one. */
+function certificateOf(socket: TLSSocket): Buffer | undefined {
+  if (!certificates.has(socket)) certificates.set(socket, socket.getPeerX509Certificate()?.raw)
+  return certificates.get(socket)
 }
 
 function readBody(message: IncomingMessage, maxBytes: number): Promise<Buffer> {

@@ -15,6 +15,19 @@ export type CertificateEvidence = {
   late?: Voucher
 }
 
+const read = new WeakMap<Buffer, CertificateFacts>()
+
+/**
+ * What the certificate of a connection says, read at its first request. What it is worth is asked at every one.
+ *
+ * @throws FleetError `request_malformed`
+ */
+export function factsOf(certificate: Buffer): CertificateFacts {
+  const facts = read.get(certificate) ?? parseCertificate(certificate)
+  read.set(certificate, facts)
+  return facts
+}
+
 type Shown = Pick<EdgeRequest, 'certificate' | 'certificateFault'>
 
 /** The same, of a certificate that may have expired where an operator has allowed a late renewal. */
@@ -37,7 +50,7 @@ export async function readCertificateEvidence(
   if (request.certificate === undefined) {
     throw new FleetError('certificate_missing', 'present the current certificate over mutual TLS')
   }
-  const certificate = parseCertificate(request.certificate)
+  const certificate = factsOf(request.certificate)
   const context = { serial: certificate.serial, fingerprint: certificate.fingerprint }
   const isLate = certificate.notAfter < now
   if (isLate && !mayBeLate) {

@@ -1,9 +1,9 @@
-import { parseCertificate } from '../../pki/certificate.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { EdgeRequestHead } from '../../runtime/https.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
 import type { Registry } from '../registry/registry.ts'
 import { findWatchedKey, type WatchedKeyRecord } from '../registry/watched-keys.ts'
+import { factsOf } from './current-certificate.ts'
 
 /** Somebody used a key that is watched: held it in a handshake, or wanted it certified. */
 export type WatchedKeyUse = {
@@ -63,7 +63,7 @@ export async function findWatchedHandshake(
 
 function keyOf(certificate: Buffer): string | undefined {
   try {
-    return parseCertificate(certificate).spkiHash
+    return factsOf(certificate).spkiHash
   } catch (error) {
     if (isFleetError(error)) return undefined
     throw error
