@@ -1,31 +1,47 @@
 /**
  * Certificates a second: the CA's work alone, over the EST edge with connections that stay, and with a full handshake for
- * each; beside the ECDSA P-256 of the same machine in the same run. The service is a process of its own, and its processor
- * time is what counts: the client makes half of the load.
+ * each; in turns with a node:https server that reads a request, writes an answer of the same size and does nothing else, and
+ * beside the ECDSA P-256 of the same machine. Servers are processes of their own, and their processor time is what counts:
+ * the client makes half of the load. The service logs as an operator has it.
  *
  *   npm run bench -- enroll [seconds] [connections]
  */
 import { type ChildProcess, execFile, fork } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { Agent, request } from 'node:https'
+import { readFileSync } from 'node:fs'
+import { Agent, createServer, request } from 'node:https'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { issue, newSerialNumber, parseCertificate, prepare } from '../pki/certificate.ts'
 import { certsOnly } from '../pki/cms.ts'
 import { parseCsr } from '../pki/csr.ts'
 import { buildName } from '../pki/names.ts'
 import { createKeyAndCsr } from '../pki/x509.ts'
+import { type EdgeCredential, tlsOptions } from '../runtime/https.ts'
 import { type DeviceKeys, EnrollHarness, testConfiguration } from '../test/harness/fleet.ts'
 import { issuingIssuer, sensorProfile } from '../test/pki/hierarchy.ts'
-import { percentile } from './figures.ts'
+import { ms, percentile } from './figures.ts'
 
 const seconds = Number(process.argv[2] ?? 5)
 const connections = Number(process.argv[3] ?? 16)
+const rounds = 5
+/** Compiled code is what an operator has; a service that has just started spends most of its time without. */
+const warmUp = 1_500
+const path = '/.well-known/est/simplereenroll'
 
 type Client = { device: DeviceKeys; csr: string }
-type Started = { est: string; root: string; clients: Client[] }
+type Started = { url: string; root: string; clients: Client[]; credential: EdgeCredential }
 
-/** The service, as the child process: answers every message with the processor time it has used, in microseconds. */
+/** A service, as the child process: answers every message with the processor time it has used, in microseconds. */
+function answerProcessorTime(): void {
+  process.on('message', () => {
+    const { user, system } = process.cpuUsage()
+    process.send!(user + system)
+  })
+}
+
 async function serve(): Promise<void> {
   const enroll = { renewalsPerHour: 1e9, maxConnections: 10_000, maxConnectionsPerAddress: 10_000 }
   const fleet = await EnrollHarness.start({ config: testConfiguration({ enroll }) })
@@ -35,25 +51,108 @@ async function serve(): Promise<void> {
       return { device, csr: (await fleet.renewalCsr(device)).toString('base64') }
     }),
   )
-  process.on('message', () => {
-    const { user, system } = process.cpuUsage()
-    process.send!(user + system)
-  })
+  answerProcessorTime()
   process.once('disconnect', () => void fleet[Symbol.asyncDispose]())
-  const started: Started = { est: fleet.endpoints.est, root: fleet.root, clients }
-  process.send!(started)
+  const own = (name: string): string => readFileSync(join(fleet.dataDir, 'services', 'enroll', name), 'utf8')
+  const credential = { key: own('tls.key'), cert: own('tls.crt') }
+  process.send!({ url: fleet.endpoints.est + path, root: fleet.root, clients, credential } satisfies Started)
+}
+
+/** What HTTPS takes without us: the same handshakes, a request read, an answer of the size of a certificate written. */
+async function serveBare({ credential, root }: Started): Promise<void> {
+  const answer = 'A'.repeat(1_000)
+  const server = createServer(tlsOptions(credential, [root]), (message, response) => {
+    message.resume().on('end', () => response.writeHead(200, { 'Content-Length': answer.length }).end(answer))
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  answerProcessorTime()
+  process.once('disconnect', () => process.exit())
+  process.send!(`https://localhost:${(server.address() as AddressInfo).port}${path}`)
+}
+
+function start(role: string): ChildProcess {
+  // Lines are written and thrown away. With BENCH_NODE_FLAGS, to profile it.
+  const execArgv = process.env.BENCH_NODE_FLAGS?.split(' ') ?? []
+  const env = { ...process.env, ROLE: role, FLEETGATE_TEST_LOG: 'info' }
+  const child = fork(import.meta.filename, process.argv.slice(2), {
+    execArgv,
+    env,
+    stdio: ['ignore', 'inherit', 'ignore', 'ipc'],
+  })
+  child.once('exit', (code) => {
+    if (code !== 0) throw new Error(`the ${role} ended`)
+  })
+  return child
 }
 
 async function measure(): Promise<void> {
-  const child = fork(import.meta.filename, process.argv.slice(2))
-  const [started] = (await once(child, 'message')) as [Started]
-  console.log(`${seconds} s each, ${connections} connections; Node ${process.version}\n`)
+  const service = start('service')
+  const [started] = (await once(service, 'message')) as [Started]
+  const bare = start('bare')
+  bare.send(started)
+  const [url] = (await once(bare, 'message')) as [string]
+  console.log(`${rounds} rounds of ${seconds} s in all, ${connections} connections; Node ${process.version}\n`)
   console.log(`${'openssl speed ecdsap256, one core'.padEnd(44)}${await opensslSpeed()}`)
-  const work = await caWork()
-  console.log(`${'CA work: request in, certificate out'.padEnd(44)}${perSecond(work)} per CPU-second`)
-  await overTheEdge('renewals, connections stay', child, started, true)
-  await overTheEdge('renewals, a full handshake each', child, started, false)
-  child.disconnect()
+  const work = new Figures('CA work: request in, certificate out')
+  const edges = [true, false].flatMap((stay) => {
+    const how = stay ? 'connections stay' : 'a full handshake each'
+    return [
+      new Edge(service, started, stay, new Figures(`renewals, ${how}`)),
+      new Edge(bare, { ...started, url }, stay, new Figures(`bare node:https, ${how}`)),
+    ]
+  })
+  for (const edge of edges.slice(0, 2)) await edge.run({ count: warmUp, ms: 15_000 })
+  for (const edge of edges) edge.figures.clear()
+  for (let round = 0; round < rounds; round++) {
+    await caWork(work)
+    for (const edge of edges) await edge.run({ ms: (seconds * 1_000) / rounds })
+  }
+  for (const { line } of [work, ...edges.map(({ figures }) => figures)]) console.log(line)
+  const [renewal, idle] = edges.map(({ figures }) => figures.microseconds)
+  const rest = renewal! - idle! - work.microseconds
+  console.log(
+    `\na renewal over a connection that stays takes ${renewal!.toFixed(0)} us: ${work.microseconds.toFixed(0)} of CA work, ${idle!.toFixed(0)} of HTTPS, ${rest.toFixed(0)} of checks, store and log`,
+  )
+  service.disconnect()
+  bare.disconnect()
+}
+
+/** What was done in how much processor time, over all rounds. */
+class Figures {
+  readonly #name: string
+  readonly #latencies: number[] = []
+  #count = 0
+  #cpuUs = 0
+  #ms = 0
+
+  constructor(name: string) {
+    this.#name = name
+  }
+
+  add(count: number, cpuUs: number, ms: number, latencies: readonly number[] = []): void {
+    this.#count += count
+    this.#cpuUs += cpuUs
+    this.#ms += ms
+    this.#latencies.push(...latencies)
+  }
+
+  clear(): void {
+    this.#count = this.#cpuUs = this.#ms = 0
+    this.#latencies.length = 0
+  }
+
+  /** of processor time for one */
+  get microseconds(): number {
+    return this.#cpuUs / this.#count
+  }
+
+  get line(): string {
+    const line = `${this.#name.padEnd(44)}${perSecond(1e6 / this.microseconds)} per CPU-second`
+    if (this.#latencies.length === 0) return line
+    const [p50, p99] = [50, 99].map((p) => ms(percentile(this.#latencies, p)))
+    return `${line}, ${perSecond((this.#count * 1_000) / this.#ms)} by the clock, p50 ${p50}, p99 ${p99}`
+  }
 }
 
 const perSecond = (rate: number): string => `${Math.round(rate)}/s`.padStart(9)
@@ -69,7 +168,7 @@ async function opensslSpeed(): Promise<string> {
 }
 
 /** Parsing with proof of possession, building, lint, signing and wrapping: what a certificate costs without store and wire. */
-async function caWork(): Promise<number> {
+async function caWork(figures: Figures): Promise<void> {
   const { csrDer } = await createKeyAndCsr({ commonName: 'cam-1' })
   const notBefore = parseCertificate(issuingIssuer.certificate.der).notBefore
   const one = async (): Promise<void> => {
@@ -87,62 +186,65 @@ async function caWork(): Promise<number> {
     certsOnly([(await issue(prepared)).der])
   }
   for (let i = 0; i < 200; i++) await one()
-  const before = process.cpuUsage()
-  const until = performance.now() + seconds * 1_000
+  const [before, startedAt] = [process.cpuUsage(), performance.now()]
   let count = 0
-  for (; performance.now() < until; count++) await one()
+  for (; performance.now() < startedAt + (seconds * 1_000) / rounds; count++) await one()
   const { user, system } = process.cpuUsage(before)
-  return count / ((user + system) / 1e6)
+  figures.add(count, user + system, performance.now() - startedAt)
 }
 
-async function overTheEdge(name: string, child: ChildProcess, started: Started, keepAlive: boolean): Promise<void> {
-  const cpuUs = async (): Promise<number> => {
-    child.send('cpu')
-    return (await once(child, 'message'))[0] as number
-  }
-  const latencies: number[] = []
-  const run = (ms: number): Promise<unknown> => {
-    const until = performance.now() + ms
-    return Promise.all(started.clients.map((client) => renewUntil(until, started, client, keepAlive, latencies)))
-  }
-  await run(1_000)
-  latencies.length = 0
-  const [cpuBefore, startedAt] = [await cpuUs(), performance.now()]
-  await run(seconds * 1_000)
-  const wall = (performance.now() - startedAt) / 1_000
-  const cpu = ((await cpuUs()) - cpuBefore) / 1e6
-  const [p50, p99] = [percentile(latencies, 50), percentile(latencies, 99)].map((value) => `${value.toFixed(1)} ms`)
-  console.log(
-    `${name.padEnd(44)}${perSecond(latencies.length / wall)} by the clock, ${perSecond(latencies.length / cpu)} per CPU-second of the service, p50 ${p50}, p99 ${p99}`,
-  )
-}
+/** A server under requests of all clients, each of which sends its next one when it has an answer. */
+class Edge {
+  readonly figures: Figures
+  readonly #child: ChildProcess
+  readonly #target: Started
+  readonly #agents: Agent[]
 
-async function renewUntil(
-  until: number,
-  { est, root }: Started,
-  client: Client,
-  keepAlive: boolean,
-  latencies: number[],
-) {
-  const { device, csr } = client
-  const agent = new Agent({ keepAlive, maxSockets: 1, maxCachedSessions: 0 })
-  while (performance.now() < until) {
-    const startedAt = performance.now()
-    const status = await new Promise<number>((resolve, reject) => {
-      const url = `${est}/.well-known/est/simplereenroll`
+  constructor(child: ChildProcess, target: Started, stay: boolean, figures: Figures) {
+    this.#child = child
+    this.#target = target
+    this.figures = figures
+    this.#agents = target.clients.map(() => new Agent({ keepAlive: stay, maxSockets: 1, maxCachedSessions: 0 }))
+  }
+
+  async run({ count = Number.POSITIVE_INFINITY, ms = Number.POSITIVE_INFINITY }): Promise<void> {
+    const latencies: number[] = []
+    const [cpuBefore, startedAt] = [await this.#cpuUs(), performance.now()]
+    await Promise.all(
+      this.#target.clients.map(async (client, at) => {
+        while (latencies.length < count && performance.now() < startedAt + ms) {
+          const sentAt = performance.now()
+          await this.#renew(client, this.#agents[at]!)
+          latencies.push(performance.now() - sentAt)
+        }
+      }),
+    )
+    this.figures.add(latencies.length, (await this.#cpuUs()) - cpuBefore, performance.now() - startedAt, latencies)
+    // Or the server would end what waits for the next round.
+    for (const agent of this.#agents) agent.destroy()
+  }
+
+  async #cpuUs(): Promise<number> {
+    this.#child.send('cpu')
+    return (await once(this.#child, 'message'))[0] as number
+  }
+
+  #renew({ device, csr }: Client, agent: Agent): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const { url, root } = this.#target
       const headers = { 'Content-Type': 'application/pkcs10', 'Content-Length': csr.length }
       const tls = { agent, ca: root, key: device.key, cert: device.certificate }
       const sent = request(url, { method: 'POST', headers, ...tls }, (answer) => {
-        answer.resume().on('end', () => resolve(answer.statusCode!))
+        if (answer.statusCode !== 200) reject(new Error(`a renewal was answered with ${answer.statusCode}`))
+        answer.resume().on('end', resolve)
       })
       sent.on('error', reject)
       sent.end(csr)
     })
-    if (status !== 200) throw new Error(`a renewal was answered with ${status}`)
-    latencies.push(performance.now() - startedAt)
   }
-  agent.destroy()
 }
 
-if (process.send === undefined) await measure()
-else await serve()
+const { ROLE } = process.env
+if (ROLE === 'service') await serve()
+else if (ROLE === 'bare') await serveBare((await once(process, 'message'))[0] as Started)
+else await measure()
