@@ -72,6 +72,7 @@ function cleanValue(value: string | number | boolean | string[]): string | numbe
 }
 
 function clean(text: string): string {
+  if (text.length <= maxText && plain.test(text)) return text
   return cut(
     cut(text.toWellFormed()).replaceAll(unseen, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, '0')}`),
   )
@@ -79,5 +80,7 @@ function clean(text: string): string {
 
 // Control characters, and the ones that turn the direction of text or break a line: an operator reads this in a terminal.
 const unseen = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g
+
+const plain = /^[ -~]*$/
 
 const cut = (text: string): string => (text.length <= maxText ? text : `${text.slice(0, maxText - 1).toWellFormed()}…`)
