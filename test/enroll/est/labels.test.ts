@@ -7,14 +7,20 @@ import { buildCsrAttributes } from '../../../pki/csr-attributes.ts'
 import { buildName } from '../../../pki/names.ts'
 import { createKeyAndCsr, createSelfSigned } from '../../../pki/x509.ts'
 import { loadConfig } from '../../../runtime/config.ts'
+import { cmcRequest } from '../../harness/cmc.ts'
 import { basic, certificateOf, codeOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
+import { RawEst } from '../../harness/raw-est.ts'
 
 suite('labels and profiles (RFC 7030 3.2.2)', () => {
   let fleet: EnrollHarness
   before(async () => {
     fleet = await EnrollHarness.start({
       config: testConfiguration({
-        profiles: { camera: { validityDays: 7, organization: 'Roof' }, sensor: { keyTypes: ['Ed25519', 'P-256'] } },
+        profiles: {
+          camera: { validityDays: 7, organization: 'Roof', serverKeygen: 'clear' },
+          sensor: { keyTypes: ['Ed25519', 'P-256'] },
+        },
+        enroll: { attemptsPerMinute: 1000 },
         labels: { cameras: { profile: 'camera' }, plant: {} },
       }),
     })
@@ -68,6 +74,57 @@ suite('labels and profiles (RFC 7030 3.2.2)', () => {
     assert.equal((await fleet.reenroll(device, csr, { label: 'plant' })).status, 200)
     const bare = await fleet.enrolledDevice('cam-3')
     assert.equal((await fleet.reenroll(bare, await fleet.renewalCsr(bare), { label: 'default' })).status, 200)
+  })
+
+  test('with its certificate a device gets nothing under another label by any operation, however the path is written', async () => {
+    const device = await fleet.enrolledDevice('cam-4', { label: 'plant' })
+    const csrDer = await fleet.renewalCsr(device)
+    const message = cmcRequest({ csrDer, key: device.key, certificate: device.certificate })
+    const pkcs10: [string, Buffer] = ['application/pkcs10', csrDer]
+    const operations: [string, [string, Buffer], number][] = [
+      ['simplereenroll', pkcs10, 403],
+      ['serverkeygen', pkcs10, 403],
+      ['fullcmc', ['application/pkcs7-mime; smime-type=CMC-request', message], 403],
+      ['simpleenroll', pkcs10, 401],
+    ]
+    const ask = async (path: string, [type, body]: [string, Buffer]): Promise<number> => {
+      const base64 = body.toString('base64')
+      const lines = [`POST ${path} HTTP/1.1`, 'Host: h', `Content-Type: ${type}`, `Content-Length: ${base64.length}`]
+      await using connection = await RawEst.open(fleet, device)
+      return Number.parseInt(
+        await connection.exchange(Buffer.from(`${lines.join('\r\n')}\r\n\r\n${base64}`), 30_000),
+        10,
+      )
+    }
+    const before = (await fleet.admin('GET', '/certificates?deviceId=cam-4')).body.items.length
+    for (const [operation, sent, status] of operations) {
+      for (const label of ['cameras/', 'default/', '']) {
+        assert.equal(await ask(`/.well-known/est/${label}${operation}`, sent), status, `${label}${operation}`)
+      }
+    }
+    const reenroll = 'simplereenroll'
+    for (const path of [
+      `Plant/${reenroll}`,
+      `plant%2f${reenroll}`,
+      `plant%00/${reenroll}`,
+      `%70lant/${reenroll}`,
+      `plant/%73implereenroll`,
+      `cameras/../plant/${reenroll}`,
+      `./plant/${reenroll}`,
+      `plant//${reenroll}`,
+      `/plant/${reenroll}`,
+      `plant/${reenroll}/`,
+      `plant/${reenroll};x`,
+      `plant/${reenroll}%20`,
+      `plant\\${reenroll}`,
+      `plant/${reenroll}#`,
+    ]) {
+      assert.equal(await ask(`/.well-known/est/${path}`, pkcs10), 404, path)
+    }
+    assert.equal(await ask(`/.well-known/EST/plant/${reenroll}`, pkcs10), 404)
+    const { body } = await fleet.admin('GET', '/certificates?deviceId=cam-4')
+    assert.equal(body.items.length, before, 'none was issued')
+    assert.equal(await ask(`/.well-known/est/plant/${reenroll}?label=cameras`, pkcs10), 200)
   })
 
   test('a key of a type that the profile does not take is refused with the ones it takes', async () => {
