@@ -67,6 +67,8 @@ export type Edge = AsyncDisposable & {
 /** How long, and for how much, a peer that is being refused may go on talking: it has to come to reading the answer. */
 const linger = { ms: 1_000, bytes: 1_048_576 }
 const drainMs = 2_000
+/** Node reads on while requests are handled, and keeps what they brought. Nobody who enrolls asks before it has its answer. */
+const maxUnanswered = 8
 
 /**
  * An HTTPS server for devices: TLS 1.2 and 1.3, a client certificate asked for but not demanded, everything bounded,
@@ -147,10 +149,20 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     // A peer that never ends its own half would keep the socket for ever.
     setTimeout(() => socket.destroy(), linger.ms).unref()
   })
+  const unanswered = new WeakMap<Socket, number>()
   const serve = (message: IncomingMessage, response: ServerResponse): void => {
     const socket = message.socket as TLSSocket
+    if (socket.destroyed) return // what stood behind the request that was one too many
+    const open = (unanswered.get(socket) ?? 0) + 1
+    if (open > maxUnanswered) {
+      const told = `more than ${maxUnanswered} requests of one connection wait for their answers`
+      options.drop('too_many_requests', told, socket.remoteAddress ?? 'unknown')
+      return void socket.destroy()
+    }
+    unanswered.set(socket, open)
     idle.delete(socket)
     response.once('close', () => {
+      unanswered.set(socket, unanswered.get(socket)! - 1)
       if (closing) socket.destroySoon()
       else if (!socket.destroyed) idle.add(socket)
     })

@@ -541,6 +541,25 @@ test('a request that two readers could take for two is refused before its handle
   assert.deepEqual([recorded, edge.seen], [unclear.map(([, code]) => code), []])
 })
 
+test('a connection that asks on before it has its answers is closed, and what it brought is not kept', async () => {
+  let asked = 0
+  const dropped: unknown[] = []
+  await using edge = await startEdge({
+    handle: () => {
+      asked++
+      return new Promise(() => undefined)
+    },
+    drop(cause) {
+      dropped.push(cause)
+      return '0123456789ab'
+    },
+  })
+  const socket = await dial(edge)
+  socket.write('POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc'.repeat(100))
+  assert.equal(await readAll(socket), '')
+  assert.deepEqual([asked, dropped], [8, ['too_many_requests']])
+})
+
 test('a target in absolute-form is that of its path, whatever Host says (RFC 9112 3.2.2); so is one after an expectation that nobody knows', async () => {
   await using edge = await startEdge()
   const asked = [
