@@ -4,6 +4,7 @@
  *
  *   npm run fuzz -- est [--seconds 60] [--seed 1]
  */
+import { createPublicKey, sign } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
@@ -11,9 +12,22 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { estOperations } from '../../contract/configuration.ts'
-import { octetString } from '../../pki/der.ts'
+import {
+  bitString,
+  contextConstructed,
+  element,
+  integer,
+  octetString,
+  oid,
+  readDer,
+  sequence,
+  setOf,
+  utf8String,
+} from '../../pki/der.ts'
+import { buildName } from '../../pki/names.ts'
+import { oids } from '../../pki/oids.ts'
 import { createKeyAndCsr } from '../../pki/x509.ts'
-import { cmcOids, cmcRequest } from '../harness/cmc.ts'
+import { cmcOids, cmcRequest, pkiData } from '../harness/cmc.ts'
 import { csrWithAttributes, csrWithChallenge, keyEncryption } from '../harness/csr-vectors.ts'
 import { basic, type DeviceKeys, EnrollHarness, testConfiguration } from '../harness/fleet.ts'
 import { RawEst } from '../harness/raw-est.ts'
@@ -30,8 +44,11 @@ type Service = { fleet: EnrollHarness; device: DeviceKeys; authorization: string
 export async function startService(): Promise<Service> {
   const fleet = await EnrollHarness.start({
     config: testConfiguration({
-      profiles: { camera: { serverKeygen: 'clear', keyTypes: ['P-256', 'P-384', 'Ed25519'] } },
-      labels: { cameras: { profile: 'camera' } },
+      profiles: {
+        camera: { serverKeygen: 'clear', keyTypes: ['P-256', 'P-384', 'Ed25519'] },
+        kiosk: { evidence: ['approval'], serverKeygen: 'clear' },
+      },
+      labels: { cameras: { profile: 'camera' }, kiosks: { profile: 'kiosk' } },
       enroll: { attemptsPerMinute: 1e9, renewalsPerHour: 1e9 },
     }),
   })
@@ -89,8 +106,10 @@ async function sentRequests({ fleet, device }: Service): Promise<fc.Arbitrary<Se
   const vectors = readdirSync(folder).map(
     (file) => JSON.parse(readFileSync(new URL(file, folder), 'utf8')).der as string,
   )
+  const { privateKeyPem: kioskKey, csrDer: kioskCsr } = await createKeyAndCsr({ commonName: 'kiosk-1' })
   const sources = [
     csrDer,
+    kioskCsr,
     renewal,
     csrWithChallenge('cam-1', 'secret'),
     csrWithAttributes('cam-1', ...keyEncryption(Buffer.alloc(20), ['1.2.840.113549.3.7'])),
@@ -98,7 +117,34 @@ async function sentRequests({ fleet, device }: Service): Promise<fc.Arbitrary<Se
     cmcRequest({ csrDer: renewal, key: device.key, certificate: device.certificate }),
     ...vectors.map((der) => Buffer.from(der, 'base64')),
   ]
-  const der = fc.tuple(fc.constantFrom(...sources), fc.array(change, { maxLength: 4 })).map(mutate)
+  const changes = fc.oneof(
+    { weight: 1, arbitrary: fc.constant<Change[]>([]) },
+    { weight: 7, arbitrary: fc.array(change, { maxLength: 4 }) },
+  )
+  const broken = fc.tuple(fc.constantFrom(...sources), changes).map(mutate)
+  // With a signature that fits what was changed, so that it comes past the proof of possession.
+  const signed = fc.oneof(
+    fc
+      .tuple(
+        fc.constantFrom<[Buffer, string][]>(
+          [csrDer, key],
+          [renewal, device.key],
+          [kioskCsr, kioskKey],
+          [csrWithNames(key), key],
+        ),
+        changes,
+      )
+      .map(([[der, by], these]) => signedAgain(mutate([infoOf(der), these]), by)),
+    fc
+      .tuple(fc.constantFrom(pkiData({ csrDer, key, controls: [nonce] }), pkiData({ csrDer: renewal, key })), changes)
+      .map(([data, these]) => cmcRequest({ csrDer, key, data: mutate([data, these]) })),
+    fc
+      .tuple(fc.constant(pkiData({ csrDer: renewal, key, controls: [nonce] })), changes)
+      .map(([data, these]) =>
+        cmcRequest({ csrDer, key: device.key, certificate: device.certificate, data: mutate([data, these]) }),
+      ),
+  )
+  const der = fc.oneof({ weight: 1, arbitrary: broken }, { weight: 1, arbitrary: signed })
   const base64 = fc
     .tuple(der, fc.array(change, { maxLength: 2 }), fc.constantFrom('one line', 'lines', 'armour'))
     .map(([bytes, changes, form]) => mutate([Buffer.from(written(bytes, form), 'latin1'), changes]))
@@ -112,6 +158,10 @@ async function sentRequests({ fleet, device }: Service): Promise<fc.Arbitrary<Se
     { weight: 12, arbitrary: fc.constantFrom('simpleenroll', 'simplereenroll', 'serverkeygen', 'fullcmc') },
     { weight: 1, arbitrary: fc.constantFrom<string>(...estOperations) },
     { weight: 1, arbitrary: fc.constantFrom(...estOperations).map((name) => `cameras/${name}`) },
+    {
+      weight: 2,
+      arbitrary: fc.constantFrom('simpleenroll', 'serverkeygen', 'fullcmc').map((name) => `kiosks/${name}`),
+    },
     { weight: 1, arbitrary: fc.webPath() },
     { weight: 1, arbitrary: fc.string({ maxLength: 40 }) },
   )
@@ -130,6 +180,10 @@ async function sentRequests({ fleet, device }: Service): Promise<fc.Arbitrary<Se
       ['Authorization', 'Basic Y2FtLTE6//8='],
       ['Authorization', 'Digest username="cam-1"'],
       ['User-Agent', 'libest 3.2.0p'],
+      ['Host', 'g'],
+      ['Transfer-Encoding', 'gzip, chunked'],
+      ['Upgrade', 'h2c'],
+      ['Connection', 'Upgrade, close'],
     ),
   )
   return fc
@@ -138,7 +192,13 @@ async function sentRequests({ fleet, device }: Service): Promise<fc.Arbitrary<Se
         { weight: 9, arbitrary: fc.constant('POST') },
         { weight: 1, arbitrary: fc.constantFrom('GET', 'PUT', 'HEAD') },
       ),
-      path,
+      target: fc.tuple(
+        fc.oneof(
+          { weight: 20, arbitrary: fc.constant('') },
+          { weight: 1, arbitrary: fc.constantFrom('https://127.0.0.1', 'HTTP://h', 'https://') },
+        ),
+        path,
+      ),
       credential: fc.constantFrom<Sent['credential'][]>(
         'token',
         'token',
@@ -154,10 +214,10 @@ async function sentRequests({ fleet, device }: Service): Promise<fc.Arbitrary<Se
       ),
       body,
     })
-    .map(({ method, path: name, credential, more, body: octets }) => {
+    .map(({ method, target: [origin, name], credential, more, body: octets }) => {
       const type = name.endsWith('fullcmc') ? 'application/pkcs7-mime; smime-type=CMC-request' : 'application/pkcs10'
       const head = [
-        `${method} /.well-known/est/${name} HTTP/1.1`,
+        `${method} ${origin}/.well-known/est/${name} HTTP/1.1`,
         'Host: h',
         ...more.map(([field, value]) => `${field}: ${value}`),
         `Content-Type: ${type}`,
@@ -186,6 +246,31 @@ function mutate([source, changes]: [Buffer, Change[]]): Buffer {
     else if (at < bytes.length) bytes[at] = kind === 'set' ? value : bytes[at]! ^ (1 << (value % 8))
   }
   return bytes
+}
+
+/** CertificationRequestInfo, which is what a request signs. */
+const infoOf = (csr: Buffer): Buffer => readDer(csr, csr.length).enter().next().der
+
+const signedAgain = (info: Buffer, key: string): Buffer =>
+  sequence(info, sequence(oid(oids.ecdsaWithSha256)), bitString(sign('sha256', info, key)))
+
+/** A request with everything in it that is read. */
+function csrWithNames(key: string): Buffer {
+  const spki = createPublicKey(key).export({ format: 'der', type: 'spki' })
+  const attribute = (type: string, value: Buffer): Buffer => sequence(oid(type), setOf(value))
+  const name = sequence(oid(oids.subjectAltName), octetString(sequence(element(0x82, Buffer.from('cam-1')))))
+  const info = sequence(
+    integer(0),
+    buildName({ commonName: 'cam-1', organizationalUnits: ['roof'] }),
+    spki,
+    element(
+      contextConstructed(0),
+      attribute(oids.extensionRequest, sequence(name)),
+      attribute(oids.challengePassword, utf8String('secret')),
+      ...keyEncryption(Buffer.alloc(20), ['2.16.840.1.101.3.4.1.42']),
+    ),
+  )
+  return signedAgain(info, key)
 }
 
 function written(der: Buffer, form: string): string {
