@@ -86,6 +86,8 @@ export class CertificateAuthority {
     for (const voucher of reserved.vouchers) writes.push(writeVoucher(voucher, spent))
     await this.#registry.commit({
       writes: [...writes, ...surplus.writes],
+      // A theft that was told of since the request was looked at makes this commit a loser.
+      absent: [{ kind: 'watchedKey', id: request.spkiHash }],
       audit: [
         {
           action: 'certificate.issued',

@@ -28,6 +28,8 @@ export type Commit = {
   /** Compared when the request id was used before. */
   digest?: string | undefined
   writes: readonly Write[]
+  /** What must not exist, beside what is written. */
+  absent?: readonly { kind: RecordKind; id: string }[]
   audit: readonly AuditFact[]
   feed?: readonly FeedFact[]
   /** How many things it was about, where the answer says so: whoever asks again is told the same. */
@@ -96,6 +98,7 @@ export class Registry implements AsyncDisposable {
     const keys = commit.writes.map(({ kind, id }) => recordKey(kind, id))
     if (commit.requestId !== undefined) keys.push(recordKey('request', commit.requestId))
     if (new Set(keys).size < keys.length) throw new Error('a commit writes a record once')
+    keys.push(...(commit.absent ?? []).map(({ kind, id }) => recordKey(kind, id)))
     const audit = commit.audit.map((fact) => encodeAudit(fact, commit.at))
     const feed = (commit.feed ?? []).map((fact) => encodeFeed(fact, commit.at))
     const receipt = await this.#engine.write(keys, (view) => decide(view, commit, audit, feed))
@@ -243,6 +246,7 @@ function decide(
     return { answer: receiptOf(known.doc as RequestRecord, true) }
   }
   for (const write of commit.writes) requireExpected(write, records)
+  for (const record of commit.absent ?? []) requireExpected({ ...record, expect: 0 }, records)
   const ends = {
     auditSeq: head.audit.seq + audit.length,
     feedSeq: head.feed.seq + feed.length,
@@ -276,7 +280,10 @@ function requireSameRequest(known: RequestRecord, digest: string | undefined): v
   throw new FleetError('conflict', 'this Idempotency-Key was used for another request', { context: { final: true } })
 }
 
-function requireExpected({ kind, id, expect }: Write, records: ReadonlyMap<RecordKey, Stored>): void {
+function requireExpected(
+  { kind, id, expect }: { kind: RecordKind; id: string; expect?: number | undefined },
+  records: ReadonlyMap<RecordKey, Stored>,
+): void {
   const actual = records.get(recordKey(kind, id))?.rev ?? 0
   if (expect === undefined || expect === actual) return
   const seen = actual === 0 ? 'does not exist' : expect === 0 ? 'exists already' : 'was changed meanwhile'

@@ -42,3 +42,16 @@ export const dawdling = (engine: RegistryEngine, below: (limit: number) => numbe
         }
       : method,
   )
+
+/** @param work runs before each write, with how many there were, it included */
+export function beforeWrite(engine: RegistryEngine, work: (count: number) => Promise<unknown>): RegistryEngine {
+  let count = 0
+  return around(engine, (name, method) =>
+    name !== 'write'
+      ? method
+      : async (...input) => {
+          await work(++count)
+          return method(...input)
+        },
+  )
+}

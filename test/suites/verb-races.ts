@@ -29,7 +29,7 @@ import { createCsr, createKeyAndCsr } from '../../pki/x509.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 import { AttemptLimit } from '../../runtime/limits.ts'
-import { dawdling } from '../harness/engines.ts'
+import { beforeWrite, dawdling } from '../harness/engines.ts'
 import { basic, certificateOf, testConfiguration } from '../harness/fleet.ts'
 import { randomOf } from '../harness/random.ts'
 
@@ -45,6 +45,39 @@ export function verbRaces(rounds: number): void {
     try {
       for (let round = 0; round < rounds; round++) await race(service, `race-${round}`, below)
       assert.deepEqual(await followed(registry), [], `seed ${seed}`)
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
+}
+
+/** A key is certified for another device just when its own is reported stolen. */
+export function watchedKeyRace(): void {
+  test('a key that is reported as stolen while it is being certified under another name gets no certificate', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+    const engine = await openDatabase(join(folder, 'registry'))
+    await using registry = new Registry(engine)
+    let theft: (() => Promise<unknown>) | undefined
+    // Reserving is the first write of an issue, and recording the second.
+    const held = beforeWrite(engine, async (count) => count === 2 && theft?.())
+    try {
+      const { still, racing } = await startService(folder, registry, new Registry(held))
+      const ask = async (id: string, own: typeof still, privateKeyPem: string) => {
+        const create = { id: id as DeviceId, profile: 'camera' as ProfileName, groups: [] }
+        const { token } = await createToken(registry, { deviceId: id as DeviceId, ttlMs: 60_000, create }, asked())
+        const headers = { authorization: basic(id, token) }
+        const csr = await createCsr({ privateKeyPem, commonName: id })
+        return own.ask(simpleenroll, 'default', { headers, body: Buffer.from(csr.toString('base64')) })
+      }
+      const { privateKeyPem } = await createKeyAndCsr({ commonName: 'owner' })
+      assert.equal((await ask('owner', still, privateKeyPem)).status, 200)
+      theft = () => reportStolen(registry, { id: 'owner' as DeviceId, purged: () => [], ...asked() })
+      await assert.rejects(ask('other', racing, privateKeyPem), { code: 'key_compromised' })
+      const { items } = await listCertificates(registry, { deviceId: 'other', limit: 10 })
+      assert.deepEqual(
+        items.map(({ doc }) => doc.status),
+        ['reserved'],
+      )
     } finally {
       rmSync(folder, { recursive: true })
     }

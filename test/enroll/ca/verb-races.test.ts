@@ -1,4 +1,5 @@
-import { verbRaces } from '../../suites/verb-races.ts'
+import { verbRaces, watchedKeyRace } from '../../suites/verb-races.ts'
 
 // More of it: npm run long.
 verbRaces(5)
+watchedKeyRace()
