@@ -232,7 +232,7 @@ export class MqttSession implements LinkEvents, Receiver {
       this.#hasPromptWill = (packet.will.properties?.willDelayInterval ?? 0) === 0
     }
     if (this.#isGone) return
-    this.#bus = await bus.attach({
+    this.#bus = bus.attach({
       clientId,
       wants: ({ message, entries }) => entries.has(clientId) && this.mayReceive(message.topic),
       take: ({ message, entries }) => this.deliver(message, entries.get(clientId)!),

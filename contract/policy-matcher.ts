@@ -113,7 +113,7 @@ class CompiledPolicy implements Matcher {
   readonly #published = new Remembered<readonly Verdict[]>()
   readonly #delivered = new Remembered<boolean>()
   /** For topics that one rule alone speaks for: most of them. */
-  readonly #ofRule = new Map<Rule, readonly Verdict[]>()
+  #ofRule: Map<Rule, readonly Verdict[]> | undefined
 
   constructor(rules: Rules, applying: readonly PolicyStatement[], facts: PrincipalFacts) {
     this.#rules = rules
@@ -172,9 +172,10 @@ class CompiledPolicy implements Matcher {
     if (found.length === 0) return everyDenied
     const [only] = found
     if (found.length > 1 || only === undefined) return verdictsOn(found, this.#retains)
-    let verdicts = this.#ofRule.get(only)
+    let verdicts = this.#ofRule?.get(only)
     if (verdicts === undefined) {
       verdicts = verdictsOn(found, this.#retains)
+      this.#ofRule ??= new Map()
       this.#ofRule.set(only, verdicts)
     }
     return verdicts
@@ -208,15 +209,17 @@ function decide(found: readonly Rule[]): Verdict {
 
 /** What was lately found out by topic. It is bounded: full, it keeps what it has, and begins anew when that is of no use. */
 class Remembered<V> {
-  readonly #values = new Map<string, V>()
+  /** Not before there is something: of a connection that is idle there is nothing. */
+  #values: Map<string, V> | undefined
   #missed = 0
 
   get(topic: string): V | undefined {
-    return this.#values.get(topic)
+    return this.#values?.get(topic)
   }
 
   set(topic: string, value: V): void {
     if (topic.length > maxRememberedLength) return
+    this.#values ??= new Map()
     if (this.#values.size >= maxRemembered) {
       if (++this.#missed < 4 * maxRemembered) return
       this.#missed = 0

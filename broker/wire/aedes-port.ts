@@ -45,45 +45,55 @@ class Port extends Duplex {
   }
 }
 
-/** One listener's place on the bus. */
+/** One listener's place on the bus, taken with its first filter: most devices only publish. */
 export class BusClient {
-  readonly #client: Core
+  readonly #attach: () => Promise<Core>
   /** As of the last call, whatever aedes is still busy with. */
   readonly #wanted = new Set<string>()
+  #attached: Promise<Core> | undefined
   #removing: Promise<void> | undefined
+  #isClosed = false
 
-  constructor(client: Core) {
-    this.#client = client
+  constructor(attach: () => Promise<Core>) {
+    this.#attach = attach
   }
 
   /**
    * In force when it resolves; never on a listener that is closed.
    *
    * @param filters without groups of shared subscriptions
+   * @throws Error when aedes does not let it in
    */
   async subscribe(filters: readonly string[]): Promise<void> {
+    if (filters.length === 0 || this.#isClosed) return
     for (const filter of filters) this.#wanted.add(filter)
+    this.#attached ??= this.#attach()
+    const client = await this.#attached
     // aedes would take a filter that it is about to remove for one that it has.
     while (this.#removing !== undefined) await this.#removing
     const subscriptions = filters
       .filter((filter) => this.#wanted.has(filter))
       .map((topic) => ({ topic, qos: 0 as const }))
-    if (subscriptions.length === 0 || this.#client.closed) return
+    if (subscriptions.length === 0 || client.closed) return
     await new Promise<void>((resolve, reject) => {
-      this.#client.subscribe(subscriptions, (error) => (error ? reject(error) : resolve()))
+      client.subscribe(subscriptions, (error) => (error ? reject(error) : resolve()))
     })
   }
 
   unsubscribe(filters: readonly string[]): void {
     for (const filter of filters) this.#wanted.delete(filter)
-    if (filters.length === 0 || this.#client.closed) return
+    const attached = this.#attached
+    if (filters.length === 0 || attached === undefined || this.#isClosed) return
     const before = this.#removing ?? Promise.resolve()
-    const removing = before.then(
-      () =>
-        new Promise<void>((resolve) => {
-          this.#client.unsubscribe({ cmd: 'unsubscribe', unsubscriptions: [...filters] }, () => resolve())
-        }),
-    )
+    const removing = before
+      .then(() => attached)
+      .then(
+        (client) =>
+          new Promise<void>((resolve) => {
+            client.unsubscribe({ cmd: 'unsubscribe', unsubscriptions: [...filters] }, () => resolve())
+          }),
+        () => {}, // it was not let in: who subscribes hears of that
+      )
     this.#removing = removing
     void removing.then(() => {
       if (this.#removing === removing) this.#removing = undefined
@@ -91,7 +101,9 @@ export class BusClient {
   }
 
   async close(): Promise<void> {
-    await new Promise<void>((resolve) => this.#client.close(() => resolve()))
+    this.#isClosed = true
+    const client = await this.#attached?.catch(() => undefined)
+    if (client !== undefined) await new Promise<void>((resolve) => client.close(() => resolve()))
   }
 }
 
@@ -122,8 +134,22 @@ export class Bus<T> implements AsyncDisposable {
     return bus
   }
 
-  /** Nobody else may listen under the same client id. @throws Error when aedes does not let it in */
-  async attach(listener: Listener<T>): Promise<BusClient> {
+  /** Nobody else may listen under the same client id. */
+  attach(listener: Listener<T>): BusClient {
+    return new BusClient(() => this.#letIn(listener))
+  }
+
+  /** Delivers a message to all who listen on its topic and want it, in a later turn. @param done nobody is left who has not got it */
+  publish(topic: string, carried: T, done: () => void): void {
+    const packet = { cmd: 'publish' as const, topic, payload: nothing, qos: 0 as const, retain: false, dup: false }
+    this.#broker.publish({ ...packet, properties: carried as never } as never, () => done())
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await new Promise<void>((resolve) => this.#broker.close(resolve))
+  }
+
+  async #letIn(listener: Listener<T>): Promise<Core> {
     const port = new Port(listener as Listener<unknown>)
     const client = this.#broker.handle(port as never, undefined as never) as Core
     const isIn = Promise.race([
@@ -143,17 +169,7 @@ export class Bus<T> implements AsyncDisposable {
     })
     await isIn
     port.once('close', () => listener.lost())
-    return new BusClient(client)
-  }
-
-  /** Delivers a message to all who listen on its topic and want it, in a later turn. @param done nobody is left who has not got it */
-  publish(topic: string, carried: T, done: () => void): void {
-    const packet = { cmd: 'publish' as const, topic, payload: nothing, qos: 0 as const, retain: false, dup: false }
-    this.#broker.publish({ ...packet, properties: carried as never } as never, () => done())
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await new Promise<void>((resolve) => this.#broker.close(resolve))
+    return client
   }
 }
 

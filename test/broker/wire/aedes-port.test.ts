@@ -17,7 +17,7 @@ async function listen(clientId: string, wants: (carried: Carried) => boolean = (
   const taken: Carried[] = []
   const waiting: (() => void)[] = []
   let isLost = false
-  const client = await bus.attach({
+  const client = bus.attach({
     clientId,
     wants,
     take: (carried) => {
@@ -98,6 +98,24 @@ test('a client id is free once its listener is closed, and the listener hears no
   await second.client.close()
 })
 
+test('a listener that is closed before it is in leaves nothing on the bus, and one without a filter was never there', async () => {
+  const early = await listen('five')
+  const subscribing = early.client.subscribe(['x'])
+  early.client.unsubscribe(['x'])
+  await early.client.close()
+  await subscribing
+  await early.client.subscribe(['x'])
+  const silent = await listen('five')
+  silent.client.unsubscribe(['x'])
+  await silent.client.close()
+  const last = await listen('five')
+  await last.client.subscribe(['x'])
+  bus.publish('x', { id: 1 }, noop)
+  await last.until(1)
+  assert.deepEqual([early.taken, silent.taken, last.isLost()], [[], [], false])
+  await last.client.close()
+})
+
 test('the names of aedes and mqtt-packet that the port relies on are there', async () => {
   const broker = await Aedes.createBroker()
   const stream = new PassThrough()
@@ -132,7 +150,7 @@ test('aedes asks its persistence for what nobody has put there, and puts nothing
     await using own = await Bus.start<Carried>('asking', (error) => assert.fail(String(error)))
     const taken = Promise.withResolvers<Carried>()
     const clientId = 'asking'
-    const client = await own.attach({ clientId, wants: () => true, take: taken.resolve, lost: () => {} })
+    const client = own.attach({ clientId, wants: () => true, take: taken.resolve, lost: () => {} })
     await client.subscribe(['a/+', '#'])
     own.publish('a/b', { id: 1 }, noop)
     await taken.promise
@@ -140,7 +158,7 @@ test('aedes asks its persistence for what nobody has put there, and puts nothing
     await client.subscribe(['a/b'])
     t.mock.timers.tick(4 * 60_000) // when it looks for wills of brokers that died
     await client.close()
-    const other = await own.attach({ clientId, wants: () => true, take: () => {}, lost: () => {} })
+    const other = own.attach({ clientId, wants: () => true, take: () => {}, lost: () => {} })
     await other.subscribe(['x'])
   }
   assert.deepEqual(
