@@ -67,8 +67,8 @@ export class DenialRing<T> {
     const { max, maxPerOwner } = this.#options
     this.#latest = entry
     this.#byId.set(entry.id, entry)
-    // Of the very length: one that grows makes room for many more than most owners have.
-    const own = [...(this.#byOwner.get(entry.owner) ?? []), entry]
+    // Of the very length: one that is spread or pushed to makes room for many more than most owners have.
+    const own = this.#byOwner.get(entry.owner)?.concat(entry) ?? [entry]
     this.#byOwner.set(entry.owner, own)
     const dropped: Entry<T>[] = []
     if (own.length > maxPerOwner && !entry.key.startsWith(restMark)) dropped.push(this.#drop(own[0]!))
