@@ -19,7 +19,12 @@ type ListenerOptions = {
   onRefused: (reason: 'handshake_failed' | 'too_many_connections', message: string, remoteAddress: string) => void
 }
 
-type Handshake = { readonly socket: Socket; readonly timer: NodeJS.Timeout; remoteAddress: string }
+type Handshake = {
+  readonly socket: Socket
+  readonly timer: NodeJS.Timeout
+  readonly onClose: () => void
+  remoteAddress: string
+}
 
 const keepAliveMs = 60_000
 
@@ -109,21 +114,25 @@ export class Listener implements AsyncDisposable {
     const timer = setTimeout(() => {
       this.#refuse(socket, `no TLS within ${this.#options.handshakeTimeoutMs} ms`)
     }, this.#options.handshakeTimeoutMs)
-    const handshake: Handshake = { socket, timer, remoteAddress }
-    this.#handshakes.set(key, handshake)
-    socket.once('close', () => {
+    const onClose = (): void => {
       clearTimeout(timer)
       if (this.#handshakes.get(key) !== handshake) return
       this.#handshakes.delete(key)
       this.#options.onRefused('handshake_failed', 'the connection ended before TLS', handshake.remoteAddress)
-    })
+    }
+    const handshake: Handshake = { socket, timer, onClose, remoteAddress }
+    this.#handshakes.set(key, handshake)
+    socket.once('close', onClose)
   }
 
   #handshakeOver(socket: Socket): Handshake | undefined {
     const key = connectionOf(socket)
     const handshake = this.#handshakes.get(key)
-    clearTimeout(handshake?.timer)
     this.#handshakes.delete(key)
+    if (handshake === undefined) return undefined
+    // What is known of it would stay with its connection.
+    clearTimeout(handshake.timer)
+    handshake.socket.removeListener('close', handshake.onClose)
     return handshake
   }
 

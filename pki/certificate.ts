@@ -69,8 +69,11 @@ export type CertificateFacts = {
  * @throws FleetError `request_malformed` when it is not DER as RFC 5280 asks
  */
 export function parseCertificate(der: Uint8Array): CertificateFacts {
+  // A slice of Node's pool would keep all of that, for as long as a connection lasts.
+  const copy = Buffer.allocUnsafeSlow(der.length)
+  copy.set(der)
   try {
-    return readFacts(Buffer.from(der))
+    return readFacts(copy)
   } catch (cause) {
     if (!(cause instanceof DerError)) throw cause
     throw new FleetError('request_malformed', `The certificate is not DER as RFC 5280 asks: ${cause.message}`, {

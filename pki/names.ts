@@ -28,9 +28,15 @@ const maxAttributes = 100
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
 /** @throws DerError */
-export function parseName(der: Uint8Array): DistinguishedName {
-  const copy = Buffer.from(der)
-  const sets = readDer(copy, maxNameBytes).enter()
+export const parseName = (der: Uint8Array): DistinguishedName => readName(Buffer.from(der))
+
+/**
+ * The name keeps the octets, and all that they are a part of.
+ *
+ * @throws DerError
+ */
+export function readName(der: Buffer): DistinguishedName {
+  const sets = readDer(der, maxNameBytes).enter()
   const rdns: NameAttribute[][] = []
   let count = 0
   while (!sets.done) {
@@ -43,7 +49,7 @@ export function parseName(der: Uint8Array): DistinguishedName {
     if (rdn.length === 0) throw new DerError('a name with an empty RDN')
     rdns.push(rdn)
   }
-  return { der: copy, rdns }
+  return { der, rdns }
 }
 
 function readAttribute(reader: DerReader): NameAttribute {

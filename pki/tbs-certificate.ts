@@ -1,6 +1,6 @@
 import { bitString, contextConstructed, contextPrimitive, DerError, type DerReader, readDer, tags } from './der.ts'
 import { type Extension, readExtensions } from './extensions.ts'
-import { type DistinguishedName, parseName } from './names.ts'
+import { type DistinguishedName, readName } from './names.ts'
 import { oids } from './oids.ts'
 
 /** What is signed (RFC 5280 4.1.2), as it stands in the bytes: read, not judged. */
@@ -29,12 +29,12 @@ export function readTbsCertificate(der: Uint8Array): TbsCertificate {
   const version = readVersion(reader)
   const serial = reader.integer()
   const signatureAlgorithm = reader.next(tags.sequence).der
-  const issuer = parseName(reader.next(tags.sequence).der)
+  const issuer = readName(reader.next(tags.sequence).der)
   const validity = reader.enter()
   const notBefore = readTime(validity)
   const notAfter = readTime(validity)
   validity.end()
-  const subject = parseName(reader.next(tags.sequence).der)
+  const subject = readName(reader.next(tags.sequence).der)
   const publicKeySpki = reader.next(tags.sequence).der
   const issuerUniqueId = reader.optional(contextPrimitive(1))
   const subjectUniqueId = reader.optional(contextPrimitive(2))
