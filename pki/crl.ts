@@ -27,14 +27,16 @@ export type ListEntry = {
   reason: string
 }
 
+/** crlEntryExtensions, by the number of the reason. RFC 5280 5.3.1: left out instead of unspecified. */
+const reasons = revocationReasonNames.map((_, code) =>
+  code === 0 ? Buffer.of() : sequence(writeExtension(oids.reasonCode, enumerated(code))),
+)
+
 /** One of revokedCertificates (RFC 5280 5.1.2.6): the bytes that every list with it is signed over. */
 export function encodeEntry({ serial, revokedAt, reason }: ListEntry): Buffer {
   const code = revocationReasonNames.indexOf(reason)
   if (code < 0) throw new RangeError(`${reason} is no reason of RFC 5280`)
-  const fields = [integer(Buffer.from(serial, 'hex')), time(revokedAt)]
-  // RFC 5280 5.3.1: left out instead of unspecified.
-  if (code > 0) fields.push(sequence(writeExtension(oids.reasonCode, enumerated(code))))
-  return sequence(...fields)
+  return sequence(integer(Buffer.from(serial, 'hex')), time(revokedAt), reasons[code]!)
 }
 
 export type ListIssuer = { certificate: CertificateFacts; signer: Signer }

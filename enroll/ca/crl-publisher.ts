@@ -10,7 +10,7 @@ import {
   listRevoked,
 } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
-import { type Registry, readAll } from '../registry/registry.ts'
+import { type Page, type Registry, readAll } from '../registry/registry.ts'
 import { findListRecord, type RevocationListRecord, writeListRecord } from '../registry/revocation-lists.ts'
 import type { DistributionPoints } from './distribution-points.ts'
 import { RevocationLists } from './revocation-lists.ts'
@@ -169,15 +169,19 @@ export class CrlPublisher implements AsyncDisposable {
     this.#held.clear()
     // In this order none is seen twice: what is held may become revoked, not the other way round.
     for (const status of ['revoked', 'held'] as const) {
-      for (let after: string | undefined; !this.#ended.signal.aborted; ) {
-        const { items, next } = await listRevoked(registry, { status, after, limit: page })
+      let coming: ReturnType<typeof listRevoked> | undefined = listRevoked(registry, { status, limit: page })
+      while (coming !== undefined) {
+        const { items, next }: Page<CertificateRecord> = await coming
+        // Read while this one is encoded: a start takes as long as the slower of the two.
+        coming =
+          next === undefined || this.#ended.signal.aborted
+            ? undefined
+            : listRevoked(registry, { status, after: next, limit: page })
         for (const { doc } of items) {
           if (!points.isOf(doc) || doc.notAfter! < expiredBefore) continue
           lists.load(entryOf(doc), points.shardOf(doc.distributionPoint))
           this.#noteHold(doc)
         }
-        if (next === undefined) break
-        after = next
       }
     }
     this.#cursor = feed.seq
@@ -223,9 +227,9 @@ export class CrlPublisher implements AsyncDisposable {
   }
 
   #noteHold({ deviceId = '', serial, status }: CertificateRecord): void {
-    const held = this.#held.get(deviceId) ?? new Set()
-    if (status === 'held') this.#held.set(deviceId, held.add(serial))
-    else if (held.delete(serial) && held.size === 0) this.#held.delete(deviceId)
+    const held = this.#held.get(deviceId)
+    if (status === 'held') this.#held.set(deviceId, (held ?? new Set()).add(serial))
+    else if (held?.delete(serial) && held.size === 0) this.#held.delete(deviceId)
   }
 
   async #publish(lists: RevocationLists): Promise<void> {
