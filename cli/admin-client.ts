@@ -47,6 +47,7 @@ import {
 } from '../contract/audit-api.ts'
 import { type BulkReceipt, bulkReceipt, type ChangeDevices } from '../contract/bulk-api.ts'
 import { type CredentialReceipt, credentialReceipt, type RevokeCredential } from '../contract/credential-api.ts'
+import { type CrlPage, crlPage, type PublishReceipt, publishReceipt } from '../contract/crl-api.ts'
 import { type Denial, denialView } from '../contract/denials.ts'
 import type { RevocationReason } from '../contract/ids.ts'
 import { type IncidentView, incidentView } from '../contract/incidents.ts'
@@ -100,6 +101,14 @@ export class AdminClient implements Disposable {
 
   forgetBroker(id: string): Promise<{ id: string }> {
     return this.#call(z.object({ id: z.string() }), { method: 'DELETE', path: `/v1/brokers/${encodeURIComponent(id)}` })
+  }
+
+  listCrls(): Promise<CrlPage> {
+    return this.#call(crlPage, { method: 'GET', path: '/v1/crls' })
+  }
+
+  publishCrls(): Promise<PublishReceipt> {
+    return this.#call(publishReceipt, { method: 'POST', path: '/v1/crls/publish', body: {}, waitMs: 20_000 })
   }
 
   createDevice(body: CreateDevice): Promise<DeviceView> {

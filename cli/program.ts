@@ -7,6 +7,7 @@ import { addApiToken } from './commands/api-token.ts'
 import { addAudit } from './commands/audit.ts'
 import { addBroker } from './commands/broker.ts'
 import { addCert } from './commands/cert.ts'
+import { addCrl } from './commands/crl.ts'
 import { addDemo } from './commands/demo.ts'
 import { addDenials } from './commands/denials.ts'
 import { addDevice } from './commands/device.ts'
@@ -75,6 +76,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addRenew,
     addPolicy,
     addCert,
+    addCrl,
     addBroker,
     addOperator,
     addApiToken,

@@ -42,6 +42,8 @@
  * | GET  /v1/sessions             | see session-api.ts      | sessionPage                |
  * | POST /v1/sessions/kick        | kickSession             | kickReceipt                |
  * | GET  /v1/audit/…              | see audit-api.ts        |                            |
+ * | GET  /v1/crls                 |                         | crlPage, see crl-api.ts    |
+ * | POST /v1/crls/publish         |                         | publishReceipt             |
  * | /v1/operators, …/:name        | see operator-api.ts     | operatorView               |
  * | /v1/api-tokens, …/:name       | see operator-api.ts     | apiTokenView               |
  *

@@ -79,6 +79,17 @@ export const enrollMetrics = {
     'Events of the feed that the broker has not reported to be in force',
     'broker',
   ),
+  fleetgate_enroll_crl_age_seconds: gauge(
+    'Age of the oldest revocation list of each scope: all, shards, deltas, root; missing before there are any',
+    'scope',
+  ),
+  fleetgate_enroll_crl_next_update_seconds: gauge(
+    'End of the list of each scope that ends first, in seconds since 1970',
+    'scope',
+  ),
+  fleetgate_enroll_crl_lag_seconds: gauge(
+    'Age of the oldest event of the feed that revocation lists do not carry yet; 0 where they carry all',
+  ),
   fleetgate_enroll_ready: gauge('What /readyz says: 1 for a part that can do its work, certificate or store', 'part'),
   fleetgate_enroll_certificate_not_after_seconds: gauge('End of the certificate of enroll, in seconds since 1970'),
 } satisfies Table

@@ -19,6 +19,7 @@ import { auditView } from '../contract/audit-api.ts'
 import { bulkReceipt } from '../contract/bulk-api.ts'
 import { configuration } from '../contract/configuration.ts'
 import { credentialReceipt } from '../contract/credential-api.ts'
+import { crlView, publishReceipt } from '../contract/crl-api.ts'
 import { denialView } from '../contract/denials.ts'
 import { eventMeanings, eventTypes, fleetEvent, presence } from '../contract/fleet-events.ts'
 import { incidentView } from '../contract/incidents.ts'
@@ -248,6 +249,8 @@ function jsonPage(): string {
       'as `{ "items": [session, …], "unheard": [{ "broker", "why" }, …] }` by `session ls` and `session show`, and as `sessions` beside `devices` and `unheard` by `device revoke|disable|enable|stolen --dry-run`; `why` is `not_connected`, `not_asked` (of a version that does not know the question) or `no_answer`',
     ],
     ['kick receipt', kickReceipt, '`session kick`'],
+    ['revocation list', crlView, '`crl show`; `crl ls` gives `{ "items": [revocation list, …] }`'],
+    ['publish receipt', publishReceipt, '`crl publish`'],
     ['policy', policyView, '`policy show`, `policy apply`'],
     ['denial', denialView, '`explain`; `denial ls` gives `{ "items": [denial, …], "unheard": [broker, …] }`'],
     ['audit entry', auditView, '`audit tail`, one object a line; `details` differ by action'],

@@ -1,17 +1,28 @@
 import { type EstOperation, estOperations } from '../contract/configuration.ts'
-import { deviceStatuses } from '../contract/feed.ts'
+import { listScopes } from '../contract/crl-api.ts'
+import { decodeBody, deviceStatuses } from '../contract/feed.ts'
 import { type EnrollMetric, enrollMetrics } from '../contract/metrics.ts'
 import { Metrics, Tally, type Tell } from '../runtime/metrics.ts'
 import type { Readiness } from '../runtime/probes.ts'
 import { type NoticeDays, noticeDays } from './ca/expiry.ts'
+import type { ServedList } from './ca/revocation-lists.ts'
 import type { FeedServer } from './feed-server.ts'
 import type { EnrollmentDenials } from './ra/enrollment-denials.ts'
 import type { Registry } from './registry/registry.ts'
 
 type MetersOptions = {
-  registry: Pick<Registry, 'count' | 'head'>
+  registry: Pick<Registry, 'count' | 'head' | 'feedAfter'>
   denials: Pick<EnrollmentDenials, 'refusals'>
   clock: () => Date
+}
+
+type Attached = {
+  feed: Pick<FeedServer, 'brokers'>
+  certificateEnds: () => Date
+  ready: () => Promise<Readiness>
+  served: () => readonly ServedList[]
+  /** The place in the feed up to which lists carry everything; undefined where none are published. */
+  listsUpTo: () => number | undefined
 }
 
 const dayMs = 86_400_000
@@ -26,9 +37,7 @@ export class Meters {
   readonly #options: MetersOptions
   readonly #requests = new Tally()
   readonly #notices = new Map<NoticeDays, number>()
-  #feed: Pick<FeedServer, 'brokers'> | undefined
-  #certificateEnds: (() => Date) | undefined
-  #ready: (() => Promise<Readiness>) | undefined
+  #attached: Attached | undefined
   #counted: { at: number; samples: Parameters<Tell<EnrollMetric>>[] } | undefined
 
   constructor(options: MetersOptions) {
@@ -37,10 +46,8 @@ export class Meters {
   }
 
   /** What is there only once the service is whole. */
-  attach(feed: Pick<FeedServer, 'brokers'>, certificateEnds: () => Date, ready: () => Promise<Readiness>): void {
-    this.#feed = feed
-    this.#certificateEnds = certificateEnds
-    this.#ready = ready
+  attach(attached: Attached): void {
+    this.#attached = attached
   }
 
   /** @param outcome ok, pending, or a code */
@@ -64,15 +71,35 @@ export class Meters {
     for (const days of noticeDays)
       tell('fleetgate_enroll_expiry_notices_total', this.#notices.get(days) ?? 0, String(days))
     const head = (await registry.head()).feed.seq
-    for (const { id, connected, appliedSeq } of (await this.#feed?.brokers()) ?? []) {
+    for (const { id, connected, appliedSeq } of (await this.#attached?.feed.brokers()) ?? []) {
       tell('fleetgate_enroll_feed_broker_connected', Number(connected), id)
       tell('fleetgate_enroll_feed_broker_lag_events', Math.max(0, head - appliedSeq), id)
     }
-    for (const [part, fault] of Object.entries((await this.#ready?.()) ?? {}))
+    for (const [part, fault] of Object.entries((await this.#attached?.ready()) ?? {}))
       tell('fleetgate_enroll_ready', Number(fault === undefined), part)
-    const ends = this.#certificateEnds?.()
+    await this.#readLists(tell)
+    const ends = this.#attached?.certificateEnds()
     if (ends !== undefined) tell('fleetgate_enroll_certificate_not_after_seconds', ends.getTime() / 1_000)
     for (const sample of await this.#counts()) tell(...sample)
+  }
+
+  async #readLists(tell: Tell<EnrollMetric>): Promise<void> {
+    const { registry, clock } = this.#options
+    const now = clock().getTime()
+    const served = this.#attached?.served() ?? []
+    for (const scope of listScopes) {
+      const lists = served.filter((list) => list.scope === scope)
+      if (lists.length === 0) continue
+      const oldest = Math.min(...lists.map(({ thisUpdate }) => thisUpdate.getTime()))
+      const first = Math.min(...lists.map(({ nextUpdate }) => nextUpdate.getTime()))
+      tell('fleetgate_enroll_crl_age_seconds', (now - oldest) / 1_000, scope)
+      tell('fleetgate_enroll_crl_next_update_seconds', first / 1_000, scope)
+    }
+    const upTo = this.#attached?.listsUpTo()
+    if (upTo === undefined) return
+    const [missing] = await registry.feedAfter(upTo, 1)
+    const since = missing === undefined ? now : Date.parse(decodeBody(missing).at)
+    tell('fleetgate_enroll_crl_lag_seconds', Math.max(0, now - since) / 1_000)
   }
 
   async #counts(): Promise<Parameters<Tell<EnrollMetric>>[]> {

@@ -21,6 +21,7 @@ import { Checkpoints } from './ca/checkpoints.ts'
 import { keepCredentials } from './ca/credentials.ts'
 import { noticeExpiring } from './ca/expiry.ts'
 import { openHierarchy } from './ca/hierarchy.ts'
+import type { ServedList } from './ca/revocation-lists.ts'
 import { supersedeDue } from './ca/supersession.ts'
 import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
@@ -141,6 +142,7 @@ export async function createEnrollService(input: {
             log,
           }),
         )
+  const served = (): ServedList[] => status?.served() ?? []
   const ca = new CertificateAuthority(registry, hierarchy, status?.points)
   const { anchors } = hierarchy
   const credential = (): EdgeCredential => ({
@@ -196,6 +198,7 @@ export async function createEnrollService(input: {
         feed,
         peers,
         lists: status?.lists,
+        served,
         denials,
         checkpoints,
         clock,
@@ -295,7 +298,7 @@ export async function createEnrollService(input: {
       () => 'the registry takes no changes',
     ),
   }))
-  meters.attach(feed, certificateEnds, ready)
+  meters.attach({ feed, certificateEnds, ready, served, listsUpTo: () => status?.lists.published.feedSeq })
   const probes =
     probesAt === undefined
       ? undefined

@@ -7,9 +7,10 @@ import { openKeyFile } from '../pki/keystore.ts'
 import type { OcspSigner } from '../pki/ocsp.ts'
 import type { Log } from '../runtime/log.ts'
 import { CrlPublisher } from './ca/crl-publisher.ts'
-import { authorityName, DistributionPoints } from './ca/distribution-points.ts'
+import { DistributionPoints, pointsOfRoot } from './ca/distribution-points.ts'
 import type { Hierarchy } from './ca/hierarchy.ts'
 import { OcspResponder } from './ca/ocsp-responder.ts'
+import type { ServedList } from './ca/revocation-lists.ts'
 import { keepRootList } from './ca/root-list.ts'
 import type { Registry } from './registry/registry.ts'
 import { createStatus, type Published } from './status.ts'
@@ -18,6 +19,8 @@ export type StatusService = AsyncDisposable & {
   address: { host: string; port: number }
   points: DistributionPoints
   lists: CrlPublisher
+  /** Every list that can be fetched now. */
+  served(): ServedList[]
   /** To be called now and then: the responder's certificate may have been renewed, the root's list may be due. */
   keepUp(): Promise<void>
 }
@@ -74,6 +77,13 @@ export async function openStatus(input: {
   })
   lists.onChange((serial) => ocsp.forget(serial))
 
+  const rootPoints = pointsOfRoot(root.certificate, url)
+  const ofRoot = {
+    authority: rootPoints.name,
+    file: 'all.crl',
+    scope: 'root',
+    url: rootPoints.urlOf('all.crl'),
+  } as const
   const authorities = new Map<string, Published>([
     [
       points.name,
@@ -86,10 +96,10 @@ export async function openStatus(input: {
       },
     ],
     [
-      authorityName(root.certificate),
+      rootPoints.name,
       {
         certificate: root.certificate.der,
-        find: (file) => (file === 'all.crl' ? rootList : undefined),
+        find: (file) => (file === ofRoot.file ? rootList : undefined),
         isLoaded: true,
       },
     ],
@@ -100,6 +110,7 @@ export async function openStatus(input: {
     address,
     points,
     lists,
+    served: () => [...lists.served, ...(rootList === undefined ? [] : [{ ...rootList, ...ofRoot, entries: 0 }])],
     keepUp: async () => {
       current = readSigner()
       await keepRoot()

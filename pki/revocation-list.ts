@@ -1,10 +1,10 @@
 import { type KeyObject, verify } from 'node:crypto'
 import { FleetError } from '../runtime/errors.ts'
-import { contextConstructed, DerError, type DerReader, readDer, tags } from './der.ts'
-import { readExtensions } from './extensions.ts'
-import { type DistinguishedName, parseName } from './names.ts'
+import { contextConstructed, contextPrimitive, DerError, type DerReader, readDer, tags } from './der.ts'
+import { type Extension, readExtensions } from './extensions.ts'
+import { type DistinguishedName, formatName, parseName } from './names.ts'
 import { oids } from './oids.ts'
-import { signatureSchemes } from './signature-schemes.ts'
+import { type SignatureScheme, signatureSchemes } from './signature-schemes.ts'
 
 /** Who is revoked, by one CA (RFC 5280 5.1). */
 export type RevocationList = {
@@ -16,7 +16,21 @@ export type RevocationList = {
   revoked: ReadonlyMap<string, string>
 }
 
-const maxListBytes = 67_108_864
+export type RevokedEntry = { serial: string; revokedAt: Date; reason: string }
+/** `number` and `base` are decimal, of any length; `scope` is what the list is limited to. */
+export type ListFacts = {
+  issuer: string
+  number: string | undefined
+  base: string | undefined
+  scope: string | undefined
+  freshest: string | undefined
+  thisUpdate: Date
+  nextUpdate: Date
+  entries: RevokedEntry[]
+}
+
+export const maxListBytes = 67_108_864
+const maxExtensionBytes = 65_536
 /** By the number that stands for each (RFC 5280 5.3.1); 7 is not used. */
 export const revocationReasonNames = [
   'unspecified',
@@ -38,33 +52,81 @@ export const revocationReasonNames = [
  * @throws FleetError `data_damaged`
  */
 export function readRevocationList(der: Buffer, keys: readonly KeyObject[]): RevocationList {
+  return orDamaged(() => {
+    const signed = readSigned(der)
+    if (schemeOf(signed) === undefined) throw new DerError(`signed by ${signed.type}, which is not accepted`)
+    if (!keys.some((key) => isSigned(signed, key))) throw new DerError('not signed by its CA')
+    const revoked = new Map<string, string>()
+    const { extensions, ...list } = readTbs(signed, ({ serial, reason }) => revoked.set(serial, reason))
+    refuseCritical(extensions)
+    return { ...list, revoked }
+  })
+}
+
+/**
+ * What a list says, for a person: of any scope, and whoever signed it.
+ *
+ * @throws FleetError `data_damaged`
+ */
+export function describeRevocationList(der: Buffer): ListFacts {
+  return orDamaged(() => {
+    const entries: RevokedEntry[] = []
+    const { issuer, extensions, ...times } = readTbs(readSigned(der), (entry) => entries.push(entry))
+    const text = (type: string, read: (value: Buffer) => string): string | undefined => {
+      const extension = extensions.get(type)
+      return extension && read(extension.value)
+    }
+    return {
+      issuer: formatName(issuer),
+      number: text(oids.cRLNumber, readNumber),
+      base: text(oids.deltaCRLIndicator, readNumber),
+      scope: text(oids.issuingDistributionPoint, readScope),
+      freshest: text(oids.freshestCRL, readPoints),
+      ...times,
+      entries,
+    }
+  })
+}
+
+/** Whether this key signed it, in a way that we accept. @throws FleetError `data_damaged` when it is no list */
+export const isSignedBy = (der: Buffer, key: KeyObject): boolean => orDamaged(() => isSigned(readSigned(der), key))
+
+function orDamaged<T>(read: () => T): T {
   try {
-    const reader = readDer(der, maxListBytes).enter()
-    const tbs = reader.next(tags.sequence).der
-    const algorithm = reader.next(tags.sequence).der
-    const signature = reader.bitString()
-    reader.end()
-    const type = readDer(algorithm, 1_024).enter().oid()
-    const scheme = signatureSchemes.get(type)
-    if (scheme === undefined) throw new DerError(`signed by ${type}, which is not accepted`)
-    if (!keys.some((key) => isSigned(scheme.hash, tbs, key, signature))) throw new DerError('not signed by its CA')
-    return readTbs(tbs, algorithm)
+    return read()
   } catch (cause) {
     if (!(cause instanceof DerError)) throw cause
     throw new FleetError('data_damaged', `the revocation list cannot be used: ${cause.message}`, { cause })
   }
 }
 
-function isSigned(hash: string | null, tbs: Buffer, key: KeyObject, signature: Buffer): boolean {
+type Signed = { tbs: Buffer; algorithm: Buffer; type: string; signature: Buffer }
+
+function readSigned(der: Buffer): Signed {
+  const reader = readDer(der, maxListBytes).enter()
+  const tbs = reader.next(tags.sequence).der
+  const algorithm = reader.next(tags.sequence).der
+  const signature = reader.bitString()
+  reader.end()
+  return { tbs, algorithm, type: readDer(algorithm, 1_024).enter().oid(), signature }
+}
+
+const schemeOf = ({ type }: Signed): SignatureScheme | undefined => signatureSchemes.get(type)
+
+function isSigned(signed: Signed, key: KeyObject): boolean {
+  const scheme = schemeOf(signed)
   try {
-    return verify(hash, tbs, key, signature)
+    return scheme !== undefined && verify(scheme.hash, signed.tbs, key, signed.signature)
   } catch {
     return false // a key of another kind
   }
 }
 
-function readTbs(der: Buffer, algorithm: Buffer): RevocationList {
-  const reader = readDer(der, maxListBytes).enter()
+function readTbs(
+  { tbs, algorithm }: Signed,
+  take: (entry: RevokedEntry) => void,
+): Omit<RevocationList, 'revoked'> & { extensions: ReadonlyMap<string, Extension> } {
+  const reader = readDer(tbs, maxListBytes).enter()
   if (reader.nextTag === tags.integer && reader.smallInteger() !== 1)
     throw new DerError('a version other than v1 and v2')
   // RFC 5280 5.1.2.2
@@ -73,19 +135,20 @@ function readTbs(der: Buffer, algorithm: Buffer): RevocationList {
   const thisUpdate = reader.time()
   // RFC 5280 5.1.2.5: it is always there.
   const nextUpdate = reader.time()
-  const revoked = new Map<string, string>()
   const entries = reader.enterOptional(tags.sequence)
   while (entries !== undefined && !entries.done) {
     const entry = entries.enter()
-    const serial = serialOf(entry.integer())
-    entry.time()
-    revoked.set(serial, reasonOf(entry))
+    take({ serial: serialOf(entry.integer()), revokedAt: entry.time(), reason: reasonOf(entry) })
     entry.end()
   }
   const extensions = reader.enterOptional(contextConstructed(0))
-  if (extensions !== undefined) refuseCritical(readExtensions(extensions.enter()))
   reader.end()
-  return { issuer, thisUpdate, nextUpdate, revoked }
+  return {
+    issuer,
+    thisUpdate,
+    nextUpdate,
+    extensions: extensions === undefined ? new Map() : readExtensions(extensions.enter()),
+  }
 }
 
 function reasonOf(entry: DerReader): string {
@@ -104,6 +167,47 @@ function refuseCritical(extensions: ReadonlyMap<string, { critical: boolean }>):
   for (const [type, { critical }] of extensions) {
     if (critical && type !== oids.reasonCode) throw new DerError(`a critical extension ${type}`)
   }
+}
+
+const readNumber = (value: Buffer): string => {
+  const hex = readDer(value, maxExtensionBytes).integer().toString('hex')
+  return BigInt(`0x${hex}`).toString()
+}
+
+/** What IssuingDistributionPoint (RFC 5280 5.2.5) limits the list to. */
+function readScope(value: Buffer): string {
+  const scope = readDer(value, maxExtensionBytes).enter()
+  const point = scope.enterOptional(contextConstructed(0))
+  const limits = [
+    'certificates of users',
+    'certificates of CAs',
+    'some reasons',
+    'other CAs too',
+    'attribute certificates',
+  ]
+  return [
+    ...(point === undefined ? [] : urisIn(point)),
+    ...limits.filter((_, at) => scope.optional(contextPrimitive(at + 1)) !== undefined),
+  ].join(', ')
+}
+
+/** CRLDistributionPoints (RFC 5280 4.2.1.13) */
+function readPoints(value: Buffer): string {
+  const points = readDer(value, maxExtensionBytes).enter()
+  const urls: string[] = []
+  while (!points.done) urls.push(...urisIn(points.enter().enter(contextConstructed(0))))
+  return urls.join(', ')
+}
+
+/** Of a DistributionPointName that is a fullName. */
+function urisIn(name: DerReader): string[] {
+  const names = name.enter(contextConstructed(0))
+  const urls: string[] = []
+  while (!names.done) {
+    const { tag, content } = names.next()
+    if (tag === contextPrimitive(6)) urls.push(content.toString('latin1'))
+  }
+  return urls
 }
 
 function serialOf(content: Buffer): string {

@@ -6,6 +6,7 @@ import type { Log } from '../../runtime/log.ts'
 import type { Checkpoints } from '../ca/checkpoints.ts'
 import type { CrlPublisher } from '../ca/crl-publisher.ts'
 import type { Authority } from '../ca/hierarchy.ts'
+import type { ServedList } from '../ca/revocation-lists.ts'
 import type { FeedServer } from '../feed-server.ts'
 import type { OwnPeers } from '../own-peers.ts'
 import type { ApprovalQueue } from '../ra/approval-queue.ts'
@@ -22,6 +23,7 @@ export type AdminContext = {
   peers: OwnPeers
   /** absent where no status port is configured */
   lists: CrlPublisher | undefined
+  served: () => ServedList[]
   denials: EnrollmentDenials
   checkpoints: Checkpoints
   clock: () => Date

@@ -4,6 +4,7 @@ import { approvalRoutes } from './approvals.ts'
 import { auditRoutes } from './audit.ts'
 import { brokerRoutes } from './brokers.ts'
 import { credentialRoutes } from './credentials.ts'
+import { crlRoutes } from './crls.ts'
 import { denialRoutes } from './denials.ts'
 import { deviceRoutes } from './devices.ts'
 import { incidentRoutes } from './incidents.ts'
@@ -21,6 +22,7 @@ export const routes: readonly Route[] = [
   ...auditRoutes,
   ...brokerRoutes,
   ...credentialRoutes,
+  ...crlRoutes,
   ...denialRoutes,
   ...deviceRoutes,
   ...incidentRoutes,

@@ -1,5 +1,5 @@
 import { decodeBody, type FeedEvent } from '../../contract/feed.ts'
-import type { ListIssuer, SignedList } from '../../pki/crl.ts'
+import type { ListIssuer } from '../../pki/crl.ts'
 import type { TableEntry } from '../../pki/entry-table.ts'
 import type { Log } from '../../runtime/log.ts'
 import {
@@ -13,7 +13,7 @@ import type { Stored } from '../registry/engine.ts'
 import { type Page, type Registry, readAll } from '../registry/registry.ts'
 import { findListRecord, type RevocationListRecord, writeListRecord } from '../registry/revocation-lists.ts'
 import type { DistributionPoints } from './distribution-points.ts'
-import { RevocationLists } from './revocation-lists.ts'
+import { type PublishedList, RevocationLists, type ServedList } from './revocation-lists.ts'
 
 type Options = {
   registry: Registry
@@ -28,7 +28,8 @@ type Options = {
   /** The feed's wake is a hint, and the schedule has none. */
   pollMs?: number
 }
-type Waiter = { feedSeq: number; resolve: (number: number) => void }
+/** `isForAll`: for lists that are all begun after this one has asked. */
+type Waiter = { feedSeq: number; isForAll: boolean; resolve: (number: number) => void }
 
 const page = 500
 const retryMs = 5_000
@@ -74,8 +75,25 @@ export class CrlPublisher implements AsyncDisposable {
   }
 
   /** @returns undefined for a file that there is not, or not yet */
-  find(file: string): SignedList | undefined {
+  find(file: string): PublishedList | undefined {
     return this.#lists?.find(file)
+  }
+
+  /** of the CA */
+  get name(): string {
+    return this.#options.points.name
+  }
+
+  /** All that `find` finds. */
+  get served(): ServedList[] {
+    const { points } = this.#options
+    return [...(this.#lists?.files ?? [])].map(([file, list]) => ({
+      ...list,
+      authority: points.name,
+      file,
+      scope: list.base !== undefined ? 'deltas' : file === 'all.crl' ? 'all' : 'shards',
+      url: points.urlOf(file),
+    }))
   }
 
   get isLoaded(): boolean {
@@ -102,9 +120,24 @@ export class CrlPublisher implements AsyncDisposable {
    */
   carriedAt(feedSeq: number, signal: AbortSignal): Promise<number | undefined> {
     if (this.isLoaded && feedSeq <= this.#published.feedSeq) return Promise.resolve(this.#published.number)
+    return this.#wait({ feedSeq, isForAll: false }, signal)
+  }
+
+  /**
+   * Signs all lists anew, whatever has changed. The schedule stays as it is, and with it the base of the deltas.
+   *
+   * @returns their number; undefined when that has not come to pass before `signal`
+   */
+  publish(signal: AbortSignal): Promise<number | undefined> {
+    const published = this.#wait({ feedSeq: 0, isForAll: true }, signal)
+    this.#wake()
+    return published
+  }
+
+  #wait(wanted: Omit<Waiter, 'resolve'>, signal: AbortSignal): Promise<number | undefined> {
     if (signal.aborted) return Promise.resolve(undefined)
     const { promise, resolve } = Promise.withResolvers<number | undefined>()
-    const waiter = { feedSeq, resolve }
+    const waiter = { ...wanted, resolve }
     this.#waiters.add(waiter)
     const given = (): void => {
       this.#waiters.delete(waiter)
@@ -238,12 +271,14 @@ export class CrlPublisher implements AsyncDisposable {
     // A clock that was ahead for a while has made lists of a time to come, and put the next ones off by as much.
     const isDue = at.getTime() >= this.#dueAt || at.getTime() < this.#dueAt - everyMs
     const isScheduled = isDue || lists.deltaCount > maxDeltaEntries
+    const forAll = new Set([...this.#waiters].filter((waiter) => waiter.isForAll))
+    const isComplete = forAll.size > 0
     const feedSeq = this.#cursor
-    if (isScheduled || lists.isPending) {
+    if (isScheduled || isComplete || lists.isPending) {
       const number = await this.#takeNumber(lists, at)
       const scheduledAt = notAfter(this.#scheduledAt, at)
       const expiredBefore = scheduledAt === undefined ? undefined : new Date(scheduledAt)
-      await lists.publish({ number, at, expiredBefore, isScheduled })
+      await lists.publish({ number, at, expiredBefore, isScheduled, isComplete })
       if (isScheduled) {
         this.#dueAt = at.getTime() + everyMs
         this.#scheduledAt = at.toISOString()
@@ -251,7 +286,7 @@ export class CrlPublisher implements AsyncDisposable {
       this.#published = { number, feedSeq }
     } else this.#published = { ...this.#published, feedSeq }
     for (const waiter of this.#waiters) {
-      if (waiter.feedSeq > feedSeq) continue
+      if (waiter.feedSeq > feedSeq || (waiter.isForAll && !forAll.has(waiter))) continue
       this.#waiters.delete(waiter)
       waiter.resolve(this.#published.number)
     }

@@ -1,10 +1,17 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { ListScope } from '../../contract/crl-api.ts'
 import { encodeEntry, type ListIssuer, type SignedList, signList } from '../../pki/crl.ts'
 import { EntryTable, type TableEntry } from '../../pki/entry-table.ts'
 import type { DistributionPoints } from './distribution-points.ts'
 
 /** Up to this size the list of all is signed with every change; a larger one on schedule, its delta with every change. */
 const atOnceBytes = 4 * 1_048_576
+
+/** A list that is served. `base`: it is a delta CRL, to lists of this number or a later one. */
+export type PublishedList = SignedList & { entries: number; base?: number }
+
+/** `authority`: name of the CA. */
+export type ServedList = PublishedList & { authority: string; file: string; scope: ListScope; url: string }
 
 /** The certificates that name one list, or (`name` undefined) that name none. */
 class Partition {
@@ -51,7 +58,7 @@ export class RevocationLists {
   readonly #validityMs: number
   readonly #unnamed = new Partition(undefined)
   readonly #named: Partition[] = []
-  readonly #lists = new Map<string, SignedList>()
+  readonly #lists = new Map<string, PublishedList>()
   #scheduled: number | undefined
   #base = 0
 
@@ -77,8 +84,12 @@ export class RevocationLists {
   }
 
   /** @param file `all.crl`, `0.crl`, or with `-delta` before the dot */
-  find(file: string): SignedList | undefined {
+  find(file: string): PublishedList | undefined {
     return this.#lists.get(file)
+  }
+
+  get files(): ReadonlyMap<string, PublishedList> {
+    return this.#lists
   }
 
   /** Before the first `publish`; each serial once. */
@@ -92,10 +103,12 @@ export class RevocationLists {
   }
 
   /**
-   * Signs what has changed, or everything when it is due. What could not be signed is due again with the next call.
+   * Signs what has changed, or everything. What could not be signed is due again with the next call.
    *
    * @param number        greater than any before
+   * @param isScheduled   everything, and a later base for the deltas
    * @param expiredBefore on schedule: entries leave whose certificates had expired by then
+   * @param isComplete    everything, and otherwise as without it
    * @throws FleetError `key_unavailable`
    */
   async publish(input: {
@@ -103,8 +116,10 @@ export class RevocationLists {
     at: Date
     expiredBefore?: Date | undefined
     isScheduled: boolean
+    isComplete: boolean
   }): Promise<void> {
     const { number, at, expiredBefore, isScheduled } = input
+    const isComplete = isScheduled || input.isComplete
     for (const partition of this.#all) partition.take(number, at)
     if (isScheduled) {
       // RFC 5280 5.2.4: who has the list of the schedule before, or any later one, can use the deltas until the next.
@@ -117,23 +132,25 @@ export class RevocationLists {
     }
     const base = this.#base
     for (const partition of this.#named) {
-      if (!isScheduled && !partition.isDirty) continue
+      if (!isComplete && !partition.isDirty) continue
       const name = partition.name!
-      await this.#sign(name, { number, at, entries: [partition.table.bytes] })
-      await this.#sign(name, { number, at, entries: [partition.delta], base })
+      await this.#sign(name, { number, at, entries: [partition.table.bytes], count: partition.table.count })
+      await this.#sign(name, { number, at, entries: [partition.delta], count: partition.changes.size, base })
       partition.isDirty = false
     }
     const entries = this.#all.map(({ table }) => table.bytes)
     const bytes = entries.reduce((sum, { length }) => sum + length, 0)
-    if (isScheduled || bytes <= atOnceBytes) await this.#sign('all', { number, at, entries })
-    await this.#sign('all', { number, at, entries: this.#all.map(({ delta }) => delta), base })
+    const count = this.#all.reduce((sum, { table }) => sum + table.count, 0)
+    if (isComplete || bytes <= atOnceBytes) await this.#sign('all', { number, at, entries, count })
+    const deltas = this.#all.map(({ delta }) => delta)
+    await this.#sign('all', { number, at, entries: deltas, count: this.deltaCount, base })
     this.#unnamed.isDirty = false
     if (isScheduled) this.#scheduled = number
   }
 
   async #sign(
     name: string,
-    { at, ...input }: { number: number; at: Date; entries: readonly Buffer[]; base?: number },
+    { at, count, ...input }: { number: number; at: Date; entries: readonly Buffer[]; count: number; base?: number },
   ): Promise<void> {
     const delta = `${name}-delta.crl`
     const list = await signList({
@@ -144,7 +161,12 @@ export class RevocationLists {
       scope: name === 'all' ? undefined : this.#points.urlOf(`${name}.crl`),
       ...(input.base === undefined ? { freshest: this.#points.urlOf(delta) } : {}),
     })
-    this.#lists.set(input.base === undefined ? `${name}.crl` : delta, list)
+    const { base } = input
+    this.#lists.set(base === undefined ? `${name}.crl` : delta, {
+      ...list,
+      entries: count,
+      ...(base === undefined ? {} : { base }),
+    })
     await nextTurn()
   }
 

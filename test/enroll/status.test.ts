@@ -1,6 +1,6 @@
 import 'reflect-metadata'
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
@@ -8,13 +8,16 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { AuthorityInfoAccessExtension, X509Certificate, X509Crl, X509CrlReason } from '@peculiar/x509'
 import { OctetString } from 'asn1js'
 import * as pkijs from 'pkijs'
+import { listScopes } from '../../contract/crl-api.ts'
 import type { OcspResponder } from '../../enroll/ca/ocsp-responder.ts'
 import { createStatus } from '../../enroll/status.ts'
 import { certsOnly } from '../../pki/cms.ts'
 import { maxOcspRequestBytes, ocspFailure } from '../../pki/ocsp.ts'
+import { writeEndpoints } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Log } from '../../runtime/log.ts'
 import { type DeviceKeys, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../harness/fleet.ts'
+import { fleetgate } from '../harness/stub-io.ts'
 
 const clock = movableClock()
 const hour = 3_600_000
@@ -26,7 +29,10 @@ suite('the status port', () => {
     EnrollHarness.start({
       clock: clock.now,
       config: testConfiguration({
-        enroll: { status: { listen: '127.0.0.1:0', url: 'http://status.test', shards: 2, ...change } },
+        enroll: {
+          metrics: '127.0.0.1:0',
+          status: { listen: '127.0.0.1:0', url: 'http://status.test', shards: 2, ...change },
+        },
       }),
     })
   before(async () => {
@@ -135,6 +141,60 @@ suite('the status port', () => {
     assert.ok(body.crlNumber > 0 && body.crlNumber <= number)
     const released = await fleet.admin('POST', '/devices/cam-receipt/enable', { waitMs: 5_000 })
     assert.equal(released.body.crlNumber, undefined)
+  })
+
+  test('fleetgate crl lists what is served, signs it anew, and reads it from a file', async () => {
+    const run = async (...words: string[]) => {
+      const { code, out, err } = await fleetgate(['crl', ...words])
+      assert.equal(code, 0, err)
+      return out
+    }
+    writeEndpoints(fleet.dataDir, { ...fleet.endpoints, mqtts: 'mqtts://localhost:1' })
+    const data = ['--data', fleet.dataDir]
+    const { items } = JSON.parse(await run('ls', ...data, '-o', 'json'))
+    const { name } = await authority()
+    assert.deepEqual(
+      items.map((one: { name: string; scope: string }) => `${one.scope} ${one.name.replace(name, 'CA')}`).slice(0, 6),
+      [
+        'shards CA/0.crl',
+        'deltas CA/0-delta.crl',
+        'shards CA/1.crl',
+        'deltas CA/1-delta.crl',
+        'all CA/all.crl',
+        'deltas CA/all-delta.crl',
+      ],
+    )
+    assert.equal(items[6].scope, 'root')
+    const number = Number(/^CRL number +(\d+)\n$/.exec(await run('publish', ...data))![1])
+    assert.ok(number > items[0].number)
+    const entry = (await fleet.admin('GET', '/audit?limit=1000')).body.items.find(
+      ({ action }: { action: string }) => action === 'revocationLists.ordered',
+    )
+    assert.deepEqual([entry.subject, entry.outcome], [`authority:${name}`, 'done'])
+    const shown = await run('show', '1-delta.crl', ...data)
+    assert.match(shown, new RegExp(`^CRL number +${number}\ndelta to +lists from \\d+ on$`, 'm'))
+    const file = join(fleet.dataDir, 'all.crl')
+    writeFileSync(file, (await fetched(pathOf(items[4].url))).body)
+    const issuer = join(fleet.dataDir, 'enroll', 'ca', 'issuing.crt')
+    const inspected = await run('inspect', file, '--issuer', issuer)
+    assert.match(inspected, new RegExp(`^CRL number +${number}$`, 'm'))
+    assert.match(inspected, /^signature +of the CA in /m)
+    const ambiguous = await fleetgate(['crl', 'show', 'all.crl', ...data])
+    assert.match(ambiguous.err, /all\.crl is \S+\/all\.crl or \S+\/all\.crl/)
+    const foreign = await fleetgate(['crl', 'inspect', file, '--issuer', join(fleet.dataDir, 'root.crt')])
+    assert.match(foreign.err, /is not signed by the CA of/)
+  })
+
+  test('age and end of the lists are metrics, by scope', async () => {
+    const text = await (await fetch(`${fleet.probes}/metrics`)).text()
+    const ends = clock.now().getTime() / 1_000
+    for (const scope of listScopes) {
+      const [age, end] = ['age', 'next_update'].map((what) =>
+        Number(new RegExp(`^fleetgate_enroll_crl_${what}_seconds\\{scope="${scope}"\\} (\\S+)$`, 'm').exec(text)?.[1]),
+      )
+      assert.ok(age! >= 0 && age! < 3_600 && end! > ends, scope)
+    }
+    assert.match(text, /^fleetgate_enroll_crl_lag_seconds 0$/m)
   })
 
   test("the certificates of the gateway's own services name no list: a client may insist on fetching it", async () => {

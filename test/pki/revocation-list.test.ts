@@ -4,8 +4,11 @@ import { createPublicKey, type KeyObject } from 'node:crypto'
 import { before, test } from 'node:test'
 import { Extension } from '@peculiar/x509'
 import { parsePem } from '../../pki/certificate.ts'
-import { readRevocationList } from '../../pki/revocation-list.ts'
+import { encodeEntry, signList } from '../../pki/crl.ts'
+import { importPublicKey } from '../../pki/public-key.ts'
+import { describeRevocationList, isSignedBy, readRevocationList } from '../../pki/revocation-list.ts'
 import { revocationList, TestPki } from '../harness/certificates.ts'
+import { after, day, issuingIssuer, now } from './hierarchy.ts'
 
 let pki: TestPki
 let key: KeyObject
@@ -53,6 +56,39 @@ test('a list with something critical, a scope or a delta for example, is not tak
       message: new RegExp(`critical extension ${oid.replaceAll('.', '\\.')}`),
     })
   }
+})
+
+test('a list of any scope can be described, and who signed it be asked', async () => {
+  const url = 'http://s.test/a/7-delta.crl'
+  const { parts } = await signList({
+    issuer: issuingIssuer,
+    number: 300,
+    base: 299,
+    scope: 'http://s.test/a/7.crl',
+    freshest: url,
+    thisUpdate: now,
+    nextUpdate: after(day),
+    entries: [encodeEntry({ serial: '80ff', revokedAt: now, reason: 'removeFromCRL' })],
+  })
+  const der = Buffer.concat(parts)
+  assert.deepEqual(describeRevocationList(der), {
+    issuer: 'CN=Issuing',
+    number: '300',
+    base: '299',
+    scope: 'http://s.test/a/7.crl',
+    freshest: url,
+    thisUpdate: now,
+    nextUpdate: after(day),
+    entries: [{ serial: '80ff', revokedAt: now, reason: 'removeFromCRL' }],
+  })
+  assert.equal(isSignedBy(der, importPublicKey(issuingIssuer.certificate.publicKeySpki)), true)
+  assert.equal(isSignedBy(der, key), false)
+  const limits = [new Extension('2.5.29.28', true, Buffer.from('30068101ff8401ff', 'hex'))]
+  assert.equal(
+    describeRevocationList(await derOf({ extensions: limits })).scope,
+    'certificates of users, other CAs too',
+  )
+  assert.throws(() => describeRevocationList(Buffer.from('3000', 'hex')), { code: 'data_damaged' })
 })
 
 test('bytes that are no list are refused as such', async () => {

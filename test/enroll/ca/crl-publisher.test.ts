@@ -222,6 +222,24 @@ test('on schedule all lists are signed again, and a delta adds to the schedule b
     assert.equal(third, second + 1)
   }))
 
+test('all lists are signed when that is asked for, and the schedule stays: neither base nor entries move', () =>
+  withRegistry(async (registry) => {
+    const clock = movableClock(now)
+    await put(registry, [record('01', ended('keyCompromise'))])
+    await using lists = publisher(registry, { clock: clock.now })
+    const first = await lists.carries(0)
+    const base = lists.find('0-delta.crl')!.base
+    clock.advance(1_000)
+    const both = await Promise.all([1, 2].map(() => lists.publish(AbortSignal.timeout(5_000))))
+    assert.ok(both[0]! > first && both.includes(lists.find('all.crl')!.number))
+    for (const { file, number, thisUpdate, ...list } of lists.served) {
+      assert.deepEqual([number, thisUpdate], [lists.published.number, after(1_000)], file)
+      assert.equal(list.base, list.scope === 'deltas' ? base : undefined)
+    }
+    assert.deepEqual(entries(lists.find('0.crl')), { '01': keyCompromise })
+    assert.equal(await lists.publish(AbortSignal.abort()), undefined)
+  }))
+
 test('an expired certificate leaves after one more list on schedule, over a restart too (RFC 5280 3.3)', () =>
   withRegistry(async (registry) => {
     const clock = movableClock(now)
