@@ -314,6 +314,13 @@ const fields = z.strictObject({
         .max(30 * 86_400_000)
         .default(300_000)
         .describe('How long the certificates before it stay good once a renewed one is used; until then they are good'),
+      feedKeepMs: z
+        .int()
+        .min(3_600_000)
+        .default(30 * 86_400_000)
+        .describe(
+          'How long events of the trust feed are kept for a broker that is away; after that it is told what counts by then. What every broker has is kept no longer, but for the last 10,000',
+        ),
       status: status.prefault({}),
       audit: audit.prefault({}),
     })

@@ -5,7 +5,9 @@
  *                   `report` of what has happened there, again until it is `noted`
  * enroll -> broker  `refused` when its certificate is not good enough, and then the end
  *                   `ask` what was refused there lately or who is connected, or for a session to be ended, which `answer` tells
- *                   `reset` when the cursor is not of this feed, events in order, `live` once the head is reached, `pong`
+ *                   events in order from the cursor, `live` once the head is reached, `pong`
+ *                   `reset` first when the feed does not go on at the cursor; then what it has said by now, in few words: `facts`,
+ *                   and with `snapshot` the cursor at which events go on
  */
 
 import { z } from 'zod'
@@ -96,7 +98,7 @@ export const knownQuestions = z.array(z.string().max(40)).max(40)
 export type FromBroker =
   /**
    * `answers`: knows what an `ask` for denials is, and `questions`: for what else; what it does not know it is not asked.
-   * `silenceMs`: sends a `ping` more often than that.
+   * `silenceMs`: sends a `ping` more often than that. `snapshots`: reads `facts`.
    */
   | {
       kind: 'hello'
@@ -107,6 +109,7 @@ export type FromBroker =
       questions?: string[]
       bounds?: StaleBounds
       silenceMs?: number
+      snapshots?: boolean
     }
   | { kind: 'applied'; seq: number }
   | { kind: 'ping'; id: number }
@@ -115,6 +118,13 @@ export type FromBroker =
 export type FromEnroll =
   | { kind: 'refused'; code: ProblemCode }
   | { kind: 'reset' }
+  /**
+   * What makes the same of somebody who knows nothing as all events up to a place do. Some may say what only later events do,
+   * and no more than those up to `live`.
+   */
+  | { kind: 'facts'; facts: (FeedFact & { at: string })[] }
+  /** The end of them: events go on behind this place. */
+  | { kind: 'snapshot'; cursor: Cursor }
   | ({ kind: 'event' } & FeedEvent)
   /** `notes`: knows what a `report` is; one that does not is sent none. */
   | { kind: 'live'; seq: number; notes?: boolean }

@@ -13,6 +13,7 @@ import {
 } from '../contract/feed.ts'
 import { liveSession, sessionsAtOnce } from '../contract/live-sessions.ts'
 import { FleetError } from '../runtime/errors.ts'
+import { readState } from './feed-state.ts'
 import type { Registry } from './registry/registry.ts'
 
 const batch = 500
@@ -27,12 +28,14 @@ const answers = {
 
 type Asked = { kind: QuestionKind; resolve: (items: unknown[] | undefined) => void }
 
-/** One broker that follows: backfill from its cursor, then live. */
+/** One broker that follows: backfill from its cursor, or all that counts by now; then live. */
 export class Follower {
   readonly id: string
   readonly socket: TLSSocket
   readonly #registry: Registry
   #cursor: Cursor
+  /** Told to one that cannot go on at its cursor, beside all else; undefined where it can. */
+  #anchors: string[] | undefined
   #live = false
   #pumping = false
   #again = false
@@ -51,9 +54,15 @@ export class Follower {
     id: string,
     socket: TLSSocket,
     registry: Registry,
-    options: { cursor: Cursor; knows: ReadonlySet<string>; bounds: StaleBounds | undefined; now: Date },
+    options: {
+      cursor: Cursor
+      anchors: string[] | undefined
+      knows: ReadonlySet<string>
+      bounds: StaleBounds | undefined
+      now: Date
+    },
   ) {
-    const { cursor, knows, bounds, now } = options
+    const { cursor, anchors, knows, bounds, now } = options
     this.bounds = bounds
     this.askedAt = now
     this.knows = knows
@@ -61,6 +70,7 @@ export class Follower {
     this.socket = socket
     this.#registry = registry
     this.#cursor = cursor
+    this.#anchors = anchors
     this.appliedSeq = cursor.seq
     socket.once('close', () => this.#gone.abort())
     if (socket.destroyed) this.#gone.abort()
@@ -149,9 +159,25 @@ export class Follower {
     }
   }
 
+  /** What is said here may be newer than the cursor at its end: then the events behind that say it again, before `live`. */
+  async #sendState(anchors: string[]): Promise<void> {
+    const { feed } = await this.#registry.head()
+    const at = this.askedAt.toISOString()
+    for await (const facts of readState(this.#registry, anchors)) {
+      if (this.socket.destroyed) return
+      await this.#send({ kind: 'facts', facts: facts.map((fact) => ({ at, ...fact })) })
+    }
+    await this.#send({ kind: 'snapshot', cursor: feed })
+    this.#cursor = feed
+    this.#anchors = undefined
+  }
+
   async #sendNew(): Promise<void> {
+    if (this.#anchors !== undefined) await this.#sendState(this.#anchors)
     for (;;) {
       const events = await this.#registry.feedAfter(this.#cursor.seq, batch)
+      // Forgotten before this broker had it: it comes again, and is given all that counts.
+      if (events.length > 0 && events[0]!.seq !== this.#cursor.seq + 1) throw new Error('the feed does not go on here')
       for (const event of events) await this.#send({ kind: 'event', ...event })
       const last: FeedEvent | undefined = events.at(-1)
       if (last) this.#cursor = { seq: last.seq, hash: last.hash }

@@ -312,10 +312,18 @@ export class FeedServer implements AsyncDisposable {
     const bounds = staleBounds.safeParse(hello.bounds).data
     const silenceMs = silence.safeParse(hello.silenceMs).data
     const now = this.#clock()
-    const ours = cursor.seq === 0 ? startCursor.hash : await this.#registry.feedHashAt(cursor.seq)
-    const known = ours !== undefined && ours === cursor.hash
+    const { feedFrom } = await this.#registry.head()
+    // Whoever knows nothing is told what counts by now, and not how it came to be.
+    const isNew = cursor.seq === 0 && (hello.snapshots === true || feedFrom !== undefined)
+    const known = !isNew && (await this.#registry.feedHashAt(cursor.seq)) === cursor.hash
+    if (!known && !hello.snapshots && feedFrom !== undefined)
+      throw new FleetError(
+        'request_malformed',
+        `the feed begins at ${feedFrom}: a broker that reads snapshots is wanted`,
+      )
     const follower = new Follower(id, socket, this.#registry, {
       cursor: known ? cursor : startCursor,
+      anchors: !known && hello.snapshots ? this.#anchors : undefined,
       knows,
       bounds,
       now,

@@ -25,6 +25,7 @@ import type { ServedList } from './ca/revocation-lists.ts'
 import { supersedeDue } from './ca/supersession.ts'
 import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
+import { FeedShortening } from './feed-shortening.ts'
 import { Meters } from './meters.ts'
 import { OwnPeers } from './own-peers.ts'
 import { putPolicy } from './policy.ts'
@@ -187,6 +188,19 @@ export async function createEnrollService(input: {
         clock,
         log,
       }),
+    }),
+  )
+  opened.use(
+    new FeedShortening({
+      registry,
+      pastAll: async () => {
+        const brokers = await feed.brokers()
+        const inLists = status?.lists.published.feedSeq ?? Number.POSITIVE_INFINITY
+        return Math.min(inLists, ...brokers.map(({ appliedSeq }) => appliedSeq))
+      },
+      keepMs: config.enroll.feedKeepMs,
+      clock,
+      log,
     }),
   )
   const admin = opened.use(

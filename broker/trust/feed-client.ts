@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { connect, type TLSSocket } from 'node:tls'
 import { denialQuery } from '../../contract/denials.ts'
 import {
@@ -31,6 +32,8 @@ const lastRetryMs = 2_000
 /** Lines that wait to be applied before the peer is asked to hold on. */
 const maxWaiting = 2_000
 const maxBatch = 500
+/** The same while a snapshot comes, in lines of a hundred facts. */
+const maxWaitingFacts = 40
 
 type FeedOptions = {
   address: string
@@ -61,6 +64,8 @@ export class FeedClient implements AsyncDisposable {
   #everLive = false
   #known: Instant | undefined
   #connected = false
+  /** Whether hello was said on the connection that there is: from then on it may be asked. */
+  #greeted = false
   #closed = false
   #failures = 0
   #mistrustCursor = false
@@ -187,7 +192,9 @@ export class FeedClient implements AsyncDisposable {
         questions: [...laterQuestions],
         bounds,
         silenceMs,
+        snapshots: true,
       })
+      this.#greeted = true
     })
     socket.on('data', (chunk: string) => {
       this.#lastHeard = performance.now()
@@ -198,7 +205,7 @@ export class FeedClient implements AsyncDisposable {
         socket.destroy(error as Error)
         return
       }
-      if (this.#waiting.length > maxWaiting) socket.pause()
+      if (this.#waiting.length > this.#mayWait()) socket.pause()
       this.#working ??= this.#work(socket, askedAt).finally(() => {
         this.#working = undefined
       })
@@ -233,7 +240,8 @@ export class FeedClient implements AsyncDisposable {
       this.#waiting.length === 0 && performance.now() - this.#lastHeard >= this.#options.silenceMs
     // A look after this turn's input: a process that was held up itself has not read yet what was said meanwhile.
     if (isSilent()) setImmediate(() => isSilent() && socket.destroy(new Error('the feed is silent')))
-    if (this.#connected) this.#ping(() => {})
+    // Also while a snapshot comes, as enroll is told that we would: what it answers then stands behind that snapshot.
+    if (this.#greeted) this.#ping(() => {})
   }
 
   #again(failure: Error | undefined): void {
@@ -248,8 +256,13 @@ export class FeedClient implements AsyncDisposable {
       )
     }
     this.#connected = false
+    this.#greeted = false
     const wait = Math.min(lastRetryMs, firstRetryMs * 2 ** Math.min(this.#failures++, 10))
     this.#retry = setTimeout(() => this.#dial(), wait * (0.5 + this.#options.random() / 2))
+  }
+
+  #mayWait(): number {
+    return this.#options.snapshot.building ? maxWaitingFacts : maxWaiting
   }
 
   /** Applies what has arrived, in order, until nothing waits. */
@@ -263,7 +276,7 @@ export class FeedClient implements AsyncDisposable {
           this.#options.log.debug({ event: 'snapshot.applied', seq, events: events.length }, 'feed events in force')
           if (!this.#options.snapshot.building) this.#confirm(socket, seq)
         } else await this.#hear(socket, this.#waiting.shift()!, askedAt)
-        if (this.#waiting.length <= maxWaiting / 2) socket.resume()
+        if (this.#waiting.length <= this.#mayWait() / 2) socket.resume()
       }
     } catch (error) {
       this.#broken(socket, error)
@@ -315,11 +328,20 @@ export class FeedClient implements AsyncDisposable {
         return
       }
       case 'reset':
-        log.warn(
-          { event: 'feed.reset', seq: snapshot.cursor.seq },
-          'the feed does not know our cursor; reading it anew',
-        )
+        if (snapshot.cursor.seq > 0)
+          log.warn(
+            { event: 'feed.reset', seq: snapshot.cursor.seq },
+            'the feed does not go on at our cursor; reading it anew',
+          )
         snapshot.startOver()
+        return
+      case 'facts':
+        snapshot.applyFacts(message.facts)
+        // A fleet of them: what this broker serves meanwhile has its turns.
+        await nextTurn()
+        return
+      case 'snapshot':
+        snapshot.continueFrom(message.cursor)
         return
       case 'live': {
         if (snapshot.cursor.seq !== message.seq) {

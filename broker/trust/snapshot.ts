@@ -85,6 +85,8 @@ const fact = z.discriminatedUnion('type', [
   z.object({ type: z.literal('credential.revoked'), at, data: z.object({ serial, fingerprint }) }),
 ])
 type Fact = z.output<typeof fact>
+const facts = z.array(fact)
+const place = z.object({ seq: z.int().min(0), hash: fingerprint })
 
 const nothing = (): Unsaved => ({ anchors: false, policy: false, devices: new Set(), certificates: new Set() })
 
@@ -192,6 +194,26 @@ export class Snapshot implements AsyncDisposable {
     return { ...changeOf(update), news }
   }
 
+  /**
+   * Puts facts into the draft of which the place in the feed is not told.
+   *
+   * @throws FleetError `data_damaged` when there is no draft, or they cannot be read
+   */
+  applyFacts(said: unknown): void {
+    const draft = this.#requireDraft()
+    const update = nothingNew(draft.cursor)
+    for (const read of parseAs(facts, () => said, 'what the feed has said')) {
+      update.writtenAt = read.at
+      note(draft, update, read)
+    }
+    draft.merge(update, nothing())
+  }
+
+  /** The draft has all that the feed says up to there. @throws FleetError `data_damaged` */
+  continueFrom(said: unknown): void {
+    this.#requireDraft().cursor = parseAs(place, () => said, 'the place where the feed goes on')
+  }
+
   /** What is in force is on disk when this resolves. */
   save(): Promise<void> {
     const saved = this.#inTurn(() => this.#save())
@@ -234,6 +256,11 @@ export class Snapshot implements AsyncDisposable {
     await this.#disk
   }
 
+  #requireDraft(): SnapshotState {
+    if (this.#draft === undefined) throw new FleetError('data_damaged', 'what counts is told without a beginning')
+    return this.#draft
+  }
+
   async #save(): Promise<void> {
     const unsaved = this.#unsaved
     const { anchors, policy, devices, certificates } = unsaved
@@ -273,6 +300,8 @@ const unchanged = (): SnapshotChange => ({
   news: [],
 })
 
+const nothingNew = (cursor: Cursor): SnapshotUpdate => ({ cursor, devices: new Map(), certificates: new Map() })
+
 const joined = (first: Unsaved, then: Unsaved): Unsaved => ({
   anchors: first.anchors || then.anchors,
   policy: first.policy || then.policy,
@@ -285,14 +314,14 @@ function readEvents(
   events: readonly FeedEvent[],
 ): { update: SnapshotUpdate; news: RegistryNews[] } {
   const news: RegistryNews[] = []
-  const update: SnapshotUpdate = { cursor: state.cursor, devices: new Map(), certificates: new Map() }
+  const update = nothingNew(state.cursor)
   for (const event of events) {
     const { seq, hash } = update.cursor
     if (event.seq !== seq + 1 || event.hash !== chainHash(hash, event.body)) {
       throw new FleetError('data_damaged', `feed event ${event.seq} does not follow event ${seq}`)
     }
     update.cursor = { seq: event.seq, hash: event.hash }
-    const read = parseFact(event)
+    const read = parseAs(fact, () => JSON.parse(event.body), `feed event ${event.seq}`)
     update.writtenAt = read.at
     news.push(...newsOf(state, update, read))
     note(state, update, read)
@@ -300,12 +329,12 @@ function readEvents(
   return { update, news }
 }
 
-function parseFact(event: FeedEvent): Fact {
+function parseAs<T extends z.ZodType>(schema: T, said: () => unknown, what: string): z.output<T> {
   try {
-    return fact.parse(JSON.parse(event.body))
+    return schema.parse(said())
   } catch (cause) {
     // To step over what cannot be read could be to step over a revocation.
-    throw new FleetError('data_damaged', `feed event ${event.seq} cannot be read`, { cause })
+    throw new FleetError('data_damaged', `${what} cannot be read`, { cause })
   }
 }
 

@@ -255,15 +255,15 @@ class LevelEngine implements RegistryEngine {
       )
     }
     const head = decodeHead(await this.#level.get(headKey))
-    await this.#requireEnding('f', head.feed, 'feed')
-    await this.#requireEnding('a', head.audit, 'audit log')
+    await this.#requireEnding('f', head.feed, head.feedFrom, 'feed')
+    await this.#requireEnding('a', head.audit, undefined, 'audit log')
   }
 
   /** LevelDB leaves out, and does not say so, what it cannot read of its log: look whether what was written last is whole. */
-  async #requireEnding(log: 'f' | 'a', end: Cursor, name: string): Promise<void> {
+  async #requireEnding(log: 'f' | 'a', end: Cursor, oldest: number | undefined, name: string): Promise<void> {
     const damaged = (what: string): FleetError =>
       new FleetError('data_damaged', `${this.#folder}: the ${name} ${what}; restore the registry from a backup`)
-    const from = Math.max(0, end.seq - recheckAtOpen)
+    const from = Math.max(oldest ?? 0, end.seq - recheckAtOpen)
     const hash = await this.#hashAt(log, from)
     if (hash === undefined) throw damaged(`is broken at number ${from}`)
     let cursor: Cursor = { seq: from, hash }
@@ -398,7 +398,17 @@ function encodeChanges(
       batch.set(entryKey(log, next.seq), `${next.hash} ${body}`)
       return next
     }, cursor)
-  return { batch, head: { feed: append('f', head.feed, changes.feed), audit: append('a', head.audit, changes.audit) } }
+  const { feedFrom = head.feedFrom } = changes
+  for (let seq = head.feedFrom ?? 1; seq < (feedFrom ?? 0); seq++) batch.set(entryKey('f', seq), undefined)
+  return {
+    batch,
+    head: {
+      ...head,
+      feed: append('f', head.feed, changes.feed),
+      audit: append('a', head.audit, changes.audit),
+      ...(feedFrom === undefined ? {} : { feedFrom }),
+    },
+  }
 }
 
 const entryKey = (log: 'f' | 'a', seq: number): string => `${log} ${String(seq).padStart(16, '0')}`

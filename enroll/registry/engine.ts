@@ -9,8 +9,11 @@ import type { AuditEntry } from './audit-log.ts'
 /** `rev` is 1 when a record is first written and grows by 1 with each change, a deletion included. */
 export type Stored<T = unknown> = { rev: number; doc: T }
 
-/** The ends of both chains, and where the audit log begins now, if entries were pruned. */
-export type Head = { feed: Cursor; audit: Cursor; auditStart?: Cursor }
+/**
+ * The ends of both chains, and where the audit log begins now, if entries were pruned. `feedFrom`: the oldest feed event that
+ * is kept; absent while all are.
+ */
+export type Head = { feed: Cursor; audit: Cursor; auditStart?: Cursor; feedFrom?: number }
 
 export type RecordKey = `${string} ${string}`
 export type IndexEntry = { index: string; value: string }
@@ -26,6 +29,8 @@ export type Changes = {
   /** Bodies; the engine numbers and chains them in this order. */
   audit: readonly string[]
   feed: readonly string[]
+  /** Feed events below this number go, for good. */
+  feedFrom?: number
 }
 
 /** Ids of a kind in id order, of one index value in id order, or of all index values from one on and below another in order of value and id. */
@@ -47,8 +52,9 @@ export interface RegistryEngine extends AsyncDisposable {
   getMany(keys: readonly RecordKey[]): Promise<(Stored | undefined)[]>
   /** @param after `next` of the page before; only good for the same range */
   page(range: Range, after: string | undefined, limit: number): Promise<{ ids: string[]; next?: string }>
+  /** Of those that are kept: the first need not be the next one after `seq`. */
   feedAfter(seq: number, limit: number): Promise<FeedEvent[]>
-  /** @returns the chain's hash at `seq`, or undefined for a number that was never given */
+  /** @returns the chain's hash at `seq`, or undefined for a number that was never given or is not kept */
   feedHashAt(seq: number): Promise<string | undefined>
   auditAfter(seq: number, limit: number): Promise<AuditEntry[]>
   auditHashAt(seq: number): Promise<string | undefined>

@@ -2,7 +2,7 @@ import type { PolicyDocument } from '../../contract/policy-document.ts'
 import type { Stored } from './engine.ts'
 import type { Registry, Write } from './registry.ts'
 
-/** The policy in force. Former versions stand in the feed, each with its document. */
+/** The policy in force. Former versions stand in the feed as long as that is kept. */
 export type PolicyRecord = { version: number; document: PolicyDocument; at: string; by: string }
 
 const current = 'current'

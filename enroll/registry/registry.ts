@@ -68,6 +68,7 @@ export async function readAll<T>(read: (paging: Paging) => Promise<Page<T>>): Pr
   }
 }
 
+const nothingChanged: Changes = { records: [], indexed: [], audit: [], feed: [] }
 const keepRequestsMs = 7 * 24 * 60 * 60_000
 const pruneEveryMs = 60_000
 const pruneAtMost = 100
@@ -163,8 +164,7 @@ export class Registry implements AsyncDisposable {
 
   /** Writes nothing new, by the way of every commit. @throws FleetError `outcome_unknown`, `unavailable` */
   async probe(): Promise<void> {
-    const changes = { records: [], indexed: [], audit: [], feed: [] }
-    await this.#engine.write([], () => ({ answer: undefined, changes }))
+    await this.#engine.write([], () => ({ answer: undefined, changes: nothingChanged }))
   }
 
   feedAfter(seq: number, limit: number): Promise<FeedEvent[]> {
@@ -173,6 +173,15 @@ export class Registry implements AsyncDisposable {
 
   feedHashAt(seq: number): Promise<string | undefined> {
     return this.#engine.feedHashAt(seq)
+  }
+
+  /** Forgets feed events below `feedFrom`, all at once; whoever is not past them has to begin with a snapshot. */
+  async forgetFeedBefore(feedFrom: number): Promise<void> {
+    await this.#engine.write([], ({ head }) => {
+      if (feedFrom > head.feed.seq) throw new Error('the end of the feed is what its chain goes on from')
+      const isNew = feedFrom > (head.feedFrom ?? 1)
+      return { answer: undefined, ...(isNew ? { changes: { ...nothingChanged, feedFrom } } : {}) }
+    })
   }
 
   auditAfter(seq: number, limit: number): Promise<AuditEntry[]> {

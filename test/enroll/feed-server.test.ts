@@ -1,14 +1,27 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { connect } from 'node:net'
+import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { TLSSocket } from 'node:tls'
+import { Snapshot } from '../../broker/trust/snapshot.ts'
 import { type BrokerReport, maxReportLength } from '../../contract/broker-reports.ts'
-import { type Cursor, decodeBody, encodeLine, startCursor } from '../../contract/feed.ts'
+import {
+  type Cursor,
+  decodeBody,
+  encodeLine,
+  type FeedFact,
+  type FromEnroll,
+  startCursor,
+} from '../../contract/feed.ts'
 import type { LiveSession as Session } from '../../contract/live-sessions.ts'
+import { shortenFeed } from '../../enroll/feed-shortening.ts'
+import { openDatabase } from '../../enroll/registry/database.ts'
+import { Registry } from '../../enroll/registry/registry.ts'
 import { createCsr } from '../../pki/x509.ts'
 import { chainHash } from '../../runtime/chain.ts'
 import { splitAddress } from '../../runtime/config.ts'
+import { createLog } from '../../runtime/log.ts'
 import { codeOf, EnrollHarness, testConfiguration } from '../harness/fleet.ts'
 import { type Follower, followFeed } from '../harness/follower.ts'
 
@@ -430,4 +443,69 @@ suite('the trust feed', () => {
     await feed.see(() => false)
     assert.ok(feed.socket.destroyed)
   })
+
+  test('a broker that cannot go on at its cursor is told what counts, and knows then what all events would have told it', async () => {
+    await fleet.enrolledDevice('cam-held')
+    await fleet.admin('POST', '/devices/cam-held/disable', {})
+    await fleet.enrolledDevice('cam-back')
+    await fleet.admin('POST', '/devices/cam-back/stolen', {})
+    await fleet.admin('POST', '/devices/cam-back/readmit', { stolenRecovered: true })
+    await fleet.enrolledDevice('cam-back')
+    await fleet.admin('POST', '/devices/cam-back/revoke', { reason: 'keyCompromise' })
+    const { document } = (await fleet.admin('GET', '/policy')).body
+    await fleet.admin('PUT', '/policy', document)
+    await using whole = await followFeed(fleet, startCursor)
+    await whole.see(({ kind }) => kind === 'live')
+    const { seq, hash } = whole.events.at(-1)!
+
+    await fleet.close()
+    {
+      await using registry = new Registry(await openDatabase(join(fleet.dataDir, 'enroll', 'registry')))
+      await shortenFeed(registry, { pastAll: seq, keepMs: 3_600_000, now: new Date(), keep: 3 })
+    }
+    await fleet.open()
+    await using resumed = await followFeed(fleet, { seq, hash })
+    assert.deepEqual((await resumed.see(() => true))?.kind, 'live')
+    const { seq: tooOld, hash: then } = whole.events.at(-4)!
+    await using bare = await followFeed(fleet, { seq: tooOld, hash: then })
+    assert.equal(await bare.see(() => true), undefined, 'one that cannot read it is sent away')
+    const expected = await knownFrom(whole.messages)
+    for (const cursor of [startCursor, { seq: tooOld, hash: then }]) {
+      await using told = await followFeed(fleet, cursor, undefined, { snapshots: true })
+      const live = await told.see(({ kind }) => kind === 'live')
+      assert.deepEqual(live, { kind: 'live', seq, notes: true })
+      assert.deepEqual(
+        [told.messages[0]!.kind, told.messages.at(-2)],
+        ['reset', { kind: 'snapshot', cursor: { seq, hash } }],
+      )
+      assert.deepEqual(await knownFrom(told.messages), expected)
+      if (cursor.seq > 0) continue
+      assert.deepEqual(expected.devices['cam-back']?.watchedKeys?.length, 1, 'of the theft, and not of what came later')
+    }
+    await using told = await followFeed(fleet, startCursor, undefined, { snapshots: true })
+    await fleet.enrolledDevice('cam-behind')
+    assert.equal((await told.until(seq + 1))[0]!.seq, seq + 1)
+  })
 })
+
+/** What a broker makes of what it is told. */
+async function knownFrom(messages: readonly FromEnroll[]) {
+  const nowhere = { getMany: async () => [], page: async () => [], write: async () => {}, reopen: async () => {} }
+  const snapshot = await Snapshot.load(nowhere, createLog('broker', 'silent'))
+  snapshot.startOver()
+  const facts = messages.flatMap((message): FeedFact[] => {
+    if (message.kind === 'facts') snapshot.applyFacts(message.facts)
+    if (message.kind === 'snapshot') snapshot.continueFrom(message.cursor)
+    if (message.kind === 'event') snapshot.apply([message])
+    return message.kind === 'facts' ? message.facts : message.kind === 'event' ? [decodeBody(message)] : []
+  })
+  await snapshot.reachedHead()
+  const devices = facts.flatMap(({ type, data }) => (type === 'device.changed' ? [data.id] : []))
+  const certificates = facts.flatMap(({ type, data }) => (type === 'certificate.issued' ? [data.fingerprint] : []))
+  const { policy, anchors, cursor } = snapshot
+  return {
+    ...{ policy, anchors, cursor },
+    devices: Object.fromEntries(devices.sort().map((id) => [id, snapshot.findDevice(id)])),
+    certificates: Object.fromEntries(certificates.sort().map((one) => [one, snapshot.findCertificate(one)])),
+  }
+}

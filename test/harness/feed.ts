@@ -24,6 +24,7 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
   /** Followers that have said hello, with the last event each was sent. */
   readonly #sent = new Map<TLSSocket, number>()
   #events: FeedEvent[] = []
+  #instead: { upTo: number; facts: FeedFact[] } = { upTo: 0, facts: [] }
   address = ''
   hellos: Extract<FromBroker, { kind: 'hello' }>[] = []
   /** Last `applied` of any broker. */
@@ -36,6 +37,9 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
   answering = true
   /** Changes an event on its way out. */
   distort: (event: FeedEvent) => FeedEvent = (event) => event
+
+  /** Changes what is told instead of events. */
+  distortFacts: (message: FromEnroll) => FromEnroll = (message) => message
 
   /** Runs when a broker asks for the head, before it is answered. */
   beforePong: (() => void) | undefined
@@ -86,12 +90,18 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
   /** As after a restore from a backup: another history, no memory of the old one. */
   rewrite(...facts: FeedFact[]): void {
     this.#events = []
+    this.#instead = { upTo: 0, facts: [] }
     this.append(...facts)
   }
 
   /** Continues with the history of another feed, as the same service does after its restart. */
   adopt(events: readonly FeedEvent[]): void {
     this.#events = [...events]
+  }
+
+  /** From now on whoever does not have all events up to here is told this instead. */
+  shorten(...facts: FeedFact[]): void {
+    this.#instead = { upTo: this.head, facts }
   }
 
   drop(): void {
@@ -181,9 +191,16 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
       return
     }
     const { seq, hash } = message.cursor
+    const { upTo, facts } = this.#instead
     const ours = seq === 0 ? startCursor.hash : this.#events[seq - 1]?.hash
-    if (ours !== hash) this.#send(socket, { kind: 'reset' })
-    this.#sent.set(socket, ours === hash ? seq : 0)
+    const goesOn = ours === hash && seq >= upTo
+    if (!goesOn) this.#send(socket, { kind: 'reset' })
+    this.#sent.set(socket, goesOn ? seq : upTo)
+    if (!goesOn && upTo > 0) {
+      const at = new Date().toISOString()
+      for (const fact of facts) this.#send(socket, this.distortFacts({ kind: 'facts', facts: [{ at, ...fact }] }))
+      this.#send(socket, { kind: 'snapshot', cursor: { seq: upTo, hash: this.#events[upTo - 1]!.hash } })
+    }
     this.#flush(socket)
     this.#send(socket, { kind: 'live', seq: this.head, notes: true })
   }

@@ -76,6 +76,7 @@ export async function followFeed(
   fleet: EnrollHarness,
   cursor: Cursor | undefined,
   credential: { key?: string; cert?: string } = brokerCredential(fleet),
+  more: { snapshots?: boolean } = {},
 ): Promise<Follower> {
   const { host, port } = splitAddress(fleet.endpoints.feed)
   const socket = connect({
@@ -88,7 +89,7 @@ export async function followFeed(
   })
   const follower = new Follower(socket)
   await new Promise((resolve, reject) => socket.once('secureConnect', resolve).once('error', reject))
-  if (cursor) follower.send({ kind: 'hello', protocol: 1, broker: 'broker-1', cursor })
+  if (cursor) follower.send({ kind: 'hello', protocol: 1, broker: 'broker-1', cursor, ...more })
   return follower
 }
 

@@ -105,6 +105,28 @@ export function registrySuite(engine: string, createPlace: () => Promise<Place>)
   })
 
   check(
+    'the beginning of the feed is forgotten for good, and what is left is whole, also after reopening',
+    async (place) => {
+      const from = async (registry: Registry): Promise<number[]> =>
+        (await registry.feedAfter(0, 10)).map(({ seq }) => seq)
+      {
+        await using registry = await open(place)
+        for (let n = 1; n <= 5; n++) await registry.commit(creation(device(`cam-${n}`)))
+        await registry.forgetFeedBefore(4)
+        await registry.forgetFeedBefore(2)
+        await assert.rejects(registry.forgetFeedBefore(6))
+        assert.deepEqual(await from(registry), [4, 5])
+      }
+      await using registry = await open(place)
+      await registry.commit(creation(device('cam-6')))
+      assert.deepEqual([await from(registry), (await registry.head()).feedFrom], [[4, 5, 6], 4])
+      assert.equal(await registry.feedHashAt(3), undefined)
+      const [base, ...rest] = await registry.feedAfter(0, 10)
+      assert.deepEqual(verifyAudit(rest, base!), { intact: { ...(await registry.head()).feed } })
+    },
+  )
+
+  check(
     'of 60 concurrent commits that expect the same revision one wins, and the losers leave nothing',
     async (place) => {
       await using registry = await open(place)

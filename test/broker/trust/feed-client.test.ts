@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { after, beforeEach, test } from 'node:test'
-import { startCursor } from '../../../contract/feed.ts'
+import { type FeedFact, type FromEnroll, startCursor } from '../../../contract/feed.ts'
 import { BrokerHarness, closeOf, connectPacket, eventually, starter } from '../../harness/broker.ts'
 import { TestPki } from '../../harness/certificates.ts'
 import { FakeFeed } from '../../harness/feed.ts'
@@ -174,6 +174,62 @@ test('a reset that breaks off leaves the old snapshot in force', async () => {
   assert.ok(client.connected)
   assert.equal(harness.feed.appliedSeq, appliedBefore, 'nothing of a draft is reported as applied')
   await harness.testLog.until('session.kicked', { deviceId: 'sensor-1' })
+})
+
+test('a feed that does not go on at the cursor is told as a snapshot: built aside, in force with what came behind it', async () => {
+  const kept = await harness.device('kept-2')
+  const thief = await harness.device('thief-2')
+  const [keptClient, thiefClient] = [await harness.connect(kept), await harness.connect(thief)]
+  const closed = closeOf(thiefClient)
+  const { id: deviceId, serial, fingerprint } = thief
+  // Behind the cursor with which the broker comes back.
+  harness.feed.drop()
+  harness.feed.append({ type: 'policy.changed', data: { version: 9, document: starter } })
+  harness.feed.shorten(
+    { type: 'trust.changed', data: { anchors: harness.pki.anchors } },
+    { type: 'policy.changed', data: { version: 9, document: starter } },
+    { type: 'device.changed', data: { id: 'kept-2', profile: 'sensor', groups: [], status: 'active' } },
+    { type: 'device.changed', data: { id: deviceId, profile: 'sensor', groups: [], status: 'active' } },
+    harness.issuedFact(kept),
+    harness.issuedFact(thief),
+  )
+  harness.feed.append({ type: 'certificate.revoked', data: { serial, fingerprint, deviceId, reason: 'keyCompromise' } })
+  await closed
+  assert.ok(keptClient.connected)
+  assert.equal(await harness.refusal(thief), 5)
+  await harness.feed.untilApplied()
+  await harness.stopBroker()
+  await harness.startBroker()
+  assert.equal(harness.feed.hellos.at(-1)!.cursor.seq, harness.feed.head, 'it is stored, with its place')
+  assert.equal(await harness.refusal(thief), 5)
+  ;(await harness.connect(kept)).end(true)
+})
+
+test('a snapshot that cannot be read, or ends before it has a place, leaves what is in force', async () => {
+  const device = await harness.device('sensor-1')
+  const client = await harness.connect(device)
+  const trust: FeedFact = { type: 'trust.changed', data: { anchors: harness.pki.anchors } }
+  const revoked: FeedFact = {
+    type: 'device.changed',
+    data: { id: 'sensor-1', profile: 'sensor', groups: [], status: 'revoked' },
+  }
+  const faults: FromEnroll[] = [
+    { kind: 'facts', facts: [{ ...revoked, at: '', type: 'device.exchanged' as never }] },
+    { kind: 'snapshot', cursor: { seq: 1, hash: '' } },
+    { kind: 'live', seq: 1 },
+  ]
+  const applied = harness.feed.appliedSeq
+  harness.feed.distortFacts = (message) => {
+    const isFirst = message.kind === 'facts' && message.facts[0]!.type === 'trust.changed'
+    return (isFirst && faults.shift()) || message
+  }
+  harness.feed.rewrite(trust, revoked)
+  harness.feed.shorten(trust, revoked, harness.issuedFact(device))
+  harness.feed.drop()
+  while (faults.length > 0) await once(harness.feed, 'hello')
+  assert.ok(client.connected)
+  assert.equal(harness.feed.appliedSeq, applied, 'nothing of it is reported as applied')
+  await harness.testLog.until('session.kicked', { deviceId: 'sensor-1', reason: 'device_revoked' })
 })
 
 test('an event that does not follow in the hash chain is not applied; the feed is read anew from the start', async () => {

@@ -101,6 +101,17 @@ test('a certificate of which the revocation is all that was heard, and its devic
     }
   }))
 
+test('what counts, without its events, is only taken where a snapshot was begun', () =>
+  withStore(async (store, { log }) => {
+    const snapshot = await Snapshot.load(store.snapshot, log)
+    snapshot.apply(eventsOf([device('cam-1', 'active')]))
+    const cursor = snapshot.cursor
+    const facts = [{ at: '2026-01-01T00:00:00.000Z', ...device('cam-1', 'revoked') }]
+    assert.throws(() => snapshot.applyFacts(facts), { code: 'data_damaged' })
+    assert.throws(() => snapshot.continueFrom(startCursor), { code: 'data_damaged' })
+    assert.deepEqual([snapshot.findDevice('cam-1')?.status, snapshot.cursor], ['active', cursor])
+  }))
+
 test('certificates that ended long ago are forgotten, revoked ones too, where enroll is as late; one of unknown end stays', () =>
   withStore(async (store, { log }) => {
     const snapshot = await Snapshot.load(store.snapshot, log)

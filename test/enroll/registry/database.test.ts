@@ -45,6 +45,17 @@ async function tamper(folder: string, change: (level: Level<string, string>) => 
   await level.close()
 }
 
+test('of a feed of which the beginning was forgotten a loss is noticed as of a whole one', () =>
+  withFolder(async (folder) => {
+    {
+      await using registry = await open(folder)
+      for (let n = 1; n <= 5; n++) await registry.commit(creation(device(`cam-${n}`)))
+      await registry.forgetFeedBefore(3)
+    }
+    await tamper(folder, (level) => level.del(`f ${'3'.padStart(16, '0')}`))
+    await assert.rejects(open(folder), { code: 'data_damaged' })
+  }))
+
 const script = join(import.meta.dirname, 'committing-process.ts')
 
 test('what was acknowledged survives SIGKILL in the midst of commits, whole and in order', () =>
