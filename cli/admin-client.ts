@@ -68,6 +68,8 @@ import {
 } from '../contract/operator-api.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import {
+  type EndedCount,
+  endedCount,
   type KickReceipt,
   type KickSession,
   kickReceipt,
@@ -274,6 +276,12 @@ export class AdminClient implements Disposable {
       if (part.next === undefined) return { items, unheard: [...unheard.values()] }
       after = part.next
     }
+  }
+
+  /** @param since the time that the change of these devices was answered with */
+  countEnded(deviceIds: readonly string[], since: string): Promise<EndedCount> {
+    const query = { deviceId: deviceIds.join(','), since }
+    return this.#call(endedCount, { method: 'GET', path: '/v1/sessions/ended', query })
   }
 
   kickSession(body: KickSession): Promise<KickReceipt> {

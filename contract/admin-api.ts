@@ -40,6 +40,7 @@
  * | GET  /v1/denials             | listDenials             | denialPage                 |
  * | GET  /v1/denials/:id         |                         | denialView                 |
  * | GET  /v1/sessions             | see session-api.ts      | sessionPage                |
+ * | GET  /v1/sessions/ended       | countEnded              | endedCount                 |
  * | POST /v1/sessions/kick        | kickSession             | kickReceipt                |
  * | GET  /v1/audit/…              | see audit-api.ts        |                            |
  * | GET  /v1/crls                 |                         | crlPage, see crl-api.ts    |

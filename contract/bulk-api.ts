@@ -21,6 +21,7 @@ export const bulkReceipt = z.object({
       detail: z.string().optional(),
     }),
   ),
+  at: z.string().optional().describe('When it was done; sessions that were ended since are asked for by this'),
   ...inForce,
 })
 

@@ -1,11 +1,11 @@
 import type { Command } from 'commander'
 import { type BulkReceipt, bulkAtOnce, type ChangeDevices } from '../../contract/bulk-api.ts'
 import { devicesAtOnce } from '../../contract/live-sessions.ts'
-import type { SessionPage, Unheard } from '../../contract/session-api.ts'
+import type { EndedCount, SessionPage, Unheard } from '../../contract/session-api.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import { Interrupted, type Io } from '../io.ts'
-import { fields, table } from '../output.ts'
+import { fields, milliseconds, table } from '../output.ts'
 import { progressBar } from '../progress.ts'
 import { isSelection, type Selection, selectDevices, selecting } from './selection.ts'
 import { sessionTable } from './session.ts'
@@ -14,7 +14,14 @@ import { brokersOf, requireInForce, type Waiting } from './waiting.ts'
 
 export type ManyOptions = Waiting & Selection & { dryRun?: boolean; yes?: boolean }
 type Outcome = BulkReceipt['devices'][number]
-type Report = { verb: string; selected: number; done: number; already: number; refused: number } & BulkReceipt
+type Report = {
+  verb: string
+  selected: number
+  done: number
+  already: number
+  refused: number
+  ended?: EndedCount
+} & BulkReceipt
 
 export const many = (command: Command): Command =>
   selecting(command)
@@ -41,7 +48,9 @@ export async function changeMany(
   if (ids.length === 0) throw new FleetError('device_unknown', 'no device is meant by that; nothing was changed')
   if (options.dryRun) return show(io, client, options, { verb: order.verb, ids })
   if (!options.yes) await confirm(io, order.verb, ids.length)
-  const report = await changeAll(io, client, { ids, order, waitMs: options.wait ? options.timeout : 0 })
+  const changed = await changeAll(io, client, { ids, order, waitMs: options.wait ? options.timeout : 0 })
+  const ended = options.wait && order.verb !== 'enable' ? await endedBy(client, changed) : undefined
+  const report: Report = { ...changed, ...(ended === undefined ? {} : { ended }) }
   print(io, options, report, (shown) => render(shown, io.colour))
   if (report.refused > 0) {
     const sentence = `${report.refused} of ${report.selected} devices were left as they are`
@@ -101,6 +110,7 @@ async function changeAll(
   const bar = progressBar(io, order.verb, ids.length)
   const devices: Outcome[] = []
   let last: BulkReceipt | undefined
+  let since: string | undefined
   try {
     for (let at = 0; at < ids.length; at += bulkAtOnce) {
       if (stop.aborted) throw new Interrupted(`after ${at} of ${ids.length} devices; the same call goes on`, stop)
@@ -109,6 +119,7 @@ async function changeAll(
       last = await client.changeDevices({
         ...{ ...order, ids: ids.slice(at, at + bulkAtOnce), waitMs: isLast ? waitMs : 0 },
       })
+      since ??= last.at
       devices.push(...last.devices)
       bar?.update(devices.length)
     }
@@ -117,7 +128,26 @@ async function changeAll(
   }
   const count = (outcome: Outcome['outcome']): number => devices.filter((one) => one.outcome === outcome).length
   const counts = { done: count('done'), already: count('already'), refused: count('refused') }
-  return { verb: order.verb, selected: ids.length, ...counts, ...last!, devices }
+  return { verb: order.verb, selected: ids.length, ...counts, ...last!, ...(since && { at: since }), devices }
+}
+
+/** What brokers have ended for it: those that have confirmed have told of all. A gateway of before says no time to ask by. */
+async function endedBy(client: AdminClient, { at, devices }: Report): Promise<EndedCount | undefined> {
+  if (at === undefined) return undefined
+  const ended: EndedCount = { sessions: 0 }
+  for (let from = 0; from < devices.length; from += devicesAtOnce) {
+    const ids = devices.slice(from, from + devicesAtOnce).map(({ deviceId }) => deviceId)
+    const { sessions, slowest } = await client.countEnded(ids, at)
+    ended.sessions += sessions
+    if (slowest !== undefined && slowest.closedMs > (ended.slowest?.closedMs ?? -1)) ended.slowest = slowest
+  }
+  return ended
+}
+
+function endedOf({ sessions, slowest }: EndedCount): string {
+  if (slowest === undefined) return String(sessions)
+  const { clientId, deviceId, broker, closedMs } = slowest
+  return `${sessions}; the last closed after ${milliseconds(closedMs)}, ${clientId ?? deviceId} on ${broker}`
 }
 
 function render(report: Report, colour: boolean): string {
@@ -128,6 +158,7 @@ function render(report: Report, colour: boolean): string {
       ['changed', String(report.done)],
       ['as wanted before', String(report.already)],
       ['refused', String(report.refused)],
+      ...(report.ended === undefined ? [] : ([['sessions ended', endedOf(report.ended)]] as [string, string][])),
       ...brokersOf(report),
     ],
     colour,

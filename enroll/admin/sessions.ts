@@ -1,5 +1,12 @@
-import { type KickReceipt, type KickSession, kickSession, listSessions } from '../../contract/session-api.ts'
+import {
+  countEnded,
+  type KickReceipt,
+  type KickSession,
+  kickSession,
+  listSessions,
+} from '../../contract/session-api.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import { countEndedSince } from '../ca/receipts.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
 import type { Registry } from '../registry/registry.ts'
@@ -12,6 +19,16 @@ export const sessionRoutes = [
     role: 'viewer',
     query: listSessions,
     handle: ({ query }, { feed }) => feed.questions.sessions(query),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/sessions/ended',
+    role: 'viewer',
+    query: countEnded,
+    handle: async ({ query: { deviceId, since } }, { registry, feed }) => {
+      await feed.untilTaken()
+      return countEndedSince(registry, { deviceIds: deviceId, since: new Date(since).toISOString() })
+    },
   }),
   route({
     method: 'POST',

@@ -17,25 +17,35 @@ export type BulkOutcome = {
 export type BulkOrder = Asked &
   Pick<TheftReport, 'purged'> & { ids: readonly DeviceId[]; verb: BulkVerb; reason: RevocationReason }
 
+type BulkChange = {
+  devices: BulkOutcome[]
+  feedSeq: number
+  /** When it was done, which may have been by this request when it came before. */
+  at: string
+}
+
 /**
  * Does to each device what the verb does to one, in one durable batch: after a crash it is done to all of them or to none.
  * Those that cannot be changed are named and hold nobody up.
  */
-export function changeDevices(
-  registry: Registry,
-  order: BulkOrder,
-): Promise<{ devices: BulkOutcome[]; feedSeq: number }> {
+export function changeDevices(registry: Registry, order: BulkOrder): Promise<BulkChange> {
   const ids = [...new Set(order.ids)]
   const attempt = () => untilNoConflict(() => change(registry, ids, order), barringAttempts)
   if (order.verb === 'enable') return attempt()
   return barring(ids, order.verb === 'disable' ? 'device_held' : 'device_revoked', attempt)
 }
 
-async function change(registry: Registry, ids: readonly DeviceId[], order: BulkOrder) {
+async function change(registry: Registry, ids: readonly DeviceId[], order: BulkOrder): Promise<BulkChange> {
   const planned = await Promise.all(ids.map((id) => planOne(registry, id, order)))
   const plans = planned.flatMap(({ plan }) => plan ?? [])
-  const feedSeq = await carryOut(registry, plans, { ...order, requestId: `${order.requestId}-bulk` })
-  return { devices: planned.map(({ outcome }) => outcome), feedSeq }
+  const requestId = `${order.requestId}-bulk`
+  const feedSeq = await carryOut(registry, plans, { ...order, requestId })
+  const done = await registry.find('request', requestId)
+  return {
+    devices: planned.map(({ outcome }) => outcome),
+    feedSeq,
+    at: done?.doc.at ?? order.now.toISOString(),
+  }
 }
 
 async function planOne(

@@ -1,3 +1,4 @@
+import type { EndedCount } from '../../contract/session-api.ts'
 import type { Asked } from '../registry/asked.ts'
 import { type Cut, findCuts } from '../registry/cuts.ts'
 import type { Registry } from '../registry/registry.ts'
@@ -24,6 +25,26 @@ export async function endedSince(
       ...session,
       closedMs: Date.parse(heardAt) - Date.parse(since),
     }))
+}
+
+/** Of devices of which each was revoked or put on hold at `since` or later, what that has ended. */
+export async function countEndedSince(
+  registry: Registry,
+  { deviceIds, since }: { deviceIds: readonly string[]; since: string },
+): Promise<EndedCount> {
+  let sessions = 0
+  let slowest: EndedCount['slowest']
+  for (const { doc } of await registry.findMany('device', [...new Set(deviceIds)])) {
+    const changedAt = doc.revokedAt ?? doc.heldAt
+    if (changedAt === undefined || changedAt < since) continue
+    const ended = await endedSince(registry, { deviceId: doc.id, since: changedAt, serials: undefined })
+    sessions += ended.length
+    for (const { broker, clientId, closedMs } of ended) {
+      if (closedMs <= (slowest?.closedMs ?? -1)) continue
+      slowest = { deviceId: doc.id, broker, ...(clientId === undefined ? {} : { clientId }), closedMs }
+    }
+  }
+  return { sessions, ...(slowest === undefined ? {} : { slowest }) }
 }
 
 /** Puts into the audit log what an operator was told of a change: who has confirmed it, who has not, what it ended. */

@@ -15,6 +15,7 @@ const ids = Array.from({ length: 250 }, (_, at) => idOf(at))
 const device = { profile: 'camera', groups: ['hall'], status: 'active', createdAt: '2026-01-01T00:00:00.000Z' }
 const brokers = [{ broker: 'broker-1', connected: true, confirmed: true, confirmedMs: 4 }]
 
+const at = '2026-03-01T09:00:00.000Z'
 const unheard = [{ broker: 'broker-2', why: 'not_connected' }]
 const session = {
   clientId: 'cam-003:a',
@@ -51,13 +52,18 @@ before(async () => {
       const named = query.deviceId!.split(',')
       return { status: 200, body: { items: named.includes('cam-003') ? [session] : [], unheard } }
     }
+    if (path === '/v1/sessions/ended') {
+      const isThere = query.deviceId!.split(',').includes('cam-003') && query.since === at
+      const slowest = { deviceId: 'cam-003', broker: 'broker-1', clientId: 'cam-003:a', closedMs: 7 }
+      return { status: 200, body: isThere ? { sessions: 2, slowest } : { sessions: 1 } }
+    }
     if (path === '/v1/devices/cam-003') return { status: 200, body: { id: 'cam-003', ...device } }
     const devices = (body as { ids: string[] }).ids.map((deviceId) =>
       refusing.includes(deviceId)
         ? { deviceId, outcome: 'refused', code: 'conflict', detail: 'was revoked' }
         : { deviceId, outcome: deviceId === 'cam-001' ? 'already' : 'done' },
     )
-    return { status: 200, body: { devices, feedSeq: 9, inForce, brokers: inForce ? brokers : [] } }
+    return { status: 200, body: { devices, feedSeq: 9, at, inForce, brokers: inForce ? brokers : [] } }
   })
 })
 after(() => stub[Symbol.asyncDispose]())
@@ -88,7 +94,7 @@ test('a group is revoked a hundred at a time, once its number is typed; the last
   assert.deepEqual([code, err, question], [0, '', 'revoke 250 devices? Type 250 to go on: '])
   assert.match(
     out,
-    /^devices +250\nchanged +249\nas wanted before +1\nrefused +0\nin force +on 1 of 1, 4\.0 ms\nbroker-1 +in force after 4/,
+    /^devices +250\nchanged +249\nas wanted before +1\nrefused +0\nsessions ended +4; the last closed after 7\.0 ms, cam-003:a on broker-1\nin force +on 1 of 1, 4\.0 ms\nbroker-1 +in force after 4/,
   )
   const order = { verb: 'revoke', reason: 'keyCompromise' }
   assert.deepEqual(batches(), [

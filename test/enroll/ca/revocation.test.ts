@@ -18,6 +18,8 @@ type AuditEntryView = {
   remoteAddress: string
 }
 
+type Ended = { closedMs: number }
+
 suite('revoking a device', () => {
   let fleet: EnrollHarness
   before(async () => {
@@ -212,6 +214,7 @@ suite('revoking a device', () => {
 
   test('many are changed in one batch; those that cannot be are named and hold nobody up', async () => {
     const devices = await Promise.all(['bulk-1', 'bulk-2', 'bulk-3'].map((id) => fleet.enrolledDevice(id)))
+    await fleet.enrolledDevice('bulk-9')
     const ids = [...devices.map(({ id }) => id), 'ghost', 'bulk-1']
     const bulk = async (verb: string, more = {}) => {
       const { status, body } = await fleet.admin('POST', '/devices/bulk', { verb, ids, ...more })
@@ -234,6 +237,13 @@ suite('revoking a device', () => {
       devices.map(({ id }) => ['device.stolen', `device:${id}`]),
     )
     assert.equal(new Set(items.map(({ requestId }: Record<string, string>) => requestId)).size, 1, 'one batch')
+    const again = { 'Idempotency-Key': 'bulk-once-more' }
+    const times = await Promise.all(
+      [1, 2].map(
+        async () => (await fleet.admin('POST', '/devices/bulk', { verb: 'revoke', ids: ['bulk-9'] }, again)).body.at,
+      ),
+    )
+    assert.deepEqual(times[0], times[1], 'one request was done at one time')
     const shown = (await fleet.admin('GET', '/devices/bulk-2')).body
     assert.deepEqual([shown.status, shown.revocationReason], ['revoked', 'keyCompromise'])
   })
@@ -429,6 +439,13 @@ suite('revoking a device', () => {
     assert.ok(first.closedMs >= 0 && first.closedMs < 5_000)
     assert.deepEqual([body.inForce, body.ticketsVoid], [true, true])
     assert.deepEqual((await revoke(0)).body.sessions, body.sessions)
+    const ended = (ids: string, since: string) => fleet.admin('GET', `/sessions/ended?deviceId=${ids}&since=${since}`)
+    const { closedMs } = body.sessions.toSorted((a: Ended, b: Ended) => b.closedMs - a.closedMs)[0]
+    const counted = (await ended('cam-5,cam-7,ghost,cam-7', body.revokedAt)).body
+    assert.deepEqual([counted.sessions, counted.slowest.deviceId, counted.slowest.closedMs], [2, 'cam-7', closedMs])
+    const later = new Date(Date.parse(body.revokedAt) + 1).toISOString()
+    assert.deepEqual((await ended('cam-7', later)).body, { sessions: 0 }, 'of a change from before')
+    assert.equal((await ended('cam-7', 'yesterday')).status, 400)
     const { items } = (await fleet.admin('GET', '/audit')).body
     const given = items.filter((entry: AuditView) => entry.action === 'receipt.given').at(-1)
     assert.deepEqual(
