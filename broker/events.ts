@@ -172,6 +172,10 @@ export function eventOfNews(news: RegistryNews): Raised {
     if (status === 'revoked') return { type: 'revoked', deviceId, scope: 'device' }
     return { type: status === 'active' ? 'enabled' : status, deviceId }
   }
+  if (kind === 'alert') {
+    const { alert, at, remoteAddress, message, count, incident } = news
+    return { type: 'alert', kind: alert, at, deviceId, remoteAddress, message, count, incident }
+  }
   const { fingerprint, serial } = news
   if (kind === 'certificateRevoked')
     return {

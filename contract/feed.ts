@@ -61,6 +61,18 @@ export type FeedData = {
     name: string
     reason: string
   }
+  /** What the EST service saw and somebody should look at; brokers tell applications. */
+  'alert.raised': {
+    kind: 'key_reused'
+    /** Whose key it was; absent where it is of an operator or a broker. */
+    deviceId?: string
+    remoteAddress: string
+    /** For people. */
+    message: string
+    /** It stands for so many. */
+    count: number
+    incident?: string
+  }
 }
 export type FeedType = keyof FeedData
 export type FeedFact = { [T in FeedType]: { type: T; data: FeedData[T] } }[FeedType]

@@ -354,7 +354,7 @@ ${eventTypes.map((type) => `| \`${type}\` | ${eventMeanings[type]} |`).join('\n'
 
 - They are published at QoS 1. Who has a session that is kept gets what happened meanwhile, up to \`broker.maxQueuedMessages\`. An event is lost where the broker crashes
   between the fact and the write: events are for reacting, [the audit log](json.md) is for proof.
-- What the registry says (\`enrolled\`, \`renewed\`, \`held\`, \`enabled\`, \`revoked\`) each broker tells that hears of it; the rest is told by the broker where it happened.
+- What the registry says (\`enrolled\`, \`renewed\`, \`held\`, \`enabled\`, \`revoked\`, and \`alert\` of the kind \`key_reused\`) each broker tells that hears of it; the rest is told by the broker where it happened.
 - Of each type at most \`broker.events.maxPerSecond\`. What comes beyond is told at the end of the second as one event with \`count\` and no device; presence says of each
   device how it stands, however many there are. The same refusal of the same client again is told once in a minute, with \`count\`.
 - \`broker.events.enabled: false\` turns presence and events off, and removes what was retained ([configuration.md](configuration.md)).

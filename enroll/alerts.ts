@@ -1,4 +1,5 @@
 import type { Alert } from '../contract/broker-reports.ts'
+import type { FeedFact } from '../contract/feed.ts'
 import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
@@ -20,12 +21,17 @@ type Raised = {
   /** When it was seen. */
   at: string
   details: NonNullable<AuditFact['details']>
+  /** What brokers tell applications of it; of one that a broker has raised, that has told it itself. */
+  told?: { kind: 'key_reused'; deviceId?: string; message: string; count: number }
 }
 
 // Several of one device come at once, and each is evidence of one incident.
 const attempts = 100
 
-/** What a person has to look at: a line in the log, an entry in the audit log, and evidence of an incident, in one batch. */
+/**
+ * What a person has to look at: a line in the log, and in one batch an entry in the audit log, evidence of an incident and what
+ * applications hear of it.
+ */
 export class Alerts {
   readonly #registry: Registry
   readonly #clock: () => Date
@@ -39,7 +45,7 @@ export class Alerts {
   }
 
   /** Once for each request id. */
-  async raise({ kind, deviceId, serial, remoteAddress, by, requestId, at, details }: Raised): Promise<void> {
+  async raise({ kind, deviceId, serial, remoteAddress, by, requestId, at, details, told }: Raised): Promise<void> {
     const now = this.#clock()
     const { incident, isNew } = await untilNoConflict(async () => {
       const evidence = { at, what: 'alert.raised', by, remoteAddress, details: { ...details, kind } }
@@ -57,8 +63,12 @@ export class Alerts {
         remoteAddress,
         requestId,
       }
-      const { replayed } = await this.#registry.commit({ requestId, writes: noted.writes, audit: [fact], at: now })
-      return { incident: noted.incident, isNew: !replayed }
+      const { incident, writes } = noted
+      const known = incident === undefined ? {} : { incident }
+      const feed: FeedFact[] =
+        told === undefined ? [] : [{ type: 'alert.raised', data: { ...told, remoteAddress, ...known } }]
+      const { replayed } = await this.#registry.commit({ requestId, writes, audit: [fact], feed, at: now })
+      return { incident, isNew: !replayed }
     }, attempts)
     if (isNew)
       this.#log.warn({ event: 'alert.raised', kind, by, deviceId, remoteAddress, incident, ...details }, 'alert')
@@ -68,9 +78,13 @@ export class Alerts {
   keyUsed({ spkiHash, deviceId, serial, remoteAddress, where, path, requestId, at }: WatchedKeyUse): void {
     const turn = this.#uses.take(`${spkiHash} ${networkOf(remoteAddress)}`, at.getTime())
     if (turn === undefined) return
-    const details = { key: spkiHash, where, path, count: turn.suppressed + 1 }
+    const count = turn.suppressed + 1
+    const details = { key: spkiHash, where, path, count }
+    const owner = deviceId ?? `certificate ${serial}`
+    const message = `a key of ${owner} that was reported as compromised was used in a ${where} at the EST service`
     this.raise({
       ...{ kind: 'key_reused', deviceId, serial, remoteAddress, by: 'enroll', details },
+      told: { kind: 'key_reused', ...(deviceId === undefined ? {} : { deviceId }), message, count },
       ...{ requestId: `${requestId}-alert`, at: at.toISOString() },
     }).catch((err: unknown) => this.#log.error({ event: 'alert.notNoted', deviceId, err }, 'an alert was not noted'))
   }

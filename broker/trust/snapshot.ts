@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
 import { deviceAttributes } from '../../contract/device-attributes.ts'
-import { type Cursor, type DeviceStatus, deviceStatuses, type FeedEvent } from '../../contract/feed.ts'
+import { type Cursor, type DeviceStatus, deviceStatuses, type FeedData, type FeedEvent } from '../../contract/feed.ts'
 import { isDeviceId, isFingerprint, isGroupName, isProfileName, isSerialNumber } from '../../contract/ids.ts'
 import { policyDocument } from '../../contract/policy-document.ts'
 import { chainHash } from '../../runtime/chain.ts'
@@ -36,6 +36,7 @@ export type RegistryNews =
   | { kind: 'issued'; deviceId: string; fingerprint: string; serial: string; notAfter: string; isRenewal: boolean }
   | { kind: 'certificateRevoked'; deviceId: string; fingerprint: string; serial: string; reason: string }
   | { kind: 'expiring'; deviceId: string; fingerprint: string; serial: string; notAfter: string }
+  | ({ kind: 'alert'; at: Date; alert: string } & Omit<FeedData['alert.raised'], 'kind'>)
   | { kind: 'deviceStatus'; deviceId: string; status: DeviceStatus }
 
 const deviceId = z.string().refine(isDeviceId)
@@ -83,6 +84,18 @@ const fact = z.discriminatedUnion('type', [
     data: z.object({ serial, fingerprint, deviceId, reason: z.string(), watchedKey: fingerprint.optional() }),
   }),
   z.object({ type: z.literal('credential.revoked'), at, data: z.object({ serial, fingerprint }) }),
+  z.object({
+    type: z.literal('alert.raised'),
+    at: instant,
+    data: z.object({
+      kind: z.string(),
+      deviceId: deviceId.exactOptional(),
+      remoteAddress: z.string(),
+      message: z.string(),
+      count: z.int().min(1),
+      incident: z.string().exactOptional(),
+    }),
+  }),
 ])
 type Fact = z.output<typeof fact>
 const facts = z.array(fact)
@@ -379,18 +392,20 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
     }
     case 'certificate.expiring': // the certificate is what it was
     case 'credential.revoked': // nobody gets in here with one of those
+    case 'alert.raised': // nor is anybody's standing another
   }
 }
 
 const distinct = (texts: string[]): string[] => [...new Set(texts)]
 
 /** @param update what came before the fact in the same run */
-function newsOf(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact): RegistryNews[] {
+function newsOf(state: SnapshotState, update: SnapshotUpdate, { type, data, at }: Fact): RegistryNews[] {
   if (type === 'device.changed') {
     const { id, status } = data
     const before = update.devices.get(id) ?? state.devices.find(id)
     return before === undefined || before.status === status ? [] : [{ kind: 'deviceStatus', deviceId: id, status }]
   }
+  if (type === 'alert.raised') return [{ ...data, kind: 'alert', alert: data.kind, at: new Date(at) }]
   if (type === 'certificate.expiring') return [{ kind: 'expiring', ...data }]
   if (type !== 'certificate.issued' && type !== 'certificate.revoked') return []
   const { deviceId, fingerprint, serial } = data

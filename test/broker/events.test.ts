@@ -207,6 +207,11 @@ test('what the registry says of certificates and devices is told: enrolled, rene
   const expiring = { serial, fingerprint, deviceId: 's-8', notAfter: notAfter.toISOString() }
   harness.feed.append({ type: 'certificate.expiring', data: expiring })
   assert.deepEqual((await events.until('expiring', { deviceId: 's-8' })).certificate, enrolled.certificate)
+  const use = { kind: 'key_reused', deviceId: 's-8', remoteAddress: '192.0.2.9', message: 'used', count: 3 } as const
+  harness.feed.append({ type: 'alert.raised', data: { ...use, incident: '0123456789ab' } })
+  const { type: _, id: _id, broker: _broker, at: raisedAt, ...alert } = await events.until('alert', { deviceId: 's-8' })
+  assert.deepEqual(alert, { ...use, incident: '0123456789ab' })
+  assert.ok(Date.parse(raisedAt) > 0)
   const told = events.all('renewed', { deviceId: 's-8' }).map(({ certificate }) => certificate?.serial)
   assert.deepEqual(told, renewals)
   await harness.connect(device)

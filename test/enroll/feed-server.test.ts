@@ -10,6 +10,8 @@ import {
   type Cursor,
   decodeBody,
   encodeLine,
+  type FeedData,
+  type FeedEvent,
   type FeedFact,
   type FromEnroll,
   startCursor,
@@ -164,6 +166,11 @@ suite('the trust feed', () => {
       return evidence.map(({ details }: { details: { kind?: string } }) => details.kind).slice(2)
     }
     while ((await kinds()).length < 2);
+    const alerts = (): FeedEvent[] => feed.events.filter((event) => decodeBody(event).type === 'alert.raised')
+    await feed.see(() => alerts().length > 0)
+    const { data } = decodeBody(alerts()[0]!) as { data: FeedData['alert.raised'] }
+    assert.deepEqual([data.kind, data.deviceId, data.incident], ['key_reused', 'cam-stolen', stolen.incident])
+    assert.equal(alerts().length, 1, 'a broker that has raised one has told of it itself')
     assert.deepEqual(await kinds(), ['stolen', 'key_reused'])
 
     const close = (note: string) => fleet.admin('POST', `/incidents/${stolen.incident}/close`, { note })
