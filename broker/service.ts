@@ -108,6 +108,8 @@ export async function createBrokerService(options: {
     connection.denial = denial
     log.warn({ event: 'session.kicked', reason: cause, denial, ...who(connection) }, 'session kicked')
   })
+  // Where no listener asks about a certificate any more, nor a will that was left under one.
+  const forgetsAfterMs = expiredAskedMs(handlings.map((table) => table.expired)) + config.sessionExpiryMs + rememberedMs
   const feed = stack.use(
     new FeedClient({
       address: config.feed,
@@ -131,6 +133,7 @@ export async function createBrokerService(options: {
         config.stale,
       ),
       silenceMs: config.stale.silenceMs,
+      forgetsAfterMs,
       clock,
       random: Math.random,
       log,
@@ -226,11 +229,9 @@ export async function createBrokerService(options: {
   const forgetting = setInterval(forgetEnded, forgetMs)
   forgetting.unref()
 
-  /** Where no listener asks about them any more, nor a will that was left under one. */
   async function forgetEnded(): Promise<void> {
-    const asked = expiredAskedMs(handlings.map((table) => table.expired)) + config.sessionExpiryMs + rememberedMs
-    if (!Number.isFinite(asked)) return
-    const certificates = await snapshot.forgetEnded(clock(), asked)
+    if (!Number.isFinite(forgetsAfterMs)) return
+    const certificates = await snapshot.forgetEnded(clock(), forgetsAfterMs)
     if (certificates > 0)
       log.info({ event: 'snapshot.forgot', certificates }, 'certificates that ended long ago forgotten')
   }

@@ -90,6 +90,8 @@ const bound = z.int().min(0).max(1e12)
  */
 export const staleBounds = z.object({ admitsMs: bound.nullable(), servesMs: bound.nullable() })
 export type StaleBounds = z.output<typeof staleBounds>
+/** From how long after its end on a broker has no use for a certificate, and its time. */
+export const forgetting = z.object({ at: z.iso.datetime(), afterMs: z.int().min(0) })
 /** Of a connection on which a broker asks, in milliseconds. */
 export const silence = z.int().min(200).max(600_000)
 
@@ -110,7 +112,8 @@ export const knownQuestions = z.array(z.string().max(40)).max(40)
 export type FromBroker =
   /**
    * `answers`: knows what an `ask` for denials is, and `questions`: for what else; what it does not know it is not asked.
-   * `silenceMs`: sends a `ping` more often than that. `snapshots`: reads `facts`.
+   * `silenceMs`: sends a `ping` more often than that. `snapshots`: reads `facts`; `forgets`: certificates that
+   * it need not be told of then.
    */
   | {
       kind: 'hello'
@@ -122,6 +125,7 @@ export type FromBroker =
       bounds?: StaleBounds
       silenceMs?: number
       snapshots?: boolean
+      forgets?: z.output<typeof forgetting>
     }
   | { kind: 'applied'; seq: number }
   | { kind: 'ping'; id: number }

@@ -13,7 +13,7 @@ import {
 } from '../contract/feed.ts'
 import { liveSession, sessionsAtOnce } from '../contract/live-sessions.ts'
 import { FleetError } from '../runtime/errors.ts'
-import { readState } from './feed-state.ts'
+import { readState, type StateWanted } from './feed-state.ts'
 import type { Registry } from './registry/registry.ts'
 
 const batch = 500
@@ -34,8 +34,8 @@ export class Follower {
   readonly socket: TLSSocket
   readonly #registry: Registry
   #cursor: Cursor
-  /** Told to one that cannot go on at its cursor, beside all else; undefined where it can. */
-  #anchors: string[] | undefined
+  /** What one is told that cannot go on at its cursor; undefined where it can. */
+  #state: StateWanted | undefined
   #live = false
   #pumping = false
   #again = false
@@ -56,13 +56,13 @@ export class Follower {
     registry: Registry,
     options: {
       cursor: Cursor
-      anchors: string[] | undefined
+      state: StateWanted | undefined
       knows: ReadonlySet<string>
       bounds: StaleBounds | undefined
       now: Date
     },
   ) {
-    const { cursor, anchors, knows, bounds, now } = options
+    const { cursor, state, knows, bounds, now } = options
     this.bounds = bounds
     this.askedAt = now
     this.knows = knows
@@ -70,7 +70,7 @@ export class Follower {
     this.socket = socket
     this.#registry = registry
     this.#cursor = cursor
-    this.#anchors = anchors
+    this.#state = state
     this.appliedSeq = cursor.seq
     socket.once('close', () => this.#gone.abort())
     if (socket.destroyed) this.#gone.abort()
@@ -160,20 +160,20 @@ export class Follower {
   }
 
   /** What is said here may be newer than the cursor at its end: then the events behind that say it again, before `live`. */
-  async #sendState(anchors: string[]): Promise<void> {
+  async #sendState(wanted: StateWanted): Promise<void> {
     const { feed } = await this.#registry.head()
     const at = this.askedAt.toISOString()
-    for await (const facts of readState(this.#registry, anchors)) {
+    for await (const facts of readState(this.#registry, wanted)) {
       if (this.socket.destroyed) return
       await this.#send({ kind: 'facts', facts: facts.map((fact) => ({ at, ...fact })) })
     }
     await this.#send({ kind: 'snapshot', cursor: feed })
     this.#cursor = feed
-    this.#anchors = undefined
+    this.#state = undefined
   }
 
   async #sendNew(): Promise<void> {
-    if (this.#anchors !== undefined) await this.#sendState(this.#anchors)
+    if (this.#state !== undefined) await this.#sendState(this.#state)
     for (;;) {
       const events = await this.#registry.feedAfter(this.#cursor.seq, batch)
       // Forgotten before this broker had it: it comes again, and is given all that counts.

@@ -5,6 +5,7 @@ import { type BrokerReport, brokerReport, isReportId, maxReportLength } from '..
 import {
   encodeLine,
   type FromBroker,
+  forgetting,
   knownQuestions,
   LineReader,
   type StaleBounds,
@@ -323,7 +324,8 @@ export class FeedServer implements AsyncDisposable {
       )
     const follower = new Follower(id, socket, this.#registry, {
       cursor: known ? cursor : startCursor,
-      anchors: !known && hello.snapshots ? this.#anchors : undefined,
+      state:
+        !known && hello.snapshots ? { anchors: this.#anchors, endedBefore: forgottenBefore(hello, now) } : undefined,
       knows,
       bounds,
       now,
@@ -423,6 +425,12 @@ export class FeedServer implements AsyncDisposable {
       })
     })
   }
+}
+
+/** By the clock that is behind: nothing brings back what is forgotten because one was ahead. */
+function forgottenBefore({ forgets }: { forgets?: unknown }, now: Date): Date | undefined {
+  const { data } = forgetting.safeParse(forgets)
+  return data && new Date(Math.max(0, Math.min(now.getTime(), Date.parse(data.at)) - data.afterMs))
 }
 
 const peerOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`

@@ -7,12 +7,22 @@ import { findPolicy } from './registry/policies.ts'
 import type { Page, Paging, Registry } from './registry/registry.ts'
 
 const perPage = 100
+const never = new Date('9999-12-31T23:59:59Z')
+
+export type StateWanted = {
+  anchors: string[]
+  /** Certificates that ended before are left out, but for keys that are watched. */
+  endedBefore?: Date | undefined
+}
 
 /**
  * What the feed has said by now, as facts that make the same of a broker that knows nothing. Records that change while they are
  * read are here as they were or as they are: their events come behind what the feed had when this began, and go over them.
  */
-export async function* readState(registry: Registry, anchors: string[]): AsyncGenerator<FeedFact[]> {
+export async function* readState(
+  registry: Registry,
+  { anchors, endedBefore }: StateWanted,
+): AsyncGenerator<FeedFact[]> {
   yield [{ type: 'trust.changed', data: { anchors } }]
   const policy = await findPolicy(registry)
   if (policy !== undefined) {
@@ -27,9 +37,12 @@ export async function* readState(registry: Registry, anchors: string[]): AsyncGe
   }
   for await (const devices of pages((paging) => listDevices(registry, paging)))
     yield devices.map(({ doc }) => deviceChanged(asStolen(doc)))
-  for await (const certificates of pages((paging) => listCertificates(registry, paging)))
+  const span = endedBefore === undefined ? {} : { expiresFrom: endedBefore, expiresBefore: never }
+  for await (const certificates of pages((paging) => listCertificates(registry, { ...span, ...paging })))
     yield certificates.flatMap(({ doc }) => factsOf(doc, thefts))
   for (const id of thefts.keys()) {
+    for await (const certificates of pages((paging) => listCertificates(registry, { deviceId: id, ...paging })))
+      yield certificates.flatMap(({ doc }) => factsOf(doc, thefts))
     const device = await findDevice(registry, id)
     if (device !== undefined && device.doc.stolenAt === undefined) yield [deviceChanged(device.doc)]
   }

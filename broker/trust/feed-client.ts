@@ -52,6 +52,8 @@ type FeedOptions = {
   bounds: StaleBounds
   /** A connection that brings nothing for so long is dropped and dialled again. */
   silenceMs: number
+  /** Certificates that ended before that are not asked about any more; Infinity: of each. */
+  forgetsAfterMs: number
   clock: () => Date
   random: () => number
   log: Log
@@ -151,7 +153,7 @@ export class FeedClient implements AsyncDisposable {
   }
 
   #dial(): void {
-    const { address, credential, brokerId, snapshot, bounds, silenceMs } = this.#options
+    const { address, credential, brokerId, snapshot, bounds, silenceMs, forgetsAfterMs } = this.#options
     const { host, port } = splitAddress(address)
     let socket: TLSSocket
     try {
@@ -193,6 +195,9 @@ export class FeedClient implements AsyncDisposable {
         bounds,
         silenceMs,
         snapshots: true,
+        ...(Number.isFinite(forgetsAfterMs)
+          ? { forgets: { at: askedAt.at.toISOString(), afterMs: forgetsAfterMs } }
+          : {}),
       })
       this.#greeted = true
     })

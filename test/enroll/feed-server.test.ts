@@ -489,6 +489,13 @@ suite('the trust feed', () => {
       if (cursor.seq > 0) continue
       assert.deepEqual(expected.devices['cam-back']?.watchedKeys?.length, 1, 'of the theft, and not of what came later')
     }
+    // In a time in which all that there is has ended: keys stay watched for ever.
+    const late = { at: '9999-01-01T00:00:00Z', afterMs: 0 }
+    await using brief = await followFeed(fleet, startCursor, undefined, { snapshots: true, forgets: late })
+    await brief.see(({ kind }) => kind === 'live')
+    const { devices, certificates } = await knownFrom(brief.messages)
+    assert.deepEqual(devices, expected.devices)
+    assert.deepEqual(certificates, expected.certificates, 'nothing has ended by the clock of enroll')
     await using told = await followFeed(fleet, startCursor, undefined, { snapshots: true })
     await fleet.enrolledDevice('cam-behind')
     assert.equal((await told.until(seq + 1))[0]!.seq, seq + 1)

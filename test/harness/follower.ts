@@ -76,7 +76,7 @@ export async function followFeed(
   fleet: EnrollHarness,
   cursor: Cursor | undefined,
   credential: { key?: string; cert?: string } = brokerCredential(fleet),
-  more: { snapshots?: boolean } = {},
+  more: Partial<Extract<FromBroker, { kind: 'hello' }>> = {},
 ): Promise<Follower> {
   const { host, port } = splitAddress(fleet.endpoints.feed)
   const socket = connect({
