@@ -151,9 +151,19 @@ suite('keeping its sessions', () => {
     assert.equal(await lenient(during), 0)
   })
 
-  test('it tells enroll how far it goes without it', () => {
-    const { bounds, silenceMs: told } = harness.feed.hellos.at(-1)!
+  test('it tells enroll how far it goes without it, and what it need not be told of', () => {
+    const { bounds, silenceMs: told, snapshots, forgets } = harness.feed.hellos.at(-1)!
     assert.deepEqual([bounds, told], [{ admitsMs: 12 * hour, servesMs: null }, silenceMs])
+    assert.deepEqual([snapshots, forgets?.afterMs], [true, 37 * 24 * hour])
+  })
+
+  test('before it has read all it asks as well: enroll ends a connection on which nobody says anything', async () => {
+    harness.feed.answering = false
+    harness.feed.drop()
+    await once(harness.feed, 'hello')
+    await once(harness.feed, 'ping')
+    harness.feed.answering = true
+    await follows()
   })
 })
 

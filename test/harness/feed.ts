@@ -176,6 +176,7 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
       this.emit('answer', message)
       return
     }
+    if (message.kind === 'ping') this.emit('ping')
     if (!this.answering) return
     if (message.kind === 'report') {
       const { id } = message
