@@ -1,52 +1,7 @@
 /**
  * The admin API: request and answer shapes, shared by enroll, CLI and console. JSON over TLS, under `/v1`.
  * Times are ISO 8601 in UTC; a failure is an RFC 9457 problem (contract/problems.ts). Fields are added, never renamed.
- *
- * | method, path                  | body, query             | answer                     |
- * |-------------------------------|-------------------------|----------------------------|
- * | GET  /v1/status               |                         | statusView                 |
- * | DELETE /v1/brokers/:id        |                         | its id                     |
- * | POST /v1/devices              | createDevice            | deviceView (201)           |
- * | POST /v1/devices/allow        | allowDevices            | allowReceipt               |
- * | POST /v1/devices/disallow     | disallowDevices         | disallowReceipt            |
- * | GET  /v1/allowances           | listAllowances          | page of allowanceView      |
- * | GET  /v1/devices              | listDevices             | page of deviceView         |
- * | GET  /v1/devices/:id          |                         | deviceView                 |
- * | PATCH /v1/devices/:id         | changeDevice            | deviceView                 |
- * | POST /v1/devices/:id/revoke   | revokeDevice            | revocationReceipt          |
- * | POST /v1/devices/:id/disable  | waitForBrokers          | holdReceipt                |
- * | POST /v1/devices/:id/enable   | waitForBrokers          | holdReceipt                |
- * | POST /v1/devices/:id/stolen   | waitForBrokers          | theftReceipt               |
- * | POST /v1/devices/bulk         | see bulk-api.ts         | bulkReceipt                |
- * | POST /v1/devices/:id/readmit  | readmitDevice           | deviceView                 |
- * | POST /v1/tokens               | createToken             | tokenView (201)            |
- * | GET  /v1/late-renewals        | see late-renewal-api.ts | page of lateRenewalView    |
- * | PUT  /v1/late-renewals/:id    | allowLateRenewal        | lateRenewalView            |
- * | DELETE /v1/late-renewals/:id  |                         | lateRenewalView            |
- * | GET  /v1/approvals            | listApprovals           | page of approvalView       |
- * | GET  /v1/approvals/:id        |                         | approvalView               |
- * | POST /v1/approvals/:id/approve| approveRequest          | approvalView               |
- * | POST /v1/approvals/:id/deny   | denyRequest             | approvalView               |
- * | GET  /v1/certificates         | listCertificates        | page of certificateView    |
- * | POST /v1/certificates         | registerCertificate     | certificateView (201)      |
- * | GET  /v1/certificates/:serial |                         | certificateView            |
- * | POST /v1/certificates/:serial/revoke | revokeDevice     | certificateReceipt         |
- * | POST /v1/credentials/:serial/revoke  | see credential-api.ts | credentialReceipt      |
- * | GET  /v1/incidents            | listIncidents           | page of incidentView       |
- * | GET  /v1/incidents/:id        |                         | incidentView               |
- * | POST /v1/incidents/:id/close  | closeIncident           | incidentView               |
- * | GET  /v1/policy               |                         | policyView                 |
- * | PUT  /v1/policy               | policyDocument          | policyView                 |
- * | GET  /v1/denials             | listDenials             | denialPage                 |
- * | GET  /v1/denials/:id         |                         | denialView                 |
- * | GET  /v1/sessions             | see session-api.ts      | sessionPage                |
- * | GET  /v1/sessions/ended       | countEnded              | endedCount                 |
- * | POST /v1/sessions/kick        | kickSession             | kickReceipt                |
- * | GET  /v1/audit/…              | see audit-api.ts        |                            |
- * | GET  /v1/crls                 |                         | crlPage, see crl-api.ts    |
- * | POST /v1/crls/publish         |                         | publishReceipt             |
- * | /v1/operators, …/:name        | see operator-api.ts     | operatorView               |
- * | /v1/api-tokens, …/:name       | see operator-api.ts     | apiTokenView               |
+ * docs/openapi.json has every path with what it takes and answers.
  *
  * A write may carry `Idempotency-Key` (8 to 64 letters, digits, `-`): the same key has one effect and one answer.
  */
@@ -376,6 +331,8 @@ export const statusView = z.object({
     z.object({ id: z.string(), connected: z.boolean(), appliedSeq: z.number(), lastSeenAt: z.string(), ...ends }),
   ),
 })
+
+export const brokerForgotten = z.object({ id: z.string() })
 
 export const pageOf = <T extends z.ZodType>(item: T) => z.object({ items: z.array(item), next: z.string().optional() })
 

@@ -27,6 +27,8 @@ import { lateRenewalView } from '../contract/late-renewal-api.ts'
 import { brokerMetrics, enrollMetrics, type MetricRow } from '../contract/metrics.ts'
 import { type ProblemCode, problems, problemType, setUpProblems } from '../contract/problems.ts'
 import { kickReceipt, sessionView } from '../contract/session-api.ts'
+import { openApiOf } from '../enroll/admin/openapi.ts'
+import { routes } from '../enroll/admin/table.ts'
 import { advice } from './advice.ts'
 
 type Node = {
@@ -88,11 +90,15 @@ export const pages: Record<string, string> = {
   }),
   'json.md': jsonPage(),
   'metrics.md': metricsPage(),
+  'openapi.json': formatted(openApiOf(routes)),
   'mqtt-behaviour.md': behaviourPage(),
 }
 
 function schemaFile(name: string, content: object): string {
-  const document = { $id: `urn:fleetgate:schema:${name}`, ...content }
+  return formatted({ $id: `urn:fleetgate:schema:${name}`, ...content })
+}
+
+function formatted(document: object): string {
   // Lists of plain values on one line where they fit, as the formatter of this repository wants them.
   const text = JSON.stringify(document, null, 2).replaceAll(/\[[^[\]{}]*\]/g, (list, at: number, whole: string) => {
     const line = list

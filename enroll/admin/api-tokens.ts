@@ -1,5 +1,12 @@
 import { randomBytes } from 'node:crypto'
-import { type ApiTokenView, createApiToken, listApiTokens as listQuery } from '../../contract/operator-api.ts'
+import { pageOf } from '../../contract/admin-api.ts'
+import {
+  type ApiTokenView,
+  apiTokenView,
+  createApiToken,
+  listApiTokens as listQuery,
+  newApiToken,
+} from '../../contract/operator-api.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import {
   type ApiTokenRecord,
@@ -18,6 +25,8 @@ export const apiTokenRoutes = [
     method: 'GET',
     path: '/v1/api-tokens',
     role: 'viewer',
+    summary: 'API tokens, without what is secret in them',
+    answer: pageOf(apiTokenView),
     query: listQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listApiTokens(registry, query)
@@ -29,6 +38,9 @@ export const apiTokenRoutes = [
     path: '/v1/api-tokens',
     // Whoever may make one may make one of every role: it is nobody below the highest.
     role: 'admin',
+    summary: 'Make one; it is in this answer and never again',
+    answer: newApiToken,
+    problems: ['api_token_exists', 'conflict'],
     status: 201,
     body: createApiToken,
     handle: async ({ body: { name, role, ttlMs }, asked }, { registry }) => {
@@ -61,6 +73,9 @@ export const apiTokenRoutes = [
     method: 'DELETE',
     path: '/v1/api-tokens/:name',
     role: 'admin',
+    summary: 'Remove one',
+    answer: apiTokenView,
+    problems: ['api_token_unknown', 'conflict'],
     handle: async ({ params: { name = '' }, asked }, { registry }) => {
       const known = await getApiToken(registry, name)
       await registry.commit({

@@ -1,4 +1,11 @@
-import { type ApprovalView, approveRequest, denyRequest, listApprovals as listQuery } from '../../contract/admin-api.ts'
+import {
+  type ApprovalView,
+  approvalView,
+  approveRequest,
+  denyRequest,
+  listApprovals as listQuery,
+  pageOf,
+} from '../../contract/admin-api.ts'
 import { type ApprovalRecord, getApproval, listApprovals } from '../registry/approvals.ts'
 import { findDevice } from '../registry/devices.ts'
 import { route } from './route.ts'
@@ -8,6 +15,8 @@ export const approvalRoutes = [
     method: 'GET',
     path: '/v1/approvals',
     role: 'viewer',
+    summary: 'Requests that wait, or waited, for approval',
+    answer: pageOf(approvalView),
     query: listQuery,
     handle: async ({ query }, { registry, clock }) => {
       const { items, next } = await listApprovals(registry, query)
@@ -19,6 +28,9 @@ export const approvalRoutes = [
     method: 'GET',
     path: '/v1/approvals/:id',
     role: 'viewer',
+    summary: 'One of them, with the certificate that its device has',
+    answer: approvalView,
+    problems: ['approval_unknown'],
     handle: async ({ params }, { registry }) => {
       const { doc } = await getApproval(registry, params.id ?? '')
       const device = (await findDevice(registry, doc.deviceId))?.doc
@@ -31,6 +43,9 @@ export const approvalRoutes = [
     method: 'POST',
     path: '/v1/approvals/:id/approve',
     role: 'enroller',
+    summary: 'Let it be certified',
+    answer: approvalView,
+    problems: ['approval_unknown', 'conflict', 'device_revoked', 'device_held'],
     body: approveRequest,
     handle: async ({ params, body, asked }, { approvals }) =>
       show(await approvals.approve(params.id ?? '', body.groups, asked)),
@@ -39,6 +54,9 @@ export const approvalRoutes = [
     method: 'POST',
     path: '/v1/approvals/:id/deny',
     role: 'enroller',
+    summary: 'Refuse it',
+    answer: approvalView,
+    problems: ['approval_unknown', 'conflict'],
     body: denyRequest,
     handle: async ({ params, body, asked }, { approvals }) =>
       show(await approvals.deny(params.id ?? '', body.reason, asked)),

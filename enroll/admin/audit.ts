@@ -2,8 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type AuditPage,
   type AuditSeal,
+  auditPage,
+  auditSeal,
   type ChainPage,
   chainAudit,
+  chainPage,
   listAudit,
   sealAudit,
 } from '../../contract/audit-api.ts'
@@ -19,6 +22,8 @@ export const auditRoutes = [
     method: 'GET',
     path: '/v1/audit',
     role: 'viewer',
+    summary: 'The audit log',
+    answer: auditPage,
     query: listAudit,
     handle: async ({ query, signal }, { registry }): Promise<AuditPage> => {
       const { after, since, waitMs, ...wanted } = query
@@ -36,6 +41,8 @@ export const auditRoutes = [
     method: 'GET',
     path: '/v1/audit/seal',
     role: 'viewer',
+    summary: 'Where the log, or a part of it, begins and ends, signed for this answer',
+    answer: auditSeal,
     query: sealAudit,
     handle: async ({ query }, { registry, checkpoints, anchors }): Promise<AuditSeal> => {
       const { since, until } = query
@@ -53,6 +60,8 @@ export const auditRoutes = [
     method: 'GET',
     path: '/v1/audit/chain',
     role: 'viewer',
+    summary: 'The log as it is stored, with its signatures',
+    answer: chainPage,
     query: chainAudit,
     handle: ({ query: { after, limit } }, { registry }) => readChain(registry, after, limit),
   }),

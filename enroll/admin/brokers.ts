@@ -1,3 +1,4 @@
+import { brokerForgotten } from '../../contract/admin-api.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { forgetBroker } from '../registry/brokers.ts'
 import { route } from './route.ts'
@@ -8,6 +9,9 @@ export const brokerRoutes = [
     method: 'DELETE',
     path: '/v1/brokers/:id',
     role: 'admin',
+    summary: 'Wait no longer for a broker that was taken out of service',
+    answer: brokerForgotten,
+    problems: ['not_found', 'conflict'],
     handle: async ({ params, asked }, { registry, feed }) => {
       const id = params.id ?? ''
       if (feed.isConnected(id)) throw new FleetError('conflict', `${id} is connected; stop it first`)

@@ -1,5 +1,9 @@
 import { serialNumber } from '../../contract/admin-api.ts'
-import { type CredentialReceipt, revokeCredential as revokeBody } from '../../contract/credential-api.ts'
+import {
+  type CredentialReceipt,
+  credentialReceipt,
+  revokeCredential as revokeBody,
+} from '../../contract/credential-api.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { revokeCredential } from '../ca/credential-revocation.ts'
 import { recordReceipt } from '../ca/receipts.ts'
@@ -10,6 +14,9 @@ export const credentialRoutes = [
     method: 'POST',
     path: '/v1/credentials/:serial/revoke',
     role: 'admin',
+    summary: 'Revoke the certificate of an operator or a broker',
+    answer: credentialReceipt,
+    problems: ['certificate_unknown', 'last_operator', 'conflict'],
     body: revokeBody,
     handle: async ({ params, body, asked, socket }, context): Promise<CredentialReceipt> => {
       const { registry, peers, feed, lists } = context

@@ -1,4 +1,4 @@
-import type { CrlView } from '../../contract/crl-api.ts'
+import { type CrlView, crlPage, publishReceipt } from '../../contract/crl-api.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { ServedList } from '../ca/revocation-lists.ts'
 import { route } from './route.ts'
@@ -11,12 +11,17 @@ export const crlRoutes = [
     method: 'GET',
     path: '/v1/crls',
     role: 'viewer',
+    summary: 'Revocation lists that are served',
+    answer: crlPage,
     handle: async (_input, { served }) => ({ items: served().map(viewOf) }),
   }),
   route({
     method: 'POST',
     path: '/v1/crls/publish',
     role: 'operator',
+    summary: 'Sign all lists anew',
+    answer: publishReceipt,
+    problems: ['not_found', 'conflict'],
     handle: async ({ asked, signal }, { lists, registry }) => {
       if (lists === undefined)
         throw new FleetError('not_found', 'no lists are published: enroll.status.url is not configured')

@@ -1,5 +1,5 @@
-import { type DenialPage, listDenials as listQuery } from '../../contract/admin-api.ts'
-import { byLastAt, type Denial, isDenialId } from '../../contract/denials.ts'
+import { type DenialPage, denialPage, listDenials as listQuery } from '../../contract/admin-api.ts'
+import { byLastAt, type Denial, denialView, isDenialId } from '../../contract/denials.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { route } from './route.ts'
 
@@ -8,6 +8,8 @@ export const denialRoutes = [
     method: 'GET',
     path: '/v1/denials',
     role: 'viewer',
+    summary: 'What was refused lately, here and by each broker',
+    answer: denialPage,
     query: listQuery,
     handle: async ({ query }, { feed, denials }): Promise<DenialPage> => {
       const { items, unheard } = await feed.questions.denials(query)
@@ -18,6 +20,9 @@ export const denialRoutes = [
     method: 'GET',
     path: '/v1/denials/:id',
     role: 'viewer',
+    summary: 'One refusal, with what it takes to explain it',
+    answer: denialView,
+    problems: ['denial_unknown'],
     handle: async ({ params: { id = '' } }, { feed, denials }): Promise<Denial> => {
       if (!isDenialId(id)) throw new FleetError('request_malformed', 'a denial id is 12 lower-case hex digits')
       const own = denials.find(id)

@@ -1,18 +1,26 @@
 import {
   type AllowanceView,
   listAllowances as allowancesQuery,
+  allowanceView,
   allowDevices,
+  allowReceipt,
   changeDevice,
   createDevice,
   type DeviceView,
   deviceId,
+  deviceView,
   disallowDevices,
+  disallowReceipt,
+  holdReceipt,
   listDevices as listQuery,
+  pageOf,
   readmitDevice as readmitBody,
+  revocationReceipt,
   revokeDevice as revokeBody,
+  theftReceipt,
   waitForBrokers,
 } from '../../contract/admin-api.ts'
-import { changeDevices as changeDevicesBody } from '../../contract/bulk-api.ts'
+import { bulkReceipt, changeDevices as changeDevicesBody } from '../../contract/bulk-api.ts'
 import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { changeDevices } from '../ca/bulk.ts'
@@ -32,6 +40,9 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/allow',
     role: 'enroller',
+    summary: 'Put hardware on the allow-list of a label',
+    answer: allowReceipt,
+    problems: ['device_revoked', 'device_held', 'conflict'],
     body: allowDevices,
     handle: ({ body, asked }, { registry, ra }) =>
       allow(registry, { ...body, profile: ra.profileOfLabel(body.label) }, asked),
@@ -40,6 +51,9 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/disallow',
     role: 'enroller',
+    summary: 'Take hardware off it',
+    answer: disallowReceipt,
+    problems: ['conflict'],
     body: disallowDevices,
     handle: ({ body, asked }, { registry }) => disallow(registry, body, asked),
   }),
@@ -47,6 +61,8 @@ export const deviceRoutes = [
     method: 'GET',
     path: '/v1/allowances',
     role: 'viewer',
+    summary: 'The allow-lists',
+    answer: pageOf(allowanceView),
     query: allowancesQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listAllowances(registry, query)
@@ -57,6 +73,9 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices',
     role: 'enroller',
+    summary: 'Register a device',
+    answer: deviceView,
+    problems: ['device_exists', 'conflict', 'profile_unknown'],
     status: 201,
     body: createDevice,
     handle: async ({ body, asked }, { registry, ra }) => {
@@ -68,6 +87,8 @@ export const deviceRoutes = [
     method: 'GET',
     path: '/v1/devices',
     role: 'viewer',
+    summary: 'Devices',
+    answer: pageOf(deviceView),
     query: listQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listDevices(registry, query)
@@ -78,12 +99,18 @@ export const deviceRoutes = [
     method: 'GET',
     path: '/v1/devices/:id',
     role: 'viewer',
+    summary: 'One device',
+    answer: deviceView,
+    problems: ['device_unknown'],
     handle: async ({ params }, { registry }) => show((await getDevice(registry, requireId(params.id))).doc),
   }),
   route({
     method: 'PATCH',
     path: '/v1/devices/:id',
     role: 'operator',
+    summary: 'Change its attributes',
+    answer: deviceView,
+    problems: ['device_unknown', 'device_revoked', 'conflict'],
     body: changeDevice,
     handle: async ({ params, body, asked }, { registry }) =>
       show(await setAttributes(registry, { id: requireId(params.id), changes: body.attributes }, asked)),
@@ -92,6 +119,9 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/:id/revoke',
     role: 'operator',
+    summary: 'Revoke it with every certificate',
+    answer: revocationReceipt,
+    problems: ['device_unknown', 'conflict'],
     body: revokeBody,
     handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
@@ -104,6 +134,9 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/:id/disable',
     role: 'operator',
+    summary: 'Put it on hold',
+    answer: holdReceipt,
+    problems: ['device_unknown', 'conflict'],
     body: waitForBrokers,
     handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
@@ -115,6 +148,9 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/:id/enable',
     role: 'operator',
+    summary: 'Take the hold back',
+    answer: holdReceipt,
+    problems: ['device_unknown', 'conflict'],
     body: waitForBrokers,
     handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
@@ -126,6 +162,9 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/:id/stolen',
     role: 'operator',
+    summary: 'Report it stolen',
+    answer: theftReceipt,
+    problems: ['device_unknown', 'conflict'],
     body: waitForBrokers,
     handle: async ({ params, body, asked }, context) => {
       const id = requireId(params.id)
@@ -138,6 +177,9 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/bulk',
     role: 'operator',
+    summary: 'One verb for many devices',
+    answer: bulkReceipt,
+    problems: ['conflict'],
     body: changeDevicesBody,
     handle: async ({ body: { waitMs, ...order }, asked }, { registry, ra, feed }) => {
       const purged = (profile: string) => ra.purged(profile, order.verb === 'stolen')
@@ -150,6 +192,9 @@ export const deviceRoutes = [
     method: 'POST',
     path: '/v1/devices/:id/readmit',
     role: 'operator',
+    summary: 'Take its revocation back; it enrolls anew',
+    answer: deviceView,
+    problems: ['device_unknown', 'conflict'],
     body: readmitBody,
     handle: async ({ params, body, asked }, { registry }) => {
       const device = { id: requireId(params.id), isRecovered: body.stolenRecovered }

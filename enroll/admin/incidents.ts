@@ -1,4 +1,10 @@
-import { closeIncident as closeBody, type IncidentView, listIncidents as listQuery } from '../../contract/incidents.ts'
+import { pageOf } from '../../contract/admin-api.ts'
+import {
+  closeIncident as closeBody,
+  type IncidentView,
+  incidentView,
+  listIncidents as listQuery,
+} from '../../contract/incidents.ts'
 import { closeIncident, getIncident } from '../ca/incidents.ts'
 import { type IncidentRecord, listIncidents } from '../registry/incidents.ts'
 import { route } from './route.ts'
@@ -8,6 +14,8 @@ export const incidentRoutes = [
     method: 'GET',
     path: '/v1/incidents',
     role: 'viewer',
+    summary: 'What somebody has to look at',
+    answer: pageOf(incidentView),
     query: listQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listIncidents(registry, query)
@@ -18,12 +26,18 @@ export const incidentRoutes = [
     method: 'GET',
     path: '/v1/incidents/:id',
     role: 'viewer',
+    summary: 'One incident, with its evidence',
+    answer: incidentView,
+    problems: ['not_found'],
     handle: async ({ params: { id = '' } }, { registry }) => show((await getIncident(registry, id)).doc),
   }),
   route({
     method: 'POST',
     path: '/v1/incidents/:id/close',
     role: 'operator',
+    summary: 'Close it with a note',
+    answer: incidentView,
+    problems: ['not_found', 'conflict'],
     body: closeBody,
     handle: async ({ params: { id = '' }, body, asked }, { registry }) =>
       show(await closeIncident(registry, id, body.note, asked)),

@@ -1,10 +1,15 @@
 import {
   type CertificateView,
+  certificateReceipt,
+  certificateView,
   createToken,
   listCertificates as listQuery,
+  pageOf,
+  policyView,
   registerCertificate as registerBody,
   revokeDevice,
   serialNumber,
+  tokenView,
 } from '../../contract/admin-api.ts'
 import { ownAuthority } from '../../contract/listeners.ts'
 import { policyDocument } from '../../contract/policy-document.ts'
@@ -24,6 +29,9 @@ export const issuanceRoutes = [
     method: 'POST',
     path: '/v1/tokens',
     role: 'enroller',
+    summary: 'Make a token that lets one device enroll once',
+    answer: tokenView,
+    problems: ['device_unknown', 'device_revoked', 'device_held', 'profile_unknown', 'conflict', 'token_void'],
     status: 201,
     body: createToken,
     handle: async ({ body, asked }, { registry, ra }) => {
@@ -40,6 +48,8 @@ export const issuanceRoutes = [
     method: 'GET',
     path: '/v1/certificates',
     role: 'viewer',
+    summary: 'Certificates',
+    answer: pageOf(certificateView),
     query: listQuery,
     handle: async ({ query, asked: { now } }, { registry, issuing }) => {
       const { issuer, issuedFrom, issuedTo, expiresInMs, ...rest } = query
@@ -56,6 +66,9 @@ export const issuanceRoutes = [
     method: 'POST',
     path: '/v1/certificates',
     role: 'enroller',
+    summary: 'Register a certificate of another CA as that of a device',
+    answer: certificateView,
+    problems: ['device_unknown', 'device_revoked', 'device_held', 'certificate_expired', 'key_compromised', 'conflict'],
     status: 201,
     body: registerBody,
     handle: async ({ body, asked }, { registry }) => show(await registerCertificate(registry, body, asked)),
@@ -64,6 +77,9 @@ export const issuanceRoutes = [
     method: 'GET',
     path: '/v1/certificates/:serial',
     role: 'viewer',
+    summary: 'One certificate, in PEM too',
+    answer: certificateView,
+    problems: ['certificate_unknown'],
     handle: async ({ params }, { registry }) => {
       const { doc } = await getCertificate(registry, requireSerial(params.serial))
       return { ...show(doc), ...(doc.der ? { pem: toPem(Buffer.from(doc.der, 'base64')) } : {}) }
@@ -73,6 +89,9 @@ export const issuanceRoutes = [
     method: 'POST',
     path: '/v1/certificates/:serial/revoke',
     role: 'operator',
+    summary: 'Revoke it, and leave its device the others',
+    answer: certificateReceipt,
+    problems: ['certificate_unknown', 'device_unknown', 'conflict'],
     body: revokeDevice,
     handle: async ({ params, body, asked }, context) => {
       const serial = requireSerial(params.serial)
@@ -84,12 +103,17 @@ export const issuanceRoutes = [
     method: 'GET',
     path: '/v1/policy',
     role: 'viewer',
+    summary: 'The policy in force',
+    answer: policyView,
     handle: async (_input, { registry }) => (await findPolicy(registry))!.doc,
   }),
   route({
     method: 'PUT',
     path: '/v1/policy',
     role: 'operator',
+    summary: 'Put another in force',
+    answer: policyView,
+    problems: ['conflict'],
     body: policyDocument,
     handle: ({ body, asked }, { registry }) => putPolicy(registry, body, asked),
   }),

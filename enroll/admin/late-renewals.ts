@@ -1,3 +1,4 @@
+import { pageOf } from '../../contract/admin-api.ts'
 import {
   allowLateRenewal,
   type LateRenewalView,
@@ -14,6 +15,8 @@ export const lateRenewalRoutes = [
     method: 'GET',
     path: '/v1/late-renewals',
     role: 'viewer',
+    summary: 'Who may renew with a certificate that has expired',
+    answer: pageOf(lateRenewalView),
     query: listQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listLateRenewals(registry, query)
@@ -24,6 +27,16 @@ export const lateRenewalRoutes = [
     method: 'PUT',
     path: '/v1/late-renewals/:id',
     role: 'enroller',
+    summary: 'Let a device do so once',
+    answer: lateRenewalView,
+    problems: [
+      'device_unknown',
+      'device_revoked',
+      'device_held',
+      'certificate_unknown',
+      'certificate_expired',
+      'conflict',
+    ],
     body: allowLateRenewal,
     handle: async ({ params, body, asked }, { registry }) =>
       show(await allow(registry, { deviceId: requireId(params.id), ttlMs: body.ttlMs }, asked)),
@@ -32,6 +45,9 @@ export const lateRenewalRoutes = [
     method: 'DELETE',
     path: '/v1/late-renewals/:id',
     role: 'enroller',
+    summary: 'Take that back',
+    answer: lateRenewalView,
+    problems: ['late_renewal_unknown', 'conflict'],
     handle: async ({ params, asked }, { registry }) =>
       show(await withdrawLateRenewal(registry, requireId(params.id), asked)),
   }),

@@ -1,8 +1,11 @@
+import { pageOf } from '../../contract/admin-api.ts'
 import {
   changeOperator as changeBody,
   createOperator as createBody,
   listOperators as listQuery,
   type OperatorView,
+  operatorCredential,
+  operatorView,
 } from '../../contract/operator-api.ts'
 import { parsePem, toPem } from '../../pki/certificate.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -15,6 +18,8 @@ export const operatorRoutes = [
     method: 'GET',
     path: '/v1/operators',
     role: 'viewer',
+    summary: 'Operators',
+    answer: pageOf(operatorView),
     query: listQuery,
     handle: async ({ query }, { registry }) => {
       const { items, next } = await listOperators(registry, query)
@@ -25,12 +30,26 @@ export const operatorRoutes = [
     method: 'GET',
     path: '/v1/operators/:name',
     role: 'viewer',
+    summary: 'One of them',
+    answer: operatorView,
+    problems: ['operator_unknown'],
     handle: async ({ params: { name = '' } }, { registry }) => show((await getOperator(registry, name)).doc),
   }),
   route({
     method: 'POST',
     path: '/v1/operators',
     role: 'admin',
+    summary: 'Make an operator, and certify the key of a request',
+    answer: operatorCredential,
+    problems: [
+      'operator_exists',
+      'conflict',
+      'csr_malformed',
+      'csr_signature_invalid',
+      'csr_key_unsupported',
+      'csr_key_too_weak',
+      'key_compromised',
+    ],
     status: 201,
     body: createBody,
     handle: async ({ body: { name, role, csr }, asked }, { registry, issuing }) => {
@@ -46,6 +65,9 @@ export const operatorRoutes = [
     method: 'PATCH',
     path: '/v1/operators/:name',
     role: 'admin',
+    summary: 'Give another role, disable or enable',
+    answer: operatorView,
+    problems: ['operator_unknown', 'conflict'],
     body: changeBody,
     handle: async ({ params: { name = '' }, body, asked }, { registry }) =>
       show(await changeOperator(registry, { name, change: body }, asked)),
@@ -54,6 +76,9 @@ export const operatorRoutes = [
     method: 'DELETE',
     path: '/v1/operators/:name',
     role: 'admin',
+    summary: 'Remove an operator for good',
+    answer: operatorView,
+    problems: ['operator_unknown', 'conflict'],
     handle: async ({ params: { name = '' }, asked }, { registry }) =>
       show(await changeOperator(registry, { name, change: { status: 'removed' } }, asked)),
   }),

@@ -2,6 +2,7 @@ import type { TLSSocket } from 'node:tls'
 import type { z } from 'zod'
 import type { ConfigurationView } from '../../contract/admin-api.ts'
 import type { Role } from '../../contract/operator-api.ts'
+import type { ProblemCode } from '../../contract/problems.ts'
 import type { Log } from '../../runtime/log.ts'
 import type { Checkpoints } from '../ca/checkpoints.ts'
 import type { CrlPublisher } from '../ca/crl-publisher.ts'
@@ -37,15 +38,19 @@ export type AdminContext = {
   configuration: () => ConfigurationView
 }
 
-/** One row of the table: what it takes, and what it answers. */
-export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodType> = {
+/** One row of the table: who may ask it, what it takes, and what it answers. The OpenAPI document is printed from them. */
+export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodType, A extends z.ZodType = z.ZodType> = {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   path: string
   /** The least that a caller must have. */
   role: Role
+  summary: string
   status?: number
   query?: Q
   body?: B
+  answer: A
+  /** Beside those that any request may meet. */
+  problems?: readonly ProblemCode[]
   handle(
     input: {
       params: Record<string, string>
@@ -56,7 +61,8 @@ export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodTy
       socket: TLSSocket
     },
     context: AdminContext,
-  ): Promise<unknown>
+  ): Promise<z.input<A>>
 }
-/** Keeps the schema's type for the handler beside it. */
-export const route = <Q extends z.ZodType, B extends z.ZodType>(row: Route<Q, B>): Route => row as unknown as Route
+/** Keeps the schemas' types for the handler beside them. */
+export const route = <Q extends z.ZodType, B extends z.ZodType, A extends z.ZodType>(row: Route<Q, B, A>): Route =>
+  row as unknown as Route

@@ -1,9 +1,12 @@
 import {
   countEnded,
+  endedCount,
   type KickReceipt,
   type KickSession,
+  kickReceipt,
   kickSession,
   listSessions,
+  sessionPage,
 } from '../../contract/session-api.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { countEndedSince } from '../ca/receipts.ts'
@@ -17,6 +20,9 @@ export const sessionRoutes = [
     method: 'GET',
     path: '/v1/sessions',
     role: 'viewer',
+    summary: 'Who is connected, as brokers tell when they are asked',
+    answer: sessionPage,
+    problems: ['not_found'],
     query: listSessions,
     handle: ({ query }, { feed }) => feed.questions.sessions(query),
   }),
@@ -24,6 +30,8 @@ export const sessionRoutes = [
     method: 'GET',
     path: '/v1/sessions/ended',
     role: 'viewer',
+    summary: 'How many connections of these devices were ended since then',
+    answer: endedCount,
     query: countEnded,
     handle: async ({ query: { deviceId, since } }, { registry, feed }) => {
       await feed.untilTaken()
@@ -34,6 +42,9 @@ export const sessionRoutes = [
     method: 'POST',
     path: '/v1/sessions/kick',
     role: 'operator',
+    summary: 'End a session; the device may come back',
+    answer: kickReceipt,
+    problems: ['not_found', 'conflict'],
     body: kickSession,
     handle: async ({ body, asked }, { registry, feed, clock }) => {
       const { clientId, broker } = body

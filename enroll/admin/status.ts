@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { statusView } from '../../contract/admin-api.ts'
 import { route } from './route.ts'
 
 const version: string = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
@@ -7,6 +8,8 @@ export const statusRoute = route({
   method: 'GET',
   path: '/v1/status',
   role: 'viewer',
+  summary: 'What runs here, and how far brokers have followed',
+  answer: statusView,
   handle: async (_input, { registry, feed, lists, rootFingerprint, startedAt, configuration }) => ({
     version,
     startedAt: startedAt.toISOString(),

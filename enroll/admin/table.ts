@@ -10,12 +10,13 @@ import { deviceRoutes } from './devices.ts'
 import { incidentRoutes } from './incidents.ts'
 import { issuanceRoutes } from './issuance.ts'
 import { lateRenewalRoutes } from './late-renewals.ts'
+import { described } from './openapi.ts'
 import { operatorRoutes } from './operators.ts'
 import type { Route } from './route.ts'
 import { sessionRoutes } from './sessions.ts'
 import { statusRoute } from './status.ts'
 
-export const routes: readonly Route[] = [
+export const routes: readonly Route[] = described([
   statusRoute,
   ...apiTokenRoutes,
   ...approvalRoutes,
@@ -30,4 +31,4 @@ export const routes: readonly Route[] = [
   ...lateRenewalRoutes,
   ...operatorRoutes,
   ...sessionRoutes,
-]
+])

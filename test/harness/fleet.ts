@@ -7,6 +7,9 @@ import { join } from 'node:path'
 import type { TokenView } from '../../contract/admin-api.ts'
 import { type Configuration, configuration } from '../../contract/configuration.ts'
 import type { Role } from '../../contract/operator-api.ts'
+import type { ProblemCode } from '../../contract/problems.ts'
+import { codesOf } from '../../enroll/admin/openapi.ts'
+import { routes } from '../../enroll/admin/table.ts'
 import { createEnrollService, type EnrollService } from '../../enroll/service.ts'
 import { parseCertificate, toPem } from '../../pki/certificate.ts'
 import { parseCertsOnly } from '../../pki/cms.ts'
@@ -127,7 +130,9 @@ export class EnrollHarness implements AsyncDisposable {
       ...this.operator,
     })
     // biome-ignore lint/suspicious/noExplicitAny: tests look into whatever was answered
-    return { status: answer.status, body: JSON.parse(answer.body) as any }
+    const parsed = JSON.parse(answer.body) as any
+    requireDocumented(method, `/v1${path}`, answer.status, parsed)
+    return { status: answer.status, body: parsed }
   }
 
   /** Makes one, as the first operator. */
@@ -190,6 +195,24 @@ export class EnrollHarness implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
     rmSync(this.dataDir, { recursive: true, force: true })
+  }
+}
+
+/** Whatever a test asks of the admin API: the answer is of the shape, or has one of the codes, that its document promises. */
+export function requireDocumented(method: string, url: string, status: number, body: unknown): void {
+  const path = new URL(url, 'https://gateway').pathname.split('/')
+  const row = routes.find(
+    (one) =>
+      one.method === method &&
+      one.path.split('/').length === path.length &&
+      one.path.split('/').every((part, at) => part.startsWith(':') || part === path[at]),
+  )
+  if (row === undefined) return
+  if (status === (row.status ?? 200)) row.answer.parse(body)
+  else {
+    const { code } = body as { code: ProblemCode }
+    if (!codesOf(row).includes(code))
+      throw new Error(`${method} ${row.path} answered ${status} ${code}, which is not documented`)
   }
 }
 
