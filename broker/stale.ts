@@ -1,5 +1,5 @@
-import type { StaleSettings } from '../contract/configuration.ts'
 import type { StaleBounds } from '../contract/feed.ts'
+import type { StaleSettings } from '../contract/service-settings.ts'
 import type { Handling } from '../contract/verification.ts'
 
 /** How far this broker goes without enroll, at the most lenient of its listeners. */

@@ -59,11 +59,11 @@ export class AdminConnection implements Disposable {
   async pages<T extends z.ZodType>(item: T, path: string, query: Query): Promise<z.output<T>[]> {
     const page = z.object({ items: z.array(item), next: z.string().optional() }) satisfies ReturnType<typeof pageOf<T>>
     const items: z.output<T>[] = []
-    for (let after: string | undefined; ; ) {
-      const part = await this.call(page, { method: 'GET', path, query: { ...query, after, limit: pageSize } })
+    for (let cursor: string | undefined; ; ) {
+      const part = await this.call(page, { method: 'GET', path, query: { ...query, cursor, limit: pageSize } })
       items.push(...part.items)
       if (part.next === undefined) return items
-      after = part.next
+      cursor = part.next
     }
   }
 

@@ -9,7 +9,15 @@ import { z } from 'zod'
 import { denialView } from './denials.ts'
 import { attributeChanges, deviceAttributes } from './device-attributes.ts'
 import { deviceStatuses } from './feed.ts'
-import { isDeviceId, isGroupName, isProfileName, isSerialNumber, nameRule, revocationReasons } from './ids.ts'
+import {
+  isDeviceId,
+  isFingerprint,
+  isGroupName,
+  isProfileName,
+  isSerialNumber,
+  nameRule,
+  revocationReasons,
+} from './ids.ts'
 import { policyDocument } from './policy-document.ts'
 
 export const deviceId = z.string().refine(isDeviceId, { error: `a device id is ${nameRule}` })
@@ -22,6 +30,14 @@ export const serialNumber = z
   .refine(isSerialNumber, { error: 'a serial number is lower-case hex, two digits an octet' })
 const instant = z.iso.datetime({ offset: true, error: 'an instant is an ISO 8601 date and time with its zone' })
 export const limit = z.coerce.number().int().min(1).max(1_000).default(100)
+
+/** Of a page: where the one before ended. */
+export const cursor = z
+  .string()
+  .regex(/^[A-Za-z0-9_-]{1,800}$/, 'a cursor is what the page before gave as next')
+  .optional()
+  .describe('What the page before gave as next, for the same filter; a page may hold fewer than limit, even none')
+const paging = { cursor, limit }
 
 /** Shortest to longest life of an enrollment token, in milliseconds. */
 export const tokenTtlMs = { min: 60_000, default: 86_400_000, max: 30 * 86_400_000 }
@@ -56,8 +72,7 @@ export const disallowDevices = z.strictObject({
 export const listAllowances = z.strictObject({
   label: labelName.optional(),
   deviceId: deviceId.optional(),
-  after: z.string().optional(),
-  limit,
+  ...paging,
 })
 export const changeDevice = z.strictObject({
   attributes: attributeChanges.describe('Sets those with a text, takes away those with null, leaves the others'),
@@ -66,8 +81,16 @@ export const listDevices = z.strictObject({
   group: groupName.optional(),
   profile: profileName.optional(),
   status: z.enum(deviceStatuses).optional(),
-  after: z.string().optional(),
-  limit,
+  attribute: z
+    .string()
+    .regex(/^[^=]{1,64}=.{1,256}$/su, 'an attribute is NAME=VALUE')
+    .optional()
+    .describe('NAME=VALUE'),
+  serial: serialNumber.optional().describe('Of its current certificate'),
+  stolen: z.stringbool().optional(),
+  createdFrom: instant.optional(),
+  createdTo: instant.optional().describe('Created before this instant'),
+  ...paging,
 })
 export const waitMs = z.int().min(0).max(60_000).default(0).describe('How long to wait for every broker to confirm')
 export const revokeDevice = z.strictObject({ reason: z.enum(revocationReasons), waitMs })
@@ -78,6 +101,7 @@ export const readmitDevice = z.strictObject({
     .describe('Of one that was reported stolen: somebody has it in hand again'),
 })
 export const waitForBrokers = z.strictObject({ waitMs })
+export const tokenStatuses = ['unspent', 'redeeming', 'spent', 'void'] as const
 export const createToken = z.strictObject({
   deviceId,
   ttlMs: z.int().min(tokenTtlMs.min).max(tokenTtlMs.max).default(tokenTtlMs.default),
@@ -86,8 +110,10 @@ export const createToken = z.strictObject({
 })
 export const listApprovals = z.strictObject({
   decision: z.enum(['pending', 'approved', 'denied']).optional(),
-  after: z.string().optional(),
-  limit,
+  deviceId: deviceId.optional(),
+  profile: profileName.optional(),
+  label: labelName.optional(),
+  ...paging,
 })
 export const approveRequest = z.strictObject({
   groups: z.array(groupName).max(16).default([]).describe('Of a device that the approval creates'),
@@ -103,8 +129,18 @@ export const registerCertificate = z.strictObject({
   deviceId,
   pem: z.string().max(20_000).describe('One certificate, of whatever CA'),
 })
+const certificateKinds = ['device', 'foreign', 'server', 'broker', 'operator', 'responder', 'auditor'] as const
+const certificateStatuses = ['reserved', 'issued', 'held', 'revoked'] as const
 export const listCertificates = z.strictObject({
   deviceId: deviceId.optional(),
+  kind: z.enum(certificateKinds).optional(),
+  status: z.enum(certificateStatuses).optional(),
+  profile: z.string().max(64).optional(),
+  label: labelName.optional().describe('EST label that it was enrolled under'),
+  serial: serialNumber.optional(),
+  fingerprint: z.string().refine(isFingerprint, { error: 'a fingerprint is 64 lower-case hex digits' }).optional(),
+  subject: z.string().max(512).optional().describe('As it is shown, or a part of it such as CN=cam-1'),
+  reason: z.enum([...revocationReasons, 'certificateHold']).optional(),
   issuer: z
     .string()
     .max(256)
@@ -112,6 +148,7 @@ export const listCertificates = z.strictObject({
     .describe('Of this CA: ours by the label fleetgate or its fingerprint, another by its name as it is shown'),
   issuedFrom: instant.optional(),
   issuedTo: instant.optional().describe('Issued before this instant'),
+  expiresBefore: instant.optional().describe('The first to expire first, those that have expired too'),
   expiresInMs: z.coerce
     .number()
     .int()
@@ -119,8 +156,13 @@ export const listCertificates = z.strictObject({
     .max(3_650 * 86_400_000)
     .optional()
     .describe('Those that are good and will have expired by then, the first to expire first'),
-  after: z.string().optional(),
-  limit,
+  ...paging,
+})
+export const listTokens = z.strictObject({
+  deviceId: deviceId.optional(),
+  status: z.enum(tokenStatuses).optional(),
+  profile: profileName.optional(),
+  ...paging,
 })
 export const listDenials = z.strictObject({
   deviceId: deviceId.optional(),
@@ -154,6 +196,15 @@ export const tokenView = z.object({
   profile: z.string(),
   expiresAt: z.string(),
 })
+export const tokenRecordView = z.object({
+  id: z.string().describe('SHA-256 of the token'),
+  deviceId: z.string(),
+  profile: z.string(),
+  status: z.enum(tokenStatuses).describe('redeeming: bound to a key, and the certificate is being made'),
+  createdAt: z.string(),
+  expiresAt: z.string(),
+  serial: z.string().optional().describe('Of the certificate that was made by it'),
+})
 export const approvalView = z.object({
   id: z.string().describe('SHA-256 of the certificate request (DER)'),
   deviceId: z.string(),
@@ -185,12 +236,10 @@ export const approvalView = z.object({
 })
 export const certificateView = z.object({
   serial: z.string().describe('Of a foreign certificate its name here, from its fingerprint'),
-  kind: z
-    .enum(['device', 'foreign', 'server', 'broker', 'operator', 'responder', 'auditor'])
-    .describe('foreign: of another CA, registered'),
+  kind: z.enum(certificateKinds).describe('foreign: of another CA, registered'),
   deviceId: z.string().optional(),
   profile: z.string(),
-  status: z.enum(['reserved', 'issued', 'held', 'revoked']),
+  status: z.enum(certificateStatuses),
   subject: z.string().optional(),
   issuer: z.string().optional().describe('Of a foreign certificate, likewise issuerSerial'),
   issuerSerial: z.string().optional(),
@@ -346,6 +395,7 @@ export type RegisterCertificate = z.input<typeof registerCertificate>
 export type CreateToken = z.input<typeof createToken>
 export type DeviceView = z.output<typeof deviceView>
 export type TokenView = z.output<typeof tokenView>
+export type TokenRecordView = z.output<typeof tokenRecordView>
 export type ApproveRequest = z.input<typeof approveRequest>
 export type DenyRequest = z.input<typeof denyRequest>
 export type ApprovalView = z.output<typeof approvalView>

@@ -36,6 +36,7 @@ export const listAudit = z.strictObject({
     .optional()
     .describe('Of this action alone, or with a * at the end of those that begin so'),
   actor: z.string().max(300).optional().describe('Likewise of whoever did it'),
+  subject: z.string().max(300).optional().describe('Likewise of what it was done to'),
   outcome: z.enum(['done', 'refused', 'intended']).optional(),
   since: instant.optional().describe('From this time on, the first ones; without it or `after` the last ones'),
 })

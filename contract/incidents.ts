@@ -1,11 +1,13 @@
 /** What somebody has to look at, as the admin API asks about it and shows it. */
 import { z } from 'zod'
-import { deviceId, limit } from './admin-api.ts'
+import { cursor, deviceId, limit } from './admin-api.ts'
 
+const incidentKinds = ['stolen', 'clone', 'key_reused'] as const
 export const listIncidents = z.strictObject({
   deviceId: deviceId.optional(),
   open: z.stringbool().default(false).describe('Those alone that were not closed'),
-  after: z.string().optional(),
+  kind: z.enum(incidentKinds).optional(),
+  cursor,
   limit,
 })
 export const closeIncident = z.strictObject({
@@ -13,7 +15,7 @@ export const closeIncident = z.strictObject({
 })
 export const incidentView = z.object({
   id: z.string(),
-  kind: z.enum(['stolen', 'clone', 'key_reused']),
+  kind: z.enum(incidentKinds),
   deviceId: z.string(),
   openedAt: z.string(),
   openedBy: z.string(),

@@ -1,13 +1,13 @@
 /** A part of the admin API: who may renew with a certificate that has expired. */
 import { z } from 'zod'
-import { limit } from './admin-api.ts'
+import { cursor, limit } from './admin-api.ts'
 
 /** Shortest to longest time for a late renewal, in milliseconds. */
 export const lateRenewalTtlMs = { min: 60_000, default: 86_400_000, max: 30 * 86_400_000 }
 export const allowLateRenewal = z.strictObject({
   ttlMs: z.int().min(lateRenewalTtlMs.min).max(lateRenewalTtlMs.max).default(lateRenewalTtlMs.default),
 })
-export const listLateRenewals = z.strictObject({ after: z.string().optional(), limit })
+export const listLateRenewals = z.strictObject({ cursor, limit })
 export const lateRenewalView = z.object({
   deviceId: z.string(),
   status: z

@@ -1,6 +1,6 @@
 /** A part of the admin API: who may ask it what. Each role may do what those before it may, and more. */
 import { z } from 'zod'
-import { limit } from './admin-api.ts'
+import { cursor, limit } from './admin-api.ts'
 
 export const roles = ['viewer', 'enroller', 'operator', 'admin'] as const
 export type Role = (typeof roles)[number]
@@ -28,7 +28,7 @@ export const createOperator = z.strictObject({
 export const changeOperator = z
   .strictObject({ role: role.optional(), status: z.enum(['active', 'disabled']).optional() })
   .refine((change) => Object.keys(change).length > 0, { error: 'give role or status' })
-export const listOperators = z.strictObject({ after: z.string().optional(), limit })
+export const listOperators = z.strictObject({ cursor, limit })
 
 export const operatorView = z.object({
   name: z.string(),
@@ -52,7 +52,7 @@ export const createApiToken = z.strictObject({
   role,
   ttlMs: z.int().min(apiTokenTtlMs.min).max(apiTokenTtlMs.max).default(apiTokenTtlMs.default),
 })
-export const listApiTokens = z.strictObject({ after: z.string().optional(), limit })
+export const listApiTokens = z.strictObject({ cursor, limit })
 export const apiTokenView = z.object({
   name: z.string(),
   role,

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { StatusSettings } from '../contract/configuration.ts'
+import type { StatusSettings } from '../contract/service-settings.ts'
 import { parseCertificate, parsePem } from '../pki/certificate.ts'
 import type { SignedList } from '../pki/crl.ts'
 import { openKeyFile } from '../pki/keystore.ts'

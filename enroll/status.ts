@@ -1,6 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { StatusSettings } from '../contract/configuration.ts'
+import type { StatusSettings } from '../contract/service-settings.ts'
 import type { SignedList } from '../pki/crl.ts'
 import { lengthOf } from '../pki/der.ts'
 import { maxOcspRequestBytes, ocspFailure } from '../pki/ocsp.ts'

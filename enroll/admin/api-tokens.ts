@@ -18,6 +18,7 @@ import {
 } from '../registry/api-tokens.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
+import { readPage } from './paging.ts'
 import { route } from './route.ts'
 
 export const apiTokenRoutes = [
@@ -28,10 +29,8 @@ export const apiTokenRoutes = [
     summary: 'API tokens, without what is secret in them',
     answer: pageOf(apiTokenView),
     query: listQuery,
-    handle: async ({ query }, { registry }) => {
-      const { items, next } = await listApiTokens(registry, query)
-      return { items: items.map(({ doc }) => show(doc)), next }
-    },
+    handle: ({ query }, { registry }) =>
+      readPage('api-tokens', query, (paging) => listApiTokens(registry, { ...query, ...paging }), show),
   }),
   route({
     method: 'POST',

@@ -8,6 +8,7 @@ import {
 } from '../../contract/admin-api.ts'
 import { type ApprovalRecord, getApproval, listApprovals } from '../registry/approvals.ts'
 import { findDevice } from '../registry/devices.ts'
+import { readPage } from './paging.ts'
 import { route } from './route.ts'
 
 export const approvalRoutes = [
@@ -18,10 +19,14 @@ export const approvalRoutes = [
     summary: 'Requests that wait, or waited, for approval',
     answer: pageOf(approvalView),
     query: listQuery,
-    handle: async ({ query }, { registry, clock }) => {
-      const { items, next } = await listApprovals(registry, query)
-      const now = clock().toISOString()
-      return { items: items.filter(({ doc }) => doc.expiresAt > now).map(({ doc }) => show(doc)), next }
+    handle: ({ query, asked: { now } }, { registry }) => {
+      const { deviceId, profile, label } = query
+      const keep = (doc: ApprovalRecord): boolean =>
+        doc.expiresAt > now.toISOString() &&
+        (deviceId === undefined || doc.deviceId === deviceId) &&
+        (profile === undefined || doc.profile === profile) &&
+        (label === undefined || doc.label === label)
+      return readPage('approvals', query, (paging) => listApprovals(registry, { ...query, ...paging, keep }), show)
     },
   }),
   route({

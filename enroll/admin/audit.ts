@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type AuditPage,
   type AuditSeal,
@@ -15,8 +14,6 @@ import { listCheckpoints } from '../registry/checkpoints.ts'
 import type { Registry } from '../registry/registry.ts'
 import { route } from './route.ts'
 
-const pollMs = 200
-
 export const auditRoutes = [
   route({
     method: 'GET',
@@ -28,10 +25,11 @@ export const auditRoutes = [
     handle: async ({ query, signal }, { registry }): Promise<AuditPage> => {
       const { after, since, waitMs, ...wanted } = query
       const from = after ?? (since === undefined ? undefined : (await placeBefore(registry, since)).seq)
-      const until = performance.now() + waitMs
+      const waiting = AbortSignal.any([signal, AbortSignal.timeout(waitMs)])
+      let grown = registry.untilAuditGrows(waiting)
       let page = await (from === undefined ? lastEntries(registry, wanted) : entriesAfter(registry, from, wanted))
-      while (page.items.length === 0 && performance.now() < until && !signal.aborted) {
-        await sleep(pollMs)
+      while (page.items.length === 0 && (await grown)) {
+        grown = registry.untilAuditGrows(waiting)
         page = await entriesAfter(registry, page.next, wanted)
       }
       return page

@@ -33,6 +33,7 @@ import { readmitDevice } from '../ra/readmission.ts'
 import { listAllowances } from '../registry/allowances.ts'
 import { type DeviceRecord, getDevice, listDevices } from '../registry/devices.ts'
 import { confirmed } from './confirmed.ts'
+import { readPage } from './paging.ts'
 import { route } from './route.ts'
 
 export const deviceRoutes = [
@@ -64,10 +65,13 @@ export const deviceRoutes = [
     summary: 'The allow-lists',
     answer: pageOf(allowanceView),
     query: allowancesQuery,
-    handle: async ({ query }, { registry }) => {
-      const { items, next } = await listAllowances(registry, query)
-      return { items: items.map(({ doc }): AllowanceView => doc), next }
-    },
+    handle: ({ query }, { registry }) =>
+      readPage(
+        'allowances',
+        query,
+        (paging) => listAllowances(registry, { ...query, ...paging }),
+        (doc): AllowanceView => doc,
+      ),
   }),
   route({
     method: 'POST',
@@ -90,10 +94,8 @@ export const deviceRoutes = [
     summary: 'Devices',
     answer: pageOf(deviceView),
     query: listQuery,
-    handle: async ({ query }, { registry }) => {
-      const { items, next } = await listDevices(registry, query)
-      return { items: items.map(({ doc }) => show(doc)), next }
-    },
+    handle: ({ query }, { registry }) =>
+      readPage('devices', query, (paging) => listDevices(registry, { ...query, ...paging }), show),
   }),
   route({
     method: 'GET',

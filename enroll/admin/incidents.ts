@@ -7,6 +7,7 @@ import {
 } from '../../contract/incidents.ts'
 import { closeIncident, getIncident } from '../ca/incidents.ts'
 import { type IncidentRecord, listIncidents } from '../registry/incidents.ts'
+import { readPage } from './paging.ts'
 import { route } from './route.ts'
 
 export const incidentRoutes = [
@@ -17,10 +18,8 @@ export const incidentRoutes = [
     summary: 'What somebody has to look at',
     answer: pageOf(incidentView),
     query: listQuery,
-    handle: async ({ query }, { registry }) => {
-      const { items, next } = await listIncidents(registry, query)
-      return { items: items.map(({ doc }) => show(doc)), next }
-    },
+    handle: ({ query }, { registry }) =>
+      readPage('incidents', query, (paging) => listIncidents(registry, { ...query, ...paging }), show),
   }),
   route({
     method: 'GET',

@@ -4,11 +4,14 @@ import {
   certificateView,
   createToken,
   listCertificates as listQuery,
+  listTokens as listTokensQuery,
   pageOf,
   policyView,
   registerCertificate as registerBody,
   revokeDevice,
   serialNumber,
+  type TokenRecordView,
+  tokenRecordView,
   tokenView,
 } from '../../contract/admin-api.ts'
 import { ownAuthority } from '../../contract/listeners.ts'
@@ -21,7 +24,9 @@ import { createToken as mint } from '../ra/enrollment-tokens.ts'
 import { registerCertificate } from '../ra/foreign-certificate.ts'
 import { type CertificateRecord, getCertificate, isAlive, listCertificates } from '../registry/certificates.ts'
 import { findPolicy } from '../registry/policies.ts'
+import { listTokens, type TokenRecord } from '../registry/tokens.ts'
 import { confirmed } from './confirmed.ts'
+import { readPage } from './paging.ts'
 import { route } from './route.ts'
 
 export const issuanceRoutes = [
@@ -46,20 +51,41 @@ export const issuanceRoutes = [
   }),
   route({
     method: 'GET',
+    path: '/v1/tokens',
+    role: 'viewer',
+    summary: 'Enrollment tokens, without what is secret in them',
+    answer: pageOf(tokenRecordView),
+    query: listTokensQuery,
+    handle: ({ query }, { registry }) =>
+      readPage('tokens', query, (paging) => listTokens(registry, { ...query, ...paging }), showToken),
+  }),
+  route({
+    method: 'GET',
     path: '/v1/certificates',
     role: 'viewer',
     summary: 'Certificates',
     answer: pageOf(certificateView),
     query: listQuery,
-    handle: async ({ query, asked: { now } }, { registry, issuing }) => {
-      const { issuer, issuedFrom, issuedTo, expiresInMs, ...rest } = query
+    handle: ({ query, asked: { now } }, { registry, issuing }) => {
+      const { issuer, issuedFrom, issuedTo, expiresInMs, expiresBefore, deviceId, status, serial, ...plain } = query
+      const { kind, profile, label, fingerprint, subject, reason } = plain
       const isSoon = expiresInMs !== undefined
-      const expires = isSoon ? { expiresFrom: now, expiresBefore: new Date(now.getTime() + expiresInMs) } : {}
+      const expires = isSoon
+        ? { expiresFrom: now, expiresBefore: new Date(now.getTime() + expiresInMs) }
+        : { expiresBefore: expiresBefore === undefined ? undefined : new Date(expiresBefore) }
       const isOfIssuer = issuer === undefined ? () => true : isIssuedBy(issuer, issuing.certificate)
       const keep = (doc: CertificateRecord): boolean =>
-        isOfIssuer(doc) && isIssuedWithin(doc, issuedFrom, issuedTo) && (!isSoon || isAlive(doc))
-      const { items, next } = await listCertificates(registry, { ...rest, ...expires, keep })
-      return { items: items.map(({ doc }) => show(doc)), next }
+        (kind === undefined || doc.kind === kind) &&
+        (profile === undefined || doc.profile === profile) &&
+        (label === undefined || doc.label === label) &&
+        (fingerprint === undefined || doc.fingerprint === fingerprint) &&
+        (subject === undefined || isNamed(doc, subject)) &&
+        (reason === undefined || doc.revocationReason === reason) &&
+        (!isSoon || isAlive(doc)) &&
+        isIssuedWithin(doc, issuedFrom, issuedTo) &&
+        isOfIssuer(doc)
+      const filter = { deviceId, status, serial, ...expires, keep }
+      return readPage('certificates', query, (paging) => listCertificates(registry, { ...filter, ...paging }), show)
     },
   }),
   route({
@@ -130,6 +156,10 @@ function isIssuedBy(text: string, issuing: CertificateFacts): (doc: CertificateR
     : ({ issuer }) => issuer === text
 }
 
+/** The whole subject as it is shown, or one part of it; a comma that is part of a value has a backslash before it. */
+const isNamed = ({ subject = '' }: CertificateRecord, text: string): boolean =>
+  subject === text || subject.split(/(?<!\\), ?/).includes(text)
+
 const issuerKeyOf = (der: string): string | undefined => parseCertificate(Buffer.from(der, 'base64')).authorityKeyId
 
 const isIssuedWithin = ({ issuedAt }: CertificateRecord, from: string | undefined, to: string | undefined): boolean =>
@@ -153,3 +183,8 @@ function show({
 }: CertificateRecord): CertificateView {
   return rest
 }
+
+const showToken = ({ digest, spkiHash: _spki, spentAt: _spent, ...rest }: TokenRecord): TokenRecordView => ({
+  id: digest,
+  ...rest,
+})

@@ -8,6 +8,7 @@ import {
 import { allowLateRenewal as allow, withdrawLateRenewal } from '../ra/late-renewal.ts'
 import { type LateRenewalRecord, listLateRenewals } from '../registry/late-renewals.ts'
 import { requireId } from './devices.ts'
+import { readPage } from './paging.ts'
 import { route } from './route.ts'
 
 export const lateRenewalRoutes = [
@@ -18,10 +19,8 @@ export const lateRenewalRoutes = [
     summary: 'Who may renew with a certificate that has expired',
     answer: pageOf(lateRenewalView),
     query: listQuery,
-    handle: async ({ query }, { registry }) => {
-      const { items, next } = await listLateRenewals(registry, query)
-      return { items: items.map(({ doc }) => show(doc)), next }
-    },
+    handle: ({ query }, { registry }) =>
+      readPage('late-renewals', query, (paging) => listLateRenewals(registry, { ...query, ...paging }), show),
   }),
   route({
     method: 'PUT',

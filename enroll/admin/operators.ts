@@ -11,6 +11,7 @@ import { parsePem, toPem } from '../../pki/certificate.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { changeOperator, createOperator } from '../ca/operators.ts'
 import { getOperator, listOperators, type OperatorRecord } from '../registry/operators.ts'
+import { readPage } from './paging.ts'
 import { route } from './route.ts'
 
 export const operatorRoutes = [
@@ -21,10 +22,8 @@ export const operatorRoutes = [
     summary: 'Operators',
     answer: pageOf(operatorView),
     query: listQuery,
-    handle: async ({ query }, { registry }) => {
-      const { items, next } = await listOperators(registry, query)
-      return { items: items.filter(({ doc }) => doc.status !== 'removed').map(({ doc }) => show(doc)), next }
-    },
+    handle: ({ query }, { registry }) =>
+      readPage('operators', query, (paging) => listOperators(registry, { ...paging, isThere: true }), show),
   }),
   route({
     method: 'GET',

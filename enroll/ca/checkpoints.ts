@@ -9,8 +9,8 @@ import {
   type SealBody,
   sealKind,
 } from '../../contract/audit-api.ts'
-import type { AuditSettings } from '../../contract/configuration.ts'
 import { genesis } from '../../contract/feed.ts'
+import type { AuditSettings } from '../../contract/service-settings.ts'
 import { type CertificateFacts, parseCertificate, parsePem } from '../../pki/certificate.ts'
 import { openKeyFile } from '../../pki/keystore.ts'
 import { requireSigned, type Statement, signStatement } from '../../pki/statement.ts'

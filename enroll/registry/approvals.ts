@@ -44,12 +44,18 @@ export async function getApproval(registry: Registry, id: string): Promise<Store
   throw new FleetError('approval_unknown', `no request ${id.slice(0, 64)} waits or waited for approval`)
 }
 
-type Filter = { decision?: Decision | undefined; openOf?: string | undefined; expiresBefore?: Date | undefined }
+type Filter = {
+  decision?: Decision | undefined
+  openOf?: string | undefined
+  expiresBefore?: Date | undefined
+  /** Asked of each beside. */
+  keep?: (approval: ApprovalRecord) => boolean
+}
 
-/** In order of id; by `expiresBefore` the first to expire comes first. At most one filter. */
+/** In order of id; by `expiresBefore` the first to expire comes first. At most one filter beside `keep`. */
 export function listApprovals(
   registry: Registry,
-  { decision, openOf, expiresBefore, ...paging }: Filter & Paging,
+  { decision, openOf, expiresBefore, keep = () => true, ...paging }: Filter & Paging,
 ): Promise<Page<ApprovalRecord>> {
   const before = expiresBefore?.toISOString()
   const range: Range =
@@ -67,7 +73,8 @@ export function listApprovals(
     (approval) =>
       (decision === undefined || approval.decision === decision) &&
       (openOf === undefined || (approval.deviceId === openOf && isOpen(approval))) &&
-      (before === undefined || approval.expiresAt < before),
+      (before === undefined || approval.expiresAt < before) &&
+      keep(approval),
   )
 }
 

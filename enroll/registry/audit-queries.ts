@@ -10,6 +10,7 @@ const lookAtMost = 20_000
 export type AuditFilter = {
   action?: string | undefined
   actor?: string | undefined
+  subject?: string | undefined
   outcome?: string | undefined
 }
 
@@ -75,8 +76,9 @@ export async function lastEntries(
   return { items: items.slice(-limit), next: seq }
 }
 
-function passing({ action, actor, outcome }: AuditFilter): (view: AuditView) => boolean {
+function passing({ action, actor, subject, outcome }: AuditFilter): (view: AuditView) => boolean {
   const fits = (wanted: string | undefined, text: string): boolean =>
     wanted === undefined || (wanted.endsWith('*') ? text.startsWith(wanted.slice(0, -1)) : text === wanted)
-  return (view) => fits(action, view.action) && fits(actor, view.actor) && fits(outcome, view.outcome)
+  return (view) =>
+    fits(action, view.action) && fits(actor, view.actor) && fits(subject, view.subject) && fits(outcome, view.outcome)
 }

@@ -58,36 +58,47 @@ export async function getCertificate(registry: Registry, serial: string): Promis
 
 type CertificateFilter = {
   deviceId?: string | undefined
+  status?: CertificateRecord['status'] | undefined
+  serial?: string | undefined
   expiresFrom?: Date | undefined
   expiresBefore?: Date | undefined
   /** Asked of each beside. */
   keep?: (certificate: CertificateRecord) => boolean
 }
 
-/** In order of serial; with `expiresBefore` alone, or beside `expiresFrom`, the first to expire comes first. */
+/** In order of serial; with `expiresBefore` and neither device nor serial the first to expire comes first. */
 export function listCertificates(
   registry: Registry,
-  { deviceId, expiresFrom, expiresBefore, keep = () => true, ...paging }: CertificateFilter & Paging,
+  { deviceId, status, serial, expiresFrom, expiresBefore, keep = () => true, ...paging }: CertificateFilter & Paging,
 ): Promise<Page<CertificateRecord>> {
   const [from = '', before] = [expiresFrom?.toISOString(), expiresBefore?.toISOString()]
+  const isWithin = ({ notAfter }: CertificateRecord): boolean =>
+    notAfter !== undefined && instant(notAfter) >= from && (before === undefined || instant(notAfter) < before)
+  const isTimed = expiresFrom !== undefined || expiresBefore !== undefined
+  const isWanted = (certificate: CertificateRecord): boolean =>
+    (deviceId === undefined || certificate.deviceId === deviceId) &&
+    (status === undefined || certificate.status === status) &&
+    (!isTimed || isWithin(certificate)) &&
+    keep(certificate)
+  if (serial !== undefined) return onlyOne(registry, serial, isWanted)
   const range: Range =
     deviceId !== undefined
       ? { index: 'certificate.device', value: deviceId }
       : before !== undefined
         ? { index: 'certificate.notAfter', from, before }
-        : { kind: 'certificate' }
-  const isWithin = ({ notAfter }: CertificateRecord): boolean =>
-    notAfter !== undefined && instant(notAfter) >= from && (before === undefined || instant(notAfter) < before)
-  const isTimed = expiresFrom !== undefined || expiresBefore !== undefined
-  return registry.list(
-    'certificate',
-    range,
-    paging,
-    (certificate) =>
-      (deviceId === undefined || certificate.deviceId === deviceId) &&
-      (!isTimed || isWithin(certificate)) &&
-      keep(certificate),
-  )
+        : status === 'held' || status === 'revoked'
+          ? { index: 'certificate.status', value: status }
+          : { kind: 'certificate' }
+  return registry.list('certificate', range, paging, isWanted)
+}
+
+async function onlyOne(
+  registry: Registry,
+  serial: string,
+  isWanted: (certificate: CertificateRecord) => boolean,
+): Promise<Page<CertificateRecord>> {
+  const found = await findCertificate(registry, serial)
+  return { items: found !== undefined && isWanted(found.doc) ? [found] : [] }
 }
 
 /** Whether its device has it and has never shown it, as far as anybody knows. */

@@ -101,17 +101,23 @@ class LevelEngine implements RegistryEngine {
     return texts.map((text) => present(decodeRecord(text)))
   }
 
-  async page(range: Range, after: string | undefined, limit: number): Promise<{ ids: string[]; next?: string }> {
+  async page(range: Range, after: string | undefined, limit: number): ReturnType<RegistryEngine['page']> {
     const bounds = boundsOf(range)
-    if (bounds === undefined) return { ids: [] }
+    if (bounds === undefined) return { ids: [], cursors: [] }
     const { start, from, end } = bounds
-    const keys = await this.#read(() =>
-      this.#level.keys({ gt: start + (after ?? from), lt: end, limit: limit + 1 }).all(),
+    const place = { gt: start + (after ?? from), lt: end, limit: limit + 1 }
+    // Of a kind the records stand one after the other; of an index each would have to be looked for.
+    const entries: [key: string, text?: string][] = await this.#read(async () =>
+      'kind' in range
+        ? await this.#level.iterator(place).all()
+        : (await this.#level.keys(place).all()).map((key): [string] => [key]),
     )
-    const shown = keys.slice(0, limit)
-    const ids = shown.map((key) => key.slice(key.lastIndexOf(' ') + 1))
-    const last = shown.at(-1)
-    return keys.length > limit && last !== undefined ? { ids, next: last.slice(start.length) } : { ids }
+    const shown = entries.slice(0, limit)
+    const cursors = shown.map(([key]) => key.slice(start.length))
+    const ids = cursors.map((cursor) => cursor.slice(cursor.lastIndexOf(' ') + 1))
+    const records = 'kind' in range ? { records: shown.map(([, text]) => present(decodeRecord(text))) } : {}
+    const last = cursors.at(-1)
+    return { ids, cursors, ...records, ...(entries.length > limit && last !== undefined ? { next: last } : {}) }
   }
 
   feedAfter(seq: number, limit: number): Promise<FeedEvent[]> {

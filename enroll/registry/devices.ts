@@ -2,6 +2,7 @@ import type { DeviceAttributes } from '../../contract/device-attributes.ts'
 import type { DeviceStatus, FeedFact, Purge } from '../../contract/feed.ts'
 import type { RevocationReason } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import { instant } from './certificates.ts'
 import type { Range, Stored } from './engine.ts'
 import type { Page, Paging, Registry, Write } from './registry.ts'
 
@@ -47,13 +48,26 @@ export function requireActive({ id, status, revocationReason, revokedAt, heldAt 
   if (status === 'held') throw new FleetError('device_held', `${id} is on hold since ${heldAt}`, { context })
 }
 
-type DeviceFilter = { group?: string | undefined; profile?: string | undefined; status?: DeviceStatus | undefined }
+type DeviceFilter = {
+  group?: string | undefined
+  profile?: string | undefined
+  status?: DeviceStatus | undefined
+  /** `NAME=VALUE` */
+  attribute?: string | undefined
+  /** Of its current certificate. */
+  serial?: string | undefined
+  stolen?: boolean | undefined
+  createdFrom?: string | undefined
+  /** Not that instant itself. */
+  createdTo?: string | undefined
+}
 
 /** Devices for which everything given holds, in id order. */
-export function listDevices(
-  registry: Registry,
-  { group, profile, status, ...paging }: DeviceFilter & Paging,
-): Promise<Page<DeviceRecord>> {
+export function listDevices(registry: Registry, filter: DeviceFilter & Paging): Promise<Page<DeviceRecord>> {
+  const { group, profile, status, attribute, serial, stolen, createdFrom, createdTo, ...paging } = filter
+  const [from, to] = [createdFrom, createdTo].map((text) => (text === undefined ? undefined : instant(text)))
+  const [name = '', value] =
+    attribute === undefined ? [] : [attribute.split('=', 1)[0], attribute.replace(/^[^=]*=/s, '')]
   return registry.list(
     'device',
     narrowest({ group, profile, status }),
@@ -61,11 +75,19 @@ export function listDevices(
     (device) =>
       (group === undefined || device.groups.includes(group)) &&
       (profile === undefined || device.profile === profile) &&
-      (status === undefined || device.status === status),
+      (status === undefined || device.status === status) &&
+      (attribute === undefined || attributeOf(device, name) === value) &&
+      (serial === undefined || device.currentSerial === serial) &&
+      (stolen === undefined || (device.stolenAt !== undefined) === stolen) &&
+      (from === undefined || device.createdAt >= from) &&
+      (to === undefined || device.createdAt < to),
   )
 }
 
-function narrowest({ group, profile, status }: DeviceFilter): Range {
+const attributeOf = ({ attributes = {} }: DeviceRecord, name: string): string | undefined =>
+  Object.hasOwn(attributes, name) ? attributes[name] : undefined
+
+function narrowest({ group, profile, status }: Pick<DeviceFilter, 'group' | 'profile' | 'status'>): Range {
   if (group !== undefined) return { index: 'device.group', value: group }
   if (status === 'revoked' || status === 'held') return { index: 'device.status', value: status }
   if (profile !== undefined) return { index: 'device.profile', value: profile }

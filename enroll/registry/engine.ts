@@ -50,8 +50,15 @@ export interface RegistryEngine extends AsyncDisposable {
   write<T>(keys: readonly RecordKey[], decide: (view: View) => { answer: T; changes?: Changes }): Promise<T>
   /** In the order of `keys`, with holes. */
   getMany(keys: readonly RecordKey[]): Promise<(Stored | undefined)[]>
-  /** @param after `next` of the page before; only good for the same range */
-  page(range: Range, after: string | undefined, limit: number): Promise<{ ids: string[]; next?: string }>
+  /**
+   * @param after `next` of the page before, or one of its cursors; only good for the same range
+   * @returns `cursors`: of each id, what a page that goes on behind it begins with; `records`: of a kind, each with its id
+   */
+  page(
+    range: Range,
+    after: string | undefined,
+    limit: number,
+  ): Promise<{ ids: string[]; cursors: string[]; records?: (Stored | undefined)[]; next?: string }>
   /** Of those that are kept: the first need not be the next one after `seq`. */
   feedAfter(seq: number, limit: number): Promise<FeedEvent[]>
   /** @returns the chain's hash at `seq`, or undefined for a number that was never given or is not kept */

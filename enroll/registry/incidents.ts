@@ -43,13 +43,18 @@ export const findIncident = (registry: Registry, id: string): Promise<Stored<Inc
 /** In order of id, closed ones too unless those that are open are asked for. */
 export const listIncidents = (
   registry: Registry,
-  { deviceId, open = false, ...paging }: { deviceId?: string | undefined; open?: boolean } & Paging,
+  {
+    deviceId,
+    kind,
+    open = false,
+    ...paging
+  }: { deviceId?: string | undefined; kind?: IncidentKind | undefined; open?: boolean } & Paging,
 ): Promise<Page<IncidentRecord>> =>
   registry.list(
     'incident',
     deviceId === undefined ? { kind: 'incident' } : { index: 'incident.device', value: deviceId },
     paging,
-    ({ closedAt }) => !open || closedAt === undefined,
+    (incident) => (!open || incident.closedAt === undefined) && (kind === undefined || incident.kind === kind),
   )
 
 /** @param expect the revision it was read at; 0: it must not exist */

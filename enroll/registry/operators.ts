@@ -26,9 +26,12 @@ export async function getOperator(registry: Registry, name: string): Promise<Sto
   throw new FleetError('operator_unknown', `there is no operator ${name.slice(0, 64)}`)
 }
 
-/** In order of name, removed ones too. */
-export const listOperators = (registry: Registry, paging: Paging): Promise<Page<OperatorRecord>> =>
-  registry.list('operator', { kind: 'operator' }, paging)
+/** In order of name, removed ones too unless those that are there are asked for. */
+export const listOperators = (
+  registry: Registry,
+  { isThere = false, ...paging }: { isThere?: boolean } & Paging,
+): Promise<Page<OperatorRecord>> =>
+  registry.list('operator', { kind: 'operator' }, paging, ({ status }) => !isThere || status !== 'removed')
 
 /** @param expect the revision it was read at; 0: it must not exist */
 export const writeOperator = (doc: OperatorRecord, expect: number): Write => ({

@@ -1,4 +1,5 @@
 /** The registry: every change is one commit with a request id, decided by a pure function over the records it read. */
+import { EventEmitter, once } from 'node:events'
 import type { FeedEvent, FeedFact } from '../../contract/feed.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { type AuditEntry, type AuditFact, encodeAudit } from './audit-log.ts'
@@ -72,11 +73,13 @@ const nothingChanged: Changes = { records: [], indexed: [], audit: [], feed: [] 
 const keepRequestsMs = 7 * 24 * 60 * 60_000
 const pruneEveryMs = 60_000
 const pruneAtMost = 100
-const lookAtMost = 10_000
+const lookAtOnce = 200
+const lookAtMost = 1_000
 
 export class Registry implements AsyncDisposable {
   readonly #engine: RegistryEngine
   readonly #onRecorded: (facts: readonly AuditFact[]) => void
+  readonly #growth = new EventEmitter().setMaxListeners(0)
   #pruning: Promise<void> | undefined
   #pruneNotBefore = Number.NEGATIVE_INFINITY
 
@@ -103,7 +106,10 @@ export class Registry implements AsyncDisposable {
     const audit = commit.audit.map((fact) => encodeAudit(fact, commit.at))
     const feed = (commit.feed ?? []).map((fact) => encodeFeed(fact, commit.at))
     const receipt = await this.#engine.write(keys, (view) => decide(view, commit, audit, feed))
-    if (!receipt.replayed) this.#onRecorded(commit.audit)
+    if (!receipt.replayed && audit.length > 0) {
+      this.#onRecorded(commit.audit)
+      this.#growth.emit('audit')
+    }
     this.#prune(commit.at)
     return receipt
   }
@@ -141,14 +147,22 @@ export class Registry implements AsyncDisposable {
     { after, limit }: Paging,
     keep: (doc: RecordTypes[K]) => boolean = () => true,
   ): Promise<Page<RecordTypes[K]>> {
+    const items: Stored<RecordTypes[K]>[] = []
     let from = after
     for (let looked = 0; ; ) {
-      const { ids, next } = await this.#engine.page(range, from, limit)
-      const items = (await this.findMany(kind, ids)).filter(({ doc }) => keep(doc))
+      const page = await this.#engine.page(range, from, Math.max(limit - items.length, lookAtOnce))
+      const { ids, cursors, next } = page
+      const found = page.records ?? (await this.#engine.getMany(ids.map((id) => recordKey(kind, id))))
+      for (const [at, record] of (found as (Stored<RecordTypes[K]> | undefined)[]).entries()) {
+        if (record === undefined || !keep(record.doc)) continue
+        items.push(record)
+        if (items.length < limit) continue
+        return next === undefined && at === ids.length - 1 ? { items } : { items, next: cursors[at]! }
+      }
       looked += ids.length
       if (next === undefined) return { items }
       // A filter that hardly anything passes must not hold one caller's answer, and the store, for a whole scan.
-      if (items.length > 0 || looked >= lookAtMost) return { items, next }
+      if (looked >= lookAtMost) return { items, next }
       from = next
     }
   }
@@ -190,6 +204,14 @@ export class Registry implements AsyncDisposable {
 
   auditHashAt(seq: number): Promise<string | undefined> {
     return this.#engine.auditHashAt(seq)
+  }
+
+  /** @returns whether the audit log grew after the call and before the signal */
+  async untilAuditGrows(signal: AbortSignal): Promise<boolean> {
+    return once(this.#growth, 'audit', { signal }).then(
+      () => true,
+      () => false,
+    )
   }
 
   head(): Promise<Head> {

@@ -24,11 +24,24 @@ export const digestOf = (token: string): string => createHash('sha256').update(t
 export const findToken = (registry: Registry, digest: string): Promise<Stored<TokenRecord> | undefined> =>
   registry.find('token', digest)
 
+type TokenFilter = {
+  deviceId?: string | undefined
+  status?: TokenRecord['status'] | undefined
+  profile?: string | undefined
+}
+
 /** In order of digest, spent and expired ones too. */
 export const listTokens = (
   registry: Registry,
-  { deviceId, ...paging }: { deviceId: string } & Paging,
-): Promise<Page<TokenRecord>> => registry.list('token', { index: 'token.device', value: deviceId }, paging)
+  { deviceId, status, profile, ...paging }: TokenFilter & Paging,
+): Promise<Page<TokenRecord>> =>
+  registry.list(
+    'token',
+    deviceId === undefined ? { kind: 'token' } : { index: 'token.device', value: deviceId },
+    paging,
+    (token) =>
+      (status === undefined || token.status === status) && (profile === undefined || token.profile === profile),
+  )
 
 /** @param expect the revision it was read at; 0: it must not exist */
 export const writeToken = (doc: TokenRecord, expect: number): Write => ({ kind: 'token', id: doc.digest, expect, doc })

@@ -45,7 +45,7 @@ test('a connection that breaks twice is told as such, with what to do', async ()
 
 test('lists are read page by page to their end', async () => {
   await using stub = await StubAdmin.start(({ query }) => {
-    if (query.after === undefined) return ok({ items: [device], next: 'cam-1' })
+    if (query.cursor === undefined) return ok({ items: [device], next: 'cam-1' })
     return ok({ items: [{ ...device, id: 'cam-2' }] })
   })
   using client = openAdminClient(stub.dataDir)
@@ -58,7 +58,7 @@ test('lists are read page by page to their end', async () => {
     stub.requests.map(({ query }) => query),
     [
       { profile: 'camera', limit: '1000' },
-      { profile: 'camera', after: 'cam-1', limit: '1000' },
+      { profile: 'camera', cursor: 'cam-1', limit: '1000' },
     ],
   )
 })

@@ -391,6 +391,28 @@ export function registrySuite(engine: string, createPlace: () => Promise<Place>)
     }
   })
 
+  check('a filter that hardly anything passes ends a page with a cursor, and the pages miss nothing', async (place) => {
+    await using registry = await open(place)
+    const numbers = Array.from({ length: 1_200 }, (_, n) => n)
+    const writes = numbers.map((n) =>
+      writeDevice(device(`d-${n + 1_000}`, { profile: n === 1_150 ? 'rare' : 'camera' }), 0),
+    )
+    await registry.commit({ requestId: 'many', writes, audit: [], at })
+    const first = await listDevices(registry, { attribute: 'a=b', limit: 10 })
+    assert.deepEqual([first.items.length, typeof first.next], [0, 'string'])
+    const last = await listDevices(registry, { attribute: 'a=b', after: first.next, limit: 10 })
+    assert.deepEqual(last, { items: [] })
+    const exact = await listDevices(registry, { after: 'd-2189', limit: 10 })
+    assert.deepEqual([exact.items.length, exact.next], [10, undefined])
+    const cut = await listDevices(registry, { after: 'd-2188', limit: 10 })
+    assert.deepEqual([cut.items.length, cut.next], [10, 'd-2198'])
+    const rare = await readAll((paging) => listDevices(registry, { ...paging, profile: 'rare' }))
+    assert.deepEqual(
+      rare.map(({ doc }) => doc.id),
+      ['d-2150'],
+    )
+  })
+
   check('a record made again after its deletion is not taken for the former one', async (place) => {
     await using registry = await open(place)
     await registry.commit(creation(device('cam-1')))

@@ -72,6 +72,8 @@ suite('certificates of operators and brokers', () => {
     const silent = connect({ host, port, ca: fleet.root, ...first }).on('error', () => {})
     await once(silent, 'secureConnect')
     const closed = once(silent, 'close')
+    // By its answer the one that waits is there, too.
+    assert.deepEqual(await ask(kept), [200, undefined])
 
     const { status, body } = await revoke(serial!, { waitMs: 5_000 })
     assert.equal(status, 200, JSON.stringify(body))

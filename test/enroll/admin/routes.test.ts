@@ -38,13 +38,79 @@ suite('the admin API', () => {
       first.body.items.map(({ id }: { id: string }) => id),
       ['list-0', 'list-1'],
     )
-    const next = await fleet.admin('GET', `/devices?group=hall&limit=2&after=${encodeURIComponent(first.body.next)}`)
+    const next = await fleet.admin('GET', `/devices?group=hall&limit=2&cursor=${encodeURIComponent(first.body.next)}`)
     assert.deepEqual(
       next.body.items.map(({ id }: { id: string }) => id),
       ['list-2', 'list-3'],
     )
     const sensors = await fleet.admin('GET', '/devices?group=hall&profile=sensor')
     assert.equal(sensors.body.items.length, 3)
+  })
+
+  test('a cursor is good for its own list and filter alone, whatever is made of it', async () => {
+    const page = async (query: string) => (await fleet.admin('GET', query)).body
+    const { next } = await page('/devices?group=hall&limit=2')
+    assert.match(next, /^[A-Za-z0-9_-]+$/)
+    assert.equal((await page(`/devices?group=hall&limit=3&cursor=${next}`)).items.length, 3)
+    const elsewhere = [
+      `/devices?limit=2&cursor=${next}`,
+      `/devices?group=hall2&limit=2&cursor=${next}`,
+      `/certificates?cursor=${next}`,
+      '/devices?group=hall&cursor=',
+      '/devices?group=hall&cursor=../..',
+      `/devices?group=hall&cursor=${'A'.repeat(900)}`,
+      '/devices?group=hall&cursor=list-1',
+    ]
+    for (const query of elsewhere) assert.equal((await page(query)).code, 'request_malformed', query)
+    for (const made of ['', 'fn5-', '____', 'aGFsbDI']) {
+      const { items } = await page(`/devices?group=hall&cursor=${next.slice(0, 11)}${made}`)
+      for (const { groups } of items) assert.deepEqual(groups, ['hall'], made)
+    }
+  })
+
+  test('lists are filtered by what stands in their records', async () => {
+    const site = { id: 'filter-1', profile: 'camera', groups: ['filter'], attributes: { site: 'a=b' } }
+    await fleet.admin('POST', '/devices', site)
+    const { serial } = await fleet.enrolledDevice('filter-2', { groups: ['filter'] })
+    await fleet.admin('POST', '/devices/filter-2/revoke', { reason: 'superseded' })
+    const found = async (query: string, key: string) =>
+      (await fleet.admin('GET', query)).body.items.map((item: Record<string, string>) => item[key])
+    const { fingerprint } = (await fleet.admin('GET', `/certificates/${serial}`)).body
+    const ofDevices: [string, string[]][] = [
+      ['attribute=site%3Da%3Db', ['filter-1']],
+      ['attribute=constructor%3Dx', []],
+      [`serial=${serial}`, ['filter-2']],
+      ['status=revoked', ['filter-2']],
+      ['createdTo=2020-01-01T00:00:00Z', []],
+      ['createdFrom=2020-01-01T00:00:00%2B02:00', ['filter-1', 'filter-2']],
+      ['stolen=true', []],
+    ]
+    for (const [query, ids] of ofDevices)
+      assert.deepEqual(await found(`/devices?group=filter&${query}`, 'id'), ids, query)
+    const ofCertificates = [
+      'subject=CN%3Dfilter-2',
+      'deviceId=filter-2&kind=device&profile=camera',
+      'status=revoked&reason=superseded&deviceId=filter-2',
+      `serial=${serial}`,
+      `fingerprint=${fingerprint}`,
+      'deviceId=filter-2&expiresBefore=2100-01-01T00:00:00Z',
+    ]
+    for (const query of ofCertificates)
+      assert.deepEqual(await found(`/certificates?${query}`, 'serial'), [serial], query)
+    for (const query of [
+      `serial=${serial}&status=issued`,
+      'deviceId=filter-2&kind=broker',
+      'deviceId=filter-2&label=x',
+    ])
+      assert.deepEqual(await found(`/certificates?${query}`, 'serial'), [], query)
+    assert.deepEqual(await found('/tokens?deviceId=filter-2&status=spent', 'serial'), [serial])
+    assert.deepEqual(await found('/tokens?deviceId=filter-2&status=void', 'serial'), [])
+    assert.deepEqual(await found('/audit?subject=device:filter-2&action=device.revoked', 'reason'), ['superseded'])
+    assert.deepEqual(await found('/audit?after=0&subject=device:filter-2&outcome=refused', 'action'), [])
+    assert.deepEqual(
+      (await fleet.admin('GET', '/tokens?limit=1000')).body.items.filter((one: object) => 'digest' in one),
+      [],
+    )
   })
 
   test('attributes are set, changed and taken away, and brokers are told', async () => {
