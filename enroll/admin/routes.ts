@@ -26,6 +26,9 @@ export async function createAdmin(
     forceCloseConnections: true,
     // Named to the caller and in the log, so it has to be one of a kind over restarts too.
     genReqId: () => randomUUID(),
+    // Ids are judged by their handlers, in the words of a problem; the size of a request head bounds them.
+    routerOptions: { maxParamLength: 65_536 },
+    frameworkErrors: (error, request, reply) => sendProblem(error, request, reply, context.log),
   })
   app.server.on('tlsClientError', (_error, socket) => socket.destroy())
   app.server.on('secureConnection', (socket: TLSSocket) => context.peers.note(socket, 'admin'))
@@ -148,6 +151,10 @@ function toFleetError(error: unknown): { code: ProblemCode; message: string } {
   const status = (error as { statusCode?: number }).statusCode ?? 500
   if (status === 413) return { code: 'body_too_large', message: `the body is larger than ${maxBodyBytes} bytes` }
   if (status === 415) return { code: 'media_type_unsupported', message: 'the content type is not application/json' }
-  if (status < 500) return { code: 'request_malformed', message: 'the request is not valid JSON' }
+  if (status < 500) {
+    const what =
+      (error as { code?: string }).code === 'FST_ERR_BAD_URL' ? 'path cannot be decoded' : 'request is not valid JSON'
+    return { code: 'request_malformed', message: `the ${what}` }
+  }
   return { code: 'internal', message: 'the service failed; the log has more under this request id' }
 }

@@ -203,6 +203,10 @@ suite('the admin API', () => {
       ...fleet.operator,
     })
     assert.deepEqual([notJson.status, JSON.parse(notJson.body).code], [400, 'request_malformed'])
+    const undecodable = await fleet.ask(`${fleet.endpoints.admin}/v1/devices/%zz`, fleet.operator)
+    assert.deepEqual([undecodable.status, JSON.parse(undecodable.body).code], [400, 'request_malformed'])
+    const long = await fleet.admin('GET', `/devices/${'x'.repeat(4_000)}`)
+    assert.match(long.body.detail, /a device id is/)
     const huge = await fleet
       .ask(`${fleet.endpoints.admin}/v1/devices`, {
         method: 'POST',
