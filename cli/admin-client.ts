@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
 import {
   type AllowanceView,
@@ -40,8 +41,10 @@ import {
   type AuditPage,
   type AuditQuery,
   type AuditSeal,
+  type AuditView,
   auditPage,
   auditSeal,
+  auditView,
   type ChainPage,
   chainPage,
 } from '../contract/audit-api.ts'
@@ -84,6 +87,8 @@ import { AdminConnection, type Call, type Query } from './admin-connection.ts'
 export function openAdminClient(dataDir: string): AdminClient {
   return new AdminClient(readEndpoints(dataDir), dataDir)
 }
+
+const reconnectMs = 1_000
 
 /** The admin API, one method for each thing that it can be asked; each throws what `AdminConnection` does. */
 export class AdminClient implements Disposable {
@@ -330,6 +335,18 @@ export class AdminClient implements Disposable {
 
   removeApiToken(name: string): Promise<ApiTokenView> {
     return this.#call(apiTokenView, { method: 'DELETE', path: `/v1/api-tokens/${encodeURIComponent(name)}` })
+  }
+
+  /** Entries of the audit log as they are written, until `stop`; it goes on where it was when the connection breaks. */
+  async *followEvents(since: number | undefined, stop: AbortSignal): AsyncGenerator<AuditView> {
+    for (let after = since; !stop.aborted; ) {
+      for await (const data of this.#connection.follow('/v1/events', after, stop)) {
+        const entry = auditView.parse(data)
+        yield entry
+        after = entry.seq
+      }
+      await sleep(reconnectMs, undefined, { signal: stop }).catch(() => {})
+    }
   }
 
   #pages<T extends z.ZodType>(item: T, path: string, query: Query): Promise<z.output<T>[]> {

@@ -1,11 +1,13 @@
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import type { IncomingMessage } from 'node:http'
 import { Agent, request } from 'node:https'
 import { z } from 'zod'
 import type { pageOf } from '../contract/admin-api.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
 import { commandLine, type Endpoints } from '../runtime/endpoints.ts'
-import { FleetError } from '../runtime/errors.ts'
+import { FleetError, isFleetError } from '../runtime/errors.ts'
 import { readPassphrase, readPrivateFile } from '../runtime/files.ts'
 
 // The admin listener may be reached by any address; what its certificate proves is this name.
@@ -89,6 +91,43 @@ export class AdminConnection implements Disposable {
       throw new FleetError('internal', `the gateway's answer to ${call.method} ${call.path} is not of this version`, {
         cause,
       })
+    }
+  }
+
+  /**
+   * The data of server-sent events (WHATWG HTML 9.2.6), until the connection ends.
+   *
+   * @param after id of the last one that was seen
+   */
+  async *follow(path: string, after: number | undefined, stop: AbortSignal): AsyncGenerator<unknown> {
+    const headers: Record<string, string> = { accept: 'text/event-stream' }
+    if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`
+    if (after !== undefined) headers['last-event-id'] = String(after)
+    const sent = request(new URL(path, this.#base), { agent: this.#agent, headers, signal: stop })
+    sent.end()
+    try {
+      const [response] = (await once(sent, 'response')) as [IncomingMessage]
+      const status = response.statusCode ?? 0
+      response.setEncoding('utf8')
+      if (status >= 400) throw problemOf({ status, text: (await response.toArray()).join('') })
+      let kept = ''
+      for await (const chunk of response) {
+        const events = `${kept}${chunk}`.split('\n\n')
+        kept = events.pop()!
+        if (kept.length > maxAnswerBytes) throw new Error(`an event is larger than ${maxAnswerBytes} bytes`)
+        for (const event of events) {
+          const lines = event.split('\n')
+          const data = lines.find((line) => line.startsWith('data: '))?.slice('data: '.length)
+          // The next connection is told why.
+          if (lines.includes('event: ended')) return
+          if (data !== undefined) yield JSON.parse(data)
+        }
+      }
+    } catch (error) {
+      if (stop.aborted || (after !== undefined && isBroken(error))) return
+      throw isFleetError(error) ? error : this.#unavailable(error)
+    } finally {
+      sent.destroy()
     }
   }
 

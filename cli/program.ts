@@ -12,6 +12,7 @@ import { addDemo } from './commands/demo.ts'
 import { addDenials } from './commands/denials.ts'
 import { addDevice } from './commands/device.ts'
 import { addEnroll } from './commands/enroll.ts'
+import { addEvents } from './commands/events.ts'
 import { addIncidents } from './commands/incident.ts'
 import { addOperator } from './commands/operator.ts'
 import { addPolicy } from './commands/policy.ts'
@@ -81,6 +82,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addOperator,
     addApiToken,
     addAudit,
+    addEvents,
     addStatus,
   ])
     add(program, io)

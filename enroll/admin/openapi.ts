@@ -151,7 +151,10 @@ function operationOf(row: Route, schemaOf: (schema: z.ZodType, io: 'input' | 'ou
       ? {}
       : { requestBody: { required: true, content: { 'application/json': { schema: schemaOf(body, 'input') } } } }),
     responses: {
-      [status]: { description: 'Done', content: { 'application/json': { schema: schemaOf(answer, 'output') } } },
+      [status]: {
+        description: 'Done',
+        content: { [row.media ?? 'application/json']: { schema: schemaOf(answer, 'output') } },
+      },
       ...problemResponses(codesOf(row)),
     },
   }

@@ -15,6 +15,7 @@ import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { Registry } from '../registry/registry.ts'
+import type { Streams } from './events.ts'
 
 export type AdminContext = {
   registry: Registry
@@ -36,6 +37,18 @@ export type AdminContext = {
   issuing: Authority
   startedAt: Date
   configuration: () => ConfigurationView
+  streams: Streams
+}
+
+type Input = {
+  params: Record<string, string>
+  asked: Asked
+  /** Of the end of the request, answered or not. */
+  signal: AbortSignal
+  socket: TLSSocket
+  lastEventId: string | undefined
+  /** Throws once who asks would not be let in any more. */
+  requireStanding(): Promise<void>
 }
 
 /** One row of the table: who may ask it, what it takes, and what it answers. The OpenAPI document is printed from them. */
@@ -49,19 +62,11 @@ export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodTy
   query?: Q
   body?: B
   answer: A
+  /** What it answers is text of this type, piece by piece, and no JSON. */
+  media?: 'text/event-stream'
   /** Beside those that any request may meet. */
   problems?: readonly ProblemCode[]
-  handle(
-    input: {
-      params: Record<string, string>
-      query: z.output<Q>
-      body: z.output<B>
-      asked: Asked
-      signal: AbortSignal
-      socket: TLSSocket
-    },
-    context: AdminContext,
-  ): Promise<z.input<A>>
+  handle(input: Input & { query: z.output<Q>; body: z.output<B> }, context: AdminContext): Promise<z.input<A>>
 }
 /** Keeps the schemas' types for the handler beside them. */
 export const route = <Q extends z.ZodType, B extends z.ZodType, A extends z.ZodType>(row: Route<Q, B, A>): Route =>

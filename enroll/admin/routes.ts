@@ -1,4 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto'
+import { Readable } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { z } from 'zod'
@@ -9,6 +10,7 @@ import { type EdgeCredential, reachableHost, tlsOptions } from '../../runtime/ht
 import type { Log } from '../../runtime/log.ts'
 import { describeIssue } from '../../runtime/yaml.ts'
 import { type Caller, Doorkeeper, requireRole } from './auth.ts'
+import { Streams } from './events.ts'
 import type { AdminContext, Route } from './route.ts'
 import { routes } from './table.ts'
 
@@ -16,9 +18,10 @@ const maxBodyBytes = 2 * 1024 * 1024
 
 /** The admin API: JSON over TLS, for operators, by certificate, and for programs, by API token. */
 export async function createAdmin(
-  context: AdminContext,
+  given: Omit<AdminContext, 'streams'>,
   options: { listen: string; credential: EdgeCredential; anchors: string[] },
 ): Promise<AsyncDisposable & { address: { host: string; port: number }; renew(credential: EdgeCredential): void }> {
+  const context: AdminContext = { ...given, streams: new Streams() }
   const app = Fastify({
     https: { ...tlsOptions(options.credential, options.anchors), handshakeTimeout: 10_000 },
     bodyLimit: maxBodyBytes,
@@ -69,16 +72,19 @@ export async function createAdmin(
 }
 
 function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doorkeeper: Doorkeeper): void {
+  const admit = async (request: FastifyRequest): Promise<Caller> => {
+    const { authorization } = request.headers
+    const shown = { socket: request.raw.socket as TLSSocket, authorization, remoteAddress: request.ip }
+    const caller = await doorkeeper.authenticate(shown, context.clock())
+    requireRole(caller, row.role)
+    return caller
+  }
   app.route({
     method: row.method,
     url: row.path,
     // Before the body is read: a stranger gets nothing parsed.
     onRequest: async (request) => {
-      const { authorization } = request.headers
-      const shown = { socket: request.raw.socket as TLSSocket, authorization, remoteAddress: request.ip }
-      const caller = await doorkeeper.authenticate(shown, context.clock())
-      requireRole(caller, row.role)
-      Object.assign(request, { caller })
+      Object.assign(request, { caller: await admit(request) })
     },
     handler: async (request, reply) => {
       const key = request.headers['idempotency-key']
@@ -99,8 +105,16 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
         },
         signal: ended.signal,
         socket: request.raw.socket as TLSSocket,
+        lastEventId: request.headers['last-event-id']?.toString(),
+        requireStanding: async () => {
+          await admit(request)
+        },
       }
       const answer = await row.handle(input, context)
+      if (row.media !== undefined) {
+        const pieces = Readable.from(answer as AsyncIterable<string>, { objectMode: false })
+        return reply.type(row.media).header('Cache-Control', 'no-store').send(pieces)
+      }
       return reply.code(row.status ?? 200).send(answer)
     },
   })

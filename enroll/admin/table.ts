@@ -7,6 +7,7 @@ import { credentialRoutes } from './credentials.ts'
 import { crlRoutes } from './crls.ts'
 import { denialRoutes } from './denials.ts'
 import { deviceRoutes } from './devices.ts'
+import { eventRoutes } from './events.ts'
 import { incidentRoutes } from './incidents.ts'
 import { issuanceRoutes } from './issuance.ts'
 import { lateRenewalRoutes } from './late-renewals.ts'
@@ -26,6 +27,7 @@ export const routes: readonly Route[] = described([
   ...crlRoutes,
   ...denialRoutes,
   ...deviceRoutes,
+  ...eventRoutes,
   ...incidentRoutes,
   ...issuanceRoutes,
   ...lateRenewalRoutes,

@@ -105,6 +105,11 @@ export class EnrollHarness implements AsyncDisposable {
       // An agent would make its own connection instead of the given one.
       const agent = tls.createConnection === undefined ? false : undefined
       const request = httpsRequest(url, { method, headers, ca: this.root, agent, ...tls }, (response) => {
+        // Its end would not come.
+        if (response.headers['content-type'] === 'text/event-stream') {
+          request.destroy()
+          resolve({ status: response.statusCode!, headers: response.headers, body: '' })
+        }
         let text = ''
         response.setEncoding('utf8')
         response.on('data', (chunk: string) => {

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { readdirSync, renameSync, statSync, writeFileSync } from 'node:fs'
-import { Agent } from 'node:https'
+import type { ClientRequest } from 'node:http'
+import { Agent, request } from 'node:https'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { includesRole, type Role, roles } from '../../../contract/operator-api.ts'
@@ -313,6 +315,58 @@ suite('operators and their roles', () => {
     assert.equal(codes.at(-1), 'too_many_requests')
     assert.match(String((await bearer('x')).headers['retry-after']), /^\d+$/)
     assert.equal((await bearer(token)).status, 200)
+  })
+
+  test('events are told as they happen, from where somebody was, and end with the standing of who reads them', async () => {
+    const { token } = (await fleet.admin('POST', '/api-tokens', { name: 'watch', role: 'viewer' })).body
+    const opened: ClientRequest[] = []
+    const watch = async (
+      headers: Record<string, string>,
+    ): Promise<{ status: number; pieces: AsyncIterator<string> }> => {
+      const asked = request(`${fleet.endpoints.admin}/v1/events`, {
+        ca: fleet.root,
+        headers: { Authorization: `Bearer ${token}`, ...headers },
+      })
+      opened.push(asked)
+      asked.on('error', () => {}).end()
+      const [response] = await once(asked, 'response')
+      return { status: response.statusCode, pieces: response.setEncoding('utf8')[Symbol.asyncIterator]() }
+    }
+    try {
+      const { audit } = { audit: (await fleet.admin('GET', '/audit?limit=1')).body.next as number }
+      const { pieces } = await watch({})
+      assert.equal((await pieces.next()).value, `: after ${audit}\n\n`)
+      await fleet.admin('POST', '/devices', { id: 'event-1', profile: 'camera' })
+      const told = (await pieces.next()).value as string
+      assert.match(
+        told,
+        new RegExp(
+          `^id: ${audit + 1}\nevent: device.created\ndata: \\{"seq":${audit + 1},.*"device:event-1".*\\}\n\n$`,
+        ),
+      )
+      const resumed = await watch({ 'Last-Event-ID': String(audit) })
+      assert.equal((await resumed.pieces.next()).value, `: after ${audit}\n\n`)
+      assert.equal((await resumed.pieces.next()).value, told)
+      for (const id of ['x', '-1', '', String(audit + 1_000)]) {
+        assert.equal((await watch({ 'Last-Event-ID': id })).status, 400, id)
+      }
+      while (opened.length < 12) assert.equal((await watch({})).status, 200)
+      assert.equal((await watch({})).status, 429)
+      const stop = new AbortController()
+      const tail = fleetgate(['events', 'tail', '--since', String(audit), '-o', 'json', '--data', fleet.dataDir], {
+        untilSignal: () => stop.signal,
+        out: (line) => {
+          assert.equal(JSON.parse(line).subject, 'device:event-1')
+          stop.abort()
+        },
+      })
+      assert.equal((await tail).code, 0)
+      await fleet.admin('DELETE', '/api-tokens/watch')
+      assert.match((await pieces.next()).value, /^event: ended\ndata: \{"code":"(api_token_invalid|too_many_requests)"/)
+      assert.equal((await pieces.next()).done, true)
+    } finally {
+      for (const asked of opened) asked.destroy()
+    }
   })
 
   test('somebody is left who may do everything: the last admin keeps role and standing', async () => {
