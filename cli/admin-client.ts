@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
 import {
@@ -323,6 +324,11 @@ export class AdminClient implements Disposable {
 
   removeOperator(name: string): Promise<OperatorView> {
     return this.#call(operatorView, { method: 'DELETE', path: `/v1/operators/${encodeURIComponent(name)}` })
+  }
+
+  /** @returns the number of records (uint32), then what is sealed with the key; contract/backup.ts */
+  createBackup(key: Buffer): Promise<IncomingMessage> {
+    return this.#connection.download('/v1/backups', { key: key.toString('base64') })
   }
 
   listApiTokens(): Promise<ApiTokenView[]> {

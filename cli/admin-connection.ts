@@ -131,6 +131,20 @@ export class AdminConnection implements Disposable {
     }
   }
 
+  /** An answer of octets that may be long, as they come. */
+  async download(path: string, body: unknown): Promise<IncomingMessage> {
+    const headers = { 'content-type': 'application/json' }
+    const response = await new Promise<IncomingMessage>((resolve, reject) => {
+      const sent = request(new URL(path, this.#base), { agent: this.#agent, method: 'POST', headers }, resolve)
+      sent.setTimeout(answerTimeoutMs, () => sent.destroy(new DOMException('no octet came', 'TimeoutError')))
+      sent.on('error', (error) => reject(this.#unavailable(error)))
+      sent.end(JSON.stringify(body))
+    })
+    const status = response.statusCode ?? 0
+    if (status < 400) return response
+    throw problemOf({ status, text: (await response.toArray()).join('') })
+  }
+
   #send(call: Call, headers: Record<string, string>): Promise<Answer> {
     const url = new URL(call.path, this.#base)
     for (const [name, value] of Object.entries(call.query ?? {})) {

@@ -42,7 +42,10 @@ const debugName = 'FLEETGATE_DEBUG'
 
 export const isDebugging = (env: NodeJS.ProcessEnv): boolean => env[debugName] === '1'
 
+/** Likewise: the passphrase of backups. */
+export const backupPassphraseName = 'FLEETGATE_BACKUP_PASSPHRASE'
+
 export function settingsOf(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  const { [debugName]: _, ...settings } = env
+  const { [debugName]: _, [backupPassphraseName]: __, ...settings } = env
   return settings
 }

@@ -5,6 +5,7 @@ import { commandLine, defaultDataDir } from '../runtime/endpoints.ts'
 import { exitCodeOf, FleetError } from '../runtime/errors.ts'
 import { addApiToken } from './commands/api-token.ts'
 import { addAudit } from './commands/audit.ts'
+import { addBackup } from './commands/backup.ts'
 import { addBroker } from './commands/broker.ts'
 import { addCert } from './commands/cert.ts'
 import { addCrl } from './commands/crl.ts'
@@ -83,6 +84,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addApiToken,
     addAudit,
     addEvents,
+    addBackup,
     addStatus,
   ])
     add(program, io)

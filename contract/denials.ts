@@ -37,6 +37,7 @@ export const ownProblems = [
   'renewal_due',
   'interrupted',
   'audit_broken',
+  'backup_unreadable',
   'config_invalid',
   'policy_invalid',
   'port_in_use',

@@ -115,6 +115,7 @@ export const problems = {
   renewal_due: { status: 403, title: 'The certificate is due for renewal' },
   interrupted: { status: 500, title: 'The command was interrupted before its end' },
 
+  backup_unreadable: { status: 400, title: 'The backup cannot be read' },
   audit_broken: { status: 409, title: 'The audit log is not as it was written' },
 
   // set-up

@@ -170,6 +170,8 @@ export const advice: Record<ProblemCode, string> = {
   denial_unknown:
     'Only the last ones are kept, 32 of a device. The log line has the id too, with the cause; see those that are there with `npx fleetgate denial ls`.',
 
+  backup_unreadable:
+    'Is it the passphrase that the backup was made with? A backup that was changed or cut off cannot be restored, not even in part: take another one.',
   audit_broken:
     'The sentence says which entry or checkpoint. Keep the file and the data folder as they are, and compare with an earlier export: `npx fleetgate audit verify FILE --continues EARLIER`.',
   data_damaged:

@@ -21,27 +21,13 @@ import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { BrokerQuestions } from './broker-questions.ts'
+import type { BrokerState, Confirmation, Ends } from './broker-state.ts'
 import { Follower } from './feed-follower.ts'
 import type { OwnPeers } from './own-peers.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
 import { type BrokerRecord, findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
 import { ReportTurns } from './report-turns.ts'
-
-/**
- * Up to when a broker that hears nothing more of us lets devices in, and goes on with sessions; null: without end. Absent of
- * a broker that does not say.
- */
-export type Ends = { admitsUntil?: string | null | undefined; servesUntil?: string | null | undefined }
-export type BrokerState = { id: string; connected: boolean; appliedSeq: number; lastSeenAt: string } & Ends
-export type Confirmation = Ends & {
-  broker: string
-  connected: boolean
-  confirmed: boolean
-  confirmedMs?: number
-  /** Of one that is not connected. */
-  lastSeenAt?: string
-}
 
 /** What a broker has told; it comes again until it was taken. */
 export type Reported = { broker: string; id: string; report: BrokerReport }

@@ -38,6 +38,7 @@ import { openDatabase } from './registry/database.ts'
 import { findPolicy } from './registry/policies.ts'
 import { Registry } from './registry/registry.ts'
 import { createReportDesk } from './reports.ts'
+import { incompleteFile } from './restore.ts'
 import { openStatus } from './status-service.ts'
 
 export type EnrollService = AsyncDisposable & {
@@ -76,6 +77,8 @@ const lifecycleMs = 1_000
 export async function createEnrollService(input: {
   config: Configuration
   dataDir: string
+  /** Where `config` was read from, if anywhere: a backup holds it too. */
+  configFile?: string | undefined
   clock?: () => Date
   log: Log
 }): Promise<EnrollService> {
@@ -215,6 +218,8 @@ export async function createEnrollService(input: {
         served,
         denials,
         checkpoints,
+        dataDir,
+        configFile: input.configFile,
         clock,
         log,
         rootFingerprint: hierarchy.root.fingerprint,
@@ -343,6 +348,12 @@ export async function createEnrollService(input: {
  * folder that was not mounted, and a second CA under the same name would lock every device out.
  */
 function requireWholeFolder(dataDir: string): void {
+  if (existsSync(join(dataDir, incompleteFile))) {
+    throw new FleetError(
+      'data_damaged',
+      `a restore into ${dataDir} has not come to its end; empty it and restore again`,
+    )
+  }
   const heart = join(dataDir, 'enroll', 'registry')
   const remains = ['root.crt', 'services/enroll/tls.key', 'services/broker/tls.key', 'operator/operator.key']
   const found = remains.find((name) => existsSync(join(dataDir, name)))

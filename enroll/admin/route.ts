@@ -28,6 +28,8 @@ export type AdminContext = {
   served: () => ServedList[]
   denials: EnrollmentDenials
   checkpoints: Checkpoints
+  dataDir: string
+  configFile: string | undefined
   clock: () => Date
   log: Log
   rootFingerprint: string
@@ -63,7 +65,7 @@ export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodTy
   body?: B
   answer: A
   /** What it answers is text of this type, piece by piece, and no JSON. */
-  media?: 'text/event-stream'
+  media?: 'text/event-stream' | 'application/octet-stream'
   /** Beside those that any request may meet. */
   problems?: readonly ProblemCode[]
   handle(input: Input & { query: z.output<Q>; body: z.output<B> }, context: AdminContext): Promise<z.input<A>>

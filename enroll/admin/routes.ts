@@ -112,7 +112,7 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
       }
       const answer = await row.handle(input, context)
       if (row.media !== undefined) {
-        const pieces = Readable.from(answer as AsyncIterable<string>, { objectMode: false })
+        const pieces = Readable.from(answer as AsyncIterable<string | Buffer>, { objectMode: false })
         return reply.type(row.media).header('Cache-Control', 'no-store').send(pieces)
       }
       return reply.code(row.status ?? 200).send(answer)

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { statusView } from '../../contract/admin-api.ts'
 import { route } from './route.ts'
 
-const version: string = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
+export const version: string = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
 
 export const statusRoute = route({
   method: 'GET',

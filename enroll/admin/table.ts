@@ -2,6 +2,7 @@
 import { apiTokenRoutes } from './api-tokens.ts'
 import { approvalRoutes } from './approvals.ts'
 import { auditRoutes } from './audit.ts'
+import { backupRoute } from './backup.ts'
 import { brokerRoutes } from './brokers.ts'
 import { credentialRoutes } from './credentials.ts'
 import { crlRoutes } from './crls.ts'
@@ -22,6 +23,7 @@ export const routes: readonly Route[] = described([
   ...apiTokenRoutes,
   ...approvalRoutes,
   ...auditRoutes,
+  backupRoute,
   ...brokerRoutes,
   ...credentialRoutes,
   ...crlRoutes,

@@ -13,8 +13,10 @@ import { type Cursor, type FeedEvent, genesis, startCursor } from '../../contrac
 import { chainHash } from '../../runtime/chain.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { type AuditEntry, verifyAudit } from './audit-log.ts'
+import { schemaKey, takeSnapshot } from './database-copy.ts'
 import {
   type Changes,
+  type EngineSnapshot,
   type Head,
   isKeyPart,
   type Range,
@@ -25,9 +27,8 @@ import {
   type View,
 } from './engine.ts'
 
-const schemaVersion = 1
-const schemaKey = 'schema'
 const headKey = 'head'
+const schemaVersion = 1
 const groupAtMost = 500
 const queueAtMost = 10_000
 // What LevelDB may have to recover from its logs at an open is 8 MiB; the smallest commit takes some 500 octets of it.
@@ -138,6 +139,10 @@ class LevelEngine implements RegistryEngine {
 
   async head(): Promise<Head> {
     return decodeHead(await this.#read(() => this.#level.get(headKey)))
+  }
+
+  snapshot(): Promise<EngineSnapshot> {
+    return this.#read(() => takeSnapshot(this.#level))
   }
 
   onWake(listener: () => void): () => void {

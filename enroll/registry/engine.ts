@@ -39,6 +39,12 @@ export type Range =
   | (IndexEntry & { before?: never })
   | { index: string; before: string; from?: string; value?: never }
 
+export interface EngineSnapshot extends AsyncDisposable {
+  readonly count: number
+  /** Of keys and values as the engine has them, for `writeDatabase`. */
+  pages(size: number): AsyncIterable<[key: string, value: string][]>
+}
+
 export interface RegistryEngine extends AsyncDisposable {
   /**
    * Decides over the records of `keys` and writes what was decided, or nothing when `decide` throws.
@@ -66,6 +72,8 @@ export interface RegistryEngine extends AsyncDisposable {
   auditAfter(seq: number, limit: number): Promise<AuditEntry[]>
   auditHashAt(seq: number): Promise<string | undefined>
   head(): Promise<Head>
+  /** All that there is, as it is now, whatever is written meanwhile; to be closed. */
+  snapshot(): Promise<EngineSnapshot>
   /** A hint that the feed grew: it may be lost or come twice. @returns the function that ends it */
   onWake(listener: () => void): () => void
 }

@@ -5,6 +5,7 @@ import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { type AuditEntry, type AuditFact, encodeAudit } from './audit-log.ts'
 import {
   type Changes,
+  type EngineSnapshot,
   type Head,
   type IndexEntry,
   isKeyPart,
@@ -216,6 +217,10 @@ export class Registry implements AsyncDisposable {
 
   head(): Promise<Head> {
     return this.#engine.head()
+  }
+
+  snapshot(): Promise<EngineSnapshot> {
+    return this.#engine.snapshot()
   }
 
   onWake(listener: () => void): () => void {

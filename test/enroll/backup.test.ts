@@ -1,0 +1,182 @@
+import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { after, before, suite, test } from 'node:test'
+import { gunzipSync } from 'node:zlib'
+import { AdminClient } from '../../cli/admin-client.ts'
+import { findLastCheckpoint } from '../../enroll/registry/checkpoints.ts'
+import { openDatabase } from '../../enroll/registry/database.ts'
+import { Registry } from '../../enroll/registry/registry.ts'
+import { restoreBackup, verifyBackup } from '../../enroll/restore.ts'
+import { createEnrollService } from '../../enroll/service.ts'
+import { isFleetError } from '../../runtime/errors.ts'
+import { createLog } from '../../runtime/log.ts'
+import { openStream } from '../../runtime/sealed-stream.ts'
+import { type DeviceKeys, EnrollHarness, testConfiguration } from '../harness/fleet.ts'
+import { requireWholeChains } from '../suites/registry.ts'
+
+const now = new Date()
+
+suite('a backup', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+  const place = (name: string): string => join(folder, name)
+  const config = testConfiguration({ enroll: { status: { listen: '127.0.0.1:0', url: 'http://localhost:1' } } })
+  let fleet: EnrollHarness
+  let kept: DeviceKeys
+  let revoked: DeviceKeys
+  let lines: string[]
+  before(async () => {
+    fleet = await EnrollHarness.start({ config })
+    kept = await fleet.enrolledDevice('cam-kept')
+    revoked = await fleet.enrolledDevice('cam-revoked')
+    await fleet.admin('POST', '/devices/cam-revoked/revoke', { reason: 'keyCompromise', waitMs: 2_000 })
+    lines = await linesOf(fleet)
+  })
+  after(async () => {
+    rmSync(folder, { recursive: true })
+    await fleet[Symbol.asyncDispose]()
+  })
+
+  /** What a client gets, unsealed and unpacked, while other changes go on. */
+  async function linesOf({ endpoints, admin }: EnrollHarness): Promise<string[]> {
+    using client = new AdminClient({ ...endpoints, mqtts: 'mqtts://localhost:1' }, folder)
+    const key = randomBytes(32)
+    const writing = Array.from({ length: 8 }, (_, n) =>
+      admin.call(fleet, 'POST', '/devices', { id: `w-${n}`, profile: 'camera' }),
+    )
+    const octets = Buffer.concat(await (await client.createBackup(key)).toArray())
+    await Promise.all(writing)
+    const packed: Buffer[] = []
+    for await (const piece of openStream(Readable.from([octets.subarray(4)]), key)) packed.push(piece)
+    return gunzipSync(Buffer.concat(packed)).toString().trimEnd().split('\n')
+  }
+  const textOf = (some: string[]): Readable => Readable.from([Buffer.from(some.map((line) => `${line}\n`).join(''))])
+  const bent = (kind: string, change: (line: Record<string, never>) => object): string[] => {
+    const at = lines.findIndex((line) => JSON.parse(line).kind === kind)
+    return lines.with(at, JSON.stringify(change(JSON.parse(lines[at]!))))
+  }
+  const isUnreadable = (error: unknown): boolean => isFleetError(error, 'backup_unreadable')
+
+  test('it has every file that the gateway needs, with its mode, and no broker store', async () => {
+    const files = lines.map((line) => JSON.parse(line)).filter(({ kind }) => kind === 'file')
+    const paths = files.map(({ path }) => path)
+    for (const name of [
+      'enroll/ca/root.key',
+      'enroll/ca/issuing.key',
+      'services/audit/last.json',
+      'operator/operator.key',
+      'policy.yaml',
+      'root.crt',
+    ])
+      assert.ok(paths.includes(name), name)
+    assert.ok(!paths.some((path) => /registry|endpoints|sessions/.test(path)))
+    assert.equal(files.find(({ path }) => path === 'enroll/ca/issuing.key').mode, 0o600)
+    const summary = await verifyBackup(textOf(lines))
+    assert.equal(summary.rootFingerprint, fleet.endpoints.rootFingerprint)
+    assert.equal(summary.files, files.length)
+  })
+
+  test('it restores to a gateway that goes on: chains whole, who was revoked is, list numbers far ahead', async () => {
+    const dataDir = place('restored')
+    const summary = await restoreBackup(textOf(lines), dataDir, now)
+    assert.equal(statSync(join(dataDir, 'enroll', 'ca', 'issuing.key')).mode & 0o777, 0o600)
+    assert.ok(!existsSync(join(dataDir, 'restore.incomplete')))
+    {
+      await using registry = new Registry(await openDatabase(join(dataDir, 'enroll', 'registry')))
+      await requireWholeChains(registry)
+      const { audit } = await registry.head()
+      const [last] = await registry.auditAfter(audit.seq - 1, 1)
+      assert.match(last!.body, /"backup.restored"/)
+      assert.ok(audit.seq > summary.auditEntries)
+      assert.ok((await findLastCheckpoint(registry)) !== undefined)
+      assert.equal((await registry.find('device', 'cam-revoked'))!.doc.status, 'revoked')
+    }
+    await fleet.close()
+    const log = createLog('enroll', 'silent')
+    await using service = await createEnrollService({ config, dataDir, log })
+    const ask = (device: DeviceKeys) =>
+      fleet.renewalCsr(device).then((csr) =>
+        fleet.ask(`${service.endpoints.est}/.well-known/est/simplereenroll`, {
+          method: 'POST',
+          headers: { 'Content-Type': 'application/pkcs10' },
+          body: csr.toString('base64'),
+          key: device.key,
+          cert: device.certificate,
+        }),
+      )
+    assert.equal((await ask(kept)).status, 200)
+    assert.match((await ask(revoked)).body, /revoked/)
+    const operator = {
+      key: readFileSync(join(dataDir, 'operator', 'operator.key')),
+      cert: readFileSync(join(dataDir, 'operator', 'operator.crt')),
+    }
+    const numbered = async (): Promise<number> => {
+      const answer = await fleet.ask(`${service.endpoints.admin}/v1/status`, operator as never)
+      return JSON.parse(answer.body).revocationLists.number
+    }
+    for (;;) if ((await numbered()) > 2 ** 32) break
+    await fleet.open()
+  })
+
+  test('nothing is restored over what is there', async () => {
+    const dataDir = place('taken')
+    mkdirSync(dataDir)
+    writeFileSync(join(dataDir, 'mine'), 'x')
+    await assert.rejects(restoreBackup(textOf(lines), dataDir, now), (error) => isFleetError(error, 'conflict'))
+    assert.deepEqual(readdirSync(dataDir), ['mine'])
+  })
+
+  test('what is not whole is refused, and leaves an empty folder', async () => {
+    const dataDir = place('empty')
+    const records = lines.findLastIndex((line) => JSON.parse(line).kind === 'records')
+    const broken: [string, string[]][] = [
+      ['cut off', lines.slice(0, -1)],
+      ['without its beginning', lines.slice(1)],
+      ['two beginnings', [lines[0]!, ...lines]],
+      ['without some records', lines.toSpliced(records, 1)],
+      ['with something behind its end', [...lines, lines.at(-1)!]],
+      [
+        'a changed entry of a log',
+        bent('records', (line) => ({ ...line, items: [['a 0000000000000001', `${'0'.repeat(64)} {}`]] })),
+      ],
+      ['a file somewhere else', bent('file', (line) => ({ ...line, path: '../../etc/passwd' }))],
+      ['another count of files', bent('end', (line) => ({ ...line, files: 1 }))],
+      ['no backup', ['{}']],
+      ['nothing', []],
+    ]
+    for (const [how, some] of broken) {
+      await assert.rejects(verifyBackup(textOf(some)), isUnreadable, how)
+      await assert.rejects(restoreBackup(textOf(some), dataDir, now), isUnreadable, how)
+      assert.deepEqual(readdirSync(dataDir), [], how)
+    }
+  })
+
+  test('a restore that was killed leaves a folder on which no gateway starts', async () => {
+    const dataDir = place('killed')
+    mkdirSync(dataDir)
+    writeFileSync(join(dataDir, 'restore.incomplete'), '')
+    const started = createEnrollService({ config, dataDir, log: createLog('enroll', 'silent') })
+    await assert.rejects(
+      started,
+      (error: Error) => isFleetError(error, 'data_damaged') && /has not come to its end/.test(error.message),
+    )
+  })
+
+  test('that it was made is in the audit log, before and after', async () => {
+    const { body } = await fleet.admin('GET', '/audit?action=backup.created')
+    assert.deepEqual(
+      body.items.map(({ actor, outcome }: Record<string, string>) => [actor, outcome]),
+      [
+        ['operator:operator', 'intended'],
+        ['operator:operator', 'done'],
+      ],
+    )
+  })
+
+  test('a key of another length is refused', async () => {
+    assert.equal((await fleet.admin('POST', '/backups', { key: 'AAAA' })).status, 400)
+  })
+})
