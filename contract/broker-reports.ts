@@ -4,6 +4,7 @@
  */
 import { z } from 'zod'
 import { isDenialId } from './denials.ts'
+import { deviceStatuses } from './feed.ts'
 import { isDeviceId, isFingerprint, isSerialNumber } from './ids.ts'
 import { verificationStates } from './verification.ts'
 
@@ -16,7 +17,7 @@ const serial = known(isSerialNumber)
 const fingerprint = known(isFingerprint)
 
 /** Longer texts are cut before they are sent, and not taken as they are. */
-export const reportBounds = { topic: 1_024, topics: 64, clientId: 200, name: 100, detail: 300 }
+export const reportBounds = { topic: 1_024, topics: 64, clientId: 200, name: 100, detail: 300, certificates: 8 }
 
 const peer = {
   listener: text(reportBounds.name),
@@ -81,7 +82,20 @@ export const verdict = z.object({
   count: z.int().min(1).describe('How often, since the last report of the same'),
 })
 
-export const brokerReport = z.discriminatedUnion('type', [sessionCut, certificateUsed, alert, verdict])
+/** Of a device that enroll no longer knows as such: it was restored from a backup, and the broker had heard more. */
+export const revocationKept = z.object({
+  type: z.literal('revocation.kept'),
+  at,
+  deviceId,
+  status: z.enum(deviceStatuses).describe('Of the device, as the broker has it in force'),
+  certificates: z
+    .array(z.object({ fingerprint, reason: text(reportBounds.name) }))
+    .max(reportBounds.certificates)
+    .describe('Of those that were revoked, the first ones'),
+})
+
+export const brokerReport = z.discriminatedUnion('type', [sessionCut, certificateUsed, alert, verdict, revocationKept])
+export type RevocationKept = z.output<typeof revocationKept>
 export type SessionCut = z.output<typeof sessionCut>
 export type CertificateUsed = z.output<typeof certificateUsed>
 export type Alert = z.output<typeof alert>

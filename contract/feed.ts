@@ -133,7 +133,8 @@ export type FromBroker =
   | { kind: 'report'; id: string; report: BrokerReport }
 export type FromEnroll =
   | { kind: 'refused'; code: ProblemCode }
-  | { kind: 'reset' }
+  /** `isOther`: the cursor is of no feed that this one ever was, as after a restore from a backup. */
+  | { kind: 'reset'; isOther?: boolean }
   /**
    * What makes the same of somebody who knows nothing as all events up to a place do. Some may say what only later events do,
    * and no more than those up to `live`.

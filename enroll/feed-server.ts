@@ -325,7 +325,9 @@ export class FeedServer implements AsyncDisposable {
     await this.#remember(follower)
     if (socket.destroyed) return follower
     this.#log.info({ event: 'feed.connected', broker: id, seq: cursor.seq, reset: !known }, 'broker connected')
-    if (!known) socket.write(encodeLine({ kind: 'reset' }))
+    // What is no more told of here may have been so: only a place that there is shows another feed.
+    const isOther = !known && cursor.seq > 0 && cursor.seq >= (feedFrom ?? 0)
+    if (!known) socket.write(encodeLine({ kind: 'reset', ...(isOther ? { isOther } : {}) }))
     void follower.pump()
     return follower
   }

@@ -1,4 +1,11 @@
-import type { Alert, BrokerReport, CertificateUsed, SessionCut, VerdictReached } from '../contract/broker-reports.ts'
+import type {
+  Alert,
+  BrokerReport,
+  CertificateUsed,
+  RevocationKept,
+  SessionCut,
+  VerdictReached,
+} from '../contract/broker-reports.ts'
 import type { DeviceId } from '../contract/ids.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { AttemptLimit } from '../runtime/limits.ts'
@@ -116,6 +123,20 @@ export function createReportDesk({
     await noteUse(registry, { serial, at: new Date(at), ...by, overlapMs, now: clock() })
   }
 
+  /** A broker revokes nobody; who reads the audit log does it again. */
+  async function kept({ broker, requestId, report }: Said<RevocationKept>): Promise<void> {
+    const { deviceId, status, at, certificates } = report
+    const audit: AuditFact = {
+      action: 'revocation.kept',
+      actor: `broker:${broker}`,
+      subject: `device:${deviceId}`,
+      outcome: 'done',
+      details: { status, at, certificates: certificates.map(({ fingerprint, reason }) => `${fingerprint} ${reason}`) },
+      requestId,
+    }
+    await registry.commit({ requestId, writes: [], audit: [audit], at: clock() })
+  }
+
   return async ({ broker, id, report }) => {
     const requestId = `report-${broker}-${id}`
     switch (report.type) {
@@ -127,6 +148,8 @@ export function createReportDesk({
         return alerted({ broker, requestId, report })
       case 'verdict':
         return judged({ broker, requestId, report })
+      case 'revocation.kept':
+        return kept({ broker, requestId, report })
     }
   }
 }

@@ -116,6 +116,21 @@ export class CertificateTable {
     for (const segment of this.#each()) yield segment.dropExpired(cutoff)
   }
 
+  /** Those that are revoked, in some pieces. */
+  *revoked(): Generator<(CertificateRow & { fingerprint: string; reason: string })[]> {
+    for (const { rows, count } of this.#each()) {
+      const found = []
+      for (let at = 0; at < count * rowWords; at += rowWords) {
+        const reason = revocationReasonNames[rows[at + ownerAt]! >>> ownerBits]
+        if (reason === undefined) continue
+        const fingerprint = octetsOf([rows.subarray(at, at + keyWords)]).toString('hex')
+        const owner = rows[at + ownerAt]! & ((1 << ownerBits) - 1)
+        found.push({ fingerprint, owner, notAfter: rows[at + notAfterAt]!, reason })
+      }
+      yield found
+    }
+  }
+
   /** Each once. What is split meanwhile was there, or comes as what it has become. */
   *#each(): Generator<Segment> {
     for (let at = 0; at < this.#segments.length; ) {

@@ -45,7 +45,7 @@ type FeedOptions = {
   onChange: (change: SnapshotChange, heardAt: number) => void
   /** Resolves when the connections that were ended by now are closed; `applied` is reported after it. */
   settled: () => Promise<void>
-  reports: Pick<Reports, 'start' | 'stop' | 'noted'>
+  reports: Pick<Reports, 'start' | 'stop' | 'noted' | 'raise'>
   /** Told to enroll when somebody asks there. */
   answers: { [K in QuestionKind]: (query: Questions[K]['query']) => Promise<Questions[K]['answer'][]> }
   /** Told to enroll, which says it to whoever waits for this broker. */
@@ -338,7 +338,7 @@ export class FeedClient implements AsyncDisposable {
             { event: 'feed.reset', seq: snapshot.cursor.seq },
             'the feed does not go on at our cursor; reading it anew',
           )
-        snapshot.startOver()
+        snapshot.startOver(message.isOther)
         return
       case 'facts':
         snapshot.applyFacts(message.facts)
@@ -355,7 +355,10 @@ export class FeedClient implements AsyncDisposable {
             `the feed says its head is ${message.seq}, we have ${snapshot.cursor.seq}`,
           )
         }
-        onChange(await snapshot.reachedHead(), this.#heardAt)
+        const change = await snapshot.reachedHead()
+        onChange(change, this.#heardAt)
+        const at = this.#options.clock().toISOString()
+        for (const kept of change.kept ?? []) reports.raise({ type: 'revocation.kept', at, ...kept })
         this.#mistrustCursor = false
         this.#connected = true
         this.#everLive = true

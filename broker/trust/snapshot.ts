@@ -10,6 +10,7 @@ import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { Log } from '../../runtime/log.ts'
 import type { Area } from '../store.ts'
 import type { DeviceState } from './device-table.ts'
+import { type Kept, keepStricter } from './kept.ts'
 import { SnapshotLog } from './snapshot-log.ts'
 import {
   type CertificateState,
@@ -29,6 +30,8 @@ export type SnapshotChange = {
   replaced: boolean
   /** Of the facts that were not known before; none where the snapshot was exchanged. */
   news: readonly RegistryNews[]
+  /** Of a snapshot that was exchanged: what the feed had forgotten, and is in force all the same. */
+  kept?: readonly Kept[]
 }
 
 /** What applications may want to hear of. */
@@ -112,6 +115,9 @@ export class Snapshot implements AsyncDisposable {
   readonly #log: Log
   #state: SnapshotState
   #draft: SnapshotState | undefined
+  /** Devices of which the draft says something that was written after all that is in force. */
+  readonly #younger = new Set<string>()
+  #isOther = false
   /** In force and not on disk: kept over a write that failed, so that the stored cursor never gets ahead of its facts. */
   #unsaved = nothing()
   #epoch = 0
@@ -180,8 +186,11 @@ export class Snapshot implements AsyncDisposable {
     return this.#state.devices.idsWith(({ watchedKeys }) => watchedKeys !== undefined)
   }
 
-  startOver(): void {
+  /** @param isOther the feed is not the one that all this is from: what it has forgotten stays in force */
+  startOver(isOther = false): void {
     this.#draft = new SnapshotState()
+    this.#isOther = isOther
+    this.#younger.clear()
   }
 
   /** Forgets a half-built snapshot; `cursor` is that of the one in force again. */
@@ -197,9 +206,10 @@ export class Snapshot implements AsyncDisposable {
    */
   apply(events: readonly FeedEvent[]): SnapshotChange {
     const state = this.#draft ?? this.#state
-    const { update, news } = readEvents(state, events)
+    const { update, news, younger } = readEvents(state, events, this.#state.writtenAt)
     if (state !== this.#state) {
       state.merge(update, nothing())
+      for (const id of younger) this.#younger.add(id)
       return unchanged()
     }
     state.merge(update, this.#unsaved)
@@ -238,6 +248,15 @@ export class Snapshot implements AsyncDisposable {
   async reachedHead(): Promise<SnapshotChange> {
     const draft = this.#draft
     if (draft === undefined) return unchanged()
+    const before = this.#state
+    const kept = this.#isOther ? await keepStricter(before, draft, this.#younger) : []
+    if (this.#isOther) {
+      const policy = `${before.policy.version} -> ${draft.policy.version}`
+      this.#log.error(
+        { event: 'feed.wentBack', kept: kept.length, policy, known: before.writtenAt },
+        'the feed has forgotten what was known here; revocations stay in force, and are reported',
+      )
+    }
     await this.#inTurn(async () => {
       await this.#records.replace(draft.records())
       this.#state = draft
@@ -245,7 +264,7 @@ export class Snapshot implements AsyncDisposable {
       this.#unsaved = nothing()
       this.#epoch++
     })
-    return { devices: [], certificates: [], policy: true, anchors: true, replaced: true, news: [] }
+    return { devices: [], certificates: [], policy: true, anchors: true, replaced: true, news: [], kept }
   }
 
   /**
@@ -325,8 +344,10 @@ const joined = (first: Unsaved, then: Unsaved): Unsaved => ({
 function readEvents(
   state: SnapshotState,
   events: readonly FeedEvent[],
-): { update: SnapshotUpdate; news: RegistryNews[] } {
+  knownUntil = '',
+): { update: SnapshotUpdate; news: RegistryNews[]; younger: string[] } {
   const news: RegistryNews[] = []
+  const younger: string[] = []
   const update = nothingNew(state.cursor)
   for (const event of events) {
     const { seq, hash } = update.cursor
@@ -337,9 +358,10 @@ function readEvents(
     const read = parseAs(fact, () => JSON.parse(event.body), `feed event ${event.seq}`)
     update.writtenAt = read.at
     news.push(...newsOf(state, update, read))
+    if (read.type === 'device.changed' && read.at > knownUntil) younger.push(read.data.id)
     note(state, update, read)
   }
-  return { update, news }
+  return { update, news, younger }
 }
 
 function parseAs<T extends z.ZodType>(schema: T, said: () => unknown, what: string): z.output<T> {

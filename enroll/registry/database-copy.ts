@@ -70,7 +70,7 @@ export class SnapshotCheck {
     const head = this.#head
     if (head === undefined) throw unreadable('the registry in it has no head')
     const ofAudit = this.#requireEnd('a', head.auditStart ?? startCursor, head.audit)
-    return { auditEntries: ofAudit, feedEvents: this.#requireEnd('f', startCursor, head.feed) }
+    return { auditEntries: ofAudit, feedEvents: this.#requireEnd('f', { seq: (head.feedFrom ?? 1) - 1 }, head.feed) }
   }
 
   #follow(name: string, seq: number, value: string): void {
@@ -88,7 +88,7 @@ export class SnapshotCheck {
     log.count++
   }
 
-  #requireEnd(name: string, start: Cursor, end: Cursor): number {
+  #requireEnd(name: string, start: { seq: number }, end: Cursor): number {
     const log = this.#logs.get(name)
     const isWhole =
       log === undefined

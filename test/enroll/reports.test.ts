@@ -100,6 +100,27 @@ test('what a broker has decided about a certificate is in the audit log, with wh
     })
   }))
 
+test('what a broker knows of a revocation that was lost here is noted, and revokes nobody', () =>
+  withRegistry(async (registry) => {
+    await put(registry, writeDevice(device('cam-1', 'active'), 0))
+    const certificates = [{ fingerprint: 'ab'.repeat(32), reason: 'keyCompromise' }]
+    const report = {
+      type: 'revocation.kept',
+      at: now.toISOString(),
+      deviceId: 'cam-1',
+      status: 'revoked',
+      certificates,
+    }
+    const told = await tell(registry, 0, report as BrokerReport)
+    assert.deepEqual(told, ['revocation.kept broker:broker-1 device:cam-1'])
+    const [noted] = (await registry.auditAfter(0, 1)).map(decodeAudit)
+    assert.partialDeepStrictEqual(noted?.details, {
+      status: 'revoked',
+      certificates: [`${'ab'.repeat(32)} keyCompromise`],
+    })
+    assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'active')
+  }))
+
 test('of a device that there is not neither an incident nor a list of its connections is kept', () =>
   withRegistry(async (registry) => {
     await put(registry, writeDevice(device('cam-1', 'active'), 0))

@@ -202,3 +202,50 @@ test('written anew while events come, it has all that was saved', () =>
     assert.equal(stored.findDevice('cam-2')?.status, 'active')
     assert.equal(stored.policy.version, 10)
   }))
+
+test('another feed, which has forgotten revocations, does not take them back, unless it says something younger', () =>
+  withStore(async (store, testLog) => {
+    const { log } = testLog
+    const snapshot = await Snapshot.load(store.snapshot, log)
+    const held = (id: string): FeedFact => {
+      const { type, data } = device(id, 'active')
+      return { type, data: { ...data, status: 'held' } } as FeedFact
+    }
+    const backup = eventsOf([
+      device('cam-1', 'active'),
+      device('cam-2', 'active'),
+      issuedTo('cam-2'),
+      device('cam-4', 'revoked'),
+    ])
+    const { hash, seq } = backup.at(-1)!
+    const since = eventsOf(
+      [device('cam-1', 'revoked'), revokedOf('cam-2'), held('cam-3'), held('cam-5')],
+      '2026-01-02T00:00:00.000Z',
+      { hash, seq },
+    )
+    snapshot.apply([...backup, ...since])
+    await snapshot.save()
+    const younger = '2026-01-03T00:00:00.000Z'
+    snapshot.startOver(true)
+    snapshot.apply(backup)
+    snapshot.apply(eventsOf([device('cam-4', 'active'), device('cam-5', 'active')], younger, { hash, seq }))
+    const { kept, replaced } = await snapshot.reachedHead()
+    assert.equal(replaced, true)
+    assert.deepEqual(kept, [
+      { deviceId: 'cam-1', status: 'revoked', certificates: [] },
+      { deviceId: 'cam-3', status: 'held', certificates: [] },
+      { deviceId: 'cam-2', status: 'active', certificates: [{ fingerprint, reason: 'keyCompromise' }] },
+    ])
+    assert.ok(testLog.find('feed.wentBack', { kept: 3 }))
+    for (const told of [snapshot, await Snapshot.load(store.snapshot, log)]) {
+      const statuses = [1, 2, 3, 4, 5].map((n) => told.findDevice(`cam-${n}`)?.status)
+      assert.deepEqual(statuses, ['revoked', 'active', 'held', 'active', 'active'])
+      assert.deepEqual(told.findCertificate(fingerprint), revokedCertificate)
+    }
+    // One that is known to be the same is believed, whatever it takes back.
+    snapshot.startOver()
+    snapshot.apply(backup)
+    snapshot.apply(eventsOf([device('cam-1', 'active')], '2026-01-04T00:00:00.000Z', { hash, seq }))
+    await snapshot.reachedHead()
+    assert.equal(snapshot.findDevice('cam-1')?.status, 'active')
+  }))
