@@ -36,8 +36,11 @@ export class LiveGateway implements AsyncDisposable {
     }
   }
 
-  /** @param yaml the configuration, but for its addresses */
-  static async start(yaml = ''): Promise<LiveGateway> {
+  /**
+   * @param yaml    the configuration, but for its addresses
+   * @param dataDir one that there is, and that stays
+   */
+  static async start(yaml = '', dataDir?: string): Promise<LiveGateway> {
     const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
     const configFile = join(folder, 'fleetgate.yaml')
     writeFileSync(configFile, yaml)
@@ -49,7 +52,7 @@ export class LiveGateway implements AsyncDisposable {
         flags: { 'enroll.est': '127.0.0.1:0', 'broker.listen': '127.0.0.1:0' },
       }),
       configFile,
-      dataDir: join(folder, 'data'),
+      dataDir: dataDir ?? join(folder, 'data'),
       ports: 'auto',
       env: compileCache,
       output: openSync(join(folder, 'log'), 'a'),
