@@ -39,10 +39,12 @@ import {
   tokenView,
 } from '../contract/admin-api.ts'
 import {
+  type AboutPage,
   type AuditPage,
   type AuditQuery,
   type AuditSeal,
   type AuditView,
+  aboutPage,
   auditPage,
   auditSeal,
   auditView,
@@ -296,6 +298,17 @@ export class AdminClient implements Disposable {
 
   listAudit(query: AuditQuery, signal?: AbortSignal): Promise<AuditPage> {
     return this.#call(auditPage, { method: 'GET', path: '/v1/audit', query, waitMs: query.waitMs ?? 0, signal })
+  }
+
+  async listAuditAbout(query: { device?: string; serial?: string; fingerprint?: string }): Promise<AboutPage> {
+    const items: AboutPage['items'] = []
+    for (let after: string | undefined; ; ) {
+      const call = { method: 'GET', path: '/v1/audit/about', query: { ...query, after, limit: 1_000 } } as const
+      const page = await this.#call(aboutPage, call)
+      items.push(...page.items)
+      if (page.next === undefined) return { about: page.about, items }
+      after = page.next
+    }
   }
 
   sealAudit(query: { since?: string; until?: string }): Promise<AuditSeal> {

@@ -4,6 +4,7 @@
  * | method, path         | query        | answer       |
  * |----------------------|--------------|--------------|
  * | GET /v1/audit        | listAudit    | auditPage    |
+ * | GET /v1/audit/about  | aboutAudit   | aboutPage    |
  * | GET /v1/audit/seal   | sealAudit    | auditSeal    |
  * | GET /v1/audit/chain  | chainAudit   | chainPage    |
  *
@@ -15,6 +16,7 @@
  * at the end the `seal`, which says from where to where the export goes.
  */
 import { z } from 'zod'
+import { isDeviceId, isFingerprint, isSerialNumber, nameRule } from './ids.ts'
 
 const limit = z.coerce.number().int().min(1).max(1_000).default(100).describe('Items in a page, 1 to 1,000')
 const instant = z.iso.datetime({ offset: true })
@@ -44,6 +46,17 @@ export const sealAudit = z.strictObject({
   since: instant.optional().describe('From the first entry of this time on'),
   until: instant.optional().describe('And before this time'),
 })
+const subject = {
+  device: z.string().refine(isDeviceId, `a device id is ${nameRule}`).optional(),
+  serial: z.string().refine(isSerialNumber, 'a serial number is hex digits, two an octet').optional(),
+  fingerprint: z.string().refine(isFingerprint, 'a SHA-256 is 64 lower-case hex digits').optional(),
+}
+export const aboutAudit = z
+  .strictObject({ ...subject, after: z.string().max(100).optional(), limit })
+  .refine(
+    ({ device, serial, fingerprint }) => [device, serial, fingerprint].filter((one) => one !== undefined).length === 1,
+    'one of device, serial and fingerprint is wanted',
+  )
 export const chainAudit = z.strictObject({ after, limit: limit.default(1_000) })
 
 export const auditView = z.looseObject({
@@ -59,6 +72,13 @@ export const auditView = z.looseObject({
 export const auditPage = z.object({
   items: z.array(auditView),
   next: z.number().describe('Pass as `after` for what follows'),
+})
+
+/** What there is about a device or a certificate, the first entry first. */
+export const aboutPage = z.object({
+  about: z.string().describe('device:ID or certificate:SERIAL'),
+  items: z.array(auditView),
+  next: z.string().optional(),
 })
 
 /** A place in the log: the number of an entry and the chain's hash there. */
@@ -100,6 +120,7 @@ export const chainPage = z.object({
 
 export type AuditView = z.output<typeof auditView>
 export type AuditPage = z.output<typeof auditPage>
+export type AboutPage = z.output<typeof aboutPage>
 export type AuditSeal = z.output<typeof auditSeal>
 export type ChainPage = z.output<typeof chainPage>
 export type AuditQuery = {

@@ -259,7 +259,11 @@ function jsonPage(): string {
     ['publish receipt', publishReceipt, '`crl publish`'],
     ['policy', policyView, '`policy show`, `policy apply`'],
     ['denial', denialView, '`explain`; `denial ls` gives `{ "items": [denial, …], "unheard": [broker, …] }`'],
-    ['audit entry', auditView, '`audit tail`, one object a line; `details` differ by action'],
+    [
+      'audit entry',
+      auditView,
+      '`audit tail`, one object a line, and `audit show`, as `items`; `details` differ by action',
+    ],
     ['status', statusView, '`status`'],
   ]
   const section = ([name, view, given]: (typeof shapes)[number]): string => `## ${name}

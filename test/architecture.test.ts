@@ -97,7 +97,12 @@ const packages: Record<string, { in: string[]; for: string }> = {
   pkijs: { in: ['pki/cms.ts'], for: 'CMS in clients' },
   asn1js: { in: ['pki/cms.ts'], for: 'what pkijs is spoken to with' },
   level: {
-    in: ['enroll/registry/database.ts', 'enroll/registry/database-copy.ts', 'broker/store.ts'],
+    in: [
+      'enroll/registry/database.ts',
+      'enroll/registry/database-copy.ts',
+      'enroll/registry/migrations.ts',
+      'broker/store.ts',
+    ],
     for: 'the embedded store; it opens in one process only',
   },
   pino: { in: ['runtime/log.ts'], for: 'log lines, so that redaction has one place' },

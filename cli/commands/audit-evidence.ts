@@ -3,7 +3,7 @@ import { createReadStream, createWriteStream } from 'node:fs'
 import { open, rename, rm } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { pipeline } from 'node:stream/promises'
-import { type Command, InvalidArgumentError } from 'commander'
+import type { Command } from 'commander'
 import { type AuditLine, type AuditSeal, auditLine, checkpointBody, sealBody } from '../../contract/audit-api.ts'
 import { readEndpoints } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -12,7 +12,7 @@ import { type AuditFindings, AuditVerification, broken } from '../audit-verifica
 import { Interrupted, type Io } from '../io.ts'
 import { fields } from '../output.ts'
 import { progressBar } from '../progress.ts'
-import { type Common, examples, instant, print, withCommon } from './shared.ts'
+import { type Common, examples, fingerprint, instant, print, withCommon } from './shared.ts'
 
 type Range = { since?: string; until?: string }
 type Verify = { data: string; output: Common['output']; root?: string; continues?: string }
@@ -179,9 +179,3 @@ const render = (found: AuditFindings, colour: boolean): string =>
     ],
     colour,
   )
-
-function fingerprint(text: string): string {
-  const hex = text.replaceAll(':', '').toLowerCase()
-  if (!/^[0-9a-f]{64}$/.test(hex)) throw new InvalidArgumentError('A SHA-256 is 64 hex digits.')
-  return hex
-}

@@ -4,9 +4,21 @@ import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { json, styled, visible } from '../output.ts'
 import { addEvidence } from './audit-evidence.ts'
-import { type Common, examples, instant, wholeNumber, withCommon } from './shared.ts'
+import {
+  ask,
+  type Common,
+  deviceId,
+  examples,
+  fingerprint,
+  instant,
+  serialNumber,
+  wholeNumber,
+  withCommon,
+} from './shared.ts'
 
 type Wanted = { action?: string; actor?: string; outcome?: string }
+
+type About = { device?: string; serial?: string; fingerprint?: string }
 
 const followMs = 25_000
 
@@ -47,6 +59,36 @@ export function addAudit(program: Command, io: Io): void {
         }
         page.items.forEach(print)
       }
+    })
+
+  examples(
+    withCommon(audit.command('show')),
+    'audit show --device cam-1',
+    'audit show --serial 3f9a…',
+    'audit show --fingerprint 5f2c…',
+  )
+    .description(
+      'print all that was written about one device or one certificate: asked for, issued, used, renewed, revoked',
+    )
+    .addOption(new Option('--device <id>', 'a device').argParser(deviceId).conflicts(['serial', 'fingerprint']))
+    .addOption(
+      new Option('--serial <number>', 'a certificate, by its serial number')
+        .argParser(serialNumber)
+        .conflicts('fingerprint'),
+    )
+    .addOption(new Option('--fingerprint <sha256>', 'a certificate, by its fingerprint').argParser(fingerprint))
+    .action(({ device, serial, fingerprint, ...options }: Common & About, command: Command) => {
+      if (device === undefined && serial === undefined && fingerprint === undefined) {
+        command.error('error: name a device, a serial number or a fingerprint')
+      }
+      const about: About = { ...(device && { device }), ...(serial && { serial }), ...(fingerprint && { fingerprint }) }
+      return ask(
+        io,
+        options,
+        (client) => client.listAuditAbout(about),
+        ({ about, items }) =>
+          items.length === 0 ? `nothing is written about ${visible(about)}\n` : items.map(line).join(''),
+      )
     })
 
   const line = (entry: AuditView): string => {

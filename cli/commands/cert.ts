@@ -1,12 +1,12 @@
 import { readFileSync } from 'node:fs'
-import { type Command, InvalidArgumentError } from 'commander'
+import type { Command } from 'commander'
 import type { CertificateReceipt, CertificateView } from '../../contract/admin-api.ts'
-import { type DeviceId, isSerialNumber, type SerialNumber } from '../../contract/ids.ts'
+import type { DeviceId } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { type CredentialOptions, isCredential, revokeCredential } from './credential.ts'
-import { ask, type Common, deviceId, duration, examples, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, duration, examples, serialNumber, withCommon } from './shared.ts'
 import { brokersOf, change, reasonOption, waiting } from './waiting.ts'
 
 export function addCert(program: Command, io: Io): void {
@@ -119,9 +119,3 @@ function readCertificate(path: string): string {
 }
 
 /** Takes what openssl prints too: upper case, with or without colons. */
-function serialNumber(text: string): SerialNumber {
-  const serial = text.replaceAll(':', '').toLowerCase()
-  if (!isSerialNumber(serial))
-    throw new InvalidArgumentError('A serial number is hex, two digits an octet, 20 octets at most.')
-  return serial
-}

@@ -12,8 +12,10 @@ import {
   isDeviceId,
   isGroupName,
   isProfileName,
+  isSerialNumber,
   nameRule,
   type ProfileName,
+  type SerialNumber,
 } from '../../contract/ids.ts'
 import { loadConfig } from '../../runtime/config.ts'
 import { type AdminClient, openAdminClient } from '../admin-client.ts'
@@ -95,6 +97,20 @@ export const groupNames = (text: string, before: GroupName[] | undefined): Group
   ...(before ?? []),
   groupName(text),
 ]
+
+export function serialNumber(text: string): SerialNumber {
+  const serial = text.replaceAll(':', '').toLowerCase()
+  if (!isSerialNumber(serial))
+    throw new InvalidArgumentError('A serial number is hex, two digits an octet, 20 octets at most.')
+  return serial
+}
+
+/** A SHA-256, with or without colons. */
+export function fingerprint(text: string): string {
+  const hex = text.replaceAll(':', '').toLowerCase()
+  if (!/^[0-9a-f]{64}$/.test(hex)) throw new InvalidArgumentError('A SHA-256 is 64 hex digits.')
+  return hex
+}
 
 export type Attributes = Record<string, string>
 

@@ -1,6 +1,9 @@
 import {
+  type AboutPage,
   type AuditPage,
   type AuditSeal,
+  aboutAudit,
+  aboutPage,
   auditPage,
   auditSeal,
   type ChainPage,
@@ -9,8 +12,11 @@ import {
   listAudit,
   sealAudit,
 } from '../../contract/audit-api.ts'
+import { FleetError } from '../../runtime/errors.ts'
+import { decodeAudit } from '../registry/audit-log.ts'
 import { entriesAfter, lastEntries, placeBefore, startOf } from '../registry/audit-queries.ts'
 import { listCheckpoints } from '../registry/checkpoints.ts'
+import { fingerprintEntry } from '../registry/indexes.ts'
 import type { Registry } from '../registry/registry.ts'
 import { route } from './route.ts'
 
@@ -33,6 +39,22 @@ export const auditRoutes = [
         page = await entriesAfter(registry, page.next, wanted)
       }
       return page
+    },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/audit/about',
+    role: 'viewer',
+    summary: 'All that the audit log says of one device or certificate',
+    answer: aboutPage,
+    problems: ['certificate_unknown'],
+    query: aboutAudit,
+    handle: async ({ query }, { registry }): Promise<AboutPage> => {
+      const { device, fingerprint, after, limit } = query
+      const serial = fingerprint === undefined ? query.serial : await serialOf(registry, fingerprint)
+      const about = device === undefined ? `certificate:${serial}` : `device:${device}`
+      const { items, ...next } = await registry.auditAbout(about, { after, limit })
+      return { about, items: items.map(decodeAudit), ...next }
     },
   }),
   route({
@@ -64,6 +86,13 @@ export const auditRoutes = [
     handle: ({ query: { after, limit } }, { registry }) => readChain(registry, after, limit),
   }),
 ]
+
+/** @throws FleetError `certificate_unknown` */
+async function serialOf(registry: Registry, fingerprint: string): Promise<string> {
+  const [found] = (await registry.list('certificate', fingerprintEntry(fingerprint), { limit: 1 })).items
+  if (found !== undefined) return found.doc.serial
+  throw new FleetError('certificate_unknown', `there is no certificate with the fingerprint ${fingerprint}`)
+}
 
 /** Each checkpoint stands behind the entry that it is about; the one that a log begins with, at its beginning. */
 async function readChain(registry: Registry, after: number, limit: number): Promise<ChainPage> {

@@ -33,6 +33,10 @@ export async function confirmed<T extends Change>(
   const inForce = brokers.every(({ confirmed }) => confirmed)
   const carried = crlNumber === undefined ? {} : { crlNumber }
   if (waitMs > 0)
-    await recordReceipt(registry, { subject: `device:${deviceId}`, feedSeq, brokers, sessions, ...carried }, asked)
+    await recordReceipt(
+      registry,
+      { subject: `device:${deviceId}`, certificates, feedSeq, brokers, sessions, ...carried },
+      asked,
+    )
   return { ...change, inForce, ticketsVoid: inForce && since !== undefined, ...carried, brokers, sessions }
 }

@@ -101,6 +101,7 @@ export class CertificateAuthority {
             label: approval.label,
             fingerprint: certificate.fingerprint,
             notAfter: record.notAfter!,
+            ...(device.doc.currentSerial === undefined ? {} : { before: device.doc.currentSerial }),
           },
           remoteAddress: context.remoteAddress,
           requestId: context.requestId,

@@ -53,6 +53,8 @@ export async function recordReceipt(
   receipt: {
     /** `device:ID` or `certificate:SERIAL`. */
     subject: string
+    /** Serial numbers of those that it is about, beside that. */
+    certificates?: readonly string[]
     feedSeq: number
     brokers: readonly { broker: string; confirmed: boolean; confirmedMs?: number }[]
     sessions: readonly EndedSession[]
@@ -62,7 +64,7 @@ export async function recordReceipt(
   },
   { actor, remoteAddress, requestId, digest, now }: Asked,
 ): Promise<void> {
-  const { subject, feedSeq, brokers, sessions, crlNumber, connectionsEnded } = receipt
+  const { subject, certificates = [], feedSeq, brokers, sessions, crlNumber, connectionsEnded } = receipt
   const told = (wanted: boolean): string[] =>
     brokers
       .filter(({ confirmed }) => confirmed === wanted)
@@ -79,6 +81,7 @@ export async function recordReceipt(
         outcome: 'done',
         details: {
           feedSeq,
+          ...(certificates.length === 0 ? {} : { certificates: [...certificates] }),
           confirmed: told(true),
           missing: told(false),
           ...(crlNumber === undefined ? {} : { crlNumber }),

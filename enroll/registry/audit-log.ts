@@ -1,6 +1,6 @@
 /** The audit log: append-only and hash-chained, each entry in the same batch as the fact it tells of. */
 import type { Cursor } from '../../contract/feed.ts'
-import type { StatusReason } from '../../contract/ids.ts'
+import { isDeviceId, isSerialNumber, type StatusReason } from '../../contract/ids.ts'
 import type { ProblemCode } from '../../contract/problems.ts'
 import { chainHash } from '../../runtime/chain.ts'
 
@@ -43,6 +43,22 @@ export function encodeAudit(fact: AuditFact, at: Date): string {
 }
 
 export const decodeAudit = ({ seq, hash, body }: AuditEntry): AuditView => ({ seq, ...JSON.parse(body), hash })
+
+/** Whom an entry tells of, devices and certificates alike, so that the life of one can be read without the whole log. */
+export function aboutOf({ actor, subject, details = {} }: Pick<AuditFact, 'actor' | 'subject' | 'details'>): string[] {
+  const { device, certificates, replaces, before, by } = details
+  const serials = [certificates, replaces, before, by].flat()
+  const named = [actor, subject, `device:${device}`, ...serials.map((serial) => `certificate:${serial}`)]
+  return [...new Set(named.filter(isAbout))]
+}
+
+function isAbout(text: string): boolean {
+  const [kind, id = '', ...more] = text.split(':')
+  return more.length === 0 && ((kind === 'device' && isDeviceId(id)) || (kind === 'certificate' && isSerialNumber(id)))
+}
+
+/** The index of it; ids are the numbers of entries. */
+export const aboutIndex = 'audit.about'
 
 /**
  * Follows the chain. Entries are consecutive and start right after `from`; a long log is checked page by page, each from

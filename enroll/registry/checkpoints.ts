@@ -1,5 +1,5 @@
 import type { Statement } from '../../pki/statement.ts'
-import type { Stored } from './engine.ts'
+import { entryId, type Stored } from './engine.ts'
 import type { Registry } from './registry.ts'
 
 /** A statement that the audit log has this hash at this entry. */
@@ -9,8 +9,6 @@ export type AuditStateRecord = { checkpoint: number }
 
 const only = 'audit'
 const idOf = (number: number): string => String(number).padStart(12, '0')
-/** In the order of the numbers. */
-export const seqKey = (seq: number): string => String(seq).padStart(16, '0')
 
 export async function findLastCheckpoint(registry: Registry): Promise<Stored<CheckpointRecord> | undefined> {
   const state = await registry.find('auditState', only)
@@ -19,7 +17,7 @@ export async function findLastCheckpoint(registry: Registry): Promise<Stored<Che
 
 /** Of the last one about this entry or one before it; 0 for none. */
 export async function numberUpTo(registry: Registry, seq: number): Promise<number> {
-  const range = { index: 'checkpoint.seq', from: seqKey(seq + 1), before: seqKey(Number.MAX_SAFE_INTEGER) }
+  const range = { index: 'checkpoint.seq', from: entryId(seq + 1), before: entryId(Number.MAX_SAFE_INTEGER) }
   const [next] = (await registry.list('checkpoint', range, { limit: 1 })).items
   if (next !== undefined) return next.doc.number - 1
   return (await findLastCheckpoint(registry))?.doc.number ?? 0
@@ -31,7 +29,7 @@ export async function listCheckpoints(
   { from, to }: { from: number; to: number },
 ): Promise<CheckpointRecord[]> {
   const items: CheckpointRecord[] = []
-  const range = { index: 'checkpoint.seq', from: seqKey(from), before: seqKey(to + 1) }
+  const range = { index: 'checkpoint.seq', from: entryId(from), before: entryId(to + 1) }
   for (let after: string | undefined; ; ) {
     const page = await registry.list('checkpoint', range, { after, limit: 500 })
     items.push(...page.items.map(({ doc }) => doc))

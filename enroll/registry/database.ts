@@ -17,6 +17,7 @@ import { schemaKey, takeSnapshot } from './database-copy.ts'
 import {
   type Changes,
   type EngineSnapshot,
+  entryId,
   type Head,
   isKeyPart,
   type Range,
@@ -26,9 +27,9 @@ import {
   type Stored,
   type View,
 } from './engine.ts'
+import { migrate, schemaVersion } from './migrations.ts'
 
 const headKey = 'head'
-const schemaVersion = 1
 const groupAtMost = 500
 const queueAtMost = 10_000
 // What LevelDB may have to recover from its logs at an open is 8 MiB; the smallest commit takes some 500 octets of it.
@@ -131,6 +132,11 @@ class LevelEngine implements RegistryEngine {
 
   auditAfter(seq: number, limit: number): Promise<AuditEntry[]> {
     return this.#entriesAfter('a', seq, limit)
+  }
+
+  async auditMany(seqs: readonly number[]): Promise<AuditEntry[]> {
+    const texts = await this.#read(() => this.#level.getMany(seqs.map((seq) => entryKey('a', seq))))
+    return texts.flatMap((text, at) => (text === undefined ? [] : [decodeEntry(seqs[at]!, text)]))
   }
 
   auditHashAt(seq: number): Promise<string | undefined> {
@@ -259,7 +265,7 @@ class LevelEngine implements RegistryEngine {
       )
       return
     }
-    if (version !== String(schemaVersion)) {
+    if (version !== String(schemaVersion) && !(await migrate(this.#level, version))) {
       throw new FleetError(
         'data_damaged',
         `${this.#folder} has registry layout ${version}, this version of Fleetgate knows ${schemaVersion}; start the version that wrote it`,
@@ -302,11 +308,7 @@ class LevelEngine implements RegistryEngine {
     const entries = await this.#read(() =>
       this.#level.iterator({ gt: entryKey(log, Math.max(seq, 0)), lt: `${log}!`, limit }).all(),
     )
-    return entries.map(([key, text]) => ({
-      seq: Number(key.slice(2)),
-      hash: text.slice(0, genesis.length),
-      body: text.slice(genesis.length + 1),
-    }))
+    return entries.map(([key, text]) => decodeEntry(Number(key.slice(2)), text))
   }
 
   async #read<T>(read: () => Promise<T>): Promise<T> {
@@ -422,7 +424,13 @@ function encodeChanges(
   }
 }
 
-const entryKey = (log: 'f' | 'a', seq: number): string => `${log} ${String(seq).padStart(16, '0')}`
+const entryKey = (log: 'f' | 'a', seq: number): string => `${log} ${entryId(seq)}`
+
+const decodeEntry = (seq: number, text: string): AuditEntry => ({
+  seq,
+  hash: text.slice(0, genesis.length),
+  body: text.slice(genesis.length + 1),
+})
 
 const decodeRecord = (text: string | undefined): Revision | undefined =>
   text === undefined ? undefined : (parse(text) as Revision)

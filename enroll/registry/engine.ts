@@ -70,6 +70,8 @@ export interface RegistryEngine extends AsyncDisposable {
   /** @returns the chain's hash at `seq`, or undefined for a number that was never given or is not kept */
   feedHashAt(seq: number): Promise<string | undefined>
   auditAfter(seq: number, limit: number): Promise<AuditEntry[]>
+  /** Those that there are. */
+  auditMany(seqs: readonly number[]): Promise<AuditEntry[]>
   auditHashAt(seq: number): Promise<string | undefined>
   head(): Promise<Head>
   /** All that there is, as it is now, whatever is written meanwhile; to be closed. */
@@ -81,6 +83,9 @@ export interface RegistryEngine extends AsyncDisposable {
 // A space parts the fields of a key and sorts before every character a field may have: ids stay in order, and no id
 // of one range can look like a neighbour of another.
 const keyPart = /^[\x21-\x7e]{1,256}$/
+
+/** Of the number of an entry, so that text order is their order. */
+export const entryId = (seq: number): string => String(seq).padStart(16, '0')
 
 export const isKeyPart = (text: string): boolean => keyPart.test(text)
 

@@ -4,12 +4,12 @@ import type { ApiTokenRecord } from './api-tokens.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
 import { type CertificateRecord, instant, isListed, isOwn } from './certificates.ts'
-import { type AuditStateRecord, type CheckpointRecord, seqKey } from './checkpoints.ts'
+import type { AuditStateRecord, CheckpointRecord } from './checkpoints.ts'
 import type { ClaimRecord } from './claims.ts'
 import type { CutsRecord } from './cuts.ts'
 import type { DenialRecord } from './denials.ts'
 import type { DeviceRecord } from './devices.ts'
-import type { IndexEntry } from './engine.ts'
+import { entryId, type IndexEntry } from './engine.ts'
 import type { HierarchyRecord } from './hierarchies.ts'
 import type { IncidentRecord } from './incidents.ts'
 import type { LateRenewalRecord } from './late-renewals.ts'
@@ -46,6 +46,8 @@ export type RecordTypes = {
 }
 export type RecordKind = keyof RecordTypes
 
+export const fingerprintEntry = (value: string): IndexEntry => ({ index: 'certificate.fingerprint', value })
+
 const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   device: ({ groups, profile, status }) => [
     ...[...new Set(groups)].map((value) => ({ index: 'device.group', value })),
@@ -59,6 +61,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
       ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
       ...(supersedesAt === undefined ? [] : [{ index: 'certificate.supersedesAt', value: supersedesAt }]),
       ...(noticeAt === undefined ? [] : [{ index: 'certificate.noticeAt', value: noticeAt }]),
+      ...(certificate.fingerprint === undefined ? [] : [fingerprintEntry(certificate.fingerprint)]),
       ...(isListed({ status }) ? [{ index: 'certificate.status', value: status }] : []),
       ...(isOwn(certificate) ? [{ index: 'certificate.own', value: certificate.kind }] : []),
     ]
@@ -83,7 +86,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   hierarchy: () => [],
   lateRenewal: () => [],
   revocationList: () => [],
-  checkpoint: ({ seq }) => [{ index: 'checkpoint.seq', value: seqKey(seq) }],
+  checkpoint: ({ seq }) => [{ index: 'checkpoint.seq', value: entryId(seq) }],
   auditState: () => [],
   request: ({ at }) => [{ index: 'request.at', value: at }],
 }

@@ -2,10 +2,11 @@
 import { EventEmitter, once } from 'node:events'
 import type { FeedEvent, FeedFact } from '../../contract/feed.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
-import { type AuditEntry, type AuditFact, encodeAudit } from './audit-log.ts'
+import { type AuditEntry, type AuditFact, aboutIndex, aboutOf, encodeAudit } from './audit-log.ts'
 import {
   type Changes,
   type EngineSnapshot,
+  entryId,
   type Head,
   type IndexEntry,
   isKeyPart,
@@ -203,6 +204,13 @@ export class Registry implements AsyncDisposable {
     return this.#engine.auditAfter(seq, limit)
   }
 
+  /** Those that tell of a device or a certificate, in their order. @param about as `device:cam-1` or `certificate:0a1b` */
+  async auditAbout(about: string, { after, limit }: Paging): Promise<{ items: AuditEntry[]; next?: string }> {
+    const { ids, next } = await this.#engine.page({ index: aboutIndex, value: about }, after, limit)
+    const items = await this.#engine.auditMany(ids.map(Number))
+    return next === undefined ? { items } : { items, next }
+  }
+
   auditHashAt(seq: number): Promise<string | undefined> {
     return this.#engine.auditHashAt(seq)
   }
@@ -300,6 +308,10 @@ function decide(
     const request: RequestRecord = { at: at.toISOString(), ...(digest === undefined ? {} : { digest }), ...ends }
     written.push({ key: recordKey('request', requestId), doc: request })
     indexed.push(...indexChanges('request', requestId, undefined, request))
+  }
+  for (const [n, fact] of commit.audit.entries()) {
+    const id = entryId(head.audit.seq + n + 1)
+    for (const value of aboutOf(fact)) indexed.push({ index: aboutIndex, value, id, present: true })
   }
   return { answer: { ...ends, replayed: false }, changes: { records: written, indexed, audit, feed } }
 }

@@ -9,9 +9,10 @@ import { checkpointKind, sealKind } from '../../../contract/audit-api.ts'
 import { parseCertificate, parsePem } from '../../../pki/certificate.ts'
 import { openKeyFile } from '../../../pki/keystore.ts'
 import { signStatement } from '../../../pki/statement.ts'
+import { createKeyAndCsr } from '../../../pki/x509.ts'
 import { chainHash } from '../../../runtime/chain.ts'
 import { writeEndpoints } from '../../../runtime/endpoints.ts'
-import { EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
+import { certificateOf, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
 // biome-ignore lint/suspicious/noExplicitAny: lines are bent in every way
@@ -211,6 +212,78 @@ suite('the audit log as evidence', () => {
     assert.throws(() => {
       for (const line of whole) other.take(line)
     }, /entry 5 is another one than the earlier export ends with/)
+  })
+
+  test('the life of a certificate is found by its serial number, its fingerprint and its device, and what is of others is not', async () => {
+    const device = await fleet.enrolledDevice('cam-life')
+    const { privateKeyPem } = await createKeyAndCsr({ commonName: 'unused' })
+    const renewed = certificateOf(await fleet.reenroll(device, await fleet.renewalCsr(device, privateKeyPem)))
+    await fleet.admin('POST', '/devices/cam-life/disable', {})
+    await fleet.admin('POST', '/devices/cam-life/revoke', { reason: 'keyCompromise', waitMs: 1 })
+    const actions = async (...about: string[]): Promise<string[]> => {
+      const { code, out, err } = await run('show', ...about, '-o', 'json', '--data', fleet.dataDir)
+      assert.equal(code, 0, err)
+      return JSON.parse(out).items.map(({ action, outcome }: Line) =>
+        outcome === 'done' ? action : `${action} ${outcome}`,
+      )
+    }
+    const { body } = await fleet.admin('GET', `/certificates/${device.serial}`)
+    const life = await actions('--serial', device.serial)
+    assert.deepEqual(life, [
+      'certificate.issued intended',
+      'certificate.issued',
+      'certificate.used',
+      // The one that it was renewed with.
+      'certificate.issued',
+      'device.held',
+      'device.revoked',
+      'receipt.given',
+    ])
+    assert.deepEqual(await actions('--fingerprint', body.fingerprint), life)
+    const next = await actions('--serial', renewed.serial)
+    assert.deepEqual(next, [
+      'certificate.issued intended',
+      'certificate.issued',
+      'device.held',
+      'device.revoked',
+      'receipt.given',
+    ])
+    const all = await actions('--device', 'cam-life')
+    assert.deepEqual(all.slice(0, 2).toSorted(), ['device.created', 'token.created'])
+    assert.equal(all.filter((action) => action.startsWith('certificate.issued')).length, 4)
+    const page = await fleet.admin('GET', '/audit/about?device=cam-life&limit=2')
+    const rest = await fleet.admin('GET', `/audit/about?device=cam-life&after=${encodeURIComponent(page.body.next)}`)
+    assert.deepEqual([page.body.items.length, rest.body.items.length], [2, all.length - 2])
+    const none = await run('show', '--device', 'cam-none', '--data', fleet.dataDir)
+    assert.equal(none.out, 'nothing is written about device:cam-none\n')
+    assert.equal((await run('show', '--fingerprint', 'ab'.repeat(32), '--data', fleet.dataDir)).code, 3)
+    assert.equal((await run('show', '--data', fleet.dataDir)).code, 2)
+    assert.equal((await fleet.admin('GET', '/audit/about?device=a&serial=0a')).status, 400)
+  })
+
+  test('the log is listed by action, actor, outcome and time', async () => {
+    const listed = async (...options: string[]): Promise<Line[]> => {
+      const { out } = await run('tail', '-n', '1000', ...options, '-o', 'json', '--data', fleet.dataDir)
+      return out
+        .trimEnd()
+        .split('\n')
+        .map((text) => JSON.parse(text))
+    }
+    const all = await listed()
+    for (const [options, wanted] of [
+      [['--action', 'device.created'], ({ action }: Line) => action === 'device.created'],
+      [
+        ['--action', 'device.*', '--actor', 'operator:*'],
+        ({ action, actor }: Line) => /^device\./.test(action) && /^operator:/.test(actor),
+      ],
+      [['--outcome', 'intended'], ({ outcome }: Line) => outcome === 'intended'],
+      [['--since', all[8].at], ({ at }: Line) => at >= all[8].at],
+    ] as const) {
+      const found = await listed(...options)
+      assert.ok(found.length > 0)
+      assert.deepEqual(found, all.filter(wanted))
+    }
+    assert.equal((await run('tail', '--since', 'yesterday')).code, 2)
   })
 
   test('an export goes to standard output where no file is named, and over no file that there is', async () => {

@@ -9,10 +9,11 @@ import { mock, test } from 'node:test'
 import { Level } from 'level'
 import { decodeBody, startCursor } from '../../../contract/feed.ts'
 import { verifyAudit } from '../../../enroll/registry/audit-log.ts'
+import { writeCertificate } from '../../../enroll/registry/certificates.ts'
 import { openDatabase } from '../../../enroll/registry/database.ts'
 import { findDevice, listDevices } from '../../../enroll/registry/devices.ts'
 import { Registry, readAll } from '../../../enroll/registry/registry.ts'
-import { creation, device, type Place, registrySuite, requireWholeChains } from '../../suites/registry.ts'
+import { at, created, creation, device, type Place, registrySuite, requireWholeChains } from '../../suites/registry.ts'
 
 const newFolder = (): string => join(mkdtempSync(join(tmpdir(), 'fleetgate-registry-')), 'registry')
 
@@ -172,11 +173,46 @@ test('a registry whose head and logs do not agree is refused as damaged', async 
 test('a layout of a newer version is refused and left as it is', () =>
   withFolder(async (folder) => {
     await (await open(folder))[Symbol.asyncDispose]()
-    await tamper(folder, (level) => level.put('schema', '2'))
+    await tamper(folder, (level) => level.put('schema', '3'))
     await assert.rejects(openDatabase(folder), {
       code: 'data_damaged',
-      message: /layout 2, this version of Fleetgate knows 1/,
+      message: /layout 3, this version of Fleetgate knows 2/,
     })
+    await tamper(folder, async (level) => assert.equal(await level.get('schema'), '3'))
+  }))
+
+test('a layout of version 1 gets the indexes that it had not, whatever was cut short of them', () =>
+  withFolder(async (folder) => {
+    const fingerprint = 'ab'.repeat(32)
+    const certificate = {
+      ...{ serial: '0a', kind: 'device' as const, deviceId: 'cam-1', profile: 'camera', status: 'issued' as const },
+      ...{ spkiHash: '', reservedAt: at.toISOString(), fingerprint, via: 'token' },
+    }
+    const found = async (): Promise<[string[], string[]]> => {
+      await using registry = new Registry(await openDatabase(folder))
+      const { items } = await registry.auditAbout('device:cam-1', { limit: 10 })
+      const range = { index: 'certificate.fingerprint', value: fingerprint }
+      const certificates = (await registry.list('certificate', range, { limit: 10 })).items
+      return [items.map(({ body }) => JSON.parse(body).requestId), certificates.map(({ doc }) => doc.serial)]
+    }
+    {
+      await using registry = new Registry(await openDatabase(folder))
+      await registry.commit(creation(device('cam-1')))
+      await registry.commit({
+        requestId: 'issue',
+        writes: [writeCertificate(certificate, 0)],
+        audit: [{ ...created('cam-1'), subject: 'certificate:0a', details: { device: 'cam-1' }, requestId: 'issue' }],
+        at,
+      })
+    }
+    const indexed = await found()
+    assert.deepEqual(indexed, [['create-cam-1', 'issue'], ['0a']])
+    await tamper(folder, async (level) => {
+      await level.clear({ gt: 'i audit.about ', lt: 'i audit.about!' })
+      await level.clear({ gt: 'i certificate.fingerprint ', lt: 'i certificate.fingerprint!' })
+      await level.put('schema', '1')
+    })
+    assert.deepEqual(await found(), indexed)
     await tamper(folder, async (level) => assert.equal(await level.get('schema'), '2'))
   }))
 
