@@ -92,6 +92,14 @@ export const status = z.strictObject({
 })
 export type StatusSettings = z.output<typeof status> & { url: string }
 export const audit = z.strictObject({
+  keepDays: z
+    .int()
+    .min(1)
+    .max(36_500)
+    .optional()
+    .describe(
+      'Entries older than this go, up to a checkpoint, which the log begins with then; without it none ever goes',
+    ),
   checkpointEntries: z
     .int()
     .min(1)

@@ -17,7 +17,7 @@ import { requireSigned, type Statement, signStatement } from '../../pki/statemen
 import { FleetError } from '../../runtime/errors.ts'
 import { writeFileAtomic } from '../../runtime/files.ts'
 import type { Log } from '../../runtime/log.ts'
-import { addCheckpoint, findLastCheckpoint, numberUpTo } from '../registry/checkpoints.ts'
+import { addCheckpoint, findLastCheckpoint, numberUpTo, pruneBefore } from '../registry/checkpoints.ts'
 import type { Registry } from '../registry/registry.ts'
 
 type Options = {
@@ -33,10 +33,13 @@ type Options = {
   pollMs?: number
 }
 
+const pruneEveryMs = 3_600_000
+
 export class Checkpoints implements AsyncDisposable {
   readonly #options: Options
   #last: CheckpointBody | undefined
   #previous: string = genesis
+  #prunedAt = Number.NEGATIVE_INFINITY
   #timer: NodeJS.Timeout | undefined
   #working: Promise<void> = Promise.resolve()
 
@@ -88,6 +91,7 @@ export class Checkpoints implements AsyncDisposable {
       const { seq: signed = 0, at = '' } = this.#last ?? {}
       const isOld = clock().getTime() - Date.parse(at) >= settings.checkpointEveryMs
       if (seq - signed >= settings.checkpointEntries || (seq > signed && isOld)) await this.sign()
+      await this.#prune()
     } catch (err) {
       this.#failed(err)
     }
@@ -107,6 +111,20 @@ export class Checkpoints implements AsyncDisposable {
     writeFileAtomic(join(folder, 'last.json'), `${JSON.stringify(statement)}\n`)
     // Whoever keeps the log elsewhere has a place there that nobody here can change.
     log.info({ event: 'audit.signed', number, seq, hash }, 'audit log signed as it stands')
+  }
+
+  async #prune(): Promise<void> {
+    const { registry, settings, clock, log } = this.#options
+    const now = clock().getTime()
+    if (settings.keepDays === undefined || now - this.#prunedAt < pruneEveryMs) return
+    this.#prunedAt = now
+    const before = new Date(now - settings.keepDays * 86_400_000)
+    const start = await pruneBefore(registry, before, ({ body }) => checkpointBody.parse(JSON.parse(body)))
+    if (start === undefined) return
+    const { number, seq } = start
+    log.info({ event: 'audit.pruned', number, seq }, 'the audit log begins at a later checkpoint')
+    // There may be more.
+    this.#prunedAt = Number.NEGATIVE_INFINITY
   }
 
   async #readLast(): Promise<void> {

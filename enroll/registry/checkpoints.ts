@@ -1,3 +1,5 @@
+import type { CheckpointBody } from '../../contract/audit-api.ts'
+import { startCursor } from '../../contract/feed.ts'
 import type { Statement } from '../../pki/statement.ts'
 import { entryId, type Stored } from './engine.ts'
 import type { Registry } from './registry.ts'
@@ -49,4 +51,29 @@ export async function addCheckpoint(registry: Registry, doc: CheckpointRecord, a
     audit: [],
     at,
   })
+}
+
+const pruneAtOnce = 500
+
+/**
+ * Lets the audit log begin at the last checkpoint, of the first hundreds, from before a time; that one stays and vouches for what the next entry follows.
+ *
+ * @returns the checkpoint that the log begins with since, where that has changed
+ */
+export async function pruneBefore(
+  registry: Registry,
+  before: Date,
+  read: (checkpoint: CheckpointRecord) => CheckpointBody,
+): Promise<CheckpointBody | undefined> {
+  const { auditStart = startCursor } = await registry.head()
+  const range = { index: 'checkpoint.seq', from: entryId(auditStart.seq), before: entryId(Number.MAX_SAFE_INTEGER) }
+  const { items } = await registry.list('checkpoint', range, { limit: pruneAtOnce })
+  const old = items
+    .map(({ doc }) => ({ id: idOf(doc.number), doc, said: read(doc) }))
+    .filter(({ said }) => new Date(said.at) < before)
+  const first = old.pop()
+  if (first === undefined || first.said.seq === auditStart.seq) return undefined
+  const { seq, hash } = first.said
+  await registry.pruneAudit({ seq, hash }, old)
+  return first.said
 }

@@ -12,7 +12,7 @@ import { Level } from 'level'
 import { type Cursor, type FeedEvent, genesis, startCursor } from '../../contract/feed.ts'
 import { chainHash } from '../../runtime/chain.ts'
 import { FleetError } from '../../runtime/errors.ts'
-import { type AuditEntry, verifyAudit } from './audit-log.ts'
+import { type AuditEntry, aboutIndex, aboutOf, verifyAudit } from './audit-log.ts'
 import { schemaKey, takeSnapshot } from './database-copy.ts'
 import {
   type Changes,
@@ -30,6 +30,7 @@ import {
 import { migrate, schemaVersion } from './migrations.ts'
 
 const headKey = 'head'
+const dropAtOnce = 500
 const groupAtMost = 500
 const queueAtMost = 10_000
 // What LevelDB may have to recover from its logs at an open is 8 MiB; the smallest commit takes some 500 octets of it.
@@ -67,6 +68,8 @@ class LevelEngine implements RegistryEngine {
   readonly #listeners = new Set<() => void>()
   #writing: Promise<void> | undefined
   #inDoubt = false
+  /** As the head on disk has it. */
+  #auditStart: Cursor = startCursor
   #closed = false
 
   constructor(folder: string) {
@@ -131,7 +134,20 @@ class LevelEngine implements RegistryEngine {
   }
 
   auditAfter(seq: number, limit: number): Promise<AuditEntry[]> {
-    return this.#entriesAfter('a', seq, limit)
+    return this.#entriesAfter('a', Math.max(seq, this.#auditStart.seq), limit)
+  }
+
+  async dropAudit(): Promise<boolean> {
+    const end = `${entryKey('a', this.#auditStart.seq)} `
+    const entries = await this.#read(() => this.#level.iterator({ gt: 'a ', lt: end, limit: dropAtOnce }).all())
+    await this.#level.batch(
+      entries.flatMap(([key, text]) => {
+        const { seq, body } = decodeEntry(Number(key.slice(2)), text)
+        const indexed = aboutOf(JSON.parse(body)).map((value) => `i ${aboutIndex} ${value} ${entryId(seq)}`)
+        return [key, ...indexed].map((key) => ({ type: 'del' as const, key }))
+      }),
+    )
+    return entries.length === dropAtOnce
   }
 
   async auditMany(seqs: readonly number[]): Promise<AuditEntry[]> {
@@ -218,6 +234,7 @@ class LevelEngine implements RegistryEngine {
         return
       }
     }
+    this.#auditStart = head.auditStart ?? startCursor
     for (const tell of settle) tell()
     if (head.feed.seq > feedBefore) queueMicrotask(() => this.#wake())
   }
@@ -272,8 +289,9 @@ class LevelEngine implements RegistryEngine {
       )
     }
     const head = decodeHead(await this.#level.get(headKey))
+    this.#auditStart = head.auditStart ?? startCursor
     await this.#requireEnding('f', head.feed, head.feedFrom, 'feed')
-    await this.#requireEnding('a', head.audit, undefined, 'audit log')
+    await this.#requireEnding('a', head.audit, this.#auditStart.seq, 'audit log')
   }
 
   /** LevelDB leaves out, and does not say so, what it cannot read of its log: look whether what was written last is whole. */
@@ -295,7 +313,9 @@ class LevelEngine implements RegistryEngine {
   }
 
   async #hashAt(log: 'f' | 'a', seq: number): Promise<string | undefined> {
-    if (seq === 0) return genesis
+    const { seq: first, hash } = log === 'a' ? this.#auditStart : startCursor
+    if (seq === first) return hash
+    if (seq < first) return undefined
     const text: string | undefined = await this.#read(() => this.#level.get(entryKey(log, seq)))
     return text?.slice(0, genesis.length)
   }
@@ -420,6 +440,7 @@ function encodeChanges(
       feed: append('f', head.feed, changes.feed),
       audit: append('a', head.audit, changes.audit),
       ...(feedFrom === undefined ? {} : { feedFrom }),
+      ...(changes.auditStart === undefined ? {} : { auditStart: changes.auditStart }),
     },
   }
 }

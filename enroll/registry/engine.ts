@@ -31,6 +31,8 @@ export type Changes = {
   feed: readonly string[]
   /** Feed events below this number go, for good. */
   feedFrom?: number
+  /** Where the audit log begins from now on; what is before goes with `dropAudit`. */
+  auditStart?: Cursor
 }
 
 /** Ids of a kind in id order, of one index value in id order, or of all index values from one on and below another in order of value and id. */
@@ -72,6 +74,8 @@ export interface RegistryEngine extends AsyncDisposable {
   auditAfter(seq: number, limit: number): Promise<AuditEntry[]>
   /** Those that there are. */
   auditMany(seqs: readonly number[]): Promise<AuditEntry[]>
+  /** Removes some of the entries that stand before the log's beginning. @returns whether there may be more */
+  dropAudit(): Promise<boolean>
   auditHashAt(seq: number): Promise<string | undefined>
   head(): Promise<Head>
   /** All that there is, as it is now, whatever is written meanwhile; to be closed. */

@@ -1,6 +1,6 @@
 /** The registry: every change is one commit with a request id, decided by a pure function over the records it read. */
 import { EventEmitter, once } from 'node:events'
-import type { FeedEvent, FeedFact } from '../../contract/feed.ts'
+import type { Cursor, FeedEvent, FeedFact } from '../../contract/feed.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { type AuditEntry, type AuditFact, aboutIndex, aboutOf, encodeAudit } from './audit-log.ts'
 import {
@@ -225,6 +225,26 @@ export class Registry implements AsyncDisposable {
 
   head(): Promise<Head> {
     return this.#engine.head()
+  }
+
+  /** The audit log begins behind this place from now on; what is before goes for good, with its checkpoints. */
+  async pruneAudit(
+    start: Cursor,
+    checkpoints: readonly { id: string; doc: RecordTypes['checkpoint'] }[],
+  ): Promise<void> {
+    const keys = checkpoints.map(({ id }) => recordKey('checkpoint', id))
+    await this.#engine.write(keys, () => ({
+      answer: undefined,
+      changes: {
+        records: [],
+        forgotten: keys,
+        indexed: checkpoints.flatMap(({ id, doc }) => indexChanges('checkpoint', id, doc, undefined)),
+        audit: [],
+        feed: [],
+        auditStart: start,
+      },
+    }))
+    while (await this.#engine.dropAudit());
   }
 
   snapshot(): Promise<EngineSnapshot> {

@@ -4,13 +4,16 @@ import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { checkpointBody } from '../../../contract/audit-api.ts'
 import { Checkpoints } from '../../../enroll/ca/checkpoints.ts'
+import { verifyAudit } from '../../../enroll/registry/audit-log.ts'
 import { findLastCheckpoint, listCheckpoints } from '../../../enroll/registry/checkpoints.ts'
 import { openDatabase } from '../../../enroll/registry/database.ts'
 import { Registry } from '../../../enroll/registry/registry.ts'
 import { parseCertificate, parsePem } from '../../../pki/certificate.ts'
+import { writeEndpoints } from '../../../runtime/endpoints.ts'
 import { isFleetError } from '../../../runtime/errors.ts'
 import { createLog } from '../../../runtime/log.ts'
 import { EnrollHarness, movableClock, testConfiguration } from '../../harness/fleet.ts'
+import { fleetgate } from '../../harness/stub-io.ts'
 
 suite('checkpoints of the audit log', () => {
   const clock = movableClock()
@@ -25,10 +28,11 @@ suite('checkpoints of the audit log', () => {
   after(() => fleet[Symbol.asyncDispose]())
 
   const openRegistry = async () => new Registry(await openDatabase(join(fleet.dataDir, 'enroll', 'registry')))
-  const openCheckpoints = (registry: Registry): Promise<Checkpoints> => {
+  const openCheckpoints = (registry: Registry, keepDays?: number): Promise<Checkpoints> => {
     const issuing = readFileSync(join(fleet.dataDir, 'enroll', 'ca', 'issuing.crt'), 'utf8')
     const authorities = [parseCertificate(parsePem(issuing, 'CERTIFICATE')[0]!)]
-    const options = { registry, folder, passphrase: undefined, authorities, settings: audit, clock: clock.now }
+    const settings = { ...audit, keepDays }
+    const options = { registry, folder, passphrase: undefined, authorities, settings, clock: clock.now }
     return Checkpoints.open({ ...options, log: createLog('enroll', 'silent'), pollMs: 2 })
   }
   let requests = 0
@@ -121,5 +125,43 @@ suite('checkpoints of the audit log', () => {
         name === 'auditHashAt' ? async () => 'ab'.repeat(32) : Reflect.get(target, name, target)?.bind?.(target),
     })
     await assert.rejects(openCheckpoints(lying), /is not what checkpoint \d+ of \S+ says of entry \d+/)
+  })
+
+  test('entries that are older than they are kept go up to a checkpoint, which the log begins with then', async () => {
+    const fresh = await (async () => {
+      await using registry = await openRegistry()
+      await using _checkpoints = await openCheckpoints(registry)
+      for (let n = 0; n < 12; n++) await record(registry)
+      const { seq } = await lastOf(registry)
+      clock.advance(3 * 86_400_000)
+      return { seq, auditSeq: (await record(registry)).auditSeq }
+    })()
+    {
+      await using registry = await openRegistry()
+      assert.equal((await registry.head()).auditStart, undefined)
+      await using _checkpoints = await openCheckpoints(registry, 2)
+      while ((await registry.head()).auditStart === undefined) await turned()
+    }
+    await using registry = await openRegistry()
+    const { auditStart, audit: end } = await registry.head()
+    assert.ok(auditStart!.seq >= fresh.seq && auditStart!.seq < fresh.auditSeq)
+    const [first] = await registry.auditAfter(0, 1)
+    assert.equal(first!.seq, auditStart!.seq + 1)
+    const [begins] = await listCheckpoints(registry, { from: 0, to: end.seq })
+    assert.equal(begins!.seq, auditStart!.seq)
+    const about = await registry.auditAbout('device:a', { limit: 1_000 })
+    assert.ok(about.items.every(({ seq }) => seq > auditStart!.seq))
+    assert.deepEqual(verifyAudit(await registry.auditAfter(0, 1_000), auditStart!).intact, end)
+    // And the service goes on with it.
+    await using _again = await openCheckpoints(registry, 2)
+  })
+
+  test('an export of a log that was pruned says with which checkpoint it begins, and holds', async () => {
+    await fleet.open()
+    writeEndpoints(fleet.dataDir, { ...fleet.endpoints, mqtts: 'mqtts://localhost:1' })
+    const { code, out, err } = await fleetgate(['audit', 'verify', '--data', fleet.dataDir])
+    assert.equal(code, 0, err)
+    assert.match(out, /^starts at checkpoint +[1-9]/m)
+    await fleet.close()
   })
 })
