@@ -211,4 +211,4 @@ export function requireId(text: string | undefined) {
   throw new FleetError('request_malformed', `a device id is ${nameRule}`)
 }
 
-const show = (doc: DeviceRecord): DeviceView => doc
+const show = ({ unused: _, ...doc }: DeviceRecord): DeviceView => doc

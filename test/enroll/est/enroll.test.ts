@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { Agent } from 'node:https'
 import { after, before, suite, test } from 'node:test'
+import { deviceView } from '../../../contract/admin-api.ts'
 import { startCursor } from '../../../contract/feed.ts'
 import { parseCertificate } from '../../../pki/certificate.ts'
 import { bitString, boolean, element, octetString, oid, sequence, setOf } from '../../../pki/der.ts'
@@ -265,6 +266,7 @@ suite('simplereenroll', () => {
     assert.notEqual(rekeyed.spkiHash, renewed.spkiHash)
     const { body } = await fleet.admin('GET', '/devices/cam-1')
     assert.equal(body.currentSerial, rekeyed.serial)
+    assert.deepEqual(body, deviceView.parse(body), 'what the registry keeps beside is its own')
   })
 
   test('the certificate before a renewal is good until the new one is used, and ends a while after that', async () => {
