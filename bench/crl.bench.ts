@@ -22,6 +22,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { CrlPublisher } from '../enroll/ca/crl-publisher.ts'
 import { DistributionPoints } from '../enroll/ca/distribution-points.ts'
 import { OcspResponder } from '../enroll/ca/ocsp-responder.ts'
+import { ListReaders } from '../enroll/list-readers.ts'
 import { type CertificateRecord, writeCertificate } from '../enroll/registry/certificates.ts'
 import { openDatabase } from '../enroll/registry/database.ts'
 import { Registry } from '../enroll/registry/registry.ts'
@@ -252,6 +253,7 @@ async function measureOcsp(registry: Registry, serials: string[]): Promise<void>
     settings: { listen: '127.0.0.1:0', url: 'http://status.example', maxAgeMs: 0, maxConnections: 1_000 },
     authorities: new Map(),
     ocsp,
+    readers: new ListReaders(),
     clock: () => now,
     log,
   })

@@ -12,6 +12,7 @@ import type { Hierarchy } from './ca/hierarchy.ts'
 import { OcspResponder } from './ca/ocsp-responder.ts'
 import type { ServedList } from './ca/revocation-lists.ts'
 import { keepRootList } from './ca/root-list.ts'
+import { ListReaders } from './list-readers.ts'
 import type { Registry } from './registry/registry.ts'
 import { createStatus, type Published } from './status.ts'
 
@@ -104,7 +105,9 @@ export async function openStatus(input: {
       },
     ],
   ])
-  const { address } = opened.use(await createStatus({ settings, authorities, ocsp, clock, log }))
+  const { address } = opened.use(
+    await createStatus({ settings, authorities, ocsp, readers: new ListReaders(), clock, log }),
+  )
   const resources = opened.move()
   return {
     address,

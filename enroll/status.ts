@@ -8,6 +8,7 @@ import { FleetError } from '../runtime/errors.ts'
 import { listen } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
 import type { OcspAnswer, OcspResponder } from './ca/ocsp-responder.ts'
+import type { ListReaders } from './list-readers.ts'
 
 /** What is served of one CA. */
 export type Published = {
@@ -23,10 +24,17 @@ type Options = {
   /** by the name that stands in paths */
   authorities: ReadonlyMap<string, Published>
   ocsp: OcspResponder
+  readers: ListReaders
   clock: () => Date
   log: Log
 }
-type Answer = { status: number; headers: Record<string, string>; parts: readonly Buffer[] }
+type Answer = {
+  status: number
+  headers: Record<string, string>
+  parts: readonly Buffer[]
+  /** To be called before the parts of a list are written. */
+  sends?: (response: ServerResponse) => void
+}
 /** What a cache may know of an answer. */
 type Kept = { thisUpdate: Date; nextUpdate: Date; etag: string }
 
@@ -89,7 +97,9 @@ async function answer(message: IncomingMessage, prefix: string, options: Options
   const list = authority.find(file)
   if (list !== undefined) {
     const { thisUpdate, nextUpdate, number } = list
-    return kept(message, options, list.parts, 'application/pkix-crl', { thisUpdate, nextUpdate, etag: String(number) })
+    const info = { thisUpdate, nextUpdate, etag: String(number) }
+    const sends = (response: ServerResponse): void => options.readers.add(response, list, () => authority.find(file))
+    return { ...kept(message, options, list.parts, 'application/pkix-crl', info), sends }
   }
   return authority.isLoaded
     ? refusal(404, 'not_found: there is no such list')
@@ -186,11 +196,13 @@ const refusal = (status: number, text: string, headers: Record<string, string> =
   parts: [Buffer.from(`${text}\n`)],
 })
 
-function send(message: IncomingMessage, response: ServerResponse, { status, headers, parts }: Answer): void {
+function send(message: IncomingMessage, response: ServerResponse, found: Answer): void {
+  const { status, headers, parts, sends } = found
   // RFC 9110 8.6: a 304 has the length of what it stands for, or none.
   const length = status === 304 ? {} : { 'Content-Length': lengthOf(parts) }
   response.writeHead(status, { ...headers, ...length, ...(message.complete ? {} : { Connection: 'close' }) })
-  if (message.method === 'HEAD') return void response.end()
+  if (message.method === 'HEAD' || parts.length === 0) return void response.end()
+  sends?.(response)
   // Pieces of a list go to the socket as they are: a list of megabytes is not copied for anybody.
   for (const part of parts.slice(0, -1)) response.write(part)
   response.end(parts.at(-1))

@@ -1,5 +1,6 @@
 import 'reflect-metadata'
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
@@ -10,6 +11,7 @@ import { OctetString } from 'asn1js'
 import * as pkijs from 'pkijs'
 import { listScopes } from '../../contract/crl-api.ts'
 import type { OcspResponder } from '../../enroll/ca/ocsp-responder.ts'
+import { ListReaders } from '../../enroll/list-readers.ts'
 import { createStatus } from '../../enroll/status.ts'
 import { certsOnly } from '../../pki/cms.ts'
 import { maxOcspRequestBytes, ocspFailure } from '../../pki/ocsp.ts'
@@ -378,6 +380,7 @@ test('where answers cannot be signed, clients are told to try later, and the log
     settings: { listen: '127.0.0.1:0', url: 'http://s.test/under', maxAgeMs: 0, maxConnections: 10 },
     authorities: new Map(),
     ocsp: { answer } as unknown as OcspResponder,
+    readers: new ListReaders(),
     clock: clock.now,
     log,
   })
@@ -388,6 +391,34 @@ test('where answers cannot be signed, clients are told to try later, and the log
     assert.deepEqual([got.status, got.headers.get('cache-control'), body], [200, 'no-store', ocspFailure('tryLater')])
   }
   assert.deepEqual(lines, ['ocsp.failed', 'ocsp.failed'])
+})
+
+test('a peer that asks for a list and does not read it is cut', async () => {
+  const list = {
+    number: 1,
+    thisUpdate: new Date(),
+    nextUpdate: new Date(),
+    parts: [Buffer.alloc(16_777_216)],
+    bytes: 1,
+  }
+  await using port = await createStatus({
+    settings: { listen: '127.0.0.1:0', url: 'http://s.test', maxAgeMs: 0, maxConnections: 10 },
+    authorities: new Map([['ca', { certificate: Buffer.of(), find: () => list, isLoaded: true }]]),
+    ocsp: {} as OcspResponder,
+    readers: new ListReaders({ heldBytes: 0, bytesPerSecond: 1_000, graceMs: 100 }),
+    clock: clock.now,
+    log: {} as Log,
+  })
+  const socket = connect(port.address.port, '127.0.0.1')
+  socket.write('GET /ca/all.crl HTTP/1.1\r\nHost: x\r\n\r\n')
+  await once(socket, 'readable')
+  await delay(200)
+  let read = 0
+  socket.on('data', (chunk: Buffer) => {
+    read += chunk.length
+  })
+  await once(socket, 'close')
+  assert.ok(read < list.parts[0]!.length, `${read} octets`)
 })
 
 /** The same certificate with another serial; nobody signed it. */
