@@ -7,6 +7,7 @@ import { maxOcspRequestBytes, ocspFailure } from '../pki/ocsp.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { listen } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
+import { pathOf } from '../runtime/request-target.ts'
 import type { OcspAnswer, OcspResponder } from './ca/ocsp-responder.ts'
 import type { ListReaders } from './list-readers.ts'
 
@@ -86,7 +87,7 @@ export async function createStatus(
 
 /** @param prefix a path of the URL, which a proxy may have taken away */
 async function answer(message: IncomingMessage, prefix: string, options: Options): Promise<Answer> {
-  const [path] = (message.url ?? '/').split('?', 1) as [string]
+  const path = pathOf(message.url ?? '/')
   const [first = '', ...rest] = (path.startsWith(`${prefix}/`) ? path.slice(prefix.length) : path).slice(1).split('/')
   if (first === 'ocsp') return answerOcsp(message, rest.join('/'), options)
   const authority = options.authorities.get(first)
@@ -138,10 +139,13 @@ async function answerOcsp(message: IncomingMessage, encoded: string, options: Op
   return { status: 200, headers: { 'Content-Type': type, 'Cache-Control': 'no-store' }, parts: [der] }
 }
 
-/** What cannot be decoded is no request either, and is refused as such by whoever reads it. */
+/**
+ * Clients leave `+`, `/` and `=` as they are or not (RFC 6960 A.1), and put a slash behind a URL that has one: no request
+ * begins with it, a SEQUENCE begins with `M`. What cannot be decoded is no request, and refused as such by whoever reads it.
+ */
 function decodePath(encoded: string): Buffer {
   try {
-    return Buffer.from(decodeURIComponent(encoded), 'base64')
+    return Buffer.from(decodeURIComponent(encoded).replace(/^\/+/, ''), 'base64')
   } catch {
     return Buffer.alloc(0)
   }
@@ -181,6 +185,7 @@ function kept(
     ETag: `"${etag}"`,
     'Cache-Control': `max-age=${seconds(freshMs)}, public, no-transform, must-revalidate`,
   }
+  // If-Modified-Since is passed over: two lists may be of one second, and who has the first must not be told that it is the last.
   const known = message.headers['if-none-match']?.split(',').map((tag) => tag.trim().replace(/^W\//, ''))
   return known?.includes(headers.ETag) ? { status: 304, headers, parts: [] } : { status: 200, headers, parts }
 }

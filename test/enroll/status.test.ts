@@ -2,8 +2,10 @@ import 'reflect-metadata'
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { request } from 'node:http'
 import { connect } from 'node:net'
 import { join } from 'node:path'
+import { buffer } from 'node:stream/consumers'
 import { after, before, suite, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { AuthorityInfoAccessExtension, X509Certificate, X509Crl, X509CrlReason } from '@peculiar/x509'
@@ -303,6 +305,61 @@ suite('the status port', () => {
     }
   })
 
+  test('a GET of OCSP is read as clients write it: escaped or not, with slashes doubled, in absolute-form', async () => {
+    const device = await fleet.enrolledDevice('cam-8')
+    // A nonce of all ones gives base64 with `/`, of 0xfb with `+`.
+    const requests = await Promise.all(
+      [0xff, 0xfb].map((octet) => ocspRequest(device, { nonce: Buffer.alloc(32, octet) })),
+    )
+    const base64 = requests.map((der) => der.toString('base64')).join(' ')
+    assert.ok(base64.includes('//') && base64.includes('+'))
+    const origin = `${base}/ocsp`
+    for (const der of requests) {
+      const [plain, escaped] = [der.toString('base64'), encodeURIComponent(der.toString('base64'))]
+      for (const target of [
+        `/ocsp/${plain}`,
+        `/ocsp//${plain}`,
+        `/ocsp/${escaped}`,
+        `${origin}/${escaped}`,
+        `/ocsp/${plain}?x`,
+      ]) {
+        assert.equal(await statusIn(await rawGet(target), device), 0, target)
+      }
+    }
+  })
+
+  test('several certificates in one request have one signed answer, which is for the asker alone; of two CAs none', async () => {
+    const devices = [await fleet.enrolledDevice('cam-9'), await fleet.enrolledDevice('cam-10')]
+    await revoke('cam-10')
+    const [issuing, root] = certificates()
+    const together = async (...of: [DeviceKeys, pkijs.Certificate][]): Promise<Buffer> => {
+      const each = await Promise.all(of.map(([device, issuer]) => ocspRequest(device, { issuer })))
+      const made = pkijs.OCSPRequest.fromBER(Uint8Array.from(each[0]!))
+      for (const other of each.slice(1))
+        made.tbsRequest.requestList.push(...pkijs.OCSPRequest.fromBER(Uint8Array.from(other)).tbsRequest.requestList)
+      return Buffer.from(made.toSchema(true).toBER())
+    }
+    const { headers, body } = await get(await together([devices[0]!, issuing!], [devices[1]!, issuing!]))
+    assert.equal(headers.get('cache-control'), 'no-store')
+    assert.ok(await isVerified(body))
+    assert.deepEqual([await statusIn(body, devices[0]!), await statusIn(body, devices[1]!)], [0, 1])
+    const mixed = await post(await together([devices[0]!, issuing!], [devices[1]!, root!]))
+    assert.equal(failureIn(mixed.body), 6)
+  })
+
+  test('a range is not cut out, and a date alone is no reason to leave a list out', async () => {
+    const device = await fleet.enrolledDevice('cam-11')
+    const path = pathOf(crlUrlOf(device))
+    const whole = await fetched(path)
+    const modified = whole.headers.get('last-modified')!
+    for (const headers of [{ Range: 'bytes=0-9' }, { 'If-Modified-Since': modified }]) {
+      const got = await fetched(path, { headers })
+      assert.deepEqual([got.status, got.body], [200, whole.body])
+    }
+    const long = await fetched(`/ocsp/${'A'.repeat(9_000)}`)
+    assert.equal(long.status, 431)
+  })
+
   test('what there is not is 404, another method 405', async () => {
     const { name } = await authority()
     for (const path of [
@@ -364,6 +421,14 @@ suite('the status port', () => {
     await fleet.open()
     assert.equal(existsSync(files[0]!), false)
   })
+
+  /** As the target is written; `fetch` would write it anew. */
+  async function rawGet(path: string): Promise<Buffer> {
+    const { hostname, port } = new URL(base)
+    const asked = request({ host: hostname, port, path }).end()
+    const [response] = await once(asked, 'response')
+    return buffer(response)
+  }
 
   async function authority(): Promise<{ name: string }> {
     const { items } = (await fleet.admin('GET', '/certificates?limit=100')).body
