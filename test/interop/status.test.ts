@@ -26,7 +26,7 @@ test('openssl verifies revocation lists and OCSP answers', needs('openssl', 'cur
     promisify(execFile)(process.execPath, [join(root, 'bin', 'fleetgate.js'), ...words], { cwd: gateway.folder })
   const crlOf = (text: string): string => /URI:(\S+\.crl)/.exec(text)![1]!
 
-  for (const id of ['cam-good', 'cam-gone']) await gateway.enroll(id, 'camera')
+  for (const id of ['cam-good', 'cam-gone', 'cam-later']) await gateway.enroll(id, 'camera')
   const text = await textOf('cam-gone')
   const crl = crlOf(text)
   const caIssuers = /CA Issuers - URI:(\S+)/.exec(text)![1]!
@@ -83,6 +83,23 @@ test('openssl verifies revocation lists and OCSP answers', needs('openssl', 'cur
       '-noout',
     )
     assert.match(verified.err, /verify OK/)
+  })
+
+  await t.test('openssl verify -use_deltas: a list from before a revocation, and the delta from after it', async () => {
+    const places = { shard: crlOf(await textOf('cam-later')), all: crl.replace(/\d+\.crl$/, 'all.crl') }
+    for (const [name, place] of Object.entries(places)) await download(`former-${name}.crl`, place)
+    await fleetgate('device', 'revoke', 'cam-later', '--reason', 'superseded')
+    for (const [name, place] of Object.entries(places)) {
+      await download(`since-${name}.crl`, place.replace('.crl', '-delta.crl'))
+      const verify = (...more: string[]) => {
+        const lists = [`former-${name}.crl.pem`, 'root.crl.pem', ...more].flatMap((file) => ['-CRLfile', file])
+        const check = ['-crl_check_all', '-extended_crl', '-use_deltas', '-untrusted', 'issuing.crt', ...lists]
+        return gateway.run('openssl', 'verify', ...check, '-CAfile', rootCertificate, 'cam-later.crt')
+      }
+      assert.equal((await verify()).code, 0, name)
+      const told = await verify(`since-${name}.crl.pem`)
+      assert.match(told.out + told.err, /certificate revoked/, name)
+    }
   })
 
   await t.test(
