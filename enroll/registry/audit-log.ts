@@ -14,6 +14,9 @@ export type AuditFact = {
   outcome: 'done' | 'refused' | 'intended'
   reason?: ProblemCode | StatusReason
   details?: Record<string, string | number | boolean | string[]>
+  /** Of the subject, what differs: as it was, and as it is. Added where the change is written. */
+  before?: AuditFact['details']
+  after?: AuditFact['details']
   remoteAddress?: string
   requestId: string
 }
@@ -28,7 +31,7 @@ const maxText = 300
 const maxItems = 32
 
 export function encodeAudit(fact: AuditFact, at: Date): string {
-  const { action, actor, subject, outcome, reason, details, remoteAddress, requestId } = fact
+  const { action, actor, subject, outcome, reason, details, before, after, remoteAddress, requestId } = fact
   return JSON.stringify({
     at: at.toISOString(),
     action: clean(action),
@@ -37,6 +40,8 @@ export function encodeAudit(fact: AuditFact, at: Date): string {
     outcome,
     reason,
     details: details && cleanDetails(details),
+    before: before && cleanDetails(before),
+    after: after && cleanDetails(after),
     remoteAddress: remoteAddress === undefined ? undefined : clean(remoteAddress),
     requestId: clean(requestId),
   })

@@ -2,6 +2,7 @@
 import { EventEmitter, once } from 'node:events'
 import type { Cursor, FeedEvent, FeedFact } from '../../contract/feed.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import { withChange } from './audit-changes.ts'
 import { type AuditEntry, type AuditFact, aboutIndex, aboutOf, encodeAudit } from './audit-log.ts'
 import {
   type Changes,
@@ -105,10 +106,9 @@ export class Registry implements AsyncDisposable {
     if (commit.requestId !== undefined) keys.push(recordKey('request', commit.requestId))
     if (new Set(keys).size < keys.length) throw new Error('a commit writes a record once')
     keys.push(...(commit.absent ?? []).map(({ kind, id }) => recordKey(kind, id)))
-    const audit = commit.audit.map((fact) => encodeAudit(fact, commit.at))
     const feed = (commit.feed ?? []).map((fact) => encodeFeed(fact, commit.at))
-    const receipt = await this.#engine.write(keys, (view) => decide(view, commit, audit, feed))
-    if (!receipt.replayed && audit.length > 0) {
+    const receipt = await this.#engine.write(keys, (view) => decide(view, commit, feed))
+    if (!receipt.replayed && commit.audit.length > 0) {
       this.#onRecorded(commit.audit)
       this.#growth.emit('audit')
     }
@@ -297,12 +297,7 @@ export class Registry implements AsyncDisposable {
   }
 }
 
-function decide(
-  { head, records }: View,
-  commit: Commit,
-  audit: string[],
-  feed: string[],
-): { answer: Receipt; changes?: Changes } {
+function decide({ head, records }: View, commit: Commit, feed: string[]): { answer: Receipt; changes?: Changes } {
   const { requestId, digest, at } = commit
   const known = requestId === undefined ? undefined : records.get(recordKey('request', requestId))
   if (known !== undefined) {
@@ -311,6 +306,7 @@ function decide(
   }
   for (const write of commit.writes) requireExpected(write, records)
   for (const record of commit.absent ?? []) requireExpected({ ...record, expect: 0 }, records)
+  const audit = commit.audit.map((fact) => encodeAudit(withChange(fact, commit.writes, records), at))
   const ends = {
     auditSeq: head.audit.seq + audit.length,
     feedSeq: head.feed.seq + feed.length,

@@ -100,7 +100,8 @@ export function registrySuite(engine: string, createPlace: () => Promise<Place>)
     assert.equal(event!.hash, chainHash(genesis, event!.body))
     assert.equal(await registry.feedHashAt(1), event!.hash)
     const [entry] = await registry.auditAfter(0, 10)
-    assert.deepEqual(decodeAudit(entry!), { seq: 1, at: at.toISOString(), ...created('cam-1'), hash: entry!.hash })
+    const told = { ...created('cam-1'), after: record }
+    assert.deepEqual(decodeAudit(entry!), { seq: 1, at: at.toISOString(), ...told, hash: entry!.hash })
     await requireWholeChains(registry)
   })
 

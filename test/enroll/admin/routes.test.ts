@@ -140,8 +140,13 @@ suite('the admin API', () => {
     assert.partialDeepStrictEqual(entry, {
       subject: 'device:attr-1',
       details: { set: ['site=paris'], unset: ['floor'] },
+      before: { attributes: '{"site":"berlin","floor":"2"}' },
+      after: { attributes: '{"site":"paris"}' },
     })
     await fleet.admin('POST', '/devices/attr-1/revoke', { reason: 'superseded' })
+    const revoked = (await fleet.admin('GET', '/audit?subject=device:attr-1&action=device.revoked')).body.items[0]
+    assert.deepEqual(revoked.before, { status: 'active' })
+    assert.partialDeepStrictEqual(revoked.after, { status: 'revoked', revocationReason: 'superseded' })
     const late = await fleet.admin('PATCH', '/devices/attr-1', { attributes: { a: 'x' } })
     assert.deepEqual([late.status, late.body.code], [403, 'device_revoked'])
   })
@@ -229,6 +234,7 @@ suite('the admin API', () => {
     assert.deepEqual(shown.document.policies[0].match.profile, ['camera'])
     const { items } = (await fleet.admin('GET', '/audit?limit=1')).body
     assert.deepEqual([items[0].action, items[0].actor], ['policy.changed', 'operator:operator'])
+    assert.deepEqual([items[0].before.version, items[0].after.version], [before.version, before.version + 1])
   })
 
   test('the audit log can be followed: a waiting request ends with the next entry', async () => {
