@@ -20,6 +20,7 @@ export type DenialStage = (typeof denialStages)[number]
 export const ownProblems = [
   'forbidden',
   'role_insufficient',
+  'precondition_failed',
   'operator_unknown',
   'operator_exists',
   'operator_disabled',

@@ -11,6 +11,7 @@ export const problems = {
   not_found: { status: 404, title: 'There is no such thing' },
   method_not_allowed: { status: 405, title: 'The path exists, the method does not' },
   conflict: { status: 409, title: 'The thing changed or exists already' },
+  precondition_failed: { status: 412, title: 'The thing is not as the caller has seen it' },
   body_too_large: { status: 413, title: 'The body is larger than allowed' },
   media_type_unsupported: { status: 415, title: 'The content type is not the expected one' },
   misdirected: { status: 421, title: 'The request is for another server' },

@@ -24,6 +24,7 @@ export const advice: Record<ProblemCode, string> = {
   outcome_unknown:
     'Ask again with the same `Idempotency-Key` (EST: the same request): the change has one effect, however often it is asked for.',
 
+  precondition_failed: 'Somebody else changed it first. Read it again for its new `ETag`, then decide.',
   operator_unknown: 'See which there are: `npx fleetgate operator ls`.',
   operator_exists: 'Take another name: the audit log names who did what by it, so it is given once.',
   api_token_invalid: 'It was removed, or cut when it was copied. Make a new one: `npx fleetgate api-token create`.',

@@ -1,11 +1,11 @@
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import type { Asked } from './registry/asked.ts'
 import { findPolicy, type PolicyRecord, writePolicy } from './registry/policies.ts'
-import { type Registry, untilNoConflict } from './registry/registry.ts'
+import { atRevision, type Registry } from './registry/registry.ts'
 
-/** Puts a checked document in force everywhere: its version, its audit entry and its feed event are one batch. */
+/** Puts a checked document in force everywhere: its version, its audit entry and its feed event are one batch. @throws FleetError `precondition_failed` */
 export function putPolicy(registry: Registry, document: PolicyDocument, asked: Asked): Promise<PolicyRecord> {
-  return untilNoConflict(async () => {
+  return atRevision(asked, async () => {
     const current = await findPolicy(registry)
     const record: PolicyRecord = {
       version: (current?.doc.version ?? 0) + 1,
@@ -16,7 +16,7 @@ export function putPolicy(registry: Registry, document: PolicyDocument, asked: A
     const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-policy`,
       digest: asked.digest,
-      writes: [writePolicy(record, current?.rev ?? 0)],
+      writes: [writePolicy(record, asked.ifMatch ?? current?.rev ?? 0)],
       audit: [
         {
           action: 'policy.changed',

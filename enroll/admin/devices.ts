@@ -104,7 +104,11 @@ export const deviceRoutes = [
     summary: 'One device',
     answer: deviceView,
     problems: ['device_unknown'],
-    handle: async ({ params }, { registry }) => show((await getDevice(registry, requireId(params.id))).doc),
+    handle: async ({ params, tag }, { registry }) => {
+      const { doc, rev } = await getDevice(registry, requireId(params.id))
+      tag(rev)
+      return show(doc)
+    },
   }),
   route({
     method: 'PATCH',
@@ -112,7 +116,8 @@ export const deviceRoutes = [
     role: 'operator',
     summary: 'Change its attributes',
     answer: deviceView,
-    problems: ['device_unknown', 'device_revoked', 'conflict'],
+    conditional: true,
+    problems: ['precondition_failed', 'device_unknown', 'device_revoked', 'conflict'],
     body: changeDevice,
     handle: async ({ params, body, asked }, { registry }) =>
       show(await setAttributes(registry, { id: requireId(params.id), changes: body.attributes }, asked)),

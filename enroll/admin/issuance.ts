@@ -131,7 +131,11 @@ export const issuanceRoutes = [
     role: 'viewer',
     summary: 'The policy in force',
     answer: policyView,
-    handle: async (_input, { registry }) => (await findPolicy(registry))!.doc,
+    handle: async ({ tag }, { registry }) => {
+      const { doc, rev } = (await findPolicy(registry))!
+      tag(rev)
+      return doc
+    },
   }),
   route({
     method: 'PUT',
@@ -139,7 +143,8 @@ export const issuanceRoutes = [
     role: 'operator',
     summary: 'Put another in force',
     answer: policyView,
-    problems: ['conflict'],
+    conditional: true,
+    problems: ['precondition_failed', 'conflict'],
     body: policyDocument,
     handle: ({ body, asked }, { registry }) => putPolicy(registry, body, asked),
   }),

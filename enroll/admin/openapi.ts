@@ -95,7 +95,7 @@ export function openApiOf(rows: readonly Route[]): Schema {
       responses: Object.fromEntries(
         [...common].map(([status, codes]) => [`problem-${status}`, problemResponse(codes)]),
       ),
-      parameters: { idempotencyKey },
+      parameters: { idempotencyKey, ifMatch },
       securitySchemes: {
         certificate: { type: 'mutualTLS', description: 'The certificate of an operator: fleetgate operator create' },
         token: { type: 'http', scheme: 'bearer', description: 'An API token: fleetgate api-token create' },
@@ -109,6 +109,13 @@ const idempotencyKey = {
   in: 'header',
   description: 'The same key has one effect and one answer, for 7 days',
   schema: { type: 'string', pattern: '^[A-Za-z0-9-]{8,64}$' },
+}
+
+const ifMatch = {
+  name: 'If-Match',
+  in: 'header',
+  description: 'The ETag of the same path: of another revision it is not changed',
+  schema: { type: 'string', pattern: '^"[0-9]{1,15}"$' },
 }
 
 const problem: Schema = {
@@ -140,6 +147,7 @@ function operationOf(row: Route, schemaOf: (schema: z.ZodType, io: 'input' | 'ou
     })),
     ...(query === undefined ? [] : queryParameters(schemaOf(query, 'input'))),
     ...(method === 'GET' ? [] : [{ $ref: '#/components/parameters/idempotencyKey' }]),
+    ...(row.conditional ? [{ $ref: '#/components/parameters/ifMatch' }] : []),
   ]
   return {
     operationId,

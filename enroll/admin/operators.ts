@@ -32,7 +32,11 @@ export const operatorRoutes = [
     summary: 'One of them',
     answer: operatorView,
     problems: ['operator_unknown'],
-    handle: async ({ params: { name = '' } }, { registry }) => show((await getOperator(registry, name)).doc),
+    handle: async ({ params: { name = '' }, tag }, { registry }) => {
+      const { doc, rev } = await getOperator(registry, name)
+      tag(rev)
+      return show(doc)
+    },
   }),
   route({
     method: 'POST',
@@ -66,7 +70,8 @@ export const operatorRoutes = [
     role: 'admin',
     summary: 'Give another role, disable or enable',
     answer: operatorView,
-    problems: ['operator_unknown', 'conflict'],
+    conditional: true,
+    problems: ['precondition_failed', 'operator_unknown', 'conflict'],
     body: changeBody,
     handle: async ({ params: { name = '' }, body, asked }, { registry }) =>
       show(await changeOperator(registry, { name, change: body }, asked)),
@@ -77,7 +82,8 @@ export const operatorRoutes = [
     role: 'admin',
     summary: 'Remove an operator for good',
     answer: operatorView,
-    problems: ['operator_unknown', 'conflict'],
+    conditional: true,
+    problems: ['precondition_failed', 'operator_unknown', 'conflict'],
     handle: async ({ params: { name = '' }, asked }, { registry }) =>
       show(await changeOperator(registry, { name, change: { status: 'removed' } }, asked)),
   }),

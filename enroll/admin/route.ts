@@ -48,6 +48,8 @@ type Input = {
   /** Of the end of the request, answered or not. */
   signal: AbortSignal
   socket: TLSSocket
+  /** Names the revision that is answered, as ETag. */
+  tag(rev: number): void
   lastEventId: string | undefined
   /** Throws once who asks would not be let in any more. */
   requireStanding(): Promise<void>
@@ -64,6 +66,8 @@ export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodTy
   query?: Q
   body?: B
   answer: A
+  /** May be asked with If-Match, the ETag of the same path; of any other row that is refused, since it would not be looked at. */
+  conditional?: true
   /** What it answers is text of this type, piece by piece, and no JSON. */
   media?: 'text/event-stream' | 'application/octet-stream'
   /** Beside those that any request may meet. */

@@ -101,7 +101,11 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
           ...(key === undefined
             ? { requestId: `admin-${randomUUID()}` }
             : { requestId: `key-${requireKey(key)}`, digest: digestOf(request) }),
+          ifMatch: revisionOf(row, request.headers['if-match']),
           now,
+        },
+        tag: (rev: number) => {
+          reply.header('ETag', `"${rev}"`)
         },
         signal: ended.signal,
         socket: request.raw.socket as TLSSocket,
@@ -124,6 +128,14 @@ function digestOf({ method, url, body }: FastifyRequest): string {
   return createHash('sha256')
     .update(JSON.stringify([method, url, body]))
     .digest('hex')
+}
+
+/** RFC 9110 13.1.1. */
+function revisionOf(row: Route, ifMatch: string | undefined): number | undefined {
+  if (ifMatch === undefined) return undefined
+  const [, rev] = /^"(\d{1,15})"$/.exec(ifMatch) ?? []
+  if (row.conditional && rev !== undefined) return Number(rev)
+  throw new FleetError('request_malformed', row.conditional ? 'If-Match is one ETag' : 'this takes no If-Match')
 }
 
 function requireKey(key: string | string[]): string {

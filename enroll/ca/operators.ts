@@ -10,7 +10,7 @@ import type { AuditFact } from '../registry/audit-log.ts'
 import { getCertificate, writeCertificate } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
 import { findOperator, getOperator, listOperators, type OperatorRecord, writeOperator } from '../registry/operators.ts'
-import { type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
+import { atRevision, type Registry, readAll, type Write } from '../registry/registry.ts'
 import { findWatchedKey } from '../registry/watched-keys.ts'
 import type { Authority } from './hierarchy.ts'
 
@@ -132,7 +132,7 @@ export function changeOperator(
   }: { name: string; change: { role?: Role | undefined; status?: OperatorRecord['status'] | undefined } },
   asked: Asked,
 ): Promise<OperatorRecord> {
-  return untilNoConflict(async () => {
+  return atRevision(asked, async () => {
     const known = await getOperator(registry, name)
     if (known.doc.status === 'removed') throw new FleetError('operator_unknown', `the operator ${name} was removed`)
     const doc: OperatorRecord = {
@@ -145,7 +145,7 @@ export function changeOperator(
     const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-operator`,
       digest: asked.digest,
-      writes: [writeOperator(doc, known.rev), ...guard],
+      writes: [writeOperator(doc, asked.ifMatch ?? known.rev), ...guard],
       audit: [fact(action, doc, asked)],
       at: asked.now,
     })

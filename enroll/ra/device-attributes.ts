@@ -3,12 +3,13 @@ import type { DeviceId } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import { type DeviceRecord, deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
-import { type Registry, untilNoConflict } from '../registry/registry.ts'
+import { atRevision, type Registry } from '../registry/registry.ts'
 
 /**
  * Changes what an operator has noted about a device; brokers ask their policies again at once.
  *
- * @throws FleetError `device_unknown`, `device_revoked`, `request_malformed` (more attributes than a device may have)
+ * @throws FleetError `device_unknown`, `device_revoked`, `request_malformed` (more attributes than a device may have),
+ *   `precondition_failed`
  */
 export function setAttributes(
   registry: Registry,
@@ -17,14 +18,14 @@ export function setAttributes(
 ): Promise<DeviceRecord> {
   const names = Object.keys(changes)
   const set = changedAttributes({}, changes)
-  return untilNoConflict(async () => {
+  return atRevision(asked, async () => {
     const { doc, rev } = await getDevice(registry, id)
     if (doc.status === 'revoked') throw new FleetError('device_revoked', `${id} was revoked at ${doc.revokedAt}`)
     const device: DeviceRecord = { ...doc, attributes: merged(doc, changes) }
     const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-attributes`,
       digest: asked.digest,
-      writes: [writeDevice(device, rev)],
+      writes: [writeDevice(device, asked.ifMatch ?? rev)],
       audit: [
         {
           action: 'device.changed',

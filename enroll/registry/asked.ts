@@ -5,5 +5,7 @@ export type Asked = {
   requestId: string
   /** Of what was asked, where the asker chose the id: another request under the same id is refused, not taken for done. */
   digest?: string | undefined
+  /** Revision of the thing that is to be changed, as the asker has seen it: of another it is not changed. */
+  ifMatch?: number | undefined
   now: Date
 }

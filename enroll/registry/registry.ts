@@ -2,6 +2,7 @@
 import { EventEmitter, once } from 'node:events'
 import type { Cursor, FeedEvent, FeedFact } from '../../contract/feed.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import type { Asked } from './asked.ts'
 import { withChange } from './audit-changes.ts'
 import { type AuditEntry, type AuditFact, aboutIndex, aboutOf, encodeAudit } from './audit-log.ts'
 import {
@@ -58,6 +59,23 @@ export async function untilNoConflict<T>(attempt: () => Promise<T>, attempts = 6
     } catch (error) {
       if (left === 0 || !isFleetError(error, 'conflict') || error.context.final) throw error
     }
+  }
+}
+
+/**
+ * The same, of a change that may be asked for at one revision alone. The attempt writes with `asked.ifMatch` where there is one,
+ * so that a repeated request is answered as the first was, before anybody looks at revisions.
+ *
+ * @throws FleetError `precondition_failed`
+ */
+export async function atRevision<T>({ ifMatch }: Asked, attempt: () => Promise<T>): Promise<T> {
+  if (ifMatch === undefined) return untilNoConflict(attempt)
+  try {
+    return await attempt()
+  } catch (cause) {
+    if (!isFleetError(cause, 'conflict') || cause.context.expected !== ifMatch) throw cause
+    const sentence = `it is at revision ${cause.context.actual}, and no longer at ${ifMatch}; read it again, then decide`
+    throw new FleetError('precondition_failed', sentence, { cause })
   }
 }
 

@@ -47,6 +47,38 @@ suite('the admin API', () => {
     assert.equal(sensors.body.items.length, 3)
   })
 
+  test('a change that is asked for at one revision is not made of another, and once for the same request', async () => {
+    await fleet.admin('POST', '/devices', { id: 'etag-1', profile: 'camera' })
+    const tagOf = async (path: string) =>
+      String((await fleet.ask(`${fleet.endpoints.admin}/v1${path}`, fleet.operator)).headers.etag)
+    const set = (value: string, tag: string, key: string) => {
+      const headers = { 'If-Match': tag, 'Idempotency-Key': key }
+      return fleet.admin('PATCH', '/devices/etag-1', { attributes: { site: value } }, headers)
+    }
+    const first = await tagOf('/devices/etag-1')
+    assert.match(first, /^"\d+"$/)
+    assert.equal((await set('berlin', first, 'etag-0001')).status, 200)
+    assert.equal((await set('berlin', first, 'etag-0001')).status, 200)
+    const late = await set('paris', first, 'etag-0002')
+    assert.deepEqual([late.status, late.body.code], [412, 'precondition_failed'])
+    assert.equal((await fleet.admin('GET', '/devices/etag-1')).body.attributes.site, 'berlin')
+    const { document } = (await fleet.admin('GET', '/policy')).body
+    const policy = { 'If-Match': await tagOf('/policy') }
+    assert.equal((await fleet.admin('PUT', '/policy', document, policy)).status, 200)
+    assert.equal((await fleet.admin('PUT', '/policy', document, policy)).status, 412)
+    const operator = { 'If-Match': '"999"' }
+    assert.match(await tagOf('/operators/operator'), /^"\d+"$/)
+    assert.equal((await fleet.admin('PATCH', '/operators/operator', { role: 'admin' }, operator)).status, 412)
+    const refused = [
+      await set('x', 'W/"1"', 'etag-0003'),
+      await fleet.admin('POST', '/devices/etag-1/disable', {}, { 'If-Match': first }),
+    ]
+    assert.deepEqual(
+      refused.map(({ body }) => body.code),
+      ['request_malformed', 'request_malformed'],
+    )
+  })
+
   test('a cursor is good for its own list and filter alone, whatever is made of it', async () => {
     const page = async (query: string) => (await fleet.admin('GET', query)).body
     const { next } = await page('/devices?group=hall&limit=2')
