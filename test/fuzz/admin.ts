@@ -133,7 +133,10 @@ const requestOf = ({ path, method, operation }: (typeof operations)[number]): fc
       {
         'content-type': fc.constantFrom(...Array(8).fill('application/json'), 'text/plain', ''),
         'idempotency-key': fc.oneof(fc.uuid(), fc.constantFrom('same-key-0001', 'x', '')),
-        'if-match': fc.constantFrom('"1"', '"2"', '*', 'x', '"x", "y"'),
+        'if-match': fc.oneof(
+          { weight: 9, arbitrary: fc.constant(undefined) },
+          { weight: 1, arbitrary: fc.constantFrom('"1"', '"2"', '*', 'x', '"x", "y"') },
+        ),
         'last-event-id': fc.constantFrom('0', '1', '-1', 'x', '99999999999999999999'),
       },
       { requiredKeys: ['content-type'] },
@@ -210,7 +213,8 @@ export class AdminFuzz implements AsyncDisposable {
     const authorization: Record<string, string> =
       role === 'none' ? {} : { authorization: `Bearer ${this.#tokens[role]}` }
     const { 'content-type': type, ...rest } = headers
-    const own = { ...rest, ...authorization, ...(body === undefined || type === '' ? {} : { 'content-type': type! }) }
+    const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined))
+    const own = { ...given, ...authorization, ...(body === undefined || type === '' ? {} : { 'content-type': type! }) }
     return new Promise((resolve, reject) => {
       // Not as a URL, in which `..` would mean something.
       const to = { hostname, port, path: `${path}?${query}`, method, headers: own, agent: this.#agent }
