@@ -1,10 +1,13 @@
 /** Loaded into the broker's process before the broker: tells what it holds when its parent asks. */
 import { setTimeout as delay } from 'node:timers/promises'
+import { getHeapCodeStatistics } from 'node:v8'
 
 export type Figures = {
   kind: 'figures'
   /** After garbage collection, buffers included. */
   heapBytes: number
+  /** Of these, what was compiled. */
+  codeBytes: number
   residentBytes: number
   /** What keeps the event loop alive, by type. */
   resources: Record<string, number>
@@ -24,6 +27,7 @@ async function answer(collect: boolean): Promise<void> {
   const figures: Figures = {
     kind: 'figures',
     heapBytes: heapBytes(),
+    codeBytes: codeBytes(),
     residentBytes: process.memoryUsage.rss(),
     resources,
   }
@@ -46,4 +50,9 @@ async function collectAll(): Promise<void> {
 function heapBytes(): number {
   const { heapUsed, external } = process.memoryUsage()
   return heapUsed + external
+}
+
+function codeBytes(): number {
+  const { code_and_metadata_size: machine, bytecode_and_metadata_size: bytecode } = getHeapCodeStatistics()
+  return machine + bytecode
 }
