@@ -165,6 +165,7 @@ export class Follower {
     const at = this.askedAt.toISOString()
     for await (const facts of readState(this.#registry, wanted)) {
       if (this.socket.destroyed) return
+      if (facts.length === 0) continue
       await this.#send({ kind: 'facts', facts: facts.map((fact) => ({ at, ...fact })) })
     }
     await this.#send({ kind: 'snapshot', cursor: feed })

@@ -1,13 +1,10 @@
 import type { FeedFact } from '../contract/feed.ts'
 import { type CertificateRecord, listCertificates } from './registry/certificates.ts'
-import { type DeviceRecord, deviceChanged, findDevice, listDevices } from './registry/devices.ts'
-import type { Stored } from './registry/engine.ts'
-import { listIncidents } from './registry/incidents.ts'
+import { type DeviceRecord, deviceChanged, findDevice } from './registry/devices.ts'
 import { findPolicy } from './registry/policies.ts'
-import type { Page, Paging, Registry } from './registry/registry.ts'
+import { type Registry, readAll } from './registry/registry.ts'
 
 const perPage = 100
-const never = new Date('9999-12-31T23:59:59Z')
 
 export type StateWanted = {
   anchors: string[]
@@ -35,14 +32,15 @@ export async function* readState(
     const stolenAt = thefts.get(device.id)
     return stolenAt === undefined ? device : { ...device, stolenAt }
   }
-  for await (const devices of pages((paging) => listDevices(registry, paging)))
-    yield devices.map(({ doc }) => deviceChanged(asStolen(doc)))
-  const span = endedBefore === undefined ? {} : { expiresFrom: endedBefore, expiresBefore: never }
-  for await (const certificates of pages((paging) => listCertificates(registry, { ...span, ...paging })))
-    yield certificates.flatMap(({ doc }) => factsOf(doc, thefts))
+  for await (const devices of registry.scan('device', perPage))
+    yield devices.map((device) => deviceChanged(asStolen(device)))
+  const isAskedAbout = ({ notAfter }: CertificateRecord): boolean =>
+    endedBefore === undefined || (notAfter !== undefined && new Date(notAfter) >= endedBefore)
+  for await (const certificates of registry.scan('certificate', perPage))
+    yield certificates.filter(isAskedAbout).flatMap((certificate) => factsOf(certificate, thefts))
   for (const id of thefts.keys()) {
-    for await (const certificates of pages((paging) => listCertificates(registry, { deviceId: id, ...paging })))
-      yield certificates.flatMap(({ doc }) => factsOf(doc, thefts))
+    const certificates = await readAll((paging) => listCertificates(registry, { deviceId: id, ...paging }))
+    yield certificates.flatMap(({ doc }) => factsOf(doc, thefts))
     const device = await findDevice(registry, id)
     if (device !== undefined && device.doc.stolenAt === undefined) yield [deviceChanged(device.doc)]
   }
@@ -51,9 +49,8 @@ export async function* readState(
 /** By device, when it was last reported: closed incidents count, as a key that was stolen is watched for ever. */
 async function lastThefts(registry: Registry): Promise<Map<string, string>> {
   const thefts = new Map<string, string>()
-  for await (const incidents of pages((paging) => listIncidents(registry, paging))) {
-    for (const { doc } of incidents) {
-      const { kind, deviceId, openedAt } = doc
+  for await (const incidents of registry.scan('incident', perPage)) {
+    for (const { kind, deviceId, openedAt } of incidents) {
       if (kind === 'stolen' && openedAt > (thefts.get(deviceId) ?? '')) thefts.set(deviceId, openedAt)
     }
   }
@@ -70,13 +67,4 @@ function factsOf(certificate: CertificateRecord, thefts: ReadonlyMap<string, str
   const isWatched = reason === 'keyCompromise' && reservedAt <= (thefts.get(deviceId) ?? '')
   const watched = isWatched ? { watchedKey: spkiHash } : {}
   return [issued, { type: 'certificate.revoked', data: { serial, fingerprint, deviceId, reason, ...watched } }]
-}
-
-async function* pages<T>(read: (paging: Paging) => Promise<Page<T>>): AsyncGenerator<Stored<T>[]> {
-  for (let after: string | undefined; ; ) {
-    const { items, next } = await read({ after, limit: perPage })
-    if (items.length > 0) yield items
-    if (next === undefined) return
-    after = next
-  }
 }

@@ -187,6 +187,16 @@ export class Registry implements AsyncDisposable {
     }
   }
 
+  /** All of a kind, in id order, in pages that may hold fewer than `limit`. */
+  async *scan<K extends RecordKind>(kind: K, limit: number): AsyncGenerator<RecordTypes[K][]> {
+    for (let after: string | undefined; ; ) {
+      const { records = [], next } = await this.#engine.page({ kind }, after, limit)
+      yield records.flatMap((record) => (record === undefined ? [] : [record.doc as RecordTypes[K]]))
+      if (next === undefined) return
+      after = next
+    }
+  }
+
   /**
    * How many there are in `range`, counting no further than `atMost`.
    *

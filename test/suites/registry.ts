@@ -105,6 +105,20 @@ export function registrySuite(engine: string, createPlace: () => Promise<Place>)
     await requireWholeChains(registry)
   })
 
+  check('all of a kind are read in id order, page by page, without what was deleted', async (place) => {
+    await using registry = await open(place)
+    const ids = async (): Promise<string[][]> => {
+      const pages: string[][] = []
+      for await (const page of registry.scan('device', 2)) pages.push(page.map(({ id }) => id))
+      return pages
+    }
+    assert.deepEqual(await ids(), [[]])
+    for (const n of [3, 1, 4, 2]) await registry.commit(creation(device(`cam-${n}`)))
+    const deleted = { kind: 'device', id: 'cam-2', doc: undefined } as const
+    await registry.commit({ requestId: 'delete', writes: [deleted], audit: [], at })
+    assert.deepEqual(await ids(), [['cam-1'], ['cam-3', 'cam-4']])
+  })
+
   check(
     'the beginning of the feed is forgotten for good, and what is left is whole, also after reopening',
     async (place) => {
