@@ -116,7 +116,7 @@ const packages: Record<string, { in: string[]; for: string }> = {
       'contract',
       'runtime',
       'enroll/admin',
-      'broker/trust/snapshot.ts',
+      'broker/trust/facts.ts',
       'cli/admin-client.ts',
       'cli/admin-connection.ts',
       'cli/commands/policy-file.ts',

@@ -25,8 +25,8 @@ test('every code is explained, with something to do', () => {
     assert.match(pages['errors.md']!, new RegExp(`\\| \`${code}\` \\| \\d{3} \\| .{10,} \\| .{20,} \\|`))
 })
 
-const sampleOf = (key: string): string =>
-  key.endsWith('.metrics') ? '127.0.0.1:9464' : key.endsWith('.url') ? 'http://some.where' : '/some/file'
+const samples = { metrics: '127.0.0.1:9464', url: 'http://some.where', keepDays: '365' }
+const sampleOf = (key: string): string => samples[key.split('.').at(-1) as keyof typeof samples] ?? '/some/file'
 
 test('every variable in configuration.md is accepted, with its own default', () => {
   const rows = [

@@ -1,15 +1,11 @@
-import { X509Certificate } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
-import { z } from 'zod'
-import { deviceAttributes } from '../../contract/device-attributes.ts'
-import { type Cursor, type DeviceStatus, deviceStatuses, type FeedData, type FeedEvent } from '../../contract/feed.ts'
-import { isDeviceId, isFingerprint, isGroupName, isProfileName, isSerialNumber } from '../../contract/ids.ts'
-import { policyDocument } from '../../contract/policy-document.ts'
+import type { Cursor, DeviceStatus, FeedData, FeedEvent } from '../../contract/feed.ts'
 import { chainHash } from '../../runtime/chain.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { Log } from '../../runtime/log.ts'
 import type { Area } from '../store.ts'
 import type { DeviceState } from './device-table.ts'
+import { type Fact, fact, facts, parseAs, place } from './facts.ts'
 import { type Kept, keepStricter } from './kept.ts'
 import { SnapshotLog } from './snapshot-log.ts'
 import {
@@ -41,68 +37,6 @@ export type RegistryNews =
   | { kind: 'expiring'; deviceId: string; fingerprint: string; serial: string; notAfter: string }
   | ({ kind: 'alert'; at: Date; alert: string } & Omit<FeedData['alert.raised'], 'kind'>)
   | { kind: 'deviceStatus'; deviceId: string; status: DeviceStatus }
-
-const deviceId = z.string().refine(isDeviceId)
-const fingerprint = z.string().refine(isFingerprint)
-const serial = z.string().refine(isSerialNumber)
-const at = z.string()
-const instant = z.iso.datetime({ offset: true })
-// One that OpenSSL cannot read would stop the listener, at every start again.
-const anchor = z.string().refine((pem) => {
-  try {
-    return new X509Certificate(pem).ca
-  } catch {
-    return false
-  }
-}, 'PEM of a CA certificate')
-const fact = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('trust.changed'), at, data: z.object({ anchors: z.array(anchor) }) }),
-  z.object({ type: z.literal('policy.changed'), at, data: z.object({ version: z.int(), document: policyDocument }) }),
-  z.object({
-    type: z.literal('device.changed'),
-    at,
-    data: z.object({
-      id: deviceId,
-      profile: z.string().refine(isProfileName),
-      groups: z.array(z.string().refine(isGroupName)),
-      attributes: deviceAttributes.optional(),
-      status: z.enum(deviceStatuses),
-      purge: z.object({ retained: instant.exactOptional(), queued: instant.exactOptional() }).optional(),
-      stolen: z.literal(true).optional(),
-    }),
-  }),
-  z.object({
-    type: z.literal('certificate.issued'),
-    at,
-    data: z.object({ serial, fingerprint, deviceId, notAfter: instant, via: z.string().optional() }),
-  }),
-  z.object({
-    type: z.literal('certificate.expiring'),
-    at,
-    data: z.object({ serial, fingerprint, deviceId, notAfter: instant }),
-  }),
-  z.object({
-    type: z.literal('certificate.revoked'),
-    at,
-    data: z.object({ serial, fingerprint, deviceId, reason: z.string(), watchedKey: fingerprint.optional() }),
-  }),
-  z.object({ type: z.literal('credential.revoked'), at, data: z.object({ serial, fingerprint }) }),
-  z.object({
-    type: z.literal('alert.raised'),
-    at: instant,
-    data: z.object({
-      kind: z.string(),
-      deviceId: deviceId.exactOptional(),
-      remoteAddress: z.string(),
-      message: z.string(),
-      count: z.int().min(1),
-      incident: z.string().exactOptional(),
-    }),
-  }),
-])
-type Fact = z.output<typeof fact>
-const facts = z.array(fact)
-const place = z.object({ seq: z.int().min(0), hash: fingerprint })
 
 const nothing = (): Unsaved => ({ anchors: false, policy: false, devices: new Set(), certificates: new Set() })
 
@@ -362,15 +296,6 @@ function readEvents(
     note(state, update, read)
   }
   return { update, news, younger }
-}
-
-function parseAs<T extends z.ZodType>(schema: T, said: () => unknown, what: string): z.output<T> {
-  try {
-    return schema.parse(said())
-  } catch (cause) {
-    // To step over what cannot be read could be to step over a revocation.
-    throw new FleetError('data_damaged', `${what} cannot be read`, { cause })
-  }
 }
 
 function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact): void {

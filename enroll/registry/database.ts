@@ -10,20 +10,29 @@
 import { mkdirSync, readdirSync } from 'node:fs'
 import { Level } from 'level'
 import { type Cursor, type FeedEvent, genesis, startCursor } from '../../contract/feed.ts'
-import { chainHash } from '../../runtime/chain.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { type AuditEntry, aboutIndex, aboutOf, verifyAudit } from './audit-log.ts'
 import { schemaKey, takeSnapshot } from './database-copy.ts'
+import {
+  type Batch,
+  boundsOf,
+  decodeEntry,
+  decodeHead,
+  decodeRecord,
+  encodeChanges,
+  entryKey,
+  present,
+  revisionsOf,
+  viewOf,
+} from './database-encoding.ts'
 import {
   type Changes,
   type EngineSnapshot,
   entryId,
   type Head,
-  isKeyPart,
   type Range,
   type RecordKey,
   type RegistryEngine,
-  requireKeyPart,
   type Stored,
   type View,
 } from './engine.ts'
@@ -40,8 +49,6 @@ const recheckAtOpen = 16_000
 // disk holds up its reader alone.
 const readHereAtMost = 8
 
-/** What a key is to hold; undefined where it goes. */
-type Batch = Map<string, string | undefined>
 type Decision = { answer: unknown; changes?: Changes }
 type Pending = {
   keys: readonly RecordKey[]
@@ -368,104 +375,6 @@ function requireWholeFolder(folder: string): void {
   }
   if (!names.includes('CURRENT') && names.some((name) => /^\d+\.(ldb|log|sst)$/.test(name))) {
     throw new FleetError('data_damaged', `${folder} has lost files; restore it from a backup`)
-  }
-}
-
-/** Keys strictly between `start` and `end`; undefined where nothing can be. `!` is the character after the space. */
-/** @returns `from` is below `start`, as cursors are */
-function boundsOf(range: Range): { start: string; from: string; end: string } | undefined {
-  if ('kind' in range) return { start: `r ${range.kind} `, from: '', end: `r ${range.kind}!` }
-  if (range.before !== undefined) {
-    return { start: `i ${range.index} `, from: range.from ?? '', end: `i ${range.index} ${range.before}` }
-  }
-  if (!isKeyPart(range.value)) return undefined
-  return { start: `i ${range.index} ${range.value} `, from: '', end: `i ${range.index} ${range.value}!` }
-}
-
-/** A record as it is kept: of what was deleted, the revision alone. */
-type Revision = { rev: number; doc?: unknown }
-
-/** Records as the changes of this group leave them, read for this decision alone. */
-function revisionsOf(
-  keys: readonly RecordKey[],
-  before: ReadonlyMap<RecordKey, string | undefined>,
-  batch: Batch,
-): Map<RecordKey, Revision | undefined> {
-  const known = new Map<RecordKey, Revision | undefined>()
-  for (const key of keys) {
-    const name = `r ${key}`
-    known.set(key, decodeRecord(batch.has(name) ? batch.get(name) : before.get(key)))
-  }
-  return known
-}
-
-function viewOf(known: ReadonlyMap<RecordKey, Revision | undefined>): Map<RecordKey, Stored> {
-  const records = new Map<RecordKey, Stored>()
-  for (const [key, revision] of known) {
-    const record = present(revision)
-    if (record !== undefined) records.set(key, record)
-  }
-  return records
-}
-
-const present = (revision: Revision | undefined): Stored | undefined =>
-  revision === undefined || revision.doc === undefined ? undefined : { rev: revision.rev, doc: revision.doc }
-
-function encodeChanges(
-  head: Head,
-  changes: Changes,
-  known: ReadonlyMap<RecordKey, Revision | undefined>,
-): { batch: Batch; head: Head } {
-  const batch: Batch = new Map()
-  for (const { key, doc } of changes.records) {
-    if (!known.has(key)) throw new Error(`${key} was not read before it is written`)
-    batch.set(`r ${key}`, JSON.stringify({ rev: (known.get(key)?.rev ?? 0) + 1, doc }))
-  }
-  for (const key of changes.forgotten ?? []) batch.set(`r ${key}`, undefined)
-  for (const { index, value, id, present } of changes.indexed) {
-    batch.set(`i ${index} ${requireKeyPart(value)} ${requireKeyPart(id)}`, present ? '' : undefined)
-  }
-  const append = (log: 'f' | 'a', cursor: Cursor, bodies: readonly string[]): Cursor =>
-    bodies.reduce((last, body) => {
-      const next = { seq: last.seq + 1, hash: chainHash(last.hash, body) }
-      batch.set(entryKey(log, next.seq), `${next.hash} ${body}`)
-      return next
-    }, cursor)
-  const { feedFrom = head.feedFrom } = changes
-  for (let seq = head.feedFrom ?? 1; seq < (feedFrom ?? 0); seq++) batch.set(entryKey('f', seq), undefined)
-  return {
-    batch,
-    head: {
-      ...head,
-      feed: append('f', head.feed, changes.feed),
-      audit: append('a', head.audit, changes.audit),
-      ...(feedFrom === undefined ? {} : { feedFrom }),
-      ...(changes.auditStart === undefined ? {} : { auditStart: changes.auditStart }),
-    },
-  }
-}
-
-const entryKey = (log: 'f' | 'a', seq: number): string => `${log} ${entryId(seq)}`
-
-const decodeEntry = (seq: number, text: string): AuditEntry => ({
-  seq,
-  hash: text.slice(0, genesis.length),
-  body: text.slice(genesis.length + 1),
-})
-
-const decodeRecord = (text: string | undefined): Revision | undefined =>
-  text === undefined ? undefined : (parse(text) as Revision)
-
-function decodeHead(text: string | undefined): Head {
-  if (text === undefined) throw new FleetError('data_damaged', 'the registry has lost its head')
-  return parse(text) as Head
-}
-
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (cause) {
-    throw new FleetError('data_damaged', 'the registry holds a record that cannot be read', { cause })
   }
 }
 
