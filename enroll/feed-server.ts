@@ -310,8 +310,7 @@ export class FeedServer implements AsyncDisposable {
       )
     const follower = new Follower(id, socket, this.#registry, {
       cursor: known ? cursor : startCursor,
-      state:
-        !known && hello.snapshots ? { anchors: this.#anchors, endedBefore: forgottenBefore(hello, now) } : undefined,
+      state: !known && hello.snapshots ? { anchors: this.#anchors, endedBefore: unaskedBefore(hello, now) } : undefined,
       knows,
       bounds,
       now,
@@ -416,7 +415,7 @@ export class FeedServer implements AsyncDisposable {
 }
 
 /** By the clock that is behind: nothing brings back what is forgotten because one was ahead. */
-function forgottenBefore({ forgets }: { forgets?: unknown }, now: Date): Date | undefined {
+function unaskedBefore({ forgets }: { forgets?: unknown }, now: Date): Date | undefined {
   const { data } = forgetting.safeParse(forgets)
   return data && new Date(Math.max(0, Math.min(now.getTime(), Date.parse(data.at)) - data.afterMs))
 }

@@ -497,6 +497,7 @@ suite('the trust feed', () => {
     assert.deepEqual(devices, expected.devices)
     assert.deepEqual(certificates, expected.certificates, 'nothing has ended by the clock of enroll')
     await using told = await followFeed(fleet, startCursor, undefined, { snapshots: true })
+    await told.see(({ kind }) => kind === 'live')
     await fleet.enrolledDevice('cam-behind')
     assert.equal((await told.until(seq + 1))[0]!.seq, seq + 1)
   })
