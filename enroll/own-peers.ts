@@ -2,11 +2,14 @@ import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import type { TLSSocket } from 'node:tls'
 import { parseCertificate } from '../pki/certificate.ts'
+import { valuesOf } from '../pki/names.ts'
 import { isFleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
 import { findWatchedHandshake, type WatchedKeyUse } from './ra/key-watch.ts'
 import type { Registry } from './registry/registry.ts'
 
+/** As its certificate says, whatever that is worth. */
+export type OwnPeer = { edge: 'admin' | 'feed'; serial: string; name: string | undefined }
 type OwnPeersOptions = {
   registry: Registry
   onWatchedKey: (use: WatchedKeyUse) => void
@@ -20,7 +23,7 @@ type OwnPeersOptions = {
  */
 export class OwnPeers {
   readonly #options: OwnPeersOptions
-  readonly #serials = new Map<TLSSocket, string>()
+  readonly #peers = new Map<TLSSocket, OwnPeer>()
   readonly #leaving = new WeakSet<TLSSocket>()
 
   constructor(options: OwnPeersOptions) {
@@ -28,12 +31,12 @@ export class OwnPeers {
   }
 
   /** At the end of the handshake, before the certificate is looked up: one that is revoked in between is ended here. */
-  note(socket: TLSSocket, edge: 'admin' | 'feed'): void {
+  note(socket: TLSSocket, edge: OwnPeer['edge']): void {
     const der = socket.getPeerX509Certificate()?.raw
     const shown = der && findFacts(der)
     if (shown === undefined) return
-    this.#serials.set(socket, shown.serial)
-    socket.once('close', () => this.#serials.delete(socket))
+    this.#peers.set(socket, { edge, serial: shown.serial, name: valuesOf(shown.subject, 'CN')[0] })
+    socket.once('close', () => this.#peers.delete(socket))
     const { registry, onWatchedKey, clock, log } = this.#options
     const { remoteAddress = 'unknown' } = socket
     findWatchedHandshake(registry, shown.spkiHash, { id: randomUUID(), path: edge, remoteAddress }, clock()).then(
@@ -43,13 +46,13 @@ export class OwnPeers {
   }
 
   /**
-   * Ends every connection with one of these certificates.
+   * Ends the connections that are meant.
    *
    * @param but has its answer first, and ends then: see `isLeaving`
    * @returns how many, when they are closed; `but` is one of them
    */
-  async end(serials: readonly string[], but?: TLSSocket): Promise<number> {
-    const ended = [...this.#serials].flatMap(([socket, serial]) => (serials.includes(serial) ? [socket] : []))
+  async end(isMeant: (peer: OwnPeer) => boolean, but?: TLSSocket): Promise<number> {
+    const ended = [...this.#peers].flatMap(([socket, peer]) => (isMeant(peer) ? [socket] : []))
     await Promise.all(
       ended.map(async (socket) => {
         if (socket === but) this.#leaving.add(socket)

@@ -7,6 +7,7 @@ import {
 import { FleetError } from '../../runtime/errors.ts'
 import { revokeCredential } from '../ca/credential-revocation.ts'
 import { recordReceipt } from '../ca/receipts.ts'
+import type { OwnPeer } from '../own-peers.ts'
 import { route } from './route.ts'
 
 export const credentialRoutes = [
@@ -24,7 +25,8 @@ export const credentialRoutes = [
       const { reason, lastOperator, waitMs } = body
       const revocation = await revokeCredential(registry, { serial, reason, lastOperator, ...asked })
       const { kind, name, feedSeq, certificates } = revocation
-      const connectionsEnded = await peers.end([serial, ...certificates], socket)
+      const isMeant = (peer: OwnPeer): boolean => peer.serial === serial || certificates.includes(peer.serial)
+      const connectionsEnded = await peers.end(isMeant, socket)
       const crlNumber = await lists?.carriedAt(feedSeq, AbortSignal.timeout(waitMs))
       const brokers = await feed.confirmations(feedSeq, 0)
       const broker = kind === 'broker' ? brokers.find((one) => one.broker === name) : undefined

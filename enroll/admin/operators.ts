@@ -12,7 +12,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import { changeOperator, createOperator } from '../ca/operators.ts'
 import { getOperator, listOperators, type OperatorRecord } from '../registry/operators.ts'
 import { readPage } from './paging.ts'
-import { route } from './route.ts'
+import { type AdminContext, type Route, route } from './route.ts'
 
 export const operatorRoutes = [
   route({
@@ -73,8 +73,7 @@ export const operatorRoutes = [
     conditional: true,
     problems: ['precondition_failed', 'operator_unknown', 'conflict'],
     body: changeBody,
-    handle: async ({ params: { name = '' }, body, asked }, { registry }) =>
-      show(await changeOperator(registry, { name, change: body }, asked)),
+    handle: ({ params: { name = '' }, body, ...input }, context) => change(name, body, input, context),
   }),
   route({
     method: 'DELETE',
@@ -84,9 +83,20 @@ export const operatorRoutes = [
     answer: operatorView,
     conditional: true,
     problems: ['precondition_failed', 'operator_unknown', 'conflict'],
-    handle: async ({ params: { name = '' }, asked }, { registry }) =>
-      show(await changeOperator(registry, { name, change: { status: 'removed' } }, asked)),
+    handle: ({ params: { name = '' }, ...input }, context) => change(name, { status: 'removed' }, input, context),
   }),
 ]
+
+/** Who may nothing any more is not connected any more. */
+async function change(
+  name: string,
+  wanted: Parameters<typeof changeOperator>[1]['change'],
+  { asked, socket }: Pick<Parameters<Route['handle']>[0], 'asked' | 'socket'>,
+  { registry, peers }: AdminContext,
+): Promise<OperatorView> {
+  const operator = await changeOperator(registry, { name, change: wanted }, asked)
+  if (operator.status !== 'active') await peers.end((peer) => peer.edge === 'admin' && peer.name === name, socket)
+  return show(operator)
+}
 
 const show = (doc: OperatorRecord): OperatorView => doc

@@ -1,13 +1,12 @@
 import type { CredentialKind } from '../../contract/credential-api.ts'
 import type { RevocationReason, SerialNumber } from '../../contract/ids.ts'
-import { parseCertificate } from '../../pki/certificate.ts'
-import { valuesOf } from '../../pki/names.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import { type CertificateRecord, getCertificate, listOwn, writeCertificate } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
 import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
 import { watchKeys } from '../registry/watched-keys.ts'
+import { listInCharge, nameIn } from './in-charge.ts'
 import { isLive, revokedCertificate } from './revocation.ts'
 
 export type CredentialRevocation = {
@@ -60,10 +59,9 @@ export const revokeCredential = (registry: Registry, input: Input): Promise<Cred
       const before = { reason: doc.revocationReason!, revokedAt: doc.revokedAt!, alreadyRevoked }
       return { ...about, ...before, certificates, keysWatched: 0, feedSeq: (await registry.head()).feed.seq }
     }
-    const successor = left.find((one) => isUsable(one.doc, now))
-    if (kind === 'operator' && !input.lastOperator && successor === undefined) {
-      if (ended.some((one) => isUsable(one.doc, now))) throw lastOperator()
-    }
+    const inCharge = kind === 'operator' ? await listInCharge(registry, now) : []
+    const successor = inCharge.find((one) => !certificates.includes(one.doc.serial))
+    if (inCharge.length > 0 && successor === undefined && !input.lastOperator) throw lastOperator()
     const revokedAt = now.toISOString()
     const keys = isCompromise ? [doc.spkiHash] : []
     const watched = await watchKeys(registry, keys, { serial, since: revokedAt })
@@ -73,7 +71,7 @@ export const revokeCredential = (registry: Registry, input: Input): Promise<Cred
       writes: [
         ...ended.map((one) => writeCertificate(revokedCertificate(one.doc, reason, revokedAt), one.rev)),
         // Written as it is: of two operators who revoke each other at the same time one loses, and is asked again.
-        ...(kind === 'operator' && successor !== undefined ? [writeCertificate(successor.doc, successor.rev)] : []),
+        ...(successor === undefined ? [] : [writeCertificate(successor.doc, successor.rev)]),
         ...watched,
       ],
       audit: [
@@ -100,9 +98,9 @@ export const revokeCredential = (registry: Registry, input: Input): Promise<Cred
 
 /** @throws FleetError `conflict` */
 function credentialOf({ doc, rev }: Stored<CertificateRecord>): Credential {
-  const { kind, serial, der } = doc
+  const { kind, serial } = doc
   if (kind === 'operator' || kind === 'broker') {
-    return { doc, rev, kind, name: valuesOf(parseCertificate(Buffer.from(der!, 'base64')).subject, 'CN')[0]! }
+    return { doc, rev, kind, name: nameIn(doc) }
   }
   const sentence =
     kind === 'device' || kind === 'foreign'
@@ -111,14 +109,11 @@ function credentialOf({ doc, rev }: Stored<CertificateRecord>): Credential {
   throw new FleetError('conflict', sentence, { context: { final: true, serial } })
 }
 
-const isUsable = ({ status, notAfter }: CertificateRecord, now: Date): boolean =>
-  status === 'issued' && new Date(notAfter!) > now
-
 const newest = (all: readonly Credential[]): string | undefined =>
   all.toSorted((one, other) => (one.doc.issuedAt! < other.doc.issuedAt! ? 1 : -1))[0]?.doc.serial
 
 const lastOperator = (): FleetError =>
   new FleetError(
     'last_operator',
-    'no operator would have a certificate any more. If that is what you want, say so; to get back in, somebody deletes operator.crt and operator.key in the folder operator of the data folder and starts enroll again, which makes another',
+    'no operator with the role admin would have a certificate any more. If that is what you want, say so; to get back in, somebody deletes operator.crt and operator.key in the folder operator of the data folder and starts enroll again, which makes another',
   )

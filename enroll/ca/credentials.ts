@@ -70,7 +70,9 @@ export async function keepCredentials(
       names,
       profile: serverAndClientProfile,
     },
-    ...((await keepFirstOperator(input.registry, input.now)) ? [operatorIn(dataDir)] : []),
+    ...((await keepFirstOperator(input.registry, isThere(operatorIn(dataDir)), input.now))
+      ? [operatorIn(dataDir)]
+      : []),
     auditorIn(services),
     ...(input.hasResponder ? [responderIn(services)] : []),
   ]
@@ -107,6 +109,9 @@ function auditorIn(services: string): Credential {
   const folder = join(services, 'audit')
   return { kind: 'auditor', folder, stem: 'audit', commonName: 'audit', names: [], profile: auditorProfile }
 }
+
+const isThere = ({ folder, stem }: Credential): boolean =>
+  ['key', 'crt'].some((end) => existsSync(join(folder, `${stem}.${end}`)))
 
 function responderIn(services: string): Credential {
   const folder = join(services, 'status')

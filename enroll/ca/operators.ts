@@ -13,31 +13,35 @@ import { findOperator, getOperator, listOperators, type OperatorRecord, writeOpe
 import { atRevision, type Registry, readAll, type Write } from '../registry/registry.ts'
 import { findWatchedKey } from '../registry/watched-keys.ts'
 import type { Authority } from './hierarchy.ts'
+import { listInCharge } from './in-charge.ts'
 
 /** Made at the first start, with a key in the data folder. */
 export const firstOperator = 'operator'
 
 /**
- * Makes the first operator where there is none at all: whoever holds the data folder is in charge.
+ * Makes the first operator where there is none at all: whoever holds the data folder is in charge. It comes back, with all it may,
+ * where somebody has deleted its files and nobody is in charge.
  *
+ * @param isThere its credential is in the data folder
  * @returns whether its credential is to be kept
  */
-export async function keepFirstOperator(registry: Registry, now: Date): Promise<boolean> {
+export async function keepFirstOperator(registry: Registry, isThere: boolean, now: Date): Promise<boolean> {
   const known = await findOperator(registry, firstOperator)
-  if (known !== undefined) return known.doc.status !== 'removed'
-  const at = now.toISOString()
-  const doc: OperatorRecord = {
+  const isLocked = async () => !isThere && (await listInCharge(registry, now)).length === 0
+  if (known !== undefined && (isInCharge(known.doc) || !(await isLocked()))) return known.doc.status !== 'removed'
+  const first: OperatorRecord = {
     name: firstOperator,
     role: 'admin',
     status: 'active',
-    createdAt: at,
+    createdAt: now.toISOString(),
     createdBy: 'system',
   }
-  const requestId = 'setup-operator'
+  const doc: OperatorRecord = known === undefined ? first : { ...known.doc, role: 'admin', status: 'active' }
+  const requestId = `setup-operator${known === undefined ? '' : `-${known.rev}`}`
   await registry.commit({
     requestId,
-    writes: [writeOperator(doc, 0)],
-    audit: [fact('operator.created', doc, { actor: 'system', requestId })],
+    writes: [writeOperator(doc, known?.rev ?? 0)],
+    audit: [fact(known === undefined ? 'operator.created' : 'operator.restored', doc, { actor: 'system', requestId })],
     at: now,
   })
   return true

@@ -4,7 +4,7 @@ import { rmSync } from 'node:fs'
 import { Agent } from 'node:https'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
-import { connect } from 'node:tls'
+import { connect, type TLSSocket } from 'node:tls'
 import { startCursor } from '../../../contract/feed.ts'
 import { splitAddress } from '../../../runtime/config.ts'
 import { type DeviceKeys, EnrollHarness, movableClock, testConfiguration } from '../../harness/fleet.ts'
@@ -52,25 +52,30 @@ suite('certificates of operators and brokers', () => {
     for (const file of files) rmSync(join(fleet.dataDir, file))
     await fleet.open()
   }
+  /** A connection that has had an answer, and says nothing more. */
+  const greeted = async (credential: Shown): Promise<TLSSocket> => {
+    const { host, port } = splitAddress(fleet.endpoints.admin.replace('https://', ''))
+    const socket = connect({ host, port, ca: fleet.root, ...credential }).on('error', () => {})
+    socket.write('GET /v1/status HTTP/1.1\r\nHost: admin\r\n\r\n')
+    await once(socket, 'data')
+    return socket
+  }
   const audited = async (action: string) => {
     const { items } = (await fleet.admin('GET', '/audit?limit=1000')).body
     return items.filter((entry: { action: string }) => entry.action === action)
   }
 
   test('one of an operator ends its connections, and is refused by every method from then on', async () => {
-    const first = fleet.operator
-    const [serial] = await of('operator')
-    await restartWithout('operator/operator.key', 'operator/operator.crt')
-    const [second] = (await of('operator')).filter((one) => one !== serial)
-    using agent = Object.assign(new Agent({ keepAlive: true, ca: fleet.root, ...first }), {
+    const before = await of('operator')
+    const ann = await fleet.newOperator('ann', 'admin')
+    const serial = (await of('operator')).find((one) => !before.includes(one))
+    using agent = Object.assign(new Agent({ keepAlive: true, ca: fleet.root, ...ann }), {
       [Symbol.dispose]: () => agent.destroy(),
     })
-    const kept = { ...first, agent }
+    const kept = { ...ann, agent }
     assert.deepEqual(await ask(kept), [200, undefined])
-    const waiting = ask(first, 'GET', '/audit?after=100000&waitMs=30000').catch(({ code }) => [code])
-    const { host, port } = splitAddress(fleet.endpoints.admin.replace('https://', ''))
-    const silent = connect({ host, port, ca: fleet.root, ...first }).on('error', () => {})
-    await once(silent, 'secureConnect')
+    const waiting = ask(kept, 'GET', '/audit?after=100000&waitMs=30000').catch(({ code }) => [code])
+    const silent = await greeted(ann)
     const closed = once(silent, 'close')
     // By its answer the one that waits is there, too.
     assert.deepEqual(await ask(kept), [200, undefined])
@@ -78,8 +83,8 @@ suite('certificates of operators and brokers', () => {
     const { status, body } = await revoke(serial!, { waitMs: 5_000 })
     assert.equal(status, 200, JSON.stringify(body))
     const { kind, name, isCurrent, certificates, remaining, keysWatched, connectionsEnded, crlNumber } = body
-    assert.deepEqual([kind, name, isCurrent, keysWatched], ['operator', 'operator', false, 1])
-    assert.deepEqual([certificates, remaining, connectionsEnded], [[serial], [second], 3])
+    assert.deepEqual([kind, name, isCurrent, keysWatched], ['operator', 'ann', true, 1])
+    assert.deepEqual([certificates, remaining, connectionsEnded], [[serial], [], 2])
     await closed
     assert.deepEqual(await waiting, ['ECONNRESET'])
     for (const [method, path] of requests) {
@@ -91,7 +96,7 @@ suite('certificates of operators and brokers', () => {
     const lists = (await fleet.admin('GET', '/status')).body.revocationLists
     assert.equal(lists.number, crlNumber)
     const told = await audited('receipt.given')
-    assert.deepEqual([told[0].subject, told[0].details.connectionsEnded], [`certificate:${serial}`, 3])
+    assert.deepEqual([told[0].subject, told[0].details.connectionsEnded], [`certificate:${serial}`, 2])
     const alerts = await audited('alert.raised')
     assert.partialDeepStrictEqual(alerts, [
       { subject: `certificate:${serial}`, details: { kind: 'key_reused', path: 'admin', where: 'handshake' } },
@@ -158,19 +163,44 @@ suite('certificates of operators and brokers', () => {
     }
   })
 
-  test('the last one of an operator goes only when that is said, has its answer, and is not made again by itself', async () => {
-    const [serial] = await of('operator')
-    const refused = await revoke(serial!)
+  test('an operator who is disabled or removed is not connected any more', async () => {
+    for (const [name, method, change] of [
+      ['bea', 'PATCH', { status: 'disabled' }],
+      ['cem', 'DELETE', undefined],
+    ] as const) {
+      const closed = once(await greeted(await fleet.newOperator(name, 'viewer')), 'close')
+      assert.equal((await fleet.admin(method, `/operators/${name}`, change)).status, 200)
+      await closed
+    }
+  })
+
+  test('the last one in charge goes only when that is said, has its answer, and is not made again by itself', async () => {
+    const first = (await of('operator'))[0]!
+    const bob = await fleet.newOperator('bob', 'admin')
+    const as = async (credential: Shown, method: string, path: string, body?: object) => {
+      const json =
+        body === undefined ? {} : { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) }
+      const answer = await fleet.ask(`${fleet.endpoints.admin}/v1${path}`, { method, ...json, ...credential })
+      return { status: answer.status, body: JSON.parse(answer.body) }
+    }
+    const list = (await as(bob, 'GET', '/certificates?limit=1000')).body.items
+    const named = (name: string) => list.find(({ subject }: { subject?: string }) => subject === `CN=${name}`).serial
+    const end = (serial: string, more: object) =>
+      as(bob, 'POST', `/credentials/${serial}/revoke`, { reason: 'keyCompromise', ...more })
+    for (const serial of [first, named('operator')]) assert.equal((await end(serial, {})).status, 200)
+    assert.equal((await as(bob, 'DELETE', '/operators/operator')).status, 200)
+    const refused = await end(named('bob'), {})
     assert.deepEqual([refused.status, refused.body.code], [409, 'last_operator'])
     assert.match(refused.body.detail, /to get back in, somebody deletes operator.crt and operator.key/)
-    const { status, body } = await revoke(serial!, { lastOperator: true })
+    const { status, body } = await end(named('bob'), { lastOperator: true })
     assert.deepEqual([status, body.remaining, body.connectionsEnded], [200, [], 1])
-    assert.deepEqual(await ask(fleet.operator), [403, 'certificate_revoked'])
-    await restartWithout()
-    assert.deepEqual(await ask(fleet.operator), [403, 'certificate_revoked'])
+    assert.deepEqual(await ask(bob), [403, 'certificate_revoked'])
     await restartWithout('operator/operator.crt')
     await assert.rejects(async () => fleet.operator, { code: 'ENOENT' }, 'its key is not certified again')
     await restartWithout('operator/operator.key')
     assert.deepEqual(await ask(fleet.operator), [200, undefined])
+    assert.partialDeepStrictEqual(await audited('operator.restored'), [
+      { subject: 'operator:operator', actor: 'system' },
+    ])
   })
 })

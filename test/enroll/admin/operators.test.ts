@@ -5,6 +5,7 @@ import type { ClientRequest } from 'node:http'
 import { Agent, request } from 'node:https'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
+import { setImmediate as turn } from 'node:timers/promises'
 import { includesRole, type Role, roles } from '../../../contract/operator-api.ts'
 import { routes } from '../../../enroll/admin/table.ts'
 import { toPem } from '../../../pki/certificate.ts'
@@ -70,7 +71,7 @@ suite('operators and their roles', () => {
     assert.deepEqual([...new Set(routes.map(({ role }) => role))].toSorted(), [...roles].toSorted())
   })
 
-  test('an operator who is disabled, or whose role is lowered, meets it with the next request on an open connection', async () => {
+  test('an operator who is disabled, or whose role is lowered, meets it with the next request; the connection of one who is out ends', async () => {
     const agent = new Agent({
       keepAlive: true,
       ca: fleet.root,
@@ -87,17 +88,22 @@ suite('operators and their roles', () => {
           })
         ).body,
       ).code
+    const ended = async (): Promise<void> => {
+      while (Object.keys(agent.freeSockets).length > 0) await turn()
+    }
     try {
       assert.equal(await kick(), 'request_malformed')
       const change = (body: unknown) => fleet.admin('PATCH', '/operators/ann@example.org', body)
       assert.equal((await change({ role: 'viewer' })).body.role, 'viewer')
       assert.equal(await kick(), 'role_insufficient')
       assert.equal((await change({ role: 'operator', status: 'disabled' })).body.status, 'disabled')
+      await ended()
       assert.equal(await kick(), 'operator_disabled')
       await change({ status: 'active' })
       assert.equal(await kick(), 'request_malformed')
       assert.equal((await change({})).status, 400)
       assert.equal((await fleet.admin('DELETE', '/operators/ann@example.org')).body.status, 'removed')
+      await ended()
       assert.equal(await kick(), 'operator_disabled')
     } finally {
       agent.destroy()
