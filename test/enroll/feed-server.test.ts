@@ -98,8 +98,12 @@ suite('the trust feed', () => {
       count: 1,
     }
     const id = '0000-0001'
-    for (let times = 0; times < 2; times++) feed.send({ kind: 'report', id, report: alert })
-    await feed.see(() => feed.messages.filter((message) => message.kind === 'noted' && message.id === id).length === 2)
+    for (const times of [1, 2]) {
+      feed.send({ kind: 'report', id, report: alert })
+      await feed.see(
+        () => feed.messages.filter((message) => message.kind === 'noted' && message.id === id).length === times,
+      )
+    }
     const { items } = (await fleet.admin('GET', '/audit')).body
     const told = items.filter(({ action }: { action: string }) => action === 'alert.raised')
     assert.equal(told.length, 1)
