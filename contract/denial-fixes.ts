@@ -40,6 +40,8 @@ const fixes: Record<DenialCause, (denial: Denial) => DenialFix> = {
   certificate_pin_mismatch: enrollment('the registry knows another certificate of the device'),
   certificate_revoked: (denial) =>
     denial.stage === 'enrollment' ? readmission(denial) : enrollment('the certificate was revoked')(denial),
+  certificate_superseded: () =>
+    command('the device has a newer certificate; if it does not, somebody else has its key', 'incident', 'ls'),
   certificate_held: () => wait('the CA that issued the certificate has put it on hold, and it alone can end that'),
   key_suspended: () =>
     wait(

@@ -80,6 +80,7 @@ export const problems = {
   certificate_expired: { status: 403, title: 'The client certificate has expired' },
   certificate_not_yet_valid: { status: 403, title: 'The client certificate is not valid yet' },
   certificate_wrong_usage: { status: 403, title: 'The client certificate is not for client authentication' },
+  certificate_superseded: { status: 403, title: 'A newer certificate of the device is in use' },
   certificate_revoked: { status: 403, title: 'The client certificate is revoked' },
   certificate_bad_signature: { status: 401, title: 'The client certificate is not signed by the CA that it names' },
   certificate_held: { status: 403, title: 'The client certificate is on hold' },

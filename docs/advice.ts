@@ -105,6 +105,8 @@ export const advice: Record<ProblemCode, string> = {
   certificate_not_yet_valid: 'Check the clocks of gateway and device.',
   certificate_wrong_usage:
     'A server certificate was used as a client certificate. Use the one that was enrolled for the device.',
+  certificate_superseded:
+    'Renew with the newer certificate. If the device does not have it, somebody else has its key: see the incident, `npx fleetgate incident ls`, and revoke it.',
   certificate_revoked: 'The device was revoked; see when and why with `npx fleetgate device show ID`.',
   certificate_bad_signature:
     'Somebody uses the name of a CA that is trusted here. If it is your own CA with a new key, put its new certificate into the file of `broker.trust`.',

@@ -6,14 +6,11 @@ import type {
   SessionCut,
   VerdictReached,
 } from '../contract/broker-reports.ts'
-import type { DeviceId } from '../contract/ids.ts'
 import type { ProblemCode } from '../contract/problems.ts'
-import { AttemptLimit } from '../runtime/limits.ts'
-import type { Log } from '../runtime/log.ts'
 import type { Alerts } from './alerts.ts'
-import { holdDevice } from './ca/hold.ts'
 import { noteEvidence } from './ca/incidents.ts'
 import { noteUse } from './ca/supersession.ts'
+import type { CloneDesk, Shown } from './clone-desk.ts'
 import type { Reported } from './feed-server.ts'
 import type { AuditFact } from './registry/audit-log.ts'
 import { findCertificate } from './registry/certificates.ts'
@@ -28,24 +25,19 @@ type Said<R extends BrokerReport> = { broker: string; requestId: string; report:
 type ReportsOptions = {
   registry: Registry
   alerts: Alerts
+  clones: CloneDesk
   overlapMs: number
-  /** Devices whose key is used in two places that are put on hold in an hour; more at once are a fault of the network, or a broker's. */
-  maxClonesHeld: number
   clock: () => Date
-  log: Log
 }
 
 /** Takes what brokers report. A report that comes again has no second effect: its id is the request's. */
 export function createReportDesk({
   registry,
   alerts,
+  clones,
   overlapMs,
-  maxClonesHeld,
   clock,
-  log,
 }: ReportsOptions): (reported: Reported) => Promise<void> {
-  const holds = new AttemptLimit(maxClonesHeld, { periodMs: 3_600_000 })
-
   /** @param heardAt when it came; it may have to be written more than once */
   async function cut({ broker, requestId, report }: Said<SessionCut>, heardAt: Date): Promise<void> {
     const { type: _type, deviceId, ...rest } = report
@@ -67,6 +59,20 @@ export function createReportDesk({
       const { writes } = await evidenceOf(audit, report, broker, heardAt)
       await registry.commit({ requestId, writes: [...cuts, ...writes], audit: [audit], at: heardAt })
     }, attempts)
+    if (report.state !== 'live') return
+    const ended = await ownOf(report)
+    if (ended?.revocationReason !== 'superseded') return
+    await clones.outlived(
+      ended,
+      'its session was still there at the end of the overlap',
+      shownIn(broker, requestId, report),
+    )
+  }
+
+  /** The certificate that a report is about; another CA may have given the same number to one of its own. */
+  async function ownOf({ serial, fingerprint }: Partial<Record<'serial' | 'fingerprint', string | undefined>>) {
+    const known = serial === undefined ? undefined : await findCertificate(registry, serial)
+    return known?.doc.fingerprint === fingerprint ? known?.doc : undefined
   }
 
   /** Of a theft it is evidence; otherwise it is an end as any other. */
@@ -84,18 +90,8 @@ export function createReportDesk({
   async function alerted({ broker, requestId, report }: Said<Alert>): Promise<void> {
     const { kind, deviceId, remoteAddress, at } = report
     await alerts.raise({ kind, deviceId, remoteAddress, by: broker, requestId, at, details: detailsOf(report) })
-    if (kind !== 'clone' || deviceId === undefined || maxClonesHeld === 0) return
-    // One that was revoked, or never was, cannot be held and need not be.
-    if ((await findDevice(registry, deviceId))?.doc.status !== 'active') return
-    const now = clock().getTime()
-    if (holds.waitMs('', now) > 0) {
-      const why = `${maxClonesHeld} devices were put on hold in an hour already: are these the addresses of devices?`
-      log.error({ event: 'clone.notHeld', deviceId, broker, why }, 'a device that may have been cloned goes on')
-      return
-    }
-    holds.note('', now)
-    const id = deviceId as DeviceId
-    await holdDevice(registry, { id, actor: `broker:${broker}`, remoteAddress, requestId, now: clock() })
+    if (kind === 'clone' && deviceId !== undefined)
+      await clones.hold(deviceId, { by: broker, remoteAddress, requestId })
   }
 
   async function judged({ broker, requestId, report }: Said<VerdictReached>): Promise<void> {
@@ -111,16 +107,19 @@ export function createReportDesk({
       requestId,
     }
     await registry.commit({ requestId, writes: [], audit: [audit], at: clock() })
+    // Whoever was answered with it never came; somebody else was answered, or has what the device had.
+    const shown = reason === 'certificate_revoked' ? await ownOf(report) : undefined
+    if (shown?.revocationReason !== 'superseded' || shown.firstUsedAt !== undefined) return
+    await clones.outlived(shown, 'it was never used before it was replaced', shownIn(broker, requestId, report))
   }
 
   /** From its first session on it is certain that the device has the certificate. */
   async function used({ broker, requestId, report }: Said<CertificateUsed>): Promise<void> {
-    const { serial, fingerprint, remoteAddress, at } = report
-    const known = await findCertificate(registry, serial)
-    // Another CA may have given the same number to a certificate of its own.
-    if (known?.doc.fingerprint !== fingerprint) return
+    const { serial, remoteAddress, at } = report
+    if ((await ownOf(report)) === undefined) return
     const by = { actor: `broker:${broker}`, remoteAddress, requestId }
-    await noteUse(registry, { serial, at: new Date(at), ...by, overlapMs, now: clock() })
+    const fork = await noteUse(registry, { serial, at: new Date(at), ...by, overlapMs, now: clock() })
+    if (fork !== undefined) await clones.forked(fork, shownIn(broker, requestId, report))
   }
 
   /** A broker revokes nobody; who reads the audit log does it again. */
@@ -153,6 +152,14 @@ export function createReportDesk({
     }
   }
 }
+
+const shownIn = (
+  by: string,
+  requestId: string,
+  { remoteAddress, at }: SessionCut | CertificateUsed | VerdictReached,
+): Shown => ({
+  ...{ by, requestId, remoteAddress, at },
+})
 
 const judgements = {
   reject: 'connection.refused',

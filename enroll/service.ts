@@ -9,7 +9,7 @@ import type { MessageSigner } from '../pki/signed-data.ts'
 import { joinAddress } from '../runtime/config.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { readPassphrase, readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
-import { createEdge, type EdgeCredential, reachableHost } from '../runtime/https.ts'
+import { createEdge, type EdgeCredential, type EdgeRequestHead, reachableHost } from '../runtime/https.ts'
 import { AttemptLimit } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { createProbes, seldom } from '../runtime/probes.ts'
@@ -23,6 +23,7 @@ import { noticeExpiring } from './ca/expiry.ts'
 import { openHierarchy } from './ca/hierarchy.ts'
 import type { ServedList } from './ca/revocation-lists.ts'
 import { supersedeDue } from './ca/supersession.ts'
+import { CloneDesk, type Shown } from './clone-desk.ts'
 import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
 import { FeedShortening } from './feed-shortening.ts'
@@ -172,6 +173,13 @@ export async function createEnrollService(input: {
     changed: () => est.renew(credential()),
   })
   const alerts = new Alerts({ registry, clock, log })
+  const maxHeld = config.broker.clones.action === 'hold' ? config.broker.clones.maxSuspended : 0
+  const clones = new CloneDesk({ registry, alerts, maxHeld, clock, log })
+  const shownIn = ({ id, remoteAddress }: EdgeRequestHead): Shown => ({
+    ...{ by: 'enroll', requestId: id, remoteAddress, at: clock().toISOString() },
+  })
+  const suspected = (noted: Promise<void>): void =>
+    void noted.catch((err: unknown) => log.error({ event: 'alert.notNoted', err }, 'an alert was not noted'))
   const peers = new OwnPeers({ registry, onWatchedKey: (use) => alerts.keyUsed(use), clock, log })
   const feed = opened.use(
     await FeedServer.open({
@@ -186,10 +194,9 @@ export async function createEnrollService(input: {
       onReport: createReportDesk({
         registry,
         alerts,
+        clones,
         overlapMs: config.enroll.overlapMs,
-        maxClonesHeld: config.broker.clones.action === 'hold' ? config.broker.clones.maxSuspended : 0,
         clock,
-        log,
       }),
     }),
   )
@@ -267,6 +274,8 @@ export async function createEnrollService(input: {
         attemptsPerMinute,
         denials,
         onWatchedKey: (use) => alerts.keyUsed(use),
+        onFork: (fork, request) => suspected(clones.forked(fork, shownIn(request))),
+        onOutlived: (serial, request) => suspected(clones.renewedLate(serial, shownIn(request))),
         meters,
         renewals,
         overlapMs,

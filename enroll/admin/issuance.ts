@@ -184,6 +184,9 @@ function show({
   reservedAt: _reserved,
   der: _der,
   noticeAt: _notice,
+  firstUsedFrom: _from,
+  renews: _renews,
+  replacedBy: _replacedBy,
   ...rest
 }: CertificateRecord): CertificateView {
   return rest

@@ -25,6 +25,8 @@ export type Approval = {
   label: string
   /** what was proved */
   via: string
+  /** Serial of the certificate that was shown for it, if one was. */
+  renews?: string
   /** Spent in the same batch that records the certificate. */
   vouchers: readonly Voucher[]
 }
@@ -146,6 +148,7 @@ export class CertificateAuthority {
       spkiHash: request.spkiHash,
       reservedAt: context.now.toISOString(),
       via: approval.via,
+      ...(approval.renews === undefined ? {} : { renews: approval.renews }),
     }
     const bound = { status: 'redeeming', spkiHash: request.spkiHash, serial } as const
     await this.#registry.commit({

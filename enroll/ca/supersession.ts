@@ -23,20 +23,35 @@ type Use = { serial: string; at: Date; overlapMs: number; now: Date } & Pick<
   'actor' | 'remoteAddress' | 'requestId'
 >
 
+/** Two certificates of one device that are in use, and neither was renewed from the other: somebody else has its key. */
+export type Fork = { deviceId: string; serial: string; other: string; otherFrom: string | undefined }
+
 /**
  * Notes that a device has shown a certificate. With the first use of it the time of the older ones of its label and profile
- * is limited; before, a device that lost the answer to its renewal still needs them.
+ * is limited; before, a device that lost the answer to its renewal still needs them. One that is in use beside it is not ended
+ * by it: nobody knows which of the two the device has.
+ *
+ * @returns what that use has shown, when it is the first
  */
-export function noteUse(registry: Registry, { serial, at, overlapMs, now, ...by }: Use): Promise<void> {
+export function noteUse(registry: Registry, { serial, at, overlapMs, now, ...by }: Use): Promise<Fork | undefined> {
   return untilNoConflict(async () => {
     const used = await findCertificate(registry, serial)
-    if (used?.doc.kind !== 'device' || !isAlive(used.doc) || used.doc.firstUsedAt !== undefined) return
-    const older = await olderThan(registry, used.doc)
+    if (used?.doc.kind !== 'device' || !isAlive(used.doc) || used.doc.firstUsedAt !== undefined) return undefined
+    const line = await sameLine(registry, used.doc)
+    const older = olderIn(line, used.doc)
+    const beside = line.find(({ doc }) => isAlive(doc) && isBeside(doc, used.doc, line))?.doc
     const supersedesAt = new Date(now.getTime() + overlapMs).toISOString()
-    const record = { ...used.doc, firstUsedAt: at.toISOString(), ...(older.length > 0 ? { supersedesAt } : {}) }
+    const record = {
+      ...{ ...used.doc, firstUsedAt: at.toISOString() },
+      ...(by.remoteAddress === undefined ? {} : { firstUsedFrom: by.remoteAddress }),
+      ...(older.length > 0 ? { supersedesAt } : {}),
+    }
     await registry.commit({
       requestId: `${by.requestId}-use-${serial.slice(0, 8)}`,
-      writes: [writeCertificate(record, used.rev)],
+      writes: [
+        writeCertificate(record, used.rev),
+        ...older.map(({ doc, rev }) => writeCertificate({ ...doc, replacedBy: serial }, rev)),
+      ],
       audit: [
         {
           action: 'certificate.used',
@@ -48,6 +63,8 @@ export function noteUse(registry: Registry, { serial, at, overlapMs, now, ...by 
       ],
       at: now,
     })
+    if (beside === undefined) return undefined
+    return { deviceId: used.doc.deviceId!, serial, other: beside.serial, otherFrom: beside.firstUsedFrom }
   })
 }
 
@@ -62,7 +79,7 @@ async function supersede(registry: Registry, serial: string, now: Date): Promise
   if (used?.doc.supersedesAt === undefined) return
   const { supersedesAt, ...doc } = used.doc
   // One that was itself revoked since replaces nothing: the device may have no other than the one before.
-  const older = isAlive(doc) ? await olderThan(registry, doc) : []
+  const older = isAlive(doc) ? olderIn(await sameLine(registry, doc), doc) : []
   const { writes, feed } = revocations(older, now)
   await registry.commit({
     requestId: `supersede-${serial}-${used.rev}`,
@@ -109,9 +126,40 @@ export async function isReplaced(registry: Registry, certificate: CertificateRec
   return others.some(({ doc }) => doc.firstUsedAt !== undefined && isOlder(certificate, doc))
 }
 
-async function olderThan(registry: Registry, certificate: CertificateRecord): Promise<Stored<CertificateRecord>[]> {
-  const others = await sameLine(registry, certificate)
-  return others.filter(({ doc }) => isAlive(doc) && isOlder(doc, certificate))
+/**
+ * The newer one that is in use in the place of this one; undefined where that was revoked since, as the device may have no other.
+ *
+ * @param certificate as it is now
+ */
+export async function findSuccessor(
+  registry: Registry,
+  { replacedBy }: CertificateRecord,
+): Promise<CertificateRecord | undefined> {
+  const successor = replacedBy === undefined ? undefined : await findCertificate(registry, replacedBy)
+  return successor !== undefined && isAlive(successor.doc) ? successor.doc : undefined
+}
+
+/** All of one device, label and profile, ended ones too. */
+type Line = readonly Stored<CertificateRecord>[]
+
+/** Those of the line that end when this one is in use. */
+const olderIn = (line: Line, certificate: CertificateRecord): Stored<CertificateRecord>[] =>
+  line.filter(({ doc }) => isAlive(doc) && isOlder(doc, certificate) && !isBeside(doc, certificate, line))
+
+/** Whether the first is in use, and both were renewed, neither from the other. A new enrollment is beside nothing. */
+const isBeside = (one: CertificateRecord, other: CertificateRecord, line: Line): boolean =>
+  one.serial !== other.serial &&
+  one.firstUsedAt !== undefined &&
+  one.renews !== undefined &&
+  other.renews !== undefined &&
+  !descends(one, other.serial, line) &&
+  !descends(other, one.serial, line)
+
+function descends({ renews }: CertificateRecord, from: string, line: Line): boolean {
+  for (let at = renews; at !== undefined; at = line.find(({ doc }) => doc.serial === at)?.doc.renews) {
+    if (at === from) return true
+  }
+  return false
 }
 
 async function sameLine(registry: Registry, { deviceId, label, profile }: CertificateRecord) {

@@ -79,7 +79,8 @@ export async function certify(
     if (evidence.kind === 'certificate' && evidence.record.doc.firstUsedAt === undefined) {
       const { serial, deviceId } = evidence.record.doc
       const by = { actor: `device:${deviceId}`, remoteAddress, requestId: id }
-      await noteUse(registry, { serial, at: now, ...by, overlapMs, now })
+      const fork = await noteUse(registry, { serial, at: now, ...by, overlapMs, now })
+      if (fork !== undefined) context.onFork(fork, request)
     }
     const decision = await ra.decide(evidence, asking)
     if (decision.decision !== 'approved') return decision

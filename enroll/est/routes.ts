@@ -9,6 +9,7 @@ import type { Log } from '../../runtime/log.ts'
 import { LogLimit } from '../../runtime/log-limit.ts'
 import type { CertificateAuthority } from '../ca/certificate-authority.ts'
 import type { Hierarchy } from '../ca/hierarchy.ts'
+import type { Fork } from '../ca/supersession.ts'
 import type { Meters } from '../meters.ts'
 import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
 import { findWatchedUse, type WatchedKeyUse, watchedUseFact } from '../ra/key-watch.ts'
@@ -36,6 +37,9 @@ export type EstContext = {
   denials: EnrollmentDenials
   /** Called for every use, however many there are. */
   onWatchedKey: (use: WatchedKeyUse) => void
+  onFork: (fork: Fork, request: EdgeRequestHead) => void
+  /** Called for every renewal with a certificate that has a successor in use. */
+  onOutlived: (serial: string, request: EdgeRequestHead) => void
   meters: Pick<Meters, 'answered' | 'took'>
   /** Renewals by device. */
   renewals: AttemptLimit
@@ -158,6 +162,7 @@ export function createEst(context: EstContext): {
     let waitMs = counts ? spend(request, now.getTime()) : 0
     const watched = await findWatchedUse(context.registry, error, { request, now })
     if (watched !== undefined) context.onWatchedKey(watched)
+    if (error.code === 'certificate_superseded') context.onOutlived(String(error.context.serial), request)
     if (!counts) {
       if (watched === undefined) return error
       waitMs = spend(request, now.getTime())

@@ -1,6 +1,7 @@
 import { type CertificateFacts, parseCertificate } from '../../pki/certificate.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
+import { findSuccessor } from '../ca/supersession.ts'
 import { type CertificateRecord, findCertificate } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
@@ -100,4 +101,18 @@ export function requireIssued({
     const sentence = `the certificate was revoked for ${revocationReason ?? 'an unknown reason'}`
     throw new FleetError('certificate_revoked', sentence, { context })
   }
+}
+
+/**
+ * In the overlap an older certificate still connects. It does not renew: whoever needs that after the newer one was used is late,
+ * or has the key and not the device.
+ *
+ * @throws FleetError `certificate_superseded`, with its `serial`
+ */
+export async function requireCurrent(registry: Registry, certificate: CertificateRecord): Promise<void> {
+  const successor = await findSuccessor(registry, certificate)
+  if (successor === undefined) return
+  const { serial, deviceId } = certificate
+  const sentence = `${deviceId} has used a newer certificate, ${successor.serial}; renew with that`
+  throw new FleetError('certificate_superseded', sentence, { context: { serial, deviceId } })
 }

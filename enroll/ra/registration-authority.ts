@@ -14,7 +14,7 @@ import type { Registry } from '../registry/registry.ts'
 import type { Voucher } from '../registry/vouchers.ts'
 import type { ApprovalQueue, Request as ApprovalRequest } from './approval-queue.ts'
 import { type ClaimProof, claimVoucher } from './claim-certificate.ts'
-import { type CertificateEvidence, requireIssued } from './current-certificate.ts'
+import { type CertificateEvidence, requireCurrent, requireIssued } from './current-certificate.ts'
 import {
   type EnrollmentEvidence,
   type Evidence,
@@ -170,7 +170,7 @@ export class RegistrationAuthority {
    * A re-enrollment, with the same key or a new one: identity comes from the current certificate, and subject and SAN of
    * the request are those of that certificate (RFC 7030 4.2.2). A request without a SAN leaves it to us.
    *
-   * @throws FleetError `device_revoked`, `device_held`, `certificate_wrong_usage`, `subject_changed`, `profile_unknown`,
+   * @throws FleetError `device_revoked`, `device_held`, `certificate_wrong_usage`, `certificate_superseded`, `subject_changed`, `profile_unknown`,
    *   `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`, `late_renewal_spent`
    */
   async #decideReenrollment(evidence: CertificateEvidence, asking: Asking): Promise<Decision> {
@@ -183,7 +183,9 @@ export class RegistrationAuthority {
     }
     const device = await this.#getActiveDevice(record.doc.deviceId as DeviceId)
     // Once more, after the device: what ends the certificate from now on writes the device too, so this issue would lose.
-    requireIssued((await getCertificate(this.#registry, record.doc.serial)).doc)
+    const { doc: current } = await getCertificate(this.#registry, record.doc.serial)
+    requireIssued(current)
+    await requireCurrent(this.#registry, current)
     const before = record.doc.label ?? defaultLabel
     if (before !== label.name) {
       throw new FleetError(
@@ -206,7 +208,7 @@ export class RegistrationAuthority {
         context: { deviceId: device.doc.id },
       })
     }
-    const approval = { device, profile, label: label.name }
+    const approval = { device, profile, label: label.name, renews: current.serial }
     if (late === undefined) return { decision: 'approved', approval: { ...approval, via: 'reenroll', vouchers: [] } }
     requireLateRenewalFor(late, request.spkiHash)
     if (late.doc.status === 'spent') return this.#issuedBefore(late, device.doc.id as DeviceId, asking.now)

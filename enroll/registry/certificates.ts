@@ -33,6 +33,12 @@ export type CertificateRecord = {
   issuedAt?: string
   /** When its device first showed it: as the broker has it that had the first session with it, or here. */
   firstUsedAt?: string
+  /** From where. */
+  firstUsedFrom?: string
+  /** The one that was shown for it; absent of a first one, and of what is older than this field. */
+  renews?: string
+  /** A newer one of its device that is in use: it has its overlap left, and renews no more. */
+  replacedBy?: string
   /** When the older ones of its device end because it is in use; absent once they have ended. */
   supersedesAt?: string
   /** When somebody is to be told that it expires soon; absent when there is nothing more to tell. */

@@ -23,6 +23,7 @@ const rows: Record<DenialCause, Row> = {
   key_suspended: ['connect', /^wait its key was used in two places/],
   certificate_pin_mismatch: ['connect', token],
   certificate_status_stale: ['connect', /^device .*revocation list/],
+  certificate_superseded: ['enrollment', /^command .*newer certificate.*: incident ls$/],
   certificate_unregistered: ['connect', token],
   device_revoked: ['session', again],
   device_held: ['connect', /^command .*on hold.*: device enable cam-7$/],

@@ -2,7 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Alert, BrokerReport, SessionCut } from '../../contract/broker-reports.ts'
 import { Alerts } from '../../enroll/alerts.ts'
+import { CloneDesk } from '../../enroll/clone-desk.ts'
 import { decodeAudit } from '../../enroll/registry/audit-log.ts'
+import { type CertificateRecord, writeCertificate } from '../../enroll/registry/certificates.ts'
 import { type DeviceRecord, getDevice, writeDevice } from '../../enroll/registry/devices.ts'
 import type { Registry } from '../../enroll/registry/registry.ts'
 import { createReportDesk } from '../../enroll/reports.ts'
@@ -33,7 +35,8 @@ const device = (id: string, status: DeviceRecord['status']): DeviceRecord => ({
 
 async function tell(registry: Registry, maxClonesHeld: number, ...reports: BrokerReport[]): Promise<string[]> {
   const alerts = new Alerts({ registry, clock, log })
-  const desk = createReportDesk({ registry, alerts, overlapMs: 0, maxClonesHeld, clock, log })
+  const clones = new CloneDesk({ registry, alerts, maxHeld: maxClonesHeld, clock, log })
+  const desk = createReportDesk({ registry, alerts, clones, overlapMs: 0, clock })
   for (const [n, report] of reports.entries()) await desk({ broker: 'broker-1', id: `0000-${n}`, report })
   const entries = (await registry.auditAfter(0, 10)).map(decodeAudit)
   return entries.map(({ action, actor, subject }) => `${action} ${actor} ${subject}`)
@@ -121,13 +124,79 @@ test('what a broker knows of a revocation that was lost here is noted, and revok
     assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'active')
   }))
 
+const ownedBy = (serial: string, more: Partial<CertificateRecord>): CertificateRecord => ({
+  ...{ serial, kind: 'device', deviceId: 'cam-1', profile: 'camera', label: 'default', status: 'issued' },
+  ...{ spkiHash: serial, fingerprint: serial.repeat(32), reservedAt: now.toISOString(), via: 'reenroll' },
+  ...{ issuedAt: `2026-02-0${Number(serial)}T00:00:00.000Z`, notAfter: '2027-01-01T00:00:00.000Z' },
+  ...more,
+})
+const about = (serial: string, remoteAddress: string) => ({
+  ...{ at: now.toISOString(), listener: 'mqtts', remoteAddress, deviceId: 'cam-1' },
+  ...{ serial, fingerprint: serial.repeat(32), reason: 'certificate_revoked' },
+})
+const counts = { tookMs: 1, packetsIn: 0, bytesIn: 0, packetsOut: 0, bytesOut: 0, publish: [], subscribe: [] }
+const cutOf = (serial: string, remoteAddress: string): SessionCut => ({
+  ...{ type: 'session.cut', ...about(serial, remoteAddress), state: 'live', isResumed: false },
+  ...{ connectedAt: now.toISOString(), ...counts },
+})
+
+test('who still uses a replaced certificate elsewhere, or one that never came, is told of as a clone', () =>
+  withRegistry(async (registry) => {
+    await put(registry, writeDevice(device('cam-1', 'active'), 0))
+    const used = { firstUsedAt: now.toISOString(), firstUsedFrom: '192.0.2.7' }
+    const ended = { status: 'revoked', revocationReason: 'superseded', replacedBy: '03' } as const
+    await put(registry, writeCertificate(ownedBy('01', { ...used, ...ended }), 0))
+    await put(registry, writeCertificate(ownedBy('02', { ...ended, renews: '01' }), 0))
+    await put(registry, writeCertificate(ownedBy('03', { ...used, renews: '01' }), 0))
+    const verdict = (serial: string, remoteAddress: string): BrokerReport => ({
+      ...{ type: 'verdict', ...about(serial, remoteAddress), verification: 'revoked', action: 'reject' },
+      ...{ detail: 'revoked', count: 1 },
+    })
+    const there = '198.51.100.7'
+    const clones = (told: string[]) => told.filter((line) => /alert|held/.test(line))
+    assert.deepEqual(clones(await tell(registry, 0, cutOf('01', '192.0.2.7'), verdict('02', '192.0.2.7'))), [])
+    assert.deepEqual(
+      clones(await tell(registry, 0, verdict('01', there), cutOf('03', there))),
+      [],
+      'it was used before',
+    )
+    await tell(registry, 0, cutOf('01', there), verdict('02', '198.51.100.8'))
+    const entries = (await registry.auditAfter(0, 20)).map(decodeAudit)
+    const alerts = entries.filter(({ action }) => action === 'alert.raised')
+    assert.deepEqual(
+      alerts.map(({ remoteAddress, details }) => [remoteAddress, details?.kind, details?.serial, details?.other]),
+      [
+        [there, 'clone', '01', '03'],
+        ['198.51.100.8', 'clone', '02', '03'],
+      ],
+    )
+    assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'active')
+    await tell(registry, 1, { ...cutOf('01', there), at: '2026-03-01T00:00:01Z' })
+    assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'held', 'where that is wanted')
+  }))
+
+test('two certificates that were renewed from one and are both used are told of as a clone', () =>
+  withRegistry(async (registry) => {
+    await put(registry, writeDevice(device('cam-1', 'active'), 0))
+    await put(registry, writeCertificate(ownedBy('01', { firstUsedAt: now.toISOString() }), 0))
+    for (const serial of ['02', '03']) await put(registry, writeCertificate(ownedBy(serial, { renews: '01' }), 0))
+    const use = (serial: string): BrokerReport => ({ type: 'certificate.used', ...about(serial, '192.0.2.7') })
+    const told = await tell(registry, 1, use('02'), use('03'))
+    assert.deepEqual(told, [
+      'certificate.used broker:broker-1 certificate:02',
+      'certificate.used broker:broker-1 certificate:03',
+      'alert.raised broker:broker-1 device:cam-1',
+    ])
+    assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'active', 'of one network they may be two programs')
+  }))
+
 test('of a device that there is not neither an incident nor a list of its connections is kept', () =>
   withRegistry(async (registry) => {
     await put(registry, writeDevice(device('cam-1', 'active'), 0))
     const alerts = new Alerts({ registry, clock, log })
-    const desk = createReportDesk({ registry, alerts, overlapMs: 0, maxClonesHeld: 0, clock, log })
+    const clones = new CloneDesk({ registry, alerts, maxHeld: 0, clock, log })
+    const desk = createReportDesk({ registry, alerts, clones, overlapMs: 0, clock })
     const at = now.toISOString()
-    const counts = { tookMs: 1, packetsIn: 0, bytesIn: 0, packetsOut: 0, bytesOut: 0, publish: [], subscribe: [] }
     for (const deviceId of ['cam-1', 'cam-2']) {
       const peer = { deviceId, listener: 'mqtts', remoteAddress: '192.0.2.7' }
       const cut: SessionCut = {

@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { decodeBody } from '../../../contract/feed.ts'
-import { endSurplus, isReplaced, maxUnused, noteUse, supersedeDue } from '../../../enroll/ca/supersession.ts'
+import {
+  endSurplus,
+  findSuccessor,
+  isReplaced,
+  maxUnused,
+  noteUse,
+  supersedeDue,
+} from '../../../enroll/ca/supersession.ts'
 import { decodeAudit } from '../../../enroll/registry/audit-log.ts'
 import { type CertificateRecord, getCertificate, writeCertificate } from '../../../enroll/registry/certificates.ts'
 import type { DeviceRecord } from '../../../enroll/registry/devices.ts'
@@ -168,4 +175,48 @@ test('a certificate is replaced once a newer one is used', () =>
     assert.equal(await isReplaced(registry, old), false)
     await use(registry, '02', at(10))
     assert.equal(await isReplaced(registry, old), true)
+  }))
+
+const issue = (serial: string, minutes: number, renews?: string): CertificateRecord =>
+  certificate(serial, minutes, renews === undefined ? {} : { renews })
+
+test('of two that were renewed from one and are both used neither ends the other, while what they were renewed from ends', () =>
+  withRegistry(async (registry) => {
+    await keep(registry, issue('01', 0), issue('02', 1, '01'), issue('03', 2, '01'), issue('04', 3, '01'))
+    assert.equal(await use(registry, '01', at(4)), undefined)
+    assert.equal(await use(registry, '03', at(5)), undefined)
+    const fork = { deviceId: 'cam-1', serial: '02', other: '03', otherFrom: '192.0.2.1' }
+    assert.deepEqual(await use(registry, '02', at(6)), fork)
+    await supersedeDue(registry, at(60))
+    assert.deepEqual(await states(registry, '01', '02', '03', '04'), ['revoked', 'issued', 'issued', 'issued'])
+    // What each was renewed into replaces its own line alone, and the other is told of again.
+    await keep(registry, issue('05', 61, '02'))
+    assert.deepEqual(await use(registry, '05', at(62)), { ...fork, serial: '05' })
+    await supersedeDue(registry, at(90))
+    assert.deepEqual(await states(registry, '02', '03', '04', '05'), ['revoked', 'issued', 'revoked', 'issued'])
+  }))
+
+test('a chain of renewals is no fork, whatever of it is revoked, nor is a new enrollment, which replaces them all', () =>
+  withRegistry(async (registry) => {
+    await keep(registry, issue('01', 0), issue('02', 1, '01'))
+    for (const serial of ['01', '02']) assert.equal(await use(registry, serial, at(2)), undefined)
+    await keep(registry, certificate('03', 3, { renews: '02', status: 'revoked' }), issue('04', 4, '03'))
+    assert.equal(await use(registry, '04', at(5)), undefined)
+    await keep(registry, issue('05', 6))
+    assert.equal(await use(registry, '05', at(7)), undefined)
+    await supersedeDue(registry, at(60))
+    assert.deepEqual(await states(registry, '01', '02', '04', '05'), ['revoked', 'revoked', 'revoked', 'issued'])
+  }))
+
+test('the successor in use is found, and is none where it was revoked', () =>
+  withRegistry(async (registry) => {
+    await keep(registry, issue('01', 0), issue('02', 1, '01'))
+    const successor = async () => findSuccessor(registry, (await getCertificate(registry, '01')).doc)
+    assert.equal(await successor(), undefined)
+    await use(registry, '02', at(2))
+    const found = await successor()
+    assert.deepEqual([found?.serial, found?.firstUsedFrom], ['02', '192.0.2.1'])
+    const { doc, rev } = await getCertificate(registry, '02')
+    await put(registry, writeCertificate({ ...doc, status: 'revoked' }, rev))
+    assert.equal(await successor(), undefined)
   }))

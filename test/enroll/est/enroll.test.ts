@@ -275,10 +275,21 @@ suite('simplereenroll', () => {
     const { privateKeyPem } = await createKeyAndCsr({ commonName: 'unused' })
     const renewal = await fleet.renewalCsr(device, privateKeyPem)
     const renewed = certificateOf(await fleet.reenroll(device, renewal))
-    assert.equal((await fleet.reenroll(device, renewal)).status, 200)
+    const other = certificateOf(await fleet.reenroll(device, renewal))
     clock.advance(1_000)
     assert.equal((await fleet.reenroll({ key: privateKeyPem, certificate: renewed.pem }, renewal)).status, 200)
-    assert.equal((await fleet.reenroll(device, renewal)).status, 200)
+    const late = await fleet.reenroll(device, renewal)
+    assert.deepEqual([late.status, codeOf(late)], [403, 'certificate_superseded'])
+    // Somebody else has what was renewed beside it: both go on, and a person is told.
+    assert.equal((await fleet.reenroll({ key: privateKeyPem, certificate: other.pem }, renewal)).status, 200)
+    const alerts = async () => {
+      const { items } = (await fleet.admin('GET', '/audit?limit=100')).body
+      return items.filter(({ action }: { action: string }) => action === 'alert.raised')
+    }
+    while ((await alerts()).length === 0);
+    const [{ subject, details }] = await alerts()
+    assert.deepEqual([subject, details.kind], ['device:line-1', 'clone'])
+    assert.deepEqual([details.serial, details.other], [other.serial, renewed.serial])
     const { next } = (await fleet.admin('GET', '/audit?limit=1')).body
     clock.advance(fleet.config.enroll.overlapMs + 1)
     const { items } = (await fleet.admin('GET', `/audit?after=${next}&waitMs=10000`)).body
