@@ -27,7 +27,7 @@ import type { OwnPeers } from './own-peers.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
 import { type BrokerRecord, findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
-import { ReportTurns } from './report-turns.ts'
+import { BrokerTurns } from './report-turns.ts'
 
 /** What a broker has told; it comes again until it was taken. */
 export type Reported = { broker: string; id: string; report: BrokerReport }
@@ -59,9 +59,7 @@ export class FeedServer implements AsyncDisposable {
   readonly #waiting = new Set<() => void>()
   readonly #strangers = new Map<string, Socket>()
   readonly #taking = new Set<Promise<unknown>>()
-  readonly #reportsPerSecond: number
-  /** By broker, over all its connections. */
-  readonly #turns = new Map<string, ReportTurns>()
+  readonly #turns: BrokerTurns
   readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
   readonly #stopWake: () => void
   address!: { host: string; port: number }
@@ -74,7 +72,7 @@ export class FeedServer implements AsyncDisposable {
     this.#log = options.log
     this.#anchors = options.anchors
     this.#onReport = options.onReport
-    this.#reportsPerSecond = options.reportsPerSecond
+    this.#turns = new BrokerTurns(options.reportsPerSecond, () => performance.now())
     this.#server = createServer({
       ...tlsOptions(options.credential, options.anchors),
       minVersion: 'TLSv1.3',
@@ -352,7 +350,7 @@ export class FeedServer implements AsyncDisposable {
       if (told)
         this.#log.warn({ event: 'report.refused', reason, broker, id, length, ...told }, 'a report is not taken')
     }
-    const turns = this.#turnsOf(broker)
+    const turns = this.#turns.of(broker)
     const take = async (): Promise<boolean> => {
       const turn = turns.next(length, follower.gone, (waitMs) => this.#held(broker, waitMs))
       if (turn !== true && !(await turn)) return false
@@ -367,12 +365,6 @@ export class FeedServer implements AsyncDisposable {
       .catch((err: unknown) =>
         this.#log.warn({ event: 'report.failed', broker, id, err }, 'a report was not taken; it comes again'),
       )
-  }
-
-  #turnsOf(broker: string): ReportTurns {
-    const known = this.#turns.get(broker) ?? new ReportTurns(this.#reportsPerSecond, () => performance.now())
-    this.#turns.set(broker, known)
-    return known
   }
 
   #held(broker: string, waitMs: number): void {

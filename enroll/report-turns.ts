@@ -60,3 +60,19 @@ export class ReportTurns {
     return this.#left > 0 ? 0 : Math.ceil((-this.#left / this.#perSecond) * 1_000) + 1
   }
 }
+
+/** Those of each broker, over all its connections. */
+export class BrokerTurns {
+  readonly #create: () => ReportTurns
+  readonly #turns = new Map<string, ReportTurns>()
+
+  constructor(...limit: ConstructorParameters<typeof ReportTurns>) {
+    this.#create = () => new ReportTurns(...limit)
+  }
+
+  of(broker: string): ReportTurns {
+    const known = this.#turns.get(broker) ?? this.#create()
+    this.#turns.set(broker, known)
+    return known
+  }
+}
