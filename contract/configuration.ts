@@ -174,13 +174,7 @@ const fields = z.strictObject({
         ),
       approvals: approvals.prefault({}),
       renewalsPerHour: z.int().min(1).default(12).describe('Renewals of one device, successful or not'),
-      reportsPerSecond: z
-        .int()
-        .min(1)
-        .default(300)
-        .describe(
-          'Reports of one broker, of 2 kB on average, that are taken after a burst of a hundred times as many; the others wait',
-        ),
+      reportsPerSecond: z.int().min(1).default(300).describe('Of one broker, after a burst of 100 times as many'),
       overlapMs: z
         .int()
         .min(0)
