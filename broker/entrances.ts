@@ -1,5 +1,4 @@
 import type { Duplex } from 'node:stream'
-import type { TLSSocket } from 'node:tls'
 import type { Configuration } from '../contract/configuration.ts'
 import { type ListenerConfiguration, listenersOf } from '../contract/listeners.ts'
 import { handlingTable } from '../contract/verification.ts'
@@ -7,16 +6,18 @@ import { joinAddress } from '../runtime/config.ts'
 import { type EdgeCredential, reachableHost } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
 import { judgeHandshake, type ListenerRules, verdictFields } from './admission.ts'
-import type { Authorities } from './authorities.ts'
+import type { Authorities, Trust } from './authorities.ts'
 import type { Gate } from './gate.ts'
 import type { KeyWatch } from './key-watch.ts'
-import { Listener } from './listener.ts'
+import { type Door, Listener, type ListenerOptions } from './listener.ts'
 import { noteRefused } from './mqtt-context.ts'
+import type { PeerFacts, PeerSocket } from './peer.ts'
 import { SecondFactor } from './second-factor.ts'
 import { Connection, type Sessions } from './sessions.ts'
 import type { Snapshot } from './trust/snapshot.ts'
-import { deviceIdOf, type PeerEvidence } from './verification.ts'
+import { deviceIdOf, readEvidence } from './verification.ts'
 import { WebSocketEdge, type WebSocketPeer } from './websocket.ts'
+import { Workers } from './workers/workers.ts'
 
 type EntrancesOptions = {
   config: Configuration['broker']
@@ -30,18 +31,29 @@ type EntrancesOptions = {
   log: Log
   serve: (connection: Connection) => void
 }
-type StreamOf = (socket: TLSSocket, peer: WebSocketPeer) => Duplex
-type Entrance = { listener: Listener; labels: readonly string[]; rules: ListenerRules }
+type StreamOf = (socket: PeerSocket, peer: WebSocketPeer) => Duplex
+type Entrance = { door: Door; labels: readonly string[]; rules: ListenerRules; trust: Trust }
+
+/** Session tickets are sealed with new keys so often: who has taken the keys reads no more than that. */
+const rekeyMs = 3_600_000
 
 /** Every listener of this broker, and what happens between its handshake and MQTT. */
 export class Entrances implements AsyncDisposable {
   readonly #options: EntrancesOptions
   readonly #entrances: Entrance[] = []
+  readonly #workers: Workers | undefined
+  readonly #rekeying: NodeJS.Timeout
+  #credential: EdgeCredential
   /** URL of each listener by its name. */
   readonly endpoints: Record<string, string> = {}
 
   private constructor(options: EntrancesOptions) {
+    const { config, credential, log } = options
     this.#options = options
+    this.#credential = credential
+    this.#workers = config.workers === 0 ? undefined : new Workers(config.workers, log)
+    this.#rekeying = setInterval(() => this.#useContexts(), rekeyMs)
+    this.#rekeying.unref()
   }
 
   /** @throws FleetError `port_in_use`, `config_invalid` */
@@ -64,16 +76,16 @@ export class Entrances implements AsyncDisposable {
       const { name, mode, transport, trust: labels } = row
       const secondFactor = row.password && new SecondFactor(row.password.file, () => clock().getTime())
       const rules: ListenerRules = { name, mode, handling: handlingTable(mode, row.handling), secondFactor }
-      const listener = await Listener.open({
+      const trusted = authorities.trustOf(labels)
+      const entrance: Entrance = { door: undefined!, labels, rules, trust: trusted }
+      entrance.door = await entrances.#open({
         listen: row.listen,
-        credential,
-        trust: authorities.trustOf(labels),
+        context: { credential, anchors: trusted.anchors },
         names: row.names,
         proxies: row.proxyProtocol?.from ?? [],
         handshakeTimeoutMs,
         maxConnections,
-        onPeer: (socket, evidence, remoteAddress) =>
-          entrances.#welcome({ socket, evidence, remoteAddress, rules }, streamOf[transport]),
+        onPeer: (socket, facts) => entrances.#welcome(socket, facts, entrance, streamOf[transport]),
         onRefused: (reason, message, remoteAddress) =>
           void gate.refused(
             { remoteAddress, listener: name },
@@ -81,8 +93,8 @@ export class Entrances implements AsyncDisposable {
             { remoteAddress, listener: name },
           ),
       })
-      entrances.#entrances.push({ listener, labels, rules })
-      const { host, port } = listener.address
+      entrances.#entrances.push(entrance)
+      const { host, port } = entrance.door.address
       const path = transport === 'wss' ? '/mqtt' : ''
       entrances.endpoints[name] = `${transport}://${joinAddress(reachableHost(host), port)}${path}`
     }
@@ -91,12 +103,14 @@ export class Entrances implements AsyncDisposable {
   }
 
   renew(credential: EdgeCredential): void {
-    for (const { listener } of this.#entrances) listener.renew(credential)
+    this.#credential = credential
+    this.#useContexts()
   }
 
   /** Takes what the authorities say now for every handshake from here on. */
   trust(): void {
-    for (const { listener, labels } of this.#entrances) listener.trust(this.#options.authorities.trustOf(labels))
+    for (const entrance of this.#entrances) entrance.trust = this.#options.authorities.trustOf(entrance.labels)
+    this.#useContexts()
   }
 
   /** Reads the files of passwords that have changed; one that cannot be used leaves what was read before in force. */
@@ -114,19 +128,27 @@ export class Entrances implements AsyncDisposable {
 
   /** Takes no new connection from here on; resolves when the last one is gone. */
   async stop(): Promise<void> {
-    await Promise.all(this.#entrances.map(({ listener }) => listener.stop()))
+    clearInterval(this.#rekeying)
+    await Promise.all(this.#entrances.map(({ door }) => door.stop()))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop()
+    await this.#workers?.[Symbol.asyncDispose]()
   }
 
-  #welcome(
-    peer: { socket: TLSSocket; evidence: PeerEvidence; remoteAddress: string; rules: ListenerRules },
-    streamOf: StreamOf,
-  ): void {
+  #open(options: ListenerOptions): Promise<Door> {
+    return this.#workers === undefined ? Listener.open(options) : this.#workers.open(options)
+  }
+
+  #useContexts(): void {
+    for (const { door, trust } of this.#entrances) door.use({ credential: this.#credential, anchors: trust.anchors })
+  }
+
+  #welcome(socket: PeerSocket, facts: PeerFacts, { rules, trust }: Entrance, streamOf: StreamOf): void {
     const { config, gate, sessions, snapshot, serve, clock, keyWatch } = this.#options
-    const { socket, evidence, remoteAddress, rules } = peer
+    const { remoteAddress } = facts
+    const evidence = readEvidence(facts, (leaf) => trust.findIssuer(leaf, facts.authorized))
     const { certificate } = evidence
     if (certificate !== undefined) keyWatch.look(certificate, { remoteAddress, listener: rules.name })
     const serial = certificate?.serial
@@ -157,7 +179,7 @@ export class Entrances implements AsyncDisposable {
       isLetIn: () => connection.state === 'live',
       refused: (cause, message) => noteRefused({ gate }, connection, { reason: cause, message }),
     })
-    const connection = new Connection({ ...peer, stream, connectedAt: clock() })
+    const connection = new Connection({ socket, stream, evidence, remoteAddress, rules, connectedAt: clock() })
     sessions.add(connection, deviceId)
     serve(connection)
   }

@@ -1,22 +1,39 @@
 import { createServer as createPlainServer, type Server as PlainServer, type Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
 import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
-import type { Trust } from './authorities.ts'
+import type { HandshakeRefusal, PeerFacts, PeerSocket } from './peer.ts'
 import { addressList, readProxyHeader } from './proxy-protocol.ts'
-import { type PeerEvidence, readEvidence } from './verification.ts'
 
-type ListenerOptions = {
-  listen: string
+/** What a handshake is made with. */
+export type TlsContext = {
   credential: EdgeCredential
-  trust: Trust
+  /** PEM of every CA that a client's chain may be built from. */
+  anchors: readonly string[]
+  /** Shared by those who answer at one address; Node makes its own without. */
+  ticketKeys?: Buffer | undefined
+}
+export type ListenerOptions = {
+  listen: string
+  context: TlsContext
   /** Server names that are answered to, in lower case; empty: any, and none. */
   names: readonly string[]
   /** Networks of proxies, which have to say in a PROXY header whom they connect. */
   proxies: readonly string[]
   handshakeTimeoutMs: number
   maxConnections: number
-  onPeer: (socket: TLSSocket, evidence: PeerEvidence, remoteAddress: string) => void
-  onRefused: (reason: 'handshake_failed' | 'too_many_connections', message: string, remoteAddress: string) => void
+  /** Others listen at the same address, and the system deals connections out. */
+  isShared?: boolean
+  onPeer: (socket: PeerSocket, facts: PeerFacts) => void
+  onRefused: (reason: HandshakeRefusal, message: string, remoteAddress: string) => void
+}
+
+/** Where peers come in. */
+export type Door = {
+  address: { host: string; port: number }
+  /** New handshakes are made with this; earlier session tickets end here. */
+  use(context: TlsContext): void
+  /** Takes no new connection from here on; resolves when the last one is gone. */
+  stop(): Promise<void>
 }
 
 type Handshake = {
@@ -29,7 +46,7 @@ type Handshake = {
 const keepAliveMs = 60_000
 
 /** Accepts TLS and asks every peer for a certificate. It refuses none for it: that is for admission, which can say why. */
-export class Listener implements AsyncDisposable {
+export class Listener implements Door {
   readonly #options: ListenerOptions
   readonly #server: Server
   /** What listens: the TLS server itself, but where a header has to be read first. */
@@ -37,16 +54,12 @@ export class Listener implements AsyncDisposable {
   readonly #isProxy: (address: string) => boolean
   readonly #handshakes = new Map<string, Handshake>()
   #closed: Promise<void> | undefined
-  #credential: EdgeCredential
-  #trust: Trust
   address!: { host: string; port: number }
 
   private constructor(options: ListenerOptions) {
     this.#options = options
-    this.#credential = options.credential
-    this.#trust = options.trust
     this.#server = createServer({
-      ...this.#contextOptions(),
+      ...contextOptions(options.context),
       handshakeTimeout: options.handshakeTimeoutMs,
       ...(options.names.length === 0 ? {} : { SNICallback: this.#chooseName }),
     })
@@ -72,39 +85,19 @@ export class Listener implements AsyncDisposable {
   /** @throws FleetError `port_in_use` */
   static async open(options: ListenerOptions): Promise<Listener> {
     const listener = new Listener(options)
-    listener.address = await listen(listener.#acceptor, options.listen)
+    listener.address = await listen(listener.#acceptor, options.listen, { reusePort: options.isShared === true })
     listener.#acceptor.on('error', (error) => options.onRefused('handshake_failed', error.message, 'unknown'))
     return listener
   }
 
-  /** New handshakes are judged by this; earlier session tickets end here. */
-  trust(trust: Trust): void {
-    this.#trust = trust
-    this.#server.setSecureContext(this.#contextOptions())
+  use(context: TlsContext): void {
+    this.#server.setSecureContext(contextOptions(context))
   }
 
-  renew(credential: EdgeCredential): void {
-    this.#credential = credential
-    this.#server.setSecureContext(this.#contextOptions())
-  }
-
-  /** Takes no new connection from here on; resolves when the last one is gone. */
   stop(): Promise<void> {
     this.#closed ??= new Promise((resolve) => this.#acceptor.close(() => resolve()))
     for (const { socket } of this.#handshakes.values()) socket.destroy()
     return this.#closed
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.stop()
-  }
-
-  #contextOptions() {
-    return {
-      ...tlsOptions(this.#credential, [...this.#trust.anchors]),
-      // Of the name alone, so that resumption does not hang on how the process was started.
-      sessionIdContext: 'fleetgate-broker',
-    }
   }
 
   /** Node's own timeout starts again with every octet that trickles in; this one does not. */
@@ -185,12 +178,23 @@ export class Listener implements AsyncDisposable {
     socket.disableRenegotiation()
     socket.setNoDelay(true)
     socket.setKeepAlive(true, keepAliveMs) // for those who ask for no MQTT keep alive (trap T26)
-    const { authorized, authorizationError } = socket
-    const certificate = socket.getPeerX509Certificate()
-    const evidence = readEvidence({ authorized, authorizationError, certificate }, (leaf) =>
-      this.#trust.findIssuer(leaf, authorized),
-    )
-    this.#options.onPeer(socket, evidence, remoteAddress)
+    const { authorized, authorizationError: fault } = socket
+    const chainError = fault ? String((fault as { code?: string }).code ?? fault) : undefined
+    this.#options.onPeer(socket, {
+      remoteAddress,
+      certificate: socket.getPeerX509Certificate(),
+      authorized,
+      chainError,
+    })
+  }
+}
+
+function contextOptions({ credential, anchors, ticketKeys }: TlsContext) {
+  return {
+    ...tlsOptions(credential, [...anchors]),
+    ...(ticketKeys === undefined ? {} : { ticketKeys }),
+    // Of the name alone, so that resumption does not hang on how the process was started.
+    sessionIdContext: 'fleetgate-broker',
   }
 }
 

@@ -1,10 +1,10 @@
 import type { Duplex } from 'node:stream'
-import type { TLSSocket } from 'node:tls'
 import type { Matcher } from '../contract/policy-matcher.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
 import type { ListenerRules, Verdict } from './admission.ts'
 import type { Message } from './backends/session-store.ts'
+import type { PeerSocket } from './peer.ts'
 import type { Principal } from './principal.ts'
 import { reasonOf } from './refusals.ts'
 import type { PeerEvidence } from './verification.ts'
@@ -29,7 +29,7 @@ export type Receiver = {
 
 /** One TLS connection, from the end of its handshake to its end. */
 export class Connection {
-  readonly socket: TLSSocket
+  readonly socket: PeerSocket
   /** MQTT bytes: the socket itself, or what is inside its WebSocket. */
   readonly stream: Duplex
   readonly evidence: PeerEvidence
@@ -67,7 +67,7 @@ export class Connection {
   finished: Promise<void> = Promise.resolve()
 
   constructor(input: {
-    socket: TLSSocket
+    socket: PeerSocket
     stream: Duplex
     evidence: PeerEvidence
     remoteAddress: string

@@ -6,6 +6,7 @@ import { type VerificationFault, verificationFaults } from '../contract/verifica
 import { type CertificateFacts, parseCertificate } from '../pki/certificate.ts'
 import { namesEqual, valuesOf } from '../pki/names.ts'
 import { isFleetError } from '../runtime/errors.ts'
+import type { PeerFacts } from './peer.ts'
 import type { DeviceState } from './trust/device-table.ts'
 import type { CertificateState, PolicyState } from './trust/snapshot-state.ts'
 
@@ -69,13 +70,9 @@ export type Facts = {
 
 /** Reads what a TLS peer presented. */
 export function readEvidence(
-  peer: { authorized: boolean; authorizationError: unknown; certificate: X509Certificate | undefined },
+  { authorized, chainError, certificate }: PeerFacts,
   findIssuer: (leaf: X509Certificate) => Issuer,
 ): PeerEvidence {
-  const { authorized, certificate } = peer
-  const chainError = peer.authorizationError
-    ? String((peer.authorizationError as { code?: string }).code ?? peer.authorizationError)
-    : undefined
   const nobody = {
     certificate: undefined,
     isUnreadable: false,

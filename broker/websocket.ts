@@ -1,10 +1,10 @@
 /** MQTT over WebSocket (MQTT 5, 6): the only file that knows ws. */
 import { createServer, type IncomingMessage, type Server } from 'node:http'
 import { Duplex } from 'node:stream'
-import type { TLSSocket } from 'node:tls'
 import { type WebSocket, WebSocketServer } from 'ws'
 import type { ProblemCode } from '../contract/problems.ts'
 import { FleetError } from '../runtime/errors.ts'
+import type { PeerSocket } from './peer.ts'
 
 type WebSocketOptions = {
   /** From the end of TLS to the end of the upgrade. */
@@ -66,7 +66,7 @@ export class WebSocketEdge {
   }
 
   /** Reads the upgrade from `socket`; what comes behind it is the stream. */
-  open(socket: TLSSocket, peer: WebSocketPeer): Duplex {
+  open(socket: PeerSocket, peer: WebSocketPeer): Duplex {
     const stream = new WebSocketStream(socket, peer, this.#options)
     this.#streams.set(socket, stream)
     this.#http.emit('connection', socket)
@@ -104,7 +104,7 @@ export class WebSocketEdge {
 
 /** The bytes in one peer's binary messages, wherever their borders are [MQTT-6.0.0-2]. */
 class WebSocketStream extends Duplex {
-  readonly #socket: TLSSocket
+  readonly #socket: PeerSocket
   readonly #peer: WebSocketPeer
   readonly #options: WebSocketOptions
   readonly #deadline: NodeJS.Timeout
@@ -112,7 +112,7 @@ class WebSocketStream extends Duplex {
   /** Arrived since the last whole message; counted until the peer is let in. */
   #heldBytes = 0
 
-  constructor(socket: TLSSocket, peer: WebSocketPeer, options: WebSocketOptions) {
+  constructor(socket: PeerSocket, peer: WebSocketPeer, options: WebSocketOptions) {
     super({ autoDestroy: false })
     this.#socket = socket
     this.#peer = peer

@@ -206,6 +206,14 @@ const fields = z.strictObject({
         .describe(
           'Plain HTTP without access control: /metrics for Prometheus, /livez, /readyz; for example 127.0.0.1:9464',
         ),
+      workers: z
+        .int()
+        .min(0)
+        .max(64)
+        .default(0)
+        .describe(
+          'Processes that do TLS for the listeners, each at all of their addresses (Linux); 0: the broker does it itself. For machines with more than two cores, and fleets that reconnect all at once',
+        ),
       handshakeTimeoutMs: z
         .int()
         .min(100)

@@ -317,7 +317,11 @@ export function tlsOptions(credential: EdgeCredential, clientAuthorities: string
 }
 
 /** @throws FleetError `port_in_use` with the address */
-export function listen(server: Server, address: string): Promise<{ host: string; port: number }> {
+export function listen(
+  server: Server,
+  address: string,
+  { reusePort = false }: { reusePort?: boolean } = {},
+): Promise<{ host: string; port: number }> {
   const { host, port } = splitAddress(address)
   return new Promise((resolve, reject) => {
     const failed = (error: NodeJS.ErrnoException): void => {
@@ -334,7 +338,7 @@ export function listen(server: Server, address: string): Promise<{ host: string;
       )
     }
     server.once('error', failed)
-    server.listen(port, host, () => {
+    server.listen({ port, host, reusePort }, () => {
       server.off('error', failed)
       resolve({ host, port: (server.address() as AddressInfo).port })
     })

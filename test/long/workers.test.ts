@@ -1,0 +1,155 @@
+/** A broker whose TLS is done by two processes: everything is as with one, and what ends with a worker comes back. */
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { after, before, test } from 'node:test'
+import { connect as connectTls } from 'node:tls'
+import { BrokerHarness, closeOf, connectPacket, eventually, Inbox, packet, textField } from '../harness/broker.ts'
+import { startBrokerProcess } from '../harness/broker-process.ts'
+
+const workers = 2
+let harness: BrokerHarness
+before(async () => {
+  harness = await BrokerHarness.start({
+    broker: { workers, listeners: [{ name: 'wss', transport: 'wss', listen: '127.0.0.1:0' }] },
+  })
+})
+after(() => harness[Symbol.asyncDispose]())
+
+const pidOf = (name: string): number =>
+  harness.testLog.lines.findLast(({ event, worker }) => event === 'worker.started' && worker === name)!
+    .workerPid as number
+const isRunning = (pid: number): boolean => {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  } catch {
+    return false
+  }
+}
+
+test('devices of every worker are one fleet, and each is who its certificate says', async () => {
+  const service = await harness.connect(await harness.device('dashboard', { profile: 'service' }))
+  await service.subscribeAsync('devices/+/telemetry/#', { qos: 1 })
+  const inbox = new Inbox(service)
+  const names = Array.from({ length: 6 }, (_, at) => `sensor-${at}`)
+  for (const name of names) {
+    const client = await harness.connect(await harness.device(name))
+    await client.publishAsync(`devices/${name}/telemetry/temp`, name, { qos: 1 })
+  }
+  await eventually(() => inbox.messages.length === names.length)
+  assert.deepEqual(inbox.messages.map(({ payload }) => payload).sort(), names)
+  assert.equal(await harness.refusal({ ...(await harness.device('sensor-x')), id: 'sensor-0' }), 2)
+})
+
+test('large messages come through whole, both ways, and over WebSocket', async () => {
+  const sender = await harness.connect(await harness.device('camera-1'))
+  const service = await harness.device('archive', { profile: 'service' })
+  const { wss } = harness.broker.endpoints
+  const reader = harness.dialUrl(wss!, service, { clientId: service.id })
+  await new Promise<void>((resolve) => reader.once('connect', () => resolve()))
+  await reader.subscribeAsync('devices/camera-1/telemetry/#', { qos: 1 })
+  const inbox = new Inbox(reader)
+  const picture = (at: number): string => String.fromCharCode(97 + at).repeat(200_000)
+  await Promise.all(
+    Array.from({ length: 20 }, (_, at) =>
+      sender.publishAsync('devices/camera-1/telemetry/picture', picture(at), { qos: 1 }),
+    ),
+  )
+  await eventually(() => inbox.messages.length === 20)
+  assert.ok(inbox.messages.every(({ payload }, at) => payload === picture(at)))
+})
+
+test('who does not read is closed, and holds nobody up', async () => {
+  const service = await harness.device('sleepy', { profile: 'service' })
+  const socket = await harness.socket(service)
+  socket.write(connectPacket('sleepy'))
+  await once(socket, 'data')
+  const subscription = Buffer.concat([Buffer.from([0, 1]), textField('devices/flood-1/telemetry/#'), Buffer.from([0])])
+  socket.write(packet(0x82, subscription))
+  await once(socket, 'data')
+  socket.pause()
+  const sender = await harness.connect(await harness.device('flood-1'))
+  let sent = 0
+  while (harness.testLog.find('message.dropped') === undefined && sent < 2_000) {
+    await sender.publishAsync('devices/flood-1/telemetry/x', Buffer.alloc(100_000), { qos: 1 })
+    sent++
+  }
+  assert.ok(harness.testLog.find('message.dropped') !== undefined, `${sent} messages of 100,000 octets were kept`)
+  socket.destroy()
+})
+
+test('a saved ticket resumes at whichever worker, and not after a revocation', async () => {
+  const device = await harness.device('sensor-r')
+  const first = await harness.socket(device, { servername: 'localhost' })
+  first.write(connectPacket(device.id))
+  const [session] = (await once(first, 'session')) as [Buffer]
+  first.destroy()
+  const resume = async (): Promise<Awaited<ReturnType<BrokerHarness['socket']>>> =>
+    harness.socket(device, { servername: 'localhost', session })
+  for (let at = 0; at < 6; at++) {
+    const socket = await resume()
+    assert.ok(socket.isSessionReused(), `attempt ${at}`)
+    socket.destroy()
+  }
+  await harness.revokeDevice(device)
+  const late = await resume()
+  late.write(connectPacket(device.id))
+  const [answer] = (await once(late, 'data')) as [Buffer]
+  assert.deepEqual([...answer], [0x20, 2, 0, 5])
+})
+
+test('a revocation closes the socket at the worker, an idle one before its CONNECT too', async () => {
+  const device = await harness.device('sensor-s')
+  const client = await harness.connect(device)
+  const idle = await harness.socket(device)
+  idle.resume()
+  // Who comes after it is told in its CONNACK, and may take its time to ask.
+  await eventually(() => harness.broker.sessions.ofDevice(device.id).length === 2)
+  const closed = Promise.all([closeOf(client), closeOf(idle)])
+  await harness.revokeDevice(device)
+  await closed
+})
+
+test('strangers are closed after the handshake, and bytes that are not TLS before it', async () => {
+  const stranger = connectTls({ host: '127.0.0.1', port: harness.port, ca: harness.pki.root.pem })
+  stranger.on('error', () => {})
+  stranger.resume()
+  await closeOf(stranger)
+  await harness.testLog.until('connection.refused', { reason: 'certificate_missing' })
+})
+
+test('an address that another gateway serves is told, though the system would share it', async () => {
+  const listen = `127.0.0.1:${harness.port}`
+  await assert.rejects(BrokerHarness.start({ broker: { workers, listen } }), { code: 'port_in_use' })
+})
+
+test('a worker that is killed takes its own connections along, and another takes its place', async () => {
+  const count = 10
+  let closed = 0
+  for (let at = 0; at < count; at++) {
+    const client = await harness.connect(await harness.device(`sensor-k${at}`))
+    client.once('close', () => closed++)
+  }
+  const before = pidOf('worker-1')
+  process.kill(before, 'SIGKILL')
+  const { connections } = await harness.testLog.until('worker.ended', { worker: 'worker-1' })
+  assert.ok(Number(connections) > 0)
+  // Others of this file are among them, and theirs are not counted here.
+  await eventually(() => closed > 0 && closed <= Number(connections))
+  assert.ok(closed < count)
+  await harness.testLog.until('worker.listening', { worker: 'worker-1' })
+  assert.notEqual(pidOf('worker-1'), before)
+  for (let at = 0; at < 4; at++) (await harness.connect(await harness.device(`sensor-l${at}`))).end()
+})
+
+test('workers end with their broker, when it stops and when it is killed', async () => {
+  const pids = ['worker-1', 'worker-2'].map(pidOf)
+  await harness.stopBroker()
+  assert.deepEqual(pids.filter(isRunning), [])
+  const { child } = await startBrokerProcess(harness, { broker: { workers } })
+  const children = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').trim().split(' ').map(Number)
+  assert.equal(children.length, workers)
+  child.kill('SIGKILL')
+  await eventually(() => !children.some(isRunning))
+  await harness.startBroker()
+})
