@@ -15,6 +15,7 @@ import { addDevice } from './commands/device.ts'
 import { addEnroll } from './commands/enroll.ts'
 import { addEvents } from './commands/events.ts'
 import { addIncidents } from './commands/incident.ts'
+import { addInit } from './commands/init.ts'
 import { addOperator } from './commands/operator.ts'
 import { addPolicy } from './commands/policy.ts'
 import { addRenew } from './commands/renew.ts'
@@ -67,6 +68,7 @@ function createProgram(io: Io, asked: Asked): Command {
     .helpCommand(false)
     .hook('preAction', (_, command) => note(command, asked, io))
   for (const add of [
+    addInit,
     addUp,
     addDemo,
     addDevice,

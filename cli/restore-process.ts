@@ -3,8 +3,7 @@ import { once } from 'node:events'
 import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
 import { type BackupSummary, backupSummary } from '../contract/backup.ts'
-import { type ProblemCode, problems } from '../contract/problems.ts'
-import { FleetError } from '../runtime/errors.ts'
+import { answerOf, requireAnswer } from './answering-process.ts'
 
 const here = fileURLToPath(import.meta.url)
 
@@ -17,12 +16,7 @@ const here = fileURLToPath(import.meta.url)
 export async function readBackup(words: string[], plain: AsyncIterable<Buffer>): Promise<BackupSummary> {
   const entry = here.replace(/cli\/restore-process(\.[jt]s)$/, 'enroll/restore-main$1')
   const child = fork(entry, words, { stdio: ['pipe', 2, 2, 'ipc'], execArgv: [] })
-  const answered = Promise.race([
-    once(child, 'message').then(
-      ([message]) => message as { kind: string; code: string; message: string; summary: unknown },
-    ),
-    once(child, 'close').then(() => undefined),
-  ])
+  const answered = answerOf(child)
   let failure: unknown
   // A child that refuses what it reads stops reading.
   await pipeline(plain, child.stdin!).catch((error: NodeJS.ErrnoException) => {
@@ -32,9 +26,5 @@ export async function readBackup(words: string[], plain: AsyncIterable<Buffer>):
   if (child.exitCode === null && child.signalCode === null) await once(child, 'close')
   // What was wrong with the file says more than that its end was missing.
   if (failure !== undefined) throw failure
-  if (answer === undefined)
-    throw new FleetError('internal', 'the restore ended without a word; look at what it wrote above')
-  if (answer.kind === 'read') return backupSummary.parse(answer.summary)
-  const code = Object.hasOwn(problems, answer.code) ? (answer.code as ProblemCode) : 'internal'
-  throw new FleetError(code, answer.message)
+  return backupSummary.parse(requireAnswer(answer, 'restore'))
 }

@@ -1,45 +1,36 @@
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Configuration } from '../contract/configuration.ts'
-import { policyDocument, starterPolicy } from '../contract/policy-document.ts'
 import { parseCertificate, parsePem, toPem } from '../pki/certificate.ts'
 import { openKeyFile } from '../pki/keystore.ts'
 import type { MessageSigner } from '../pki/signed-data.ts'
 import { joinAddress } from '../runtime/config.ts'
-import { FleetError } from '../runtime/errors.ts'
-import { readPassphrase, readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
+import { readPrivateFile } from '../runtime/files.ts'
 import { createEdge, type EdgeCredential, type EdgeRequestHead, reachableHost } from '../runtime/https.ts'
 import { AttemptLimit } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { createProbes, seldom } from '../runtime/probes.ts'
-import { parseYaml } from '../runtime/yaml.ts'
 import { createAdmin } from './admin/routes.ts'
 import { Alerts } from './alerts.ts'
 import { CertificateAuthority } from './ca/certificate-authority.ts'
 import { Checkpoints } from './ca/checkpoints.ts'
-import { keepCredentials } from './ca/credentials.ts'
 import { noticeExpiring } from './ca/expiry.ts'
-import { openHierarchy } from './ca/hierarchy.ts'
 import type { ServedList } from './ca/revocation-lists.ts'
 import { supersedeDue } from './ca/supersession.ts'
 import { CloneDesk, type Shown } from './clone-desk.ts'
 import { createEst } from './est/routes.ts'
 import { FeedServer } from './feed-server.ts'
 import { FeedShortening } from './feed-shortening.ts'
+import { openFoundation } from './foundation.ts'
 import { Meters } from './meters.ts'
 import { OwnPeers } from './own-peers.ts'
-import { putPolicy } from './policy.ts'
 import { ApprovalQueue } from './ra/approval-queue.ts'
 import { EnrollmentDenials } from './ra/enrollment-denials.ts'
 import { Profiles } from './ra/profiles.ts'
 import { RegistrationAuthority } from './ra/registration-authority.ts'
 import { Reconfiguration } from './reconfiguration.ts'
-import { openDatabase } from './registry/database.ts'
-import { findPolicy } from './registry/policies.ts'
-import { Registry } from './registry/registry.ts'
 import { createReportDesk } from './reports.ts'
-import { incompleteFile } from './restore.ts'
 import { openStatus } from './status-service.ts'
 
 export type EnrollService = AsyncDisposable & {
@@ -65,7 +56,6 @@ export type EnrollService = AsyncDisposable & {
 }
 
 const renewalCheckMs = 3_600_000
-const revokedCredential = 'a certificate was revoked; delete it and its key, and enroll makes another of each'
 /** Looks for what is due for certificates: two look-ups when nothing is. */
 const lifecycleMs = 1_000
 
@@ -85,35 +75,12 @@ export async function createEnrollService(input: {
 }): Promise<EnrollService> {
   const { config, dataDir, log } = input
   const clock = input.clock ?? (() => new Date())
-  const passphrase = readPassphrase(config.keys.passphraseFile)
   await using opened = new AsyncDisposableStack()
 
-  requireWholeFolder(dataDir)
-  const registry = opened.use(
-    new Registry(await openDatabase(join(dataDir, 'enroll', 'registry')), (facts) => {
-      for (const { action, actor, subject, outcome, reason, requestId } of facts) {
-        if (outcome === 'done') log.info({ event: action, actor, subject, reason, requestId }, 'recorded')
-      }
-    }),
-  )
+  const foundation = opened.use(await openFoundation({ config, dataDir, clock, log }))
+  const { registry, hierarchy, passphrase } = foundation
   const folder = join(dataDir, 'enroll', 'ca')
   const { url: statusUrl } = config.enroll.status
-  const hierarchy = await openHierarchy({ folder, registry, passphrase, now: clock(), statusUrl })
-  const keep = async (): Promise<boolean> => {
-    const { changed, revoked } = await keepCredentials({
-      registry,
-      hierarchy,
-      passphrase,
-      dataDir,
-      names: config.names,
-      brokerId: config.broker.id,
-      hasResponder: statusUrl !== undefined,
-      now: clock(),
-    })
-    for (const path of revoked) log.warn({ event: 'credentials.revoked', path }, revokedCredential)
-    return changed
-  }
-  await keep()
   const checkpoints = opened.use(
     await Checkpoints.open({
       registry,
@@ -125,7 +92,6 @@ export async function createEnrollService(input: {
       log,
     }),
   )
-  await firstPolicy(registry, join(dataDir, 'policy.yaml'), clock())
 
   const profiles = new Profiles(config)
   const approvals = new ApprovalQueue(registry, config.enroll.approvals)
@@ -284,7 +250,8 @@ export async function createEnrollService(input: {
   )
 
   const renewal = setInterval(() => {
-    keep()
+    foundation
+      .keep()
       .then(async (changed) => {
         await status?.keepUp()
         if (!changed) return
@@ -350,38 +317,4 @@ export async function createEnrollService(input: {
     reconfigure: (load) => reconfiguration.apply(load),
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
-}
-
-/**
- * Makes the data folder, or sees that its heart is there: what would start anew beside the remains of another gateway is a
- * folder that was not mounted, and a second CA under the same name would lock every device out.
- */
-function requireWholeFolder(dataDir: string): void {
-  if (existsSync(join(dataDir, incompleteFile))) {
-    throw new FleetError(
-      'data_damaged',
-      `a restore into ${dataDir} has not come to its end; empty it and restore again`,
-    )
-  }
-  const heart = join(dataDir, 'enroll', 'registry')
-  const remains = ['root.crt', 'services/enroll/tls.key', 'services/broker/tls.key', 'operator/operator.key']
-  const found = remains.find((name) => existsSync(join(dataDir, name)))
-  if (found !== undefined && !existsSync(heart)) {
-    throw new FleetError(
-      'data_damaged',
-      `${join(dataDir, found)} is there, but ${heart} is not: without it nobody knows who was revoked. Mount or restore it, or start with another data folder`,
-    )
-  }
-  try {
-    mkdirSync(dataDir, { recursive: true, mode: 0o700 })
-  } catch (cause) {
-    throw new FleetError('data_damaged', `${dataDir} cannot be made: ${(cause as Error).message}`, { cause })
-  }
-}
-
-async function firstPolicy(registry: Registry, path: string, now: Date): Promise<void> {
-  if (await findPolicy(registry)) return
-  if (!existsSync(path)) writeFileAtomic(path, starterPolicy)
-  const document = parseYaml(readFileSync(path, 'utf8'), policyDocument, path, 'policy_invalid')
-  await putPolicy(registry, document, { actor: 'system', remoteAddress: 'local', requestId: 'setup-policy', now })
 }

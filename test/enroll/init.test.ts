@@ -1,0 +1,65 @@
+import assert from 'node:assert/strict'
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { initialize } from '../../enroll/init.ts'
+import { openDatabase } from '../../enroll/registry/database.ts'
+import { loadConfig } from '../../runtime/config.ts'
+import { createLog } from '../../runtime/log.ts'
+
+const dataDir = mkdtempSync(join(tmpdir(), 'fleetgate-init-'))
+after(() => rmSync(dataDir, { recursive: true, force: true }))
+const now = new Date('2026-03-01T09:00:00Z')
+const initAt = (clock: Date, names?: string) => {
+  const config = loadConfig({ env: names === undefined ? {} : { FLEETGATE_NAMES: names } })
+  return initialize({ config, dataDir, clock: () => clock, log: createLog('enroll', 'silent') })
+}
+const path = (name: string): string => join(dataDir, name)
+
+/** Each file with what tells a rewritten one. */
+const files = (): string[] =>
+  readdirSync(dataDir, { recursive: true, encoding: 'utf8' })
+    .filter((name) => !name.includes('registry') && statSync(path(name)).isFile())
+    .map((name) => `${name} ${statSync(path(name)).ino}`)
+    .sort()
+
+let rootFingerprint: string
+
+test('init makes CA, credentials, an operator and a policy, and names each file', async () => {
+  const summary = await initAt(now)
+  rootFingerprint = summary.rootFingerprint
+  assert.match(rootFingerprint, /^[0-9a-f]{64}$/)
+  const own = files().map((line) => line.split(' ')[0]!)
+  assert.deepEqual(summary, { rootFingerprint, running: false, made: own, renewed: [] })
+  for (const name of ['enroll/ca/root.key', 'services/broker/tls.crt', 'operator/operator.key', 'policy.yaml'])
+    assert.ok(own.includes(name), name)
+  assert.ok(!existsSync(path('endpoints.json')))
+})
+
+test('init on a folder that is whole writes nothing', async () => {
+  const before = files()
+  assert.deepEqual(await initAt(now), { rootFingerprint, running: false, made: [], renewed: [] })
+  assert.deepEqual(files(), before)
+})
+
+test('init makes what is missing, and renews a certificate whose names were changed', async () => {
+  rmSync(path('operator/operator.crt'))
+  const { made, renewed } = await initAt(now, 'localhost,gw.example')
+  assert.deepEqual([made, renewed], [['operator/operator.crt'], ['services/broker/tls.crt', 'services/enroll/tls.crt']])
+})
+
+test('init on the folder of a gateway that runs changes nothing and does not fail', async () => {
+  await using _ = await openDatabase(path('enroll/registry'))
+  assert.deepEqual(await initAt(now), { rootFingerprint, running: true, made: [], renewed: [] })
+  rmSync(path('root.crt'))
+  await assert.rejects(initAt(now), { code: 'data_in_use' })
+})
+
+test('init refuses what is left of another gateway, as a start would', async () => {
+  rmSync(path('enroll'), { recursive: true })
+  await assert.rejects(initAt(now), { code: 'data_damaged' })
+  rmSync(dataDir, { recursive: true })
+  writeFileSync(dataDir, 'no folder')
+  await assert.rejects(initAt(now), { code: 'data_damaged', message: /cannot be/ })
+})
