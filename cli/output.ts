@@ -1,4 +1,5 @@
 import { styleText } from 'node:util'
+import { toYaml } from '../runtime/yaml.ts'
 
 // Controls, format characters (direction overrides among them), surrogates and line separators: none may act on a terminal.
 const unseen = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
@@ -10,14 +11,22 @@ const codePoint = (character: string): string => character.codePointAt(0)!.toStr
 export const visible = (text: string): string => text.replaceAll(unseen, (character) => `<U+${codePoint(character)}>`)
 
 /** JSON for scripts; what a terminal would obey is escaped, which changes no value. */
-export function json(value: unknown): string {
-  const text = JSON.stringify(value, null, 2).replaceAll(unseenInJson, (character) =>
+export const json = (value: unknown): string => `${escaped(JSON.stringify(value, null, 2))}\n`
+
+/** The same as YAML. */
+export function yaml(value: unknown): string {
+  const plain: unknown = JSON.parse(JSON.stringify(value))
+  const text = toYaml(plain)
+  // Only between double quotes can YAML escape anything.
+  return text.search(unseenInJson) < 0 ? text : escaped(toYaml(plain, { isQuoted: true }))
+}
+
+const escaped = (text: string): string =>
+  text.replaceAll(unseenInJson, (character) =>
     [...Array(character.length).keys()]
       .map((at) => `\\u${character.charCodeAt(at).toString(16).padStart(4, '0')}`)
       .join(''),
   )
-  return `${text}\n`
-}
 
 export type Style = Parameters<typeof styleText>[0]
 
@@ -36,6 +45,16 @@ export function table(head: string[], rows: (string | undefined)[][], colour: bo
   return [styled('dim', line(head.map((title) => title.toUpperCase())), colour), ...cells.map(line)]
     .join('\n')
     .concat('\n')
+}
+
+/** RFC 4180, with a head. */
+export function csv<K extends string>(
+  columns: readonly K[],
+  rows: readonly { [name in K]?: string | undefined }[],
+): string {
+  const field = (text: string): string => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)
+  const line = (cells: string[]): string => `${cells.map(field).join(',')}\n`
+  return [line([...columns]), ...rows.map((row) => line(columns.map((name) => row[name] ?? '')))].join('')
 }
 
 /** One `name  value` line each; what is missing is left out. */

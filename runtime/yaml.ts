@@ -1,4 +1,4 @@
-import { LineCounter, parseDocument } from 'yaml'
+import { LineCounter, parseDocument, stringify } from 'yaml'
 import type { z } from 'zod'
 import type { ProblemCode } from '../contract/problems.ts'
 import { FleetError } from './errors.ts'
@@ -64,6 +64,14 @@ function parse(
     throw new FleetError(code, `${source}: nested too deeply to be read`, { cause })
   }
 }
+
+/** Without anchors: the same object twice is written twice. @param isQuoted every text and key in double quotes */
+export const toYaml = (value: unknown, { isQuoted = false } = {}): string =>
+  stringify(value, {
+    aliasDuplicateObjects: false,
+    lineWidth: 0,
+    ...(isQuoted ? { defaultStringType: 'QUOTE_DOUBLE', defaultKeyType: 'QUOTE_DOUBLE' } : {}),
+  })
 
 /** One sentence for a schema fault: path, what is wrong and, where a key is unknown to the given schema, the known ones. */
 export function describeIssue(issue: z.core.$ZodIssue, schema?: unknown): string {

@@ -119,6 +119,7 @@ const packages: Record<string, { in: string[]; for: string }> = {
       'broker/trust/facts.ts',
       'cli/admin-client.ts',
       'cli/admin-connection.ts',
+      'cli/device-file.ts',
       'cli/commands/policy-file.ts',
     ],
     for: 'schemas at the borders',

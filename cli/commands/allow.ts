@@ -3,7 +3,7 @@ import type { AdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { readSerials, type Serial } from './serials.ts'
-import { ask, type Common, deviceId, examples, groupNames, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, examples, groupNames, named, withCommon } from './shared.ts'
 
 const atOnce = 500
 const labelText = 'EST label that the hardware enrolls under (required)'
@@ -37,7 +37,7 @@ export function addAllow(device: Command, io: Io): void {
     'device allow rm --label line-1 SN0815',
   )
 
-  examples(withCommon(allow.command('ls')), 'device allow ls', 'device allow ls --label line-1 -o json')
+  examples(withCommon(allow.command('ls'), named), 'device allow ls', 'device allow ls --label line-1 -o json')
     .description('list which serial numbers may enroll, and as which devices')
     .option('--label <name>', 'only those of this label')
     .option('--device <id>', 'only those of this device', deviceId)

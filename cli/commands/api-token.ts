@@ -16,7 +16,7 @@ import { accessUrl, howToUse, roleOption, writeAccess } from '../access-folder.t
 import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
-import { ask, type Common, duration, durationText, examples, folderName, print, withCommon } from './shared.ts'
+import { ask, type Common, duration, durationText, examples, folderName, named, print, withCommon } from './shared.ts'
 
 type Create = Common & { name: string; role: Role; ttl?: number; out?: string; url?: string }
 
@@ -46,7 +46,7 @@ export function addApiToken(program: Command, io: Io): void {
       else print(io, options, view, () => details(view) + howToUse(options.out!))
     })
 
-  examples(withCommon(token.command('ls')), 'api-token ls')
+  examples(withCommon(token.command('ls'), named), 'api-token ls')
     .description('list them, with when each was used last')
     .action((options: Common) =>
       ask(

@@ -4,14 +4,14 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { AdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
-import { ask, type Common, examples, groupNames, withCommon } from './shared.ts'
+import { ask, type Common, examples, groupNames, named, withCommon } from './shared.ts'
 
 const shownDigits = 12
 
 export function addApprovals(enroll: Command, io: Io): void {
   const approvals = enroll.command('approvals').description('certificate requests that wait for an operator')
 
-  examples(withCommon(approvals.command('ls')), 'enroll approvals ls', 'enroll approvals ls --all -o json')
+  examples(withCommon(approvals.command('ls'), named), 'enroll approvals ls', 'enroll approvals ls --all -o json')
     .description('list what waits')
     .option('--all', 'also what was decided, until it is forgotten')
     .action((options: Common & { all?: boolean }) =>
@@ -23,7 +23,7 @@ export function addApprovals(enroll: Command, io: Io): void {
       ),
     )
 
-  examples(withCommon(approvals.command('show')), 'enroll approvals show 3f9ac0d81b22')
+  examples(withCommon(approvals.command('show'), named), 'enroll approvals show 3f9ac0d81b22')
     .description('show one request, with the key it is for')
     .argument('<id>', 'request, or the first 8 digits of it and more', requestId)
     .action((id: string, options: Common) => ask(io, options, (client) => find(client, id), details))

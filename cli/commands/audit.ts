@@ -11,6 +11,7 @@ import {
   examples,
   fingerprint,
   instant,
+  plain,
   serialNumber,
   wholeNumber,
   withCommon,
@@ -27,7 +28,7 @@ export function addAudit(program: Command, io: Io): void {
 
   addEvidence(audit, io)
   examples(
-    withCommon(audit.command('tail')),
+    withCommon(audit.command('tail'), plain),
     'audit tail -n 50',
     'audit tail -f -o json | jq .action',
     'audit tail --action "device.*" --actor operator:anna --since 24h',

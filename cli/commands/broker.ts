@@ -7,7 +7,7 @@ import { writeFileAtomic } from '../../runtime/files.ts'
 import { hashPassword, maxPasswordBytes, readPasswordFile, saltBytes } from '../../runtime/passwords.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
-import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, examples, named, withCommon } from './shared.ts'
 
 type Broker = StatusView['brokers'][number]
 
@@ -16,7 +16,7 @@ export function addBroker(program: Command, io: Io): void {
     .command('broker')
     .description('brokers that follow this gateway, and have to confirm a revocation')
 
-  examples(withCommon(broker.command('ls')), 'broker ls', 'broker ls -o json')
+  examples(withCommon(broker.command('ls'), named), 'broker ls', 'broker ls -o json')
     .description('list them, with how far each has followed')
     .action((options: Common) => ask(io, options, async (client) => ({ items: (await client.status()).brokers }), list))
 

@@ -6,13 +6,18 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { type CredentialOptions, isCredential, revokeCredential } from './credential.ts'
-import { ask, type Common, deviceId, duration, examples, serialNumber, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, duration, examples, named, serialNumber, withCommon } from './shared.ts'
 import { brokersOf, change, reasonOption, waiting } from './waiting.ts'
 
 export function addCert(program: Command, io: Io): void {
   const cert = program.command('cert').description('certificates that this authority has issued')
 
-  examples(withCommon(cert.command('ls')), 'cert ls', 'cert ls --device cam-1 -o json', 'cert ls --expires-in 30d')
+  examples(
+    withCommon(cert.command('ls'), named),
+    'cert ls',
+    'cert ls --device cam-1 -o json',
+    'cert ls --expires-in 30d',
+  )
     .description('list certificates')
     .option('--device <id>', 'only those of this device', deviceId)
     .option(
@@ -37,7 +42,7 @@ export function addCert(program: Command, io: Io): void {
       )
     })
 
-  examples(withCommon(cert.command('show')), 'cert show 5f0c3a9e7d21b84460d2f1a7c39be018')
+  examples(withCommon(cert.command('show'), named), 'cert show 5f0c3a9e7d21b84460d2f1a7c39be018')
     .description('show one certificate with its PEM')
     .argument('<serial>', 'serial number, hex', serialNumber)
     .action((serial: string, options: Common) => ask(io, options, (client) => client.getCertificate(serial), details))

@@ -4,12 +4,12 @@ import { type Denial, isDenialId } from '../../contract/denials.ts'
 import { commandLine } from '../../runtime/endpoints.ts'
 import type { Io } from '../io.ts'
 import { fields, styled, table, visible } from '../output.ts'
-import { ask, type Common, deviceId, examples, wholeNumber, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, examples, named, wholeNumber, withCommon } from './shared.ts'
 
 export function addDenials(program: Command, io: Io): void {
   const denial = program.command('denial').description('what was refused lately, by the brokers and at enrollment')
 
-  examples(withCommon(denial.command('ls')), 'denial ls', 'denial ls --device cam-1 -n 5')
+  examples(withCommon(denial.command('ls'), named), 'denial ls', 'denial ls --device cam-1 -n 5')
     .description('list the last refusals, the newest first')
     .option('--device <id>', 'of this device', deviceId)
     .option('-n, --lines <number>', 'how many', wholeNumber(1, 200), 50)

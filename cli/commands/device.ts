@@ -5,6 +5,7 @@ import { deviceStatuses } from '../../contract/feed.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { addAllow } from './allow.ts'
+import { addDeviceImport } from './device-import.ts'
 import {
   type Attributes,
   ask,
@@ -15,6 +16,7 @@ import {
   examples,
   groupName,
   groupNames,
+  named,
   profileName,
   withCommon,
 } from './shared.ts'
@@ -30,7 +32,7 @@ const newDevice = (id: string, options: { profile: string; group?: string[]; att
 export function addDevice(program: Command, io: Io): void {
   const device = program.command('device').description('devices in the registry')
 
-  examples(withCommon(device.command('create')), 'device create cam-1 --profile camera --group site-berlin')
+  examples(withCommon(device.command('create'), named), 'device create cam-1 --profile camera --group site-berlin')
     .description('register a device, so that it can be given an enrollment token')
     .argument('<id>', 'device id', deviceId)
     .requiredOption('--profile <name>', 'certificate profile (required)', profileName)
@@ -41,8 +43,9 @@ export function addDevice(program: Command, io: Io): void {
     )
 
   addAllow(device, io)
+  addDeviceImport(device, io)
 
-  examples(withCommon(device.command('set')), 'device set cam-1 --attribute site=berlin --unset floor')
+  examples(withCommon(device.command('set'), named), 'device set cam-1 --attribute site=berlin --unset floor')
     .description('change what is noted about a device; policies see it at once, also on open sessions')
     .argument('<id>', 'device id', deviceId)
     .option('--attribute <name=value>', 'set this one (may be repeated)', attribute)
@@ -57,7 +60,7 @@ export function addDevice(program: Command, io: Io): void {
       return ask(io, options, (client) => client.changeDevice(id, { attributes }), details)
     })
 
-  examples(withCommon(device.command('ls')), 'device ls', 'device ls --profile camera --status revoked -o json')
+  examples(withCommon(device.command('ls'), named), 'device ls', 'device ls --profile camera --status revoked -o json')
     .description('list devices')
     .option('--group <name>', 'only those of this group', groupName)
     .option('--profile <name>', 'only those of this profile', profileName)
@@ -73,7 +76,7 @@ export function addDevice(program: Command, io: Io): void {
       )
     })
 
-  examples(withCommon(device.command('show')), 'device show cam-1')
+  examples(withCommon(device.command('show'), named), 'device show cam-1')
     .description('show one device')
     .argument('<id>', 'device id', deviceId)
     .action((id: string, options: Common) => ask(io, options, (client) => client.getDevice(id), details))

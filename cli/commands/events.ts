@@ -3,12 +3,12 @@ import type { AuditView } from '../../contract/audit-api.ts'
 import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { json, styled, visible } from '../output.ts'
-import { type Common, examples, wholeNumber, withCommon } from './shared.ts'
+import { type Common, examples, plain, wholeNumber, withCommon } from './shared.ts'
 
 export function addEvents(program: Command, io: Io): void {
   const events = program.command('events').description('what happens, as it happens')
 
-  examples(withCommon(events.command('tail')), 'events tail', 'events tail --since 4711 -o json | jq .action')
+  examples(withCommon(events.command('tail'), plain), 'events tail', 'events tail --since 4711 -o json | jq .action')
     .description(
       'print what happens until it is interrupted; json is one object a line, and its seq goes on with --since',
     )

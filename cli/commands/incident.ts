@@ -2,12 +2,12 @@ import { type Command, InvalidArgumentError } from 'commander'
 import type { IncidentView } from '../../contract/incidents.ts'
 import type { Io } from '../io.ts'
 import { fields, styled, table, visible } from '../output.ts'
-import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, examples, named, withCommon } from './shared.ts'
 
 export function addIncidents(program: Command, io: Io): void {
   const incident = program.command('incident').description('what somebody has to look at: thefts, clones, stolen keys')
 
-  examples(withCommon(incident.command('ls')), 'incident ls', 'incident ls --device cam-1 --all')
+  examples(withCommon(incident.command('ls'), named), 'incident ls', 'incident ls --device cam-1 --all')
     .description('list the incidents that are open')
     .option('--device <id>', 'about this device', deviceId)
     .option('--all', 'those that were closed too')
@@ -20,7 +20,7 @@ export function addIncidents(program: Command, io: Io): void {
       ),
     )
 
-  examples(withCommon(incident.command('show')), 'incident show 3f9ac0d81b22')
+  examples(withCommon(incident.command('show'), named), 'incident show 3f9ac0d81b22')
     .description('show an incident with its evidence')
     .argument('<id>', 'as a receipt, a log line or `incident ls` gave it', incidentId)
     .action((id: string, options: Common) => ask(io, options, (client) => client.getIncident(id), details))

@@ -11,7 +11,7 @@ import { accessUrl, howToUse, readText, roleName, roleOption, writeAccess } from
 import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
-import { ask, type Common, examples, folderName, print, withCommon } from './shared.ts'
+import { ask, type Common, examples, folderName, named, print, withCommon } from './shared.ts'
 
 type Create = Common & { role: Role; out: string; csr?: string; url?: string }
 
@@ -33,7 +33,7 @@ export function addOperator(program: Command, io: Io): void {
       print(io, options, await create(name, options), (view) => details(view) + howToUse(options.out))
     })
 
-  examples(withCommon(operator.command('ls')), 'operator ls', 'operator ls -o json')
+  examples(withCommon(operator.command('ls'), named), 'operator ls', 'operator ls -o json')
     .description('list them')
     .action((options: Common) =>
       ask(
@@ -44,7 +44,7 @@ export function addOperator(program: Command, io: Io): void {
       ),
     )
 
-  examples(withCommon(operator.command('show')), 'operator show ann')
+  examples(withCommon(operator.command('show'), named), 'operator show ann')
     .description('show one')
     .argument('<name>', 'operator', operatorName)
     .action((name: string, options: Common) => ask(io, options, (client) => client.getOperator(name), details))

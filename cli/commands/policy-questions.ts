@@ -12,7 +12,7 @@ import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { json, visible } from '../output.ts'
 import { defaultPolicy, readChecked, readPolicy } from './policy-file.ts'
-import { type Common, examples, wholeNumber, withCommon } from './shared.ts'
+import { type Common, examples, plain, wholeNumber, withCommon } from './shared.ts'
 
 type Options = Common & {
   as?: DeviceId
@@ -29,7 +29,7 @@ const codes = { publish: 'publish_denied', subscribe: 'subscribe_denied', receiv
 
 export function addPolicyQuestions(policy: Command, io: Io): void {
   examples(
-    withCommon(policy.command('can-i')),
+    withCommon(policy.command('can-i'), plain),
     'policy can-i pub devices/cam-7/state --as device:cam-7',
     "policy can-i sub 'devices/+/telemetry/#' --as device:app-1 --policy new-policy.yaml",
     'policy can-i pub devices/x/y --policy policy.yaml --facts facts.yaml',
@@ -64,7 +64,7 @@ export function addPolicyQuestions(policy: Command, io: Io): void {
       if (options.output !== 'json') io.out(`allowed: ${visible(explanation.because)}\n`)
     })
 
-  examples(withCommon(policy.command('test')), 'policy test expectations.yaml')
+  examples(withCommon(policy.command('test'), plain), 'policy test expectations.yaml')
     .description('check a policy against a table of expectations; needs no running gateway')
     .argument('<file>', 'table of principals and what each may and may not do (docs/policy.md)')
     .option('--policy <file>', 'policy file (default: that of the table, else policy.yaml in the data folder)')

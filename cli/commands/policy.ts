@@ -8,12 +8,12 @@ import type { Io } from '../io.ts'
 import { json, visible } from '../output.ts'
 import { defaultPolicy, readPolicy } from './policy-file.ts'
 import { addPolicyQuestions } from './policy-questions.ts'
-import { ask, type Common, examples, profilesOf, withCommon } from './shared.ts'
+import { ask, type Common, examples, plain, profilesOf, withCommon } from './shared.ts'
 
 export function addPolicy(program: Command, io: Io): void {
   const policy = program.command('policy').description('which certificate subjects may touch which topics')
 
-  examples(withCommon(policy.command('check')), 'policy check', 'policy check new-policy.yaml')
+  examples(withCommon(policy.command('check'), plain), 'policy check', 'policy check new-policy.yaml')
     .description('check a policy file and warn of what is most likely not meant; needs no running gateway')
     .argument('[file]', 'policy file (default: policy.yaml in the data folder)')
     .action((file: string | undefined, options: Common & { config?: string }) => {

@@ -4,12 +4,17 @@ import type { KickReceipt, SessionPage, SessionView, Unheard } from '../../contr
 import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table, visible } from '../output.ts'
-import { ask, type Common, deviceId, examples, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, examples, named, withCommon } from './shared.ts'
 
 export function addSession(program: Command, io: Io): void {
   const session = program.command('session').description('who is connected, as the brokers tell when they are asked')
 
-  examples(withCommon(session.command('ls')), 'session ls', 'session ls --device cam-1', 'session ls --broker broker-2')
+  examples(
+    withCommon(session.command('ls'), named),
+    'session ls',
+    'session ls --device cam-1',
+    'session ls --broker broker-2',
+  )
     .description('list live sessions')
     .option('--device <id>', 'only those of this device', deviceId)
     .option('--broker <id>', 'only those of this broker')
@@ -31,7 +36,7 @@ export function addSession(program: Command, io: Io): void {
       ),
     )
 
-  examples(withCommon(session.command('show')), 'session show cam-1', 'session show cam-1:viewer')
+  examples(withCommon(session.command('show'), named), 'session show cam-1', 'session show cam-1:viewer')
     .description('show the live session of a client id: from where it came, and what it did last')
     .argument('<client-id>', 'the device id, or the device id, : and a suffix', clientId)
     .action((id: string, options: Common) =>

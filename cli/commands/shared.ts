@@ -20,14 +20,20 @@ import {
 import { loadConfig } from '../../runtime/config.ts'
 import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
-import { json } from '../output.ts'
+import { json, visible, yaml } from '../output.ts'
 
-export type Format = 'table' | 'json'
+export type Format = 'table' | 'json' | 'yaml' | 'name' | 'csv'
+/** Of what is shown as a whole. */
+const shown = ['table', 'json', 'yaml'] as const
+/** Of a list, and of a thing that others name. */
+export const named = [...shown, 'name'] as const
+/** Of what comes line by line, and of what has a form of its own. */
+export const plain = ['table', 'json'] as const
 /** The options that every command has. */
 export type Common = { data: string; output: Format }
 
 /** `run` puts the folder that is meant into `data` before the command's action. */
-export const withCommon = (command: Command): Command =>
+export const withCommon = (command: Command, formats: readonly Format[] = shown): Command =>
   command
     .option(
       '--data <dir>',
@@ -35,7 +41,7 @@ export const withCommon = (command: Command): Command =>
       folderName,
     )
     .option('--config <file>', 'configuration file (default: fleetgate.yaml where there is one)')
-    .addOption(outputOption())
+    .addOption(outputOption(formats))
 
 export const defaultConfig = './fleetgate.yaml'
 
@@ -60,8 +66,8 @@ export function folderName(text: string): string {
   return text
 }
 
-export const outputOption = (): Option =>
-  new Option('-o, --output <format>', 'form of the answer').choices(['table', 'json']).default('table')
+export const outputOption = (formats: readonly Format[] = shown): Option =>
+  new Option('-o, --output <format>', 'form of the answer').choices(formats).default('table')
 
 export const examples = (command: Command, ...lines: string[]): Command =>
   command.addHelpText('after', `\nExamples:\n${lines.map((line) => `  $ fleetgate ${line}`).join('\n')}\n`)
@@ -77,9 +83,26 @@ export async function ask<T>(
   print(io, options, await call(client), render)
 }
 
-/** As it is for `json`, as `render` shows it for `table`. */
+/** As it is for `json` and `yaml`, its names for `name`, as `render` shows it otherwise. */
 export function print<T>(io: Io, { output }: Common, answer: T, render: (answer: T) => string): void {
-  io.out(output === 'json' ? json(answer) : render(answer))
+  io.out(formOf(output, answer, render))
+}
+
+function formOf<T>(output: Format, answer: T, render: (answer: T) => string): string {
+  if (output === 'json') return json(answer)
+  if (output === 'yaml') return yaml(answer)
+  if (output === 'name') return namesOf(answer)
+  return render(answer)
+}
+
+/** What other commands take for it: one a line, in a list. */
+function namesOf(answer: unknown): string {
+  const { items = [answer] } = answer as { items?: unknown[] }
+  const lines = items.map((item) => {
+    const { id, clientId, name, serial } = item as Record<string, unknown>
+    return `${visible(String(id ?? clientId ?? name ?? serial))}\n`
+  })
+  return lines.join('')
 }
 
 export function deviceId(text: string): DeviceId {

@@ -1,8 +1,10 @@
-import type { Command } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import { type TokenView, tokenTtlMs } from '../../contract/admin-api.ts'
+import { type DeviceId, isDeviceId, nameRule } from '../../contract/ids.ts'
 import { openAdminClient } from '../admin-client.ts'
+import { type Row, readTokenRows, type TokenRow } from '../device-file.ts'
 import type { Io } from '../io.ts'
-import { fields } from '../output.ts'
+import { csv, fields } from '../output.ts'
 import {
   ask,
   type Common,
@@ -12,22 +14,53 @@ import {
   examples,
   groupNames,
   profileName,
+  wholeNumber,
   withCommon,
 } from './shared.ts'
+import { createMany, tokenColumns } from './token-batch.ts'
 
-type Options = Common & { device: string; ttl: number; profile?: string; group?: string[]; quiet?: boolean }
+type Options = Common & {
+  device?: DeviceId
+  count?: number
+  prefix?: string
+  from: number
+  file?: Row<TokenRow>[]
+  ttl?: number
+  profile?: string
+  group?: string[]
+  quiet?: boolean
+}
+
+const mostAtOnce = 100_000
 
 export function addToken(program: Command, io: Io): void {
   const token = program.command('token').description('one-time enrollment tokens')
 
   examples(
-    withCommon(token.command('create')),
+    withCommon(token.command('create'), ['table', 'json', 'yaml', 'csv']),
     'token create --device cam-1 --profile camera',
     'token create --device cam-1 --ttl 15m -o json',
     'token create --device cam-1 --quiet      # the token alone, for TOKEN=$(...)',
+    'token create --count 500 --prefix cam- --profile camera -o csv > tokens.csv',
+    'token create --file devices.csv -o csv > tokens.csv',
   )
-    .description('make a token that lets one device enroll once; it is shown here and never again')
-    .requiredOption('--device <id>', 'device it is for (required)', deviceId)
+    .description('make a token that lets one device enroll once, or many of them; they are shown here and never again')
+    .option('--device <id>', 'device it is for', deviceId)
+    .addOption(
+      new Option('--count <n>', 'so many, for devices that are called by their number')
+        .argParser(wholeNumber(1, mostAtOnce))
+        .conflicts('device'),
+    )
+    .option('--prefix <text>', 'what stands before the number, as cam- for cam-0001', prefix)
+    .addOption(new Option('--from <n>', 'first number').argParser(wholeNumber(0, 999_999_999)).default(1))
+    .addOption(
+      new Option(
+        '--file <file>',
+        'one for each device of a file, as `device import` takes it; one with attributes has to be there already',
+      )
+        .argParser(readTokenRows)
+        .conflicts(['device', 'count']),
+    )
     .option(
       '--ttl <time>',
       `how long it may be used (default: ${durationText(tokenTtlMs.default)})`,
@@ -37,22 +70,25 @@ export function addToken(program: Command, io: Io): void {
     .option('--group <name>', 'group of a device that is created (may be repeated)', groupNames)
     .option('-q, --quiet', 'print the token alone')
     .action(async (options: Options, command: Command) => {
-      if (options.quiet === true && options.output === 'json')
-        command.error("error: option '-q, --quiet' cannot be used with '-o json'")
-      const body = {
-        deviceId: options.device,
-        ttlMs: options.ttl ?? tokenTtlMs.default,
+      const { device, quiet = false, output } = options
+      if (quiet && output !== 'table') command.error(`error: option '-q, --quiet' cannot be used with '-o ${output}'`)
+      const ttlMs = options.ttl ?? tokenTtlMs.default
+      const given = {
         ...(options.profile && { profile: options.profile }),
         ...(options.group && { groups: options.group }),
       }
-      if (options.quiet !== true) {
-        await ask(io, options, (client) => client.createToken(body), details)
-        return
+      if (device === undefined) {
+        const rows = options.file ?? numbered(options, command)
+        if (quiet) command.error("error: '-q, --quiet' is for one device; give -o csv")
+        return createMany(io, options, { rows, given, ttlMs })
       }
+      const body = { deviceId: device, ttlMs, ...given }
+      if (!quiet) return ask(io, options, (client) => client.createToken(body), output === 'csv' ? record : details)
       using client = openAdminClient(options.data)
       io.out(`${(await client.createToken(body)).token}\n`)
     })
 
+  const record = (view: TokenView): string => csv(tokenColumns, [view])
   const details = (view: TokenView): string =>
     fields(
       [
@@ -63,4 +99,21 @@ export function addToken(program: Command, io: Io): void {
       ],
       io.colour,
     )
+}
+
+function prefix(text: string): string {
+  if (isDeviceId(`${text}0000`)) return text
+  throw new InvalidArgumentError(`With a number behind it, it is a device id: ${nameRule}.`)
+}
+
+/** All of one width, so that lists of them are in the order of their numbers. */
+function numbered({ count, prefix: text, from }: Options, command: Command): Row<TokenRow>[] {
+  if (count === undefined || text === undefined) {
+    return command.error("error: required option '--device <id>', '--count <n> --prefix <text>' or '--file <file>'")
+  }
+  const width = Math.max(4, String(from + count - 1).length)
+  return Array.from({ length: count }, (_, at) => {
+    const id = `${text}${String(from + at).padStart(width, '0')}`
+    return { line: at + 1, id, value: { id } }
+  })
 }

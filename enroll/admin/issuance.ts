@@ -20,6 +20,7 @@ import { type CertificateFacts, parseCertificate, toPem } from '../../pki/certif
 import { FleetError } from '../../runtime/errors.ts'
 import { revokeCertificate } from '../ca/certificate-revocation.ts'
 import { putPolicy } from '../policy.ts'
+import { creationOf } from '../ra/batches.ts'
 import { createToken as mint } from '../ra/enrollment-tokens.ts'
 import { registerCertificate } from '../ra/foreign-certificate.ts'
 import { type CertificateRecord, getCertificate, isAlive, listCertificates } from '../registry/certificates.ts'
@@ -40,12 +41,8 @@ export const issuanceRoutes = [
     status: 201,
     body: createToken,
     handle: async ({ body, asked }, { registry, ra }) => {
-      const { deviceId, ttlMs, profile, groups } = body
-      if (profile === undefined && groups !== undefined) {
-        throw new FleetError('request_malformed', 'groups are for a new device: give its profile too')
-      }
-      if (profile !== undefined) ra.requireProfile(profile)
-      const create = profile === undefined ? {} : { create: { id: deviceId, profile, groups: groups ?? [] } }
+      const { deviceId, ttlMs } = body
+      const create = creationOf(body, (name) => ra.requireProfile(name))
       return mint(registry, { deviceId, ttlMs, ...create }, asked)
     },
   }),

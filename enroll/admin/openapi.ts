@@ -1,6 +1,7 @@
 /** The admin API as an OpenAPI 3.1 document, printed from the table of routes and the schemas of the contract. */
 import { z } from 'zod'
 import * as adminApi from '../../contract/admin-api.ts'
+import * as batchApi from '../../contract/batch-api.ts'
 import * as bulkApi from '../../contract/bulk-api.ts'
 import * as denials from '../../contract/denials.ts'
 import * as incidents from '../../contract/incidents.ts'
@@ -209,7 +210,7 @@ const problemResponse = (codes: ProblemCode[]): Schema => ({
 /** Schemas that the contract exports are named as they are there. */
 function nameSchemas(): z.core.$ZodRegistry<{ id: string }> {
   const registry = z.registry<{ id: string }>()
-  const modules = [adminApi, bulkApi, denials, incidents, lateRenewalApi, operatorApi, policy, sessionApi]
+  const modules = [adminApi, batchApi, bulkApi, denials, incidents, lateRenewalApi, operatorApi, policy, sessionApi]
   for (const [id, schema] of modules.flatMap((module) => Object.entries(module))) {
     if (schema instanceof z.ZodObject) registry.add(schema, { id })
   }

@@ -3,6 +3,7 @@ import { apiTokenRoutes } from './api-tokens.ts'
 import { approvalRoutes } from './approvals.ts'
 import { auditRoutes } from './audit.ts'
 import { backupRoute } from './backup.ts'
+import { batchRoutes } from './batches.ts'
 import { brokerRoutes } from './brokers.ts'
 import { credentialRoutes } from './credentials.ts'
 import { crlRoutes } from './crls.ts'
@@ -24,6 +25,7 @@ export const routes: readonly Route[] = described([
   ...approvalRoutes,
   ...auditRoutes,
   backupRoute,
+  ...batchRoutes,
   ...brokerRoutes,
   ...credentialRoutes,
   ...crlRoutes,

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { fields, json, styled, table, visible } from '../../cli/output.ts'
+import { parse } from 'yaml'
+import { fields, json, styled, table, visible, yaml } from '../../cli/output.ts'
 
 test('what a terminal would obey is written out: controls, direction overrides, line separators, lone surrogates', () => {
   assert.equal(visible('a\u001b[31mb'), 'a<U+001B>[31mb')
@@ -42,4 +43,12 @@ test('fields leave out what is missing', () => {
 test('colours are for those who want them', () => {
   assert.equal(styled('red', 'x', false), 'x')
   assert.equal(styled('red', 'x', true), '\u001b[31mx\u001b[39m')
+})
+
+test('YAML is JSON again when it is read, and holds nothing that a terminal would obey', () => {
+  const value = { a: 'x\u001b]0;y\u202e', b: ['yes', '1', 'a: b'], 'k\u200b': null, '\u009b': 'line\nline' }
+  const text = yaml(value)
+  assert.doesNotMatch(text, /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200b\u202e]/)
+  assert.deepEqual(parse(text), value)
+  assert.equal(yaml({ b: 'yes', c: '1' }), 'b: yes\nc: "1"\n')
 })

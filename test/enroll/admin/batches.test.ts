@@ -1,0 +1,173 @@
+import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, suite, test } from 'node:test'
+import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { writeEndpoints } from '../../../runtime/endpoints.ts'
+import { EnrollHarness } from '../../harness/fleet.ts'
+import { fleetgate } from '../../harness/stub-io.ts'
+
+suite('devices and tokens by the hundred', () => {
+  let fleet: EnrollHarness
+  before(async () => {
+    fleet = await EnrollHarness.start()
+    const { est, admin, rootFingerprint, rootCertificate, operatorCertificate, operatorKey } = fleet.endpoints
+    const own = { est, admin, rootFingerprint, rootCertificate, operatorCertificate, operatorKey }
+    writeEndpoints(fleet.dataDir, { ...own, mqtts: 'mqtts://localhost:1' })
+  })
+  after(() => fleet[Symbol.asyncDispose]())
+
+  const cli = (...words: string[]) => fleetgate([...words, '--data', fleet.dataDir])
+  const file = (name: string, text: string): string => {
+    const path = join(fleet.dataDir, name)
+    writeFileSync(path, text)
+    return path
+  }
+  const outcomes = (body: { devices: { outcome: string; code?: string }[] }) =>
+    body.devices.map(({ outcome, code }) => code ?? outcome)
+
+  test('devices are registered in one batch; what is there already and alike stays, what cannot be is named', async () => {
+    const devices = [
+      { id: 'many-1', profile: 'camera', groups: ['b', 'a'], attributes: { site: 'x' } },
+      { id: 'many-2', profile: 'sensor' },
+      { id: 'many-3', profile: 'nosuch' },
+    ]
+    const dry = await fleet.admin('POST', '/devices/import', { devices, dryRun: true })
+    assert.deepEqual(outcomes(dry.body), ['created', 'created', 'profile_unknown'])
+    const atomic = await fleet.admin('POST', '/devices/import', { devices, atomic: true })
+    assert.deepEqual([dry.body.applied, atomic.body.applied], [false, false])
+    assert.equal((await fleet.admin('GET', '/devices/many-1')).status, 404)
+
+    const done = await fleet.admin('POST', '/devices/import', { devices })
+    assert.deepEqual([outcomes(done.body), done.body.applied], [['created', 'created', 'profile_unknown'], true])
+    const { items } = (await fleet.admin('GET', '/audit?limit=2')).body
+    assert.deepEqual(
+      items.map(({ action, subject }: Record<string, string>) => `${action} ${subject}`),
+      ['device.created device:many-1', 'device.created device:many-2'],
+    )
+    await fleet.admin('POST', '/devices/many-2/revoke', { reason: 'superseded' })
+    const again = await fleet.admin('POST', '/devices/import', {
+      devices: [{ ...devices[0], groups: ['a', 'b'] }, devices[1], { id: 'many-4', profile: 'camera' }],
+    })
+    assert.deepEqual(outcomes(again.body), ['already', 'device_revoked', 'created'])
+    const other = await fleet.admin('POST', '/devices/import', { devices: [{ id: 'many-1', profile: 'sensor' }] })
+    assert.deepEqual(outcomes(other.body), ['device_exists'])
+    assert.match(other.body.devices[0].detail, /with the profile camera and other groups and other attributes/)
+  })
+
+  test('each token is for its device, works, and is shown once', async () => {
+    const tokens = [
+      { deviceId: 'tok-1', profile: 'camera', groups: ['hall'] },
+      { deviceId: 'tok-2' },
+      { deviceId: 'tok-3', groups: ['hall'] },
+    ]
+    const headers = { 'Idempotency-Key': 'batch-0001' }
+    const { body } = await fleet.admin('POST', '/tokens/batch', { tokens }, headers)
+    assert.deepEqual(
+      body.tokens.map(({ outcome, code }: Record<string, string>) => code ?? outcome),
+      ['created', 'device_unknown', 'request_malformed'],
+    )
+    const { csrDer } = await createKeyAndCsr({ commonName: 'tok-1' })
+    assert.equal((await fleet.enroll('tok-1', body.tokens[0].token, csrDer)).status, 200)
+    const again = await fleet.admin('POST', '/tokens/batch', { tokens }, headers)
+    assert.deepEqual([again.status, again.body.code], [403, 'token_void'])
+  })
+
+  test('a request is bounded, and names a device once', async () => {
+    const device = (at: number) => ({ id: `bound-${at}`, profile: 'camera' })
+    const many = Array.from({ length: 1_001 }, (_, at) => device(at))
+    for (const [path, body] of [
+      ['/devices/import', { devices: many }],
+      ['/devices/import', { devices: [] }],
+      ['/devices/import', { devices: [device(1), device(1)] }],
+      ['/tokens/batch', { tokens: [{ deviceId: 'a' }, { deviceId: 'a' }] }],
+      ['/tokens/batch', { tokens: [{ deviceId: 'a' }], ttlMs: 1 }],
+    ] as const) {
+      const answer = await fleet.admin('POST', path, body)
+      assert.deepEqual([answer.status, answer.body.code], [400, 'request_malformed'], JSON.stringify(body).slice(0, 80))
+    }
+  })
+
+  test('fleetgate device import reads CSV with quotes and says of each line what became of it', async () => {
+    const csv = file(
+      'devices.csv',
+      '\ufeffid,profile,groups,attributes\r\n# a comment\r\nfile-1,camera,hall;roof,"site=a ""b"", c;floor=2"\r\n\r\nfile-2,sensor,,\r\nfile-2,sensor,,\r\nb/d,camera,,\r\nfile-3,camera,,,more\r\n',
+    )
+    const dry = await cli('device', 'import', '--file', csv, '--dry-run')
+    assert.equal(dry.code, 3)
+    assert.match(dry.out, /^devices +5\nwould be registered +2\nthere already +0\nrefused +3\n/)
+    assert.match(dry.err, /3 of 5 lines were refused, nothing was registered/)
+    const { code, out, err } = await cli('device', 'import', '--file', csv, '-o', 'json')
+    assert.deepEqual([code, /the others are registered/.test(err)], [3, true])
+    const report = JSON.parse(out)
+    assert.deepEqual(
+      report.lines.map(({ line, deviceId, outcome }: Record<string, unknown>) => [line, deviceId, outcome]),
+      [
+        [3, 'file-1', 'created'],
+        [5, 'file-2', 'created'],
+        [6, 'file-2', 'refused'],
+        [7, 'b/d', 'refused'],
+        [8, 'file-3', 'refused'],
+      ],
+    )
+    assert.match(report.lines[2].detail, /it stands in line 5 already/)
+    const shown = (await fleet.admin('GET', '/devices/file-1')).body
+    assert.deepEqual([shown.groups, shown.attributes], [['hall', 'roof'], { site: 'a "b", c', floor: '2' }])
+  })
+
+  test('with --atomic a file is registered whole or not at all; what is no list of devices is refused', async () => {
+    const bad = file('bad.json', '[{"id":"atom-1","profile":"camera"},{"id":"atom-2"}]')
+    const refused = await cli('device', 'import', '--file', bad, '--atomic')
+    assert.deepEqual([refused.code, /nothing was registered/.test(refused.err)], [3, true])
+    const good = file('good.json', '[{"id":"atom-1","profile":"camera"}]')
+    const done = await cli('device', 'import', '--file', good, '--atomic')
+    assert.deepEqual([done.code, done.out.match(/^registered +1$/m) !== null], [0, true])
+    const long = file(
+      'long.csv',
+      `id,profile\n${Array.from({ length: 1_001 }, (_, at) => `l-${at},camera\n`).join('')}`,
+    )
+    assert.match((await cli('device', 'import', '--file', long, '--atomic')).err, /--atomic takes 1000 devices at most/)
+    for (const [text, sentence] of [
+      ['serial,device\nx,y\n', /Its first line names the columns: id.*seen: serial/],
+      ['id,profile\n"a,camera\n', /Line 2: a quote is not where it belongs/],
+      ['id,profile\n', /There is no device in it/],
+      [Buffer.from([0xff, 0xfe]).toString('latin1'), /first line names the columns/],
+    ] as const) {
+      const { code, err } = await cli('device', 'import', '--file', file('x.csv', text))
+      assert.equal(code, 2)
+      assert.match(err, sentence)
+    }
+    const text = file('x.json', '{}')
+    assert.match((await cli('device', 'import', '--file', text)).err, /A list of devices is wanted/)
+  })
+
+  test('fleetgate token create makes hundreds, by number or of a file, as CSV with their devices', async () => {
+    const numbered = await cli(
+      ...'token create --count 250 --prefix num- --profile camera --group hall -o csv'.split(' '),
+    )
+    assert.equal(numbered.code, 0, numbered.err)
+    const lines = numbered.out.trimEnd().split('\n')
+    assert.deepEqual([lines.length, lines[0]], [251, 'deviceId,profile,token,expiresAt'])
+    assert.match(lines[250]!, /^num-0250,camera,[\w-]{43},2/)
+    assert.deepEqual((await fleet.admin('GET', '/devices/num-0250')).body.groups, ['hall'])
+    const csv = file('tokens.csv', 'id,profile,attributes\nnum-0001,\nof-file,sensor\nnobody,,\nnone,camera,a=b\n')
+    const named = await cli('token', 'create', '--file', csv)
+    assert.equal(named.code, 3)
+    assert.match(named.out, /^num-0001 +camera/m)
+    assert.match(named.out, /^of-file +sensor/m)
+    assert.match(
+      named.err,
+      /nobody +device_unknown[^\n]*\nnone +device_unknown[^\n]*\n.*2 of 4 devices were given no token/,
+    )
+    for (const words of ['--count 5', '--count 5 --prefix a/', '', '--count 5 --prefix a --quiet']) {
+      assert.equal((await cli('token', 'create', ...words.split(' ').filter(Boolean))).code, 2, words)
+    }
+  })
+
+  test('a list has its names alone for scripts, and YAML', async () => {
+    await fleet.admin('POST', '/devices', { id: 'form-1', profile: 'camera', groups: ['forms'] })
+    const ls = (form: string) => cli('device', 'ls', '--group', 'forms', '-o', form)
+    assert.equal((await ls('name')).out, 'form-1\n')
+    assert.match((await ls('yaml')).out, /^items:\n {2}- id: form-1\n {4}profile: camera\n/)
+  })
+})
