@@ -4,6 +4,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import { type CertificateRecord, getCertificate, listOwn, writeCertificate } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
+import { findOperator } from '../registry/operators.ts'
 import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
 import { watchKeys } from '../registry/watched-keys.ts'
 import { listInCharge, nameIn } from './in-charge.ts'
@@ -51,7 +52,7 @@ export const revokeCredential = (registry: Registry, input: Input): Promise<Cred
     const certificates = ended.map((one) => one.doc.serial)
     const left = ofKind.filter((one) => isLive(one) && !ended.includes(one))
     const about = {
-      ...{ serial, kind, name, isCurrent: newest(ofKind.filter((one) => one.name === name)) === serial },
+      ...{ serial, kind, name, isCurrent: (await currentOf(registry, credential, ofKind)) === serial },
       remaining: left.filter((one) => one.name === name).map((one) => one.doc.serial),
     }
     const alreadyRevoked = doc.status === 'revoked'
@@ -109,8 +110,17 @@ function credentialOf({ doc, rev }: Stored<CertificateRecord>): Credential {
   throw new FleetError('conflict', sentence, { context: { final: true, serial } })
 }
 
-const newest = (all: readonly Credential[]): string | undefined =>
-  all.toSorted((one, other) => (one.doc.issuedAt! < other.doc.issuedAt! ? 1 : -1))[0]?.doc.serial
+/** The newest of its name. Two may be of one instant; of an operator its record says which one came last. */
+async function currentOf(
+  registry: Registry,
+  { kind, name }: Credential,
+  ofKind: readonly Credential[],
+): Promise<string | undefined> {
+  const told = kind === 'operator' ? (await findOperator(registry, name))?.doc.serial : undefined
+  if (told !== undefined) return told
+  const [first, ...others] = ofKind.filter((one) => one.name === name)
+  return others.reduce((newest, one) => (one.doc.issuedAt! > newest!.doc.issuedAt! ? one : newest), first)?.doc.serial
+}
 
 const lastOperator = (): FleetError =>
   new FleetError(

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { connect, type TLSSocket } from 'node:tls'
 import { startCursor } from '../../../contract/feed.ts'
+import { parseCertificate, parsePem } from '../../../pki/certificate.ts'
 import { splitAddress } from '../../../runtime/config.ts'
 import { type DeviceKeys, EnrollHarness, movableClock, testConfiguration } from '../../harness/fleet.ts'
 import { brokerCredential, followFeed } from '../../harness/follower.ts'
@@ -40,6 +41,7 @@ suite('certificates of operators and brokers', () => {
       one.kind === kind && one.status === 'issued' ? [one.serial] : [],
     )
   }
+  const serialOf = ({ cert }: Shown): string => parseCertificate(parsePem(cert, 'CERTIFICATE')[0]!).serial
   const revoke = (serial: string, more: object = {}) =>
     fleet.admin('POST', `/credentials/${serial}/revoke`, { reason: 'keyCompromise', ...more })
   const ask = async (credential: Shown, method = 'GET', path = '/status') => {
@@ -121,9 +123,12 @@ suite('certificates of operators and brokers', () => {
     await using after = await followFeed(fleet, startCursor)
     await after.see(() => false)
     assert.deepEqual(after.messages, [refused], 'no certificate takes its place by itself')
-    await restartWithout('services/broker/tls.key', 'services/broker/tls.crt')
+    const former = serialOf(fleet.operator)
+    await restartWithout('services/broker/tls.key', 'services/broker/tls.crt', 'operator/operator.crt')
     await using renewed = await followFeed(fleet, startCursor)
     assert.equal((await renewed.see(({ kind }) => kind === 'live'))?.kind, 'live')
+    const { isCurrent, remaining } = (await revoke(former, { reason: 'superseded' })).body
+    assert.deepEqual([isCurrent, remaining], [false, [serialOf(fleet.operator)]], 'of two of one instant, the later')
   })
 
   test('a stolen key at the feed raises an alert and is evidence, whatever certificate it is in', async () => {
