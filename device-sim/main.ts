@@ -5,7 +5,7 @@ import { readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
 import { runService } from '../runtime/lifecycle.ts'
 import { EstClient, fetchTrust } from './est-client.ts'
 import { enrollIdentity, type Identity, identityOf } from './identity.ts'
-import { readOptions } from './options.ts'
+import { readOptions, readToken } from './options.ts'
 import { runDevice } from './unattended.ts'
 
 await runService('device-sim', async (log) => {
@@ -15,14 +15,15 @@ await runService('device-sim', async (log) => {
     rootFingerprint,
     id,
     token,
+    tokenFile,
     dir,
     intervalMs,
   } = readOptions(process.argv.slice(2), process.env)
   // Key and certificate in one file: a crash in the middle of a renewal leaves the old pair or the new one, never half.
   const file = join(dir, `${id}.pem`)
   const isEnrolled = existsSync(file)
-  if (!isEnrolled && token === undefined) {
-    throw new FleetError('config_invalid', `there is no ${file} yet, so --token is needed`)
+  if (!isEnrolled && token === undefined && tokenFile === undefined) {
+    throw new FleetError('config_invalid', `there is no ${file} yet, so --token or --token-file is needed`)
   }
   const est = new EstClient(url, await fetchTrust(url, rootFingerprint))
   const store = ({ privateKeyPem, certificatePem }: Identity): void =>
@@ -33,7 +34,7 @@ await runService('device-sim', async (log) => {
     return identityOf(est, pem.slice(0, at), pem.slice(at))
   }
   const enroll = async (): Promise<Identity> => {
-    const identity = await enrollIdentity(est, id, token!)
+    const identity = await enrollIdentity(est, id, token ?? readToken(tokenFile!))
     store(identity)
     log.info({ event: 'device.enrolled', deviceId: id }, 'enrolled')
     return identity

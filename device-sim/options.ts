@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { type DeviceId, isDeviceId, nameRule } from '../contract/ids.ts'
 import { FleetError } from '../runtime/errors.ts'
@@ -8,16 +9,18 @@ export type SimulatorOptions = {
   rootFingerprint: string
   id: DeviceId
   token: string | undefined
+  /** Read when it is needed, which is once in a device's life: by then it may be gone. */
+  tokenFile: string | undefined
   /** Folder of the key and the certificate. */
   dir: string
   intervalMs: number
 }
 
 const usage =
-  'usage: device-sim --est URL --mqtts URL --root-fingerprint HEX --device ID [--token TOKEN] [--dir DIR] [--interval-ms N]; ' +
+  'usage: device-sim --est URL --mqtts URL --root-fingerprint HEX --device ID [--token TOKEN | --token-file FILE] [--dir DIR] [--interval-ms N]; ' +
   'each may come from the environment as DEVICE_SIM_EST, DEVICE_SIM_ROOT_FINGERPRINT ...'
 
-const names = ['est', 'mqtts', 'root-fingerprint', 'device', 'token', 'dir', 'interval-ms'] as const
+const names = ['est', 'mqtts', 'root-fingerprint', 'device', 'token', 'token-file', 'dir', 'interval-ms'] as const
 type Name = (typeof names)[number]
 
 /** @throws FleetError `config_invalid` with how it is called */
@@ -45,8 +48,18 @@ export function readOptions(args: string[], env: NodeJS.ProcessEnv): SimulatorOp
     rootFingerprint,
     id,
     token: value('token'),
+    tokenFile: value('token-file'),
     dir: value('dir') ?? '.',
     intervalMs,
+  }
+}
+
+/** @throws FleetError `config_invalid` */
+export function readToken(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').trim()
+  } catch (cause) {
+    throw invalid(`--token-file: ${path} cannot be read: ${(cause as Error).message}`, cause)
   }
 }
 

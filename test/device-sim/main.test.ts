@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -38,14 +38,16 @@ test('it enrolls with its token once, reports, and after a restart needs the tok
   const audience = new Listener(await enrolledDevice(live.server, 'dashboard', 'service'))
   await audience.device.subscribe('devices/+/telemetry/#')
   const where = ['--est', est, '--mqtts', mqtts, '--device', 'cam-1', '--dir', folder, '--interval-ms', '20']
-  const DEVICE_SIM_TOKEN = await live.server.operator.createToken('cam-1', 'camera')
-  for (const env of [{ DEVICE_SIM_TOKEN }, {}]) {
+  const DEVICE_SIM_TOKEN_FILE = join(folder, 'token')
+  writeFileSync(DEVICE_SIM_TOKEN_FILE, `${await live.server.operator.createToken('cam-1', 'camera')}\n`)
+  for (const _ of ['first', 'again']) {
     const heard = audience.hears((id, rest) => id === 'cam-1' && rest === 'temperature')
-    const device = start([...where, '--root-fingerprint', rootFingerprint], env)
+    const device = start([...where, '--root-fingerprint', rootFingerprint], { DEVICE_SIM_TOKEN_FILE })
     const end = ended(device)
     assert.equal(typeof JSON.parse(await heard).celsius, 'number')
     device.kill('SIGTERM')
     assert.equal((await end).code, 0)
+    rmSync(DEVICE_SIM_TOKEN_FILE, { force: true })
   }
   assert.equal(statSync(join(folder, 'cam-1.pem')).mode & 0o777, 0o600)
   await audience.device.disconnect()
@@ -82,5 +84,5 @@ test('a device that has no certificate yet and no token is told so with exit cod
   ]
   const { code, err } = await ended(start([...where, '--device', 'cam-3']))
   assert.equal(code, 2)
-  assert.match(err, /so --token is needed/)
+  assert.match(err, /so --token or --token-file is needed/)
 })

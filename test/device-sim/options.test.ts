@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { readOptions } from '../../device-sim/options.ts'
+import { readOptions, readToken } from '../../device-sim/options.ts'
 
 const needed = [
   '--est',
@@ -21,6 +21,7 @@ test('flags win over the environment, and what may be left out has a default', (
     rootFingerprint: `${'AB:'.repeat(31)}ab`,
     id: 'cam-1',
     token: 'secret',
+    tokenFile: undefined,
     dir: '.',
     intervalMs: 50,
   })
@@ -41,3 +42,10 @@ for (const [args, says] of [
     assert.throws(() => readOptions([...args], {}), { code: 'config_invalid', message: says })
   })
 }
+
+test('a token file that is not there is named', () => {
+  assert.throws(() => readToken('/no/such/token'), {
+    code: 'config_invalid',
+    message: /--token-file: \/no\/such\/token/,
+  })
+})
