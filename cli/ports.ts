@@ -1,6 +1,25 @@
 import { createServer } from 'node:net'
+import type { Configuration } from '../contract/configuration.ts'
+import { listenersOf } from '../contract/listeners.ts'
 import { splitAddress } from '../runtime/config.ts'
 import { FleetError } from '../runtime/errors.ts'
+
+/** Where a gateway listens by its configuration: setting -> `host:port`. */
+export function addressesOf({ enroll, broker }: Configuration): Record<string, string> {
+  const { est, admin, feed, status } = enroll
+  return {
+    'enroll.est': est,
+    'enroll.admin': admin,
+    'enroll.feed': feed,
+    ...(status.url === undefined ? {} : { 'enroll.status.listen': status.listen }),
+    ...Object.fromEntries(
+      listenersOf(broker).map(({ name, listen }) => [
+        name === 'mqtts' ? 'broker.listen' : `broker.listeners ${name}`,
+        listen,
+      ]),
+    ),
+  }
+}
 
 /**
  * Looks before anything is created whether each address can be listened on; a service may still lose it to another later

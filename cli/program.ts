@@ -12,6 +12,7 @@ import { addCrl } from './commands/crl.ts'
 import { addDemo } from './commands/demo.ts'
 import { addDenials } from './commands/denials.ts'
 import { addDevice } from './commands/device.ts'
+import { addDoctor } from './commands/doctor.ts'
 import { addEnroll } from './commands/enroll.ts'
 import { addEvents } from './commands/events.ts'
 import { addIncidents } from './commands/incident.ts'
@@ -88,6 +89,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addEvents,
     addBackup,
     addStatus,
+    addDoctor,
   ])
     add(program, io)
   addHelp(program)

@@ -2,13 +2,12 @@ import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Configuration } from '../contract/configuration.ts'
-import { listenersOf } from '../contract/listeners.ts'
 import { joinAddress, splitAddress } from '../runtime/config.ts'
 import { type Endpoints, removeEndpoints, writeEndpoints } from '../runtime/endpoints.ts'
 import { FleetError, isFleetError } from '../runtime/errors.ts'
 import { openAdminClient } from './admin-client.ts'
 import { type BackOff, ChildService, type ServiceEvent } from './child-service.ts'
-import { checkPorts } from './ports.ts'
+import { addressesOf, checkPorts } from './ports.ts'
 
 export type GatewayOptions = {
   config: Configuration
@@ -72,20 +71,7 @@ type Children = { enroll: ChildService; broker: ChildService }
 export async function startGateway(options: GatewayOptions, signal?: AbortSignal): Promise<Gateway> {
   const { config, env, notify } = options
   if (options.ports === 'configured') {
-    const { est, admin, feed, status } = config.enroll
-    const listeners = {
-      'enroll.est': est,
-      'enroll.admin': admin,
-      'enroll.feed': feed,
-      ...(status.url === undefined ? {} : { 'enroll.status.listen': status.listen }),
-      ...Object.fromEntries(
-        listenersOf(config.broker).map(({ name, listen }) => [
-          name === 'mqtts' ? 'broker.listen' : `broker.listeners ${name}`,
-          listen,
-        ]),
-      ),
-    }
-    await checkPorts(listeners).catch(async (error: unknown) => {
+    await checkPorts(addressesOf(config)).catch(async (error: unknown) => {
       // The gateway of this very folder holds them: no other port would help.
       if (isFleetError(error, 'port_in_use') && (await isServed(options.dataDir))) {
         throw new FleetError('data_in_use', `${options.dataDir} is in use by another instance`, { cause: error })

@@ -36,6 +36,7 @@ export const ownProblems = [
   'certificate_unknown',
   'gateway_untrusted',
   'renewal_due',
+  'unhealthy',
   'interrupted',
   'audit_broken',
   'backup_unreadable',

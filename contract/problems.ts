@@ -115,6 +115,7 @@ export const problems = {
   // the command line
   gateway_untrusted: { status: 502, title: 'The gateway is not the one that was pinned' },
   renewal_due: { status: 403, title: 'The certificate is due for renewal' },
+  unhealthy: { status: 503, title: 'Something is wrong with the gateway' },
   interrupted: { status: 500, title: 'The command was interrupted before its end' },
 
   backup_unreadable: { status: 400, title: 'The backup cannot be read' },

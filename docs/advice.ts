@@ -162,6 +162,7 @@ export const advice: Record<ProblemCode, string> = {
   gateway_untrusted:
     'Compare the fingerprint with the one that `npx fleetgate status` shows on the gateway. If they agree, somebody is between device and gateway.',
   renewal_due: 'Run `fleetgate renew --dir DIR`, and look why its timer did not.',
+  unhealthy: 'Each line of `npx fleetgate doctor` that fails says what to type.',
   interrupted: 'Nothing is left behind; start the command again.',
 
   config_invalid:

@@ -55,6 +55,16 @@ test('up runs a gateway, keeps a second one from its data, and stops cleanly at 
   assert.equal(status.code, 0)
   assert.equal(JSON.parse(status.out).rootFingerprint, rootFingerprint)
 
+  const doctor = await fleetgate(['doctor', '-o', 'json', '--data', dataDir])
+  assert.deepEqual([doctor.code, doctor.err], [0, ''], doctor.out)
+  const { findings } = JSON.parse(doctor.out) as { findings: { check: string; state: string; what: string }[] }
+  const said = (check: string) => findings.filter((one) => one.check === check).map(({ what }) => what)
+  assert.match(said('TLS of mqtts')[0]!, /speaks TLSv1\.3 with TLS_AES_\d+_GCM_SHA\d+; its chain ends at the root/)
+  assert.match(said('TLS of est')[1]!, /is valid until .* days left/)
+  assert.match(said('brokers')[0]!, /^broker-1 is connected, and has all/)
+  assert.match(said('clock')[0]!, /agree/)
+  assert.match(said('keys')[0]!, /are readable by their owner alone/)
+
   const second = new Up(dataDir)
   assert.deepEqual(await second.ended(), [2, null])
   assert.match(second.err, /error: .* is in use by another instance \(data_in_use\); .*--data\n$/)

@@ -1,0 +1,51 @@
+/** What a gateway that runs says of itself. */
+import type { StatusView } from '../../contract/admin-api.ts'
+import type { CrlView } from '../../contract/crl-api.ts'
+import { commandLine } from '../../runtime/endpoints.ts'
+import { type Finding, fail, ok, warn } from './finding.ts'
+
+export function judgeStatus(status: StatusView, dataDir: string): Finding[] {
+  const findings = [ok('gateway', `version ${status.version} runs since ${status.startedAt}`)]
+  const { refused, waitsForRestart = [] } = status.configuration ?? {}
+  if (refused !== undefined) {
+    const sentence = `the configuration file is not in force: ${refused}`
+    findings.push(fail('configuration', sentence, `correct it, then: ${commandLine(['config', 'check'], dataDir)}`))
+  }
+  if (waitsForRestart.length > 0) {
+    const sentence = `changed, and not in force yet: ${waitsForRestart.join(', ')}`
+    findings.push(warn('configuration', sentence, 'restart the gateway'))
+  }
+  if (status.brokers.length === 0) {
+    findings.push(warn('brokers', 'no broker has ever connected', 'start one, and look into its log'))
+  }
+  return [...findings, ...status.brokers.map((broker) => judgeBroker(broker, status.feedSeq, dataDir))]
+}
+
+function judgeBroker(broker: StatusView['brokers'][number], feedSeq: number, dataDir: string): Finding {
+  const { id, connected, appliedSeq, lastSeenAt } = broker
+  if (!connected) {
+    const fix = `start it; if it is gone for good: ${commandLine(['broker', 'forget', id], dataDir)}`
+    return fail('brokers', `${id} is not connected; it was until ${lastSeenAt}`, fix)
+  }
+  const behind = feedSeq - appliedSeq
+  if (behind === 0) return ok('brokers', `${id} is connected, and has all of the trust feed`)
+  const sentence = `${id} is ${behind} events of the trust feed behind`
+  return warn('brokers', sentence, 'ask again; if it stays so, look into its log for feed.')
+}
+
+export function judgeLists(lists: readonly CrlView[], now: Date, dataDir: string): Finding[] {
+  if (lists.length === 0) return [ok('CRL', 'none are served (enroll.status.url)')]
+  const publish = commandLine(['crl', 'publish'], dataDir)
+  const late = lists.filter(({ nextUpdate }) => new Date(nextUpdate) <= now)
+  if (late.length > 0) {
+    return late.map(({ name, nextUpdate }) => fail('CRL', `${name} has run out at ${nextUpdate}`, publish))
+  }
+  const first = lists.toSorted((a, b) => a.nextUpdate.localeCompare(b.nextUpdate))[0]!
+  const age = (now.getTime() - new Date(first.thisUpdate).getTime()) / 60_000
+  return [
+    ok(
+      'CRL',
+      `${lists.length} are current; ${first.name}, ${Math.floor(age)} min old, is renewed before ${first.nextUpdate}`,
+    ),
+  ]
+}
