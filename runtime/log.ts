@@ -3,8 +3,18 @@ import pretty from 'pino-pretty'
 
 export type Log = pino.Logger
 
-/** Never written, at the top of a line's fields or up to two levels down (`err.context.token`). */
+/** Fields that are never written, wherever in a line they are (`err.context.token`). */
 const secrets = ['password', 'token', 'authorization', 'passphrase', 'privateKey', 'challengePassword']
+const isSecret = new Set(secrets)
+// In a text that a field holds the quotes are escaped, so this finds names of fields alone.
+const namesSecret = new RegExp(`"(?:${secrets.join('|')})":`)
+
+/** @param line as it would be written, whoever put what into it: fields, a child's bindings, an error's context */
+function withoutSecrets(line: string): string {
+  if (!namesSecret.test(line)) return line
+  const censored = JSON.parse(line, (name, value) => (isSecret.has(name) ? '[redacted]' : value))
+  return `${JSON.stringify(censored)}\n`
+}
 
 /**
  * Events with fields: `log.warn({ event: 'connection.refused', reason, deviceId }, 'connection refused')`.
@@ -17,7 +27,8 @@ export function createLog(service: string, level: string): Log {
     level,
     base: { service },
     timestamp: pino.stdTimeFunctions.isoTime,
-    redact: { paths: secrets.flatMap((name) => [name, `*.${name}`, `*.*.${name}`]), censor: '[redacted]' },
+    // pino's own redaction looks down to a depth that has to be named, and into every field of every line: 30 microseconds.
+    hooks: { streamWrite: withoutSecrets },
   }
   if (process.stderr.isTTY) {
     return pino(

@@ -44,21 +44,28 @@ test('lines below the level are not written', () => {
   assert.deepEqual(linesOf("log.error('no')", 'silent'), [])
 })
 
-test('secrets are not written, at the top or inside headers, contexts and errors', () => {
+test('secrets are not written, wherever in a line they are', () => {
   const lines = linesOf(`
     const secrets = { password: 'S3CRET', token: 'S3CRET', authorization: 'S3CRET', passphrase: 'S3CRET', privateKey: 'S3CRET', challengePassword: 'S3CRET' }
     log.info(secrets, 'a')
     log.info({ headers: secrets }, 'b')
     log.info({ err: Object.assign(new Error('x'), { context: secrets }) }, 'c')
     log.child(secrets).info('d')
-    log.child({ requestId: 'kept' }).info({ request: { headers: secrets } }, 'e')`)
+    log.child({ requestId: 'kept' }).info({ request: { headers: secrets } }, 'e')
+    log.child({ request: { headers: secrets } }).info('f')
+    log.info({ all: [{ of: { them: { here: secrets } } }] }, 'g')
+    log.info({ err: new Error('x', { cause: Object.assign(new Error('y'), { context: { deep: secrets } }) }) }, 'h')
+    log.info({ token: { of: ['S3CRET'] }, password: 7777 }, 'i')
+    log.info({ text: '"token":"said"', at: 1.5, none: null, list: [1, 'a'] }, 'j')`)
   assert.deepEqual(
     lines.map((line) => line.msg),
-    ['a', 'b', 'c', 'd', 'e'],
+    ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j'],
   )
-  assert.doesNotMatch(JSON.stringify(lines), /S3CRET/)
+  assert.doesNotMatch(JSON.stringify(lines), /S3CRET|7777/)
   assert.equal(lines[0]?.token, '[redacted]')
   assert.equal(lines[4]?.requestId, 'kept')
+  const { text, at, none, list } = lines[9]!
+  assert.deepEqual({ text, at, none, list }, { text: '"token":"said"', at: 1.5, none: null, list: [1, 'a'] })
 })
 
 test('an error is written with its cause', () => {
