@@ -1,4 +1,4 @@
-import { constants, randomBytes, X509Certificate } from 'node:crypto'
+import { constants, type KeyObject, randomBytes, X509Certificate } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer } from 'node:https'
 import { type AddressInfo, isIP, type Server, type Socket } from 'node:net'
@@ -24,6 +24,8 @@ export type EdgeRequest = {
   /** DER of the client certificate, one object for each connection, and OpenSSL's word on its chain (undefined: it is fine). */
   certificate: Buffer | undefined
   certificateFault: string | undefined
+  /** The key of the client certificate, as the handshake has read it. */
+  certificateKey(): KeyObject | undefined
   /** What names this TLS connection and no other; undefined where nothing does so safely. */
   channelBinding(): Buffer | undefined
 }
@@ -207,8 +209,9 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
     path,
     headers: message.headers,
     remoteAddress: socket.remoteAddress ?? 'unknown',
-    certificate: certificateOf(socket),
+    certificate: certificateOf(socket)?.raw,
     certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
+    certificateKey: () => certificateOf(socket)?.publicKey,
     channelBinding: () => channelBindingOf(socket, 'server'),
   }
   let result: EdgeAnswer
@@ -244,11 +247,11 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   )
 }
 
-const certificates = new WeakMap<TLSSocket, Buffer | undefined>()
+const certificates = new WeakMap<TLSSocket, X509Certificate | undefined>()
 
 /** The same octets for all requests of a connection: what is shown is shown in its handshake, and there is no second one. */
-function certificateOf(socket: TLSSocket): Buffer | undefined {
-  if (!certificates.has(socket)) certificates.set(socket, socket.getPeerX509Certificate()?.raw)
+function certificateOf(socket: TLSSocket): X509Certificate | undefined {
+  if (!certificates.has(socket)) certificates.set(socket, socket.getPeerX509Certificate())
   return certificates.get(socket)
 }
 

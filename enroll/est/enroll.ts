@@ -27,7 +27,10 @@ export async function simplereenroll(request: EdgeRequest, label: Label, context
   const prove = () => readRenewalEvidence(context.registry, request, context.clock())
   const evidence = await prove()
   limitRenewals(request, evidence, context)
-  const csr = parseCsr(decodeBody(request.body))
+  const csr = parseCsr(decodeBody(request.body), {
+    spki: evidence.certificate.publicKeySpki,
+    key: () => request.certificateKey()!,
+  })
   return certificateAnswer(request, await certify({ request, label, csr, evidence, prove }, context))
 }
 

@@ -4,6 +4,8 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { type CertificateRequest, parseCsr, singleCommonName } from '../../pki/csr.ts'
 import { parseAlternativeNames } from '../../pki/names.ts'
+import { importPublicKey } from '../../pki/public-key.ts'
+import { createKeyAndCsr } from '../../pki/x509.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { withOneMore } from '../harness/der-variants.ts'
 
@@ -53,6 +55,26 @@ for (const [name, { code, refusedBy, note, der }] of vectors) {
     })
   }
 }
+
+test('parseCsr verifies with a key that is known already where it is the one of the request, and with no other', async () => {
+  const [one, other] = [await createKeyAndCsr({ commonName: 'cam-1' }), await createKeyAndCsr({ commonName: 'cam-1' })]
+  const [{ publicKeySpki: spki }, { publicKeySpki: otherSpki }] = [parseCsr(one.csrDer), parseCsr(other.csrDer)]
+  let asked = 0
+  const key = () => {
+    asked++
+    return importPublicKey(spki)
+  }
+  assert.deepEqual(parseCsr(one.csrDer, { spki, key }), parseCsr(one.csrDer))
+  assert.equal(asked, 1)
+  const forged = Buffer.from(one.csrDer)
+  forged[forged.length - 1]! ^= 1
+  assert.equal(
+    codeOf(() => parseCsr(forged, { spki, key })),
+    'csr_signature_invalid',
+  )
+  assert.deepEqual(parseCsr(other.csrDer, { spki, key }).publicKeySpki, otherSpki)
+  assert.equal(asked, 2)
+})
 
 test('parseCsr gives the key type, the requested names and whether there is a challengePassword', () => {
   const request: CertificateRequest = parseCsr(bytesOf('accepted-strongswan'))

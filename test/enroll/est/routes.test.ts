@@ -139,6 +139,7 @@ test('a wrong token costs the look-ups that an unknown device costs, and is look
       remoteAddress: '192.0.2.1',
       certificate: undefined,
       certificateFault: undefined,
+      certificateKey: () => undefined,
       channelBinding: () => undefined,
     }
     return est.handle(request).catch((error) => est.fail(error, request))
@@ -183,6 +184,7 @@ test('the addresses of one /64 are one peer to the log and to the denials that a
       remoteAddress: `2001:db8::${host.toString(16)}`,
       certificate: undefined,
       certificateFault: undefined,
+      certificateKey: () => undefined,
       channelBinding: () => undefined,
     }
     await est.fail(new FleetError('not_found', 'nothing'), request)
@@ -224,6 +226,7 @@ test('a decision that waits for somebody is 202 with Retry-After in whole second
     remoteAddress: '127.0.0.1',
     certificate: undefined,
     certificateFault: undefined,
+    certificateKey: () => undefined,
     channelBinding: () => undefined,
   })
   assert.deepEqual([answer.status, answer.headers!['Retry-After']], [202, '31'])
@@ -250,6 +253,7 @@ test('a failure of ours has an id like a refusal has, says no more than that, an
     remoteAddress: '192.0.2.7',
     certificate: undefined,
     certificateFault: undefined,
+    certificateKey: () => undefined,
     channelBinding: () => undefined,
   }
   for (const [error, status, cause] of [
