@@ -11,7 +11,7 @@ import { compilePolicy } from '../contract/policy-matcher.ts'
 import { factsOfDevice } from '../contract/principal-facts.ts'
 import { filterCovers, isTopicName } from '../contract/topics.ts'
 import { parseYaml } from '../runtime/yaml.ts'
-import { percentile } from './figures.ts'
+import { note, percentile } from './figures.ts'
 
 const rounds = Number(process.argv[2] ?? 20)
 const most = 200_000
@@ -96,6 +96,7 @@ for (const [name, document, count] of [
   for (const [judge, took] of samples) {
     const middle = percentile(took, 50)
     const figures = `${middle.toFixed(0).padStart(8)} (${percentile(took, 90).toFixed(0)})`.padEnd(20)
+    if (judge.startsWith('compiled')) note({ what: `${name}: ${judge}`, measured: `${middle.toFixed(0)} ns a verdict` })
     console.log(`  ${judge.padEnd(32)}${figures}${(base / middle).toFixed(1)}x the list of filters`)
   }
   const { user } = process.threadCpuUsage()

@@ -8,7 +8,7 @@ import mqttPacket from 'mqtt-packet'
 import { decode, encode } from '../broker/wire/codec.ts'
 import { FrameReader } from '../broker/wire/frames.ts'
 import type { Publish, Version } from '../broker/wire/packet.ts'
-import { percentile } from './figures.ts'
+import { note, percentile } from './figures.ts'
 
 const rounds = Number(process.argv[2] ?? 30)
 const packets = 20_000
@@ -114,6 +114,7 @@ for (const each of cases) {
       samples[1].push(other)
     }
     const [mine, other] = [percentile(samples[0], 50), percentile(samples[1], 50)]
+    note({ what: `${verb} PUBLISH ${name}`, measured: `${(mine / other).toFixed(2)}x mqtt-packet` })
     console.log(
       `${`${verb} PUBLISH ${name}`.padEnd(44)}${thousands(mine)}${thousands(other)}${`${(mine / other).toFixed(2)}x`.padStart(12)}`,
     )

@@ -13,6 +13,7 @@ import { type TestCertificate, TestPki } from '../test/harness/certificates.ts'
 import { FakeFeed } from '../test/harness/feed.ts'
 import { connectPacket, RawClient } from '../test/harness/raw-mqtt.ts'
 import { BrokerProcess } from '../test/soak/broker.ts'
+import { note } from './figures.ts'
 
 type Device = TestCertificate & { id: string }
 
@@ -111,6 +112,7 @@ const before = await taken()
 console.log(`${count} devices, octets of heap and buffers for each`)
 for await (const state of lives(devices)) {
   const octets = ((await taken()) - before) / count
+  note({ what: `memory of a device: ${state}`, measured: `${octets.toFixed(0)} octets` })
   console.log(`${state.padEnd(24)}${octets.toFixed(0).padStart(10)}`)
 }
 if (faults > 0) console.log(`${faults} faults of the broker: what it kept for them is in the figures`)

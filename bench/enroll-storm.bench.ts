@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { createKeyAndCsr } from '../pki/x509.ts'
 import { basic, type DeviceKeys, EnrollHarness, testConfiguration } from '../test/harness/fleet.ts'
-import { heading, percentile, row } from './figures.ts'
+import { heading, note, percentile, row } from './figures.ts'
 
 const perSecond = Number(process.argv[2] ?? 200)
 const rounds = Number(process.argv[3] ?? 4)
@@ -112,7 +112,9 @@ async function measure(): Promise<void> {
   )
   console.log(row('alone', calm))
   console.log(row('in the storm', stormy))
-  console.log(`\np99 in the storm is ${(percentile(stormy, 99) / percentile(calm, 99)).toFixed(2)} times that alone`)
+  const ratio = (percentile(stormy, 99) / percentile(calm, 99)).toFixed(2)
+  note({ what: `p99 of a renewal beside ${perSecond} bad requests a second`, measured: `${ratio}x`, wanted: '2x' })
+  console.log(`\np99 in the storm is ${ratio} times that alone`)
 }
 
 const { ROLE } = process.env

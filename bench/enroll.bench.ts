@@ -22,7 +22,7 @@ import { createKeyAndCsr } from '../pki/x509.ts'
 import { type EdgeCredential, tlsOptions } from '../runtime/https.ts'
 import { type DeviceKeys, EnrollHarness, testConfiguration } from '../test/harness/fleet.ts'
 import { issuingIssuer, sensorProfile } from '../test/pki/hierarchy.ts'
-import { ms, percentile } from './figures.ts'
+import { ms, note, percentile } from './figures.ts'
 
 const seconds = Number(process.argv[2] ?? 5)
 const connections = Number(process.argv[3] ?? 16)
@@ -109,7 +109,13 @@ async function measure(): Promise<void> {
     for (const edge of edges) await edge.run({ ms: (seconds * 1_000) / rounds })
   }
   for (const { line } of [work, ...edges.map(({ figures }) => figures)]) console.log(line)
+  note({
+    what: 'CA work',
+    measured: `${Math.round(1e6 / work.microseconds)} certificates a CPU-second`,
+    wanted: '1500',
+  })
   const [renewal, idle] = edges.map(({ figures }) => figures.microseconds)
+  note({ what: 'renewals', measured: `${Math.round(1e6 / renewal!)} a CPU-second`, wanted: '800' })
   const rest = renewal! - idle! - work.microseconds
   console.log(
     `\na renewal over a connection that stays takes ${renewal!.toFixed(0)} us: ${work.microseconds.toFixed(0)} of CA work, ${idle!.toFixed(0)} of HTTPS, ${rest.toFixed(0)} of checks, store and log`,

@@ -29,7 +29,7 @@ import { Registry } from '../enroll/registry/registry.ts'
 import { splitAddress } from '../runtime/config.ts'
 import { createLog } from '../runtime/log.ts'
 import { EnrollHarness } from '../test/harness/fleet.ts'
-import { ms, percentile } from './figures.ts'
+import { ms, note, percentile } from './figures.ts'
 
 const devicesAtOnce = 100
 const dayMs = 86_400_000
@@ -182,6 +182,7 @@ if (process.argv[2] === 'join') {
     for (const [way, measured] of figures) measured.push(await measure(fleet, way))
   for (const [way, measured] of figures) {
     const median = (of: (one: (typeof measured)[number]) => number): number => percentile(measured.map(of), 50)
+    note({ what: `a broker joins ${devices} devices: ${way}`, measured: ms(median((one) => one.ms)) })
     console.log(
       `${way.padEnd(18)} in force after ${ms(median((one) => one.ms))}, ${(median((one) => one.octets) / 1_048_576).toFixed(0)} MiB; ` +
         `CPU of the broker ${ms(median((one) => one.cpuMs))}, of enroll ${ms(median((one) => one.enrollCpuMs))}; ` +

@@ -17,14 +17,14 @@ import { FakeFeed } from '../test/harness/feed.ts'
 import type { Answer, Identity, Opening, Outcome, Request, Run } from './load.ts'
 
 export type Peer = 'fleetgate' | 'aedes' | 'mosquitto'
-type Device = Identity & TestCertificate
+export type Device = Identity & TestCertificate
 
 const root = join(import.meta.dirname, '..')
 const has = (program: string, ...args: string[]): boolean => spawnSync(program, args).error === undefined
 const ticksPerSecond = 100 // USER_HZ, which Linux has fixed at 100 for what it tells programs
 
 /** A process; brokers and the load generator are kept off each other's core where there are two. */
-class Program {
+export class Program {
   readonly child: ChildProcess
   readonly #core: number
 

@@ -18,9 +18,9 @@ import {
 } from './load.ts'
 
 /** @returns the program; undefined where it cannot be compiled */
-export function compile(folder: string): string | undefined {
-  const program = join(folder, 'load')
-  const source = join(import.meta.dirname, 'load.c')
+export function compile(folder: string, name: 'load' | 'handshakes' = 'load'): string | undefined {
+  const program = join(folder, name)
+  const source = join(import.meta.dirname, `${name}.c`)
   const { status } = spawnSync('cc', ['-O2', '-o', program, source, '-lssl', '-lcrypto'])
   return status === 0 ? program : undefined
 }

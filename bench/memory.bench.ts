@@ -3,6 +3,7 @@
  *
  *   npm run bench -- memory [connections]
  */
+import { note } from './figures.ts'
 import { Bench } from './harness.ts'
 
 const connections = Number(process.argv[2] ?? 500)
@@ -25,6 +26,10 @@ for (const target of bench.targets) {
 const theirs = taken.get('mosquitto')
 for (const [name, kib] of taken) {
   const ratio = theirs === undefined ? '' : `${(kib / theirs).toFixed(1)}x of mosquitto`
+  if (name === 'fleetgate') {
+    const beside = theirs === undefined ? '' : `, ${(kib / theirs).toFixed(1)}x mosquitto`
+    note({ what: 'memory of an idle connection', measured: `${kib.toFixed(0)} KiB${beside}`, wanted: '<= 3.3x' })
+  }
   console.log(`${name.padEnd(12)}${`${kib.toFixed(0)} KiB a connection`.padStart(24)}${ratio.padStart(22)}`)
 }
 console.log('wanted of fleetgate: <= 3.3x of mosquitto')

@@ -12,7 +12,7 @@
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { BrokerHarness, starter } from '../test/harness/broker.ts'
-import { heading, ms, percentile, row } from './figures.ts'
+import { heading, ms, note, percentile, row } from './figures.ts'
 import type { Identity, Order, Report } from './policy-clients.ts'
 
 const sessions = Number(process.argv[2] ?? 1_000)
@@ -78,6 +78,7 @@ console.log(
   `\na change and what compiling adds, p50: ${ms(worst)}, wanted under ${wantedMs} ms: ${worst < wantedMs ? 'held' : 'NOT HELD'}\n`,
 )
 
+note({ what: `a policy change under ${sessions} sessions`, measured: ms(worst), wanted: `${wantedMs} ms` })
 const storms = { one: 'of one topic', many: 'each of a topic of its own' } as const
 const calm: Measured[] = []
 const stormy: Record<keyof typeof storms, Measured[]> = { one: [], many: [] }

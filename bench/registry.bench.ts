@@ -13,7 +13,7 @@ import { openDatabase } from '../enroll/registry/database.ts'
 import { type DeviceRecord, deviceChanged, writeDevice } from '../enroll/registry/devices.ts'
 import { Registry } from '../enroll/registry/registry.ts'
 import { EnrollHarness } from '../test/harness/fleet.ts'
-import { heading, ms, percentile, row } from './figures.ts'
+import { heading, ms, note, percentile, row } from './figures.ts'
 
 const [devices = 1_000_000, certificates = 100_000] = process.argv.slice(2, 4).map(Number)
 const folderToFill = process.argv[4]
@@ -123,6 +123,7 @@ console.log(`${devices} devices, ${certificates} certificates`)
 console.log(`${heading}       CPU`)
 console.log(row('start of the enrollment service', starts))
 console.log(`  ${verdict(percentile(starts, 50) < wanted.startMs)}: under ${ms(wanted.startMs)}`)
+note({ what: `start with ${devices} devices`, measured: ms(percentile(starts, 50)), wanted: `${wanted.startMs} ms` })
 const agent = new Agent({ keepAlive: true, ca: fleet.root, ...fleet.operator })
 let slowest = 0
 for (const path of [

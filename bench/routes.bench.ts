@@ -6,7 +6,7 @@
  */
 import { createRequire } from 'node:module'
 import { type Route, RouteIndex, type Subscription } from '../broker/wire/route-index.ts'
-import { percentile } from './figures.ts'
+import { note, percentile } from './figures.ts'
 
 type Value = { clientId: string; granted: number }
 type Matcher = {
@@ -137,6 +137,8 @@ for (const { name, topics, matches = matchesPerRound, changeEvery } of scenarios
     return `${(median / 1e6).toFixed(3)}${ratio}`.padStart(26)
   })
   console.log(`${name.padEnd(46)}${cells.join('')}`)
+  const theirs = medians[names.indexOf('qlobber, one per client')]!
+  note({ what: `routes: ${name.trim()}`, measured: `${(ours / theirs).toFixed(1)}x qlobber` })
   if (found === 0) throw new Error('nothing was matched')
 }
 console.log('\nIn brackets: how many times as fast RouteIndex is.')

@@ -1,5 +1,5 @@
 /** The same load on every broker and version in turns, told as messages per second of broker CPU and as ratios. */
-import { percentile } from './figures.ts'
+import { note, percentile, range } from './figures.ts'
 import type { Bench, Peer, Sample, Target } from './harness.ts'
 
 type Devices = Awaited<ReturnType<Bench['devices']>>
@@ -43,12 +43,12 @@ export async function compare(bench: Bench, comparison: Comparison): Promise<voi
         if (round >= 0) samples.get(fleet)!.push(sample)
       }
     }
-    report(`${name}, ${messages} messages`, samples, wanted)
+    report(`${name}, ${messages} messages`, `${title}, ${name}`, samples, wanted)
   }
   for (const { fleet } of cases) await bench.close(fleet)
 }
 
-function report(name: string, samples: Map<string, Sample[]>, wanted: number): void {
+function report(name: string, what: string, samples: Map<string, Sample[]>, wanted: number): void {
   const columns = ['a CPU-second', 'a second', 'broker CPU', 'generator', 'of mosquitto (spread)', 'of bare aedes']
   console.log(`${name.padEnd(44)}${columns.map((column) => column.padStart(22)).join('')}`)
   for (const [fleet, own] of samples) {
@@ -56,7 +56,7 @@ function report(name: string, samples: Map<string, Sample[]>, wanted: number): v
       const theirs = samples.get(other) ?? samples.get(other.replace('version 5', 'version 4'))
       if (theirs === undefined || other === fleet) return ''
       const ratios = own.map(({ perCpuSecond }, round) => perCpuSecond / theirs[round]!.perCpuSecond)
-      return `${percentile(ratios, 50).toFixed(2)}x (${percentile(ratios, 0).toFixed(2)}-${percentile(ratios, 100).toFixed(2)})`
+      return range(ratios)
     }
     const version = fleet.slice(fleet.indexOf(','))
     const middle = (value: (sample: Sample) => number): number => percentile(own.map(value), 50)
@@ -72,7 +72,17 @@ function report(name: string, samples: Map<string, Sample[]>, wanted: number): v
     const lost = own.reduce((sum, one) => sum + one.lost, 0)
     if (lost > 0) console.log(`  ${lost} messages were not delivered`)
     const waited = own.filter(({ isBusy }) => !isBusy).length
-    if (waited > 0) console.log(`  in ${waited} of ${own.length} rounds the load generator was the bottleneck`)
+    const bottleneck =
+      waited > 0 ? `in ${waited} of ${own.length} rounds the load generator was the bottleneck` : undefined
+    if (bottleneck !== undefined) console.log(`  ${bottleneck}`)
+    if (!fleet.startsWith('fleetgate')) continue
+    const ratio = over(`mosquitto${version}`)
+    note({
+      what: `${what}${version}`,
+      measured: `${cells[0]} a CPU-second${ratio === '' ? '' : `, ${ratio} mosquitto`}`,
+      wanted: `${wanted}x`,
+      remark: bottleneck,
+    })
   }
   console.log(`wanted of fleetgate: ${wanted}x mosquitto\n`)
 }

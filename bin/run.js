@@ -17,7 +17,10 @@ const scripts = {
   test: (args) => [tests(args.length > 0 ? args : ['test/together/*.test.ts'])],
   long: (args) => [tests(args.length > 0 ? args : ['test/long/**/*.test.ts'])],
   interop: (args) => [tests(args.length > 0 ? args : ['test/interop/*.test.ts'])],
-  bench: ([name, ...args]) => [[named('bench', name, '.bench.ts'), ...args]],
+  bench: ([name, ...args]) =>
+    name === undefined || name.startsWith('--')
+      ? [['bench/all.ts', ...(name ? [name] : []), ...args]]
+      : [[named('bench', name, '.bench.ts'), ...args]],
   crash: ([name, ...args]) =>
     name === 'stolen'
       ? [['test/crash/stolen.ts', ...args]]

@@ -1,0 +1,126 @@
+/**
+ * Every benchmark with settings so short that all of them take under five minutes, and a table of their figures in
+ * docs/benchmarks.md. What the time was not enough for on a busy machine is named in the table. Whoever wants to know more of one
+ * runs it alone.
+ *
+ *   npm run bench [-- --no-write]
+ */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { availableParallelism, cpus, loadavg, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Figure } from './figures.ts'
+
+/** What the project is judged by comes first: where time runs out it is for the others. */
+const benches: [name: string, ...settings: (number | string)[]][] = [
+  ['fan-in', 1, 30_000],
+  ['fan-out', 1, 100_000],
+  ['handshake', 2, 200],
+  ['latency', 1, 2],
+  ['memory', 150],
+  ['authorize', 3],
+  ['revocation-lag', 50, 10, 10],
+  ['enroll', 1, 8],
+  ['crl', 20_000, 3, 1],
+  ['codec', 5],
+  ['routes', 3],
+  ['policy-change', 100, 2],
+  ['revoked-set', 100_000, 2],
+  ['feed-join', 500, 2, 1],
+  ['enroll-storm', 200, 1],
+  ['registry', 20_000, 2_000],
+  ['token-timing', 200],
+  ['device-memory', 200],
+]
+const allMs = 290_000
+/** Of one: three of them must not take all the time. */
+const mostMs = 75_000
+const page = join(import.meta.dirname, '..', 'docs', 'benchmarks.md')
+const [begin, end] = ['<!-- npm run bench writes from here -->', '<!-- to here -->']
+
+const folder = mkdtempSync(join(tmpdir(), 'fleetgate-bench-'))
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
+process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+
+type Result = { name: string; figures: Figure[]; why: string | undefined }
+const started = performance.now()
+
+async function run([name, ...settings]: (typeof benches)[number]): Promise<Result> {
+  const figuresFile = join(folder, name)
+  const file = join(import.meta.dirname, `${name}.bench.ts`)
+  const child = spawn(process.execPath, [file, ...settings.map(String)], {
+    env: { ...process.env, BENCH_FIGURES: figuresFile },
+    stdio: ['ignore', 'ignore', 'pipe'],
+    detached: true, // a group, which ends as one
+  })
+  let complaint = ''
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+    complaint = (complaint + text).slice(-2_000)
+  })
+  const stop = (): boolean => child.exitCode !== null || process.kill(-child.pid!, 'SIGTERM')
+  process.once('exit', stop)
+  let isLate = false
+  const timer = setTimeout(
+    () => {
+      isLate = true
+      stop()
+    },
+    Math.max(0, Math.min(mostMs, started + allMs - performance.now())),
+  )
+  await once(child, 'exit')
+  clearTimeout(timer)
+  process.removeListener('exit', stop)
+  const lines = existsSync(figuresFile) ? readFileSync(figuresFile, 'utf8').trim().split('\n') : []
+  const figures = lines.map((line) => JSON.parse(line) as Figure)
+  const failure = /^\w*Error.*$/m.exec(complaint)?.[0]
+  // A bench that only misses what is wanted of it ends with 1, too.
+  const why = isLate
+    ? 'the time was not enough'
+    : failure !== undefined || figures.length === 0
+      ? (failure ?? 'it said nothing')
+      : undefined
+  return { name, figures, why }
+}
+
+const load = (): string => loadavg()[0]!.toFixed(1)
+const before = load()
+const results: Result[] = []
+for (const [at, bench] of benches.entries()) {
+  const began = performance.now()
+  process.stdout.write(`${`${at + 1}/${benches.length}`.padStart(6)}  ${bench.join(' ').padEnd(34)}`)
+  const result = await run(bench)
+  results.push(result)
+  const took = `${((performance.now() - began) / 1_000).toFixed(0)} s`
+  console.log(`${took.padStart(5)}  load ${load()}${result.why === undefined ? '' : `  ${result.why}`}`)
+  for (const { what, measured, wanted, remark } of result.figures) {
+    console.log(`        ${what}: ${measured}${wanted ? `; wanted ${wanted}` : ''}${remark ? ` (${remark})` : ''}`)
+  }
+}
+
+const cell = (text: string): string => text.replaceAll('|', '\\|')
+const rows = results.flatMap(({ name, figures, why }) => [
+  ...figures.map(({ what, measured, wanted = '', remark = '' }) => [name, what, measured, wanted, remark]),
+  ...(why === undefined ? [] : [[name, 'not measured to its end', '', '', why]]),
+])
+const cores = availableParallelism()
+const noise =
+  Math.max(Number(before), Number(load())) > cores ? '; other work was on it, so that these figures are noisy' : ''
+const minutes = ((performance.now() - started) / 60_000).toFixed(1)
+const text = `${begin}
+${new Date().toISOString().slice(0, 10)}, Node ${process.versions.node}, ${cores} cores of ${cpus()[0]?.model ?? process.arch}, ${minutes} minutes. Load of the machine: ${before} at the beginning, ${load()} at the end${noise}.
+
+| bench | figure | measured | wanted | remark |
+|---|---|---|---|---|
+${rows.map((row) => `| ${row.map(cell).join(' | ')} |`).join('\n')}
+${end}`
+
+if (process.argv.includes('--no-write')) console.log('\nnothing is written to docs/benchmarks.md')
+else {
+  const doc = readFileSync(page, 'utf8')
+  const [from, to] = [doc.indexOf(begin), doc.indexOf(end)]
+  if (from < 0 || to < from) throw new Error(`${page} has lost the lines between which figures stand`)
+  writeFileSync(page, doc.slice(0, from) + text + doc.slice(to + end.length))
+  console.log('\nwritten to docs/benchmarks.md')
+}
+process.exitCode = results.some(({ why }) => why !== undefined) ? 1 : 0

@@ -1,0 +1,72 @@
+/**
+ * Devices that connect over mutual TLS 1.3, hear CONNACK and go: connections per second of broker CPU, by a full handshake and by
+ * a session ticket, beside bare aedes and mosquitto in one run and in turns.
+ *
+ *   npm run bench -- handshake [rounds] [connections a round] [at once]
+ */
+import { note, percentile, range } from './figures.ts'
+import { Handshakes, type Storm } from './handshakes.ts'
+import { Bench } from './harness.ts'
+
+const [rounds = 5, connections = 500, atOnce = 16] = process.argv.slice(2).map(Number)
+/** A round of a broker that is as slow as that is cut short. */
+const patienceMs = 60_000
+const modes = [
+  { name: 'full', isResumed: false, wanted: 1.1 },
+  { name: 'resumed', isResumed: true, wanted: 1.2 },
+]
+
+await using bench = await Bench.start()
+const devices = await bench.devices(100, 'sensor', 'dev')
+await using stack = new AsyncDisposableStack()
+const fleets: { name: string; handshakes: Handshakes }[] = []
+for (const target of bench.targets) {
+  fleets.push({ name: target.name, handshakes: stack.use(await Handshakes.of(target, devices)) })
+}
+console.log(`100 devices, ${atOnce} at once; ${rounds} rounds of ${connections} connections in turns\n`)
+const columns = ['a CPU-second', 'a second', 'broker CPU', 'devices', 'of mosquitto (spread)', 'of bare aedes']
+for (const { name, isResumed, wanted } of modes) {
+  const samples = new Map(fleets.map((fleet) => [fleet.name, [] as (Storm & { perCpuSecond: number })[]]))
+  for (let round = -1; round < rounds; round++) {
+    for (const fleet of fleets) {
+      const storm = await fleet.handshakes.run({ isResumed, atOnce, count: connections, ms: patienceMs })
+      if (storm.failed > 0) throw new Error(`${fleet.name} refused ${storm.failed} of ${storm.connected} connections`)
+      // The first round is to get warm, and to be given tickets.
+      if (round < 0) continue
+      samples.get(fleet.name)!.push({ ...storm, perCpuSecond: (storm.connected * 1_000) / storm.brokerCpuMs })
+    }
+  }
+  console.log(`${`${name} handshakes`.padEnd(24)}${columns.map((column) => column.padStart(22)).join('')}`)
+  for (const [broker, own] of samples) {
+    const over = (other: string): string => {
+      const theirs = samples.get(other)
+      if (theirs === undefined || other === broker) return ''
+      return range(own.map(({ perCpuSecond }, round) => perCpuSecond / theirs[round]!.perCpuSecond))
+    }
+    const middle = (value: (storm: Storm & { perCpuSecond: number }) => number): number =>
+      percentile(own.map(value), 50)
+    const cells = [
+      String(Math.round(middle(({ perCpuSecond }) => perCpuSecond))),
+      String(Math.round(middle(({ connected, ms }) => (connected * 1_000) / ms))),
+      `${Math.round(100 * middle(({ brokerCpuMs, ms }) => brokerCpuMs / ms))} %`,
+      `${Math.round(100 * middle(({ cpuMs, ms }) => cpuMs / ms))} %`,
+      over('mosquitto'),
+      over('aedes'),
+    ]
+    console.log(`${broker.padEnd(24)}${cells.map((value) => value.padStart(22)).join('')}`)
+    const notResumed = own.reduce((sum, { connected, resumed }) => sum + (isResumed ? connected - resumed : resumed), 0)
+    if (notResumed > 0) console.log(`  ${notResumed} were ${isResumed ? 'not ' : ''}resumed`)
+    const waited = own.filter(({ isBusy }) => !isBusy).length
+    const remark = waited > 0 ? `in ${waited} of ${own.length} rounds the devices were the bottleneck` : undefined
+    if (remark !== undefined) console.log(`  ${remark}`)
+    if (broker !== 'fleetgate') continue
+    const ratio = over('mosquitto') === '' ? '' : `, ${over('mosquitto')} mosquitto`
+    note({
+      what: `${name} TLS 1.3 handshakes`,
+      measured: `${cells[0]} a CPU-second${ratio}`,
+      wanted: `${wanted}x`,
+      remark,
+    })
+  }
+  console.log(`wanted of fleetgate: ${wanted}x mosquitto\n`)
+}
