@@ -71,6 +71,8 @@ import {
   type OperatorView,
   operatorCredential,
   operatorView,
+  type RemovedOperator,
+  removedOperator,
 } from '../contract/operator-api.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
 import {
@@ -335,8 +337,8 @@ export class AdminClient implements Disposable {
     return this.#call(operatorView, { method: 'PATCH', path: `/v1/operators/${encodeURIComponent(name)}`, body })
   }
 
-  removeOperator(name: string): Promise<OperatorView> {
-    return this.#call(operatorView, { method: 'DELETE', path: `/v1/operators/${encodeURIComponent(name)}` })
+  removeOperator(name: string): Promise<RemovedOperator> {
+    return this.#call(removedOperator, { method: 'DELETE', path: `/v1/operators/${encodeURIComponent(name)}` })
   }
 
   /** @returns the number of records (uint32), then what is sealed with the key; contract/backup.ts */

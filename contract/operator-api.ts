@@ -66,9 +66,17 @@ export const newApiToken = apiTokenView.extend({
   token: z.string().describe('Shown here and never again; sent as `Authorization: Bearer`'),
 })
 
+export const removedOperator = operatorView.extend({
+  certificates: z.array(z.string()).describe('Serial numbers of its certificates; all of them are revoked'),
+  apiTokens: z
+    .array(apiTokenView.pick({ name: true, role: true, expiresAt: true }))
+    .describe('Those that it made and that are still good: they are not removed with it'),
+})
+
 export type CreateOperator = z.input<typeof createOperator>
 export type ChangeOperator = z.input<typeof changeOperator>
 export type OperatorView = z.output<typeof operatorView>
+export type RemovedOperator = z.output<typeof removedOperator>
 export type OperatorCredential = z.output<typeof operatorCredential>
 export type CreateApiToken = z.input<typeof createApiToken>
 export type ApiTokenView = z.output<typeof apiTokenView>

@@ -1,7 +1,14 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
-import { isOperatorName, type OperatorView, operatorNameRule, type Role, roles } from '../../contract/operator-api.ts'
+import {
+  isOperatorName,
+  type OperatorView,
+  operatorNameRule,
+  type RemovedOperator,
+  type Role,
+  roles,
+} from '../../contract/operator-api.ts'
 import { toPem } from '../../pki/certificate.ts'
 import { createKeyAndCsr } from '../../pki/x509.ts'
 import { readEndpoints } from '../../runtime/endpoints.ts'
@@ -70,9 +77,18 @@ export function addOperator(program: Command, io: Io): void {
   }
 
   examples(withCommon(operator.command('rm')), 'operator rm ann')
-    .description('remove an operator for good; the name is not given again')
+    .description(
+      'remove an operator for good and revoke their certificates; the name is not given again. API tokens that they made stay, and are listed',
+    )
     .argument('<name>', 'operator', operatorName)
-    .action((name: string, options: Common) => ask(io, options, (client) => client.removeOperator(name), details))
+    .action((name: string, options: Common) =>
+      ask(
+        io,
+        options,
+        (client) => client.removeOperator(name),
+        (view) => details(view) + leftBehind(view),
+      ),
+    )
 
   const list = (views: OperatorView[]): string =>
     table(
@@ -80,6 +96,14 @@ export function addOperator(program: Command, io: Io): void {
       views.map((view) => [view.name, view.role, view.status, view.expiresAt, view.createdAt, view.createdBy]),
       io.colour,
     )
+
+  const leftBehind = ({ certificates, apiTokens }: RemovedOperator): string => {
+    const revoked = fields([['revoked', certificates.join(', ')]], io.colour)
+    if (apiTokens.length === 0) return revoked
+    const rows = apiTokens.map(({ name, role, expiresAt }) => [name, role, expiresAt])
+    const list = table(['api token', 'role', 'ends'], rows, io.colour)
+    return `${revoked}\nmade by them and still good; fleetgate api-token rm NAME ends one:\n${list}`
+  }
 
   const details = (view: OperatorView): string =>
     fields(

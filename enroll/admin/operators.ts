@@ -6,10 +6,11 @@ import {
   type OperatorView,
   operatorCredential,
   operatorView,
+  removedOperator,
 } from '../../contract/operator-api.ts'
 import { parsePem, toPem } from '../../pki/certificate.ts'
 import { FleetError } from '../../runtime/errors.ts'
-import { changeOperator, createOperator } from '../ca/operators.ts'
+import { changeOperator, createOperator, listLeftBehind } from '../ca/operators.ts'
 import { getOperator, listOperators, type OperatorRecord } from '../registry/operators.ts'
 import { readPage } from './paging.ts'
 import { type AdminContext, type Route, route } from './route.ts'
@@ -79,11 +80,18 @@ export const operatorRoutes = [
     method: 'DELETE',
     path: '/v1/operators/:name',
     role: 'admin',
-    summary: 'Remove an operator for good',
-    answer: operatorView,
+    summary: 'Remove an operator for good, and revoke its certificates',
+    answer: removedOperator,
     conditional: true,
     problems: ['precondition_failed', 'operator_unknown', 'conflict'],
-    handle: ({ params: { name = '' }, ...input }, context) => change(name, { status: 'removed' }, input, context),
+    handle: async ({ params: { name = '' }, ...input }, context) => {
+      const view = await change(name, { status: 'removed' }, input, context)
+      const { certificates, apiTokens } = await listLeftBehind(context.registry, name, input.asked.now)
+      return {
+        ...{ ...view, certificates },
+        apiTokens: apiTokens.map(({ name, role, expiresAt }) => ({ name, role, expiresAt })),
+      }
+    },
   }),
 ]
 

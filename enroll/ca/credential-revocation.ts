@@ -1,4 +1,5 @@
 import type { CredentialKind } from '../../contract/credential-api.ts'
+import type { FeedFact } from '../../contract/feed.ts'
 import type { RevocationReason, SerialNumber } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
@@ -87,15 +88,17 @@ export const revokeCredential = (registry: Registry, input: Input): Promise<Cred
           requestId,
         },
       ],
-      feed: ended.map(({ doc: { serial, fingerprint } }) => ({
-        type: 'credential.revoked',
-        data: { serial, fingerprint: fingerprint!, kind, name, reason },
-      })),
+      feed: ended.map((one) => credentialRevoked(one.doc, { kind, name, reason })),
       at: now,
     })
     const at = alreadyRevoked ? doc.revokedAt! : revokedAt
     return { ...about, reason, revokedAt: at, alreadyRevoked, certificates, keysWatched: watched.length, feedSeq }
   })
+
+export const credentialRevoked = (
+  { serial, fingerprint }: CertificateRecord,
+  about: Pick<CredentialRevocation, 'kind' | 'name' | 'reason'>,
+): FeedFact => ({ type: 'credential.revoked', data: { serial, fingerprint: fingerprint!, ...about } })
 
 /** @throws FleetError `conflict` */
 function credentialOf({ doc, rev }: Stored<CertificateRecord>): Credential {

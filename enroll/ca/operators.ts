@@ -5,18 +5,22 @@ import { parseCsr } from '../../pki/csr.ts'
 import { buildName, formatName, parseName } from '../../pki/names.ts'
 import { operatorProfile } from '../../pki/profile.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import { type ApiTokenRecord, listApiTokens } from '../registry/api-tokens.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
-import { getCertificate, writeCertificate } from '../registry/certificates.ts'
+import { type CertificateRecord, getCertificate, listOwn, writeCertificate } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
 import { findOperator, getOperator, listOperators, type OperatorRecord, writeOperator } from '../registry/operators.ts'
 import { atRevision, type Registry, readAll, type Write } from '../registry/registry.ts'
 import { findWatchedKey } from '../registry/watched-keys.ts'
+import { credentialRevoked } from './credential-revocation.ts'
 import type { Authority } from './hierarchy.ts'
-import { listInCharge } from './in-charge.ts'
+import { listInCharge, nameIn } from './in-charge.ts'
+import { isLive, revokedCertificate } from './revocation.ts'
 
 /** Made at the first start, with a key in the data folder. */
 export const firstOperator = 'operator'
+const whenRemoved = 'cessationOfOperation'
 
 /**
  * Makes the first operator where there is none at all: whoever holds the data folder is in charge. It comes back, with all it may,
@@ -124,7 +128,7 @@ export async function createOperator(
 }
 
 /**
- * Gives an operator another role or standing; its next request meets it.
+ * Gives an operator another role or standing; its next request meets it. With one that is removed its certificates end.
  *
  * @throws FleetError `operator_unknown`, `conflict` where nobody would be left who may do everything
  */
@@ -138,24 +142,51 @@ export function changeOperator(
 ): Promise<OperatorRecord> {
   return atRevision(asked, async () => {
     const known = await getOperator(registry, name)
-    if (known.doc.status === 'removed') throw new FleetError('operator_unknown', `the operator ${name} was removed`)
+    const request = { requestId: `${asked.requestId}-operator`, digest: asked.digest }
+    if (known.doc.status === 'removed') {
+      if ((await registry.findReceipt(request)) !== undefined) return known.doc
+      throw new FleetError('operator_unknown', `the operator ${name} was removed`)
+    }
     const doc: OperatorRecord = {
       ...known.doc,
       role: change.role ?? known.doc.role,
       status: change.status ?? known.doc.status,
     }
     const guard = isInCharge(known.doc) && !isInCharge(doc) ? [await anotherInCharge(registry, name)] : []
-    const action = doc.status === 'removed' ? 'operator.removed' : 'operator.changed'
+    const isRemoval = doc.status === 'removed'
+    const ended = isRemoval ? (await certificatesOf(registry, name)).filter(isLive) : []
+    const changed = fact(isRemoval ? 'operator.removed' : 'operator.changed', doc, asked)
+    const certificates = ended.map((one) => one.doc.serial)
+    const revokedAt = asked.now.toISOString()
     const { replayed } = await registry.commit({
-      requestId: `${asked.requestId}-operator`,
-      digest: asked.digest,
-      writes: [writeOperator(doc, asked.ifMatch ?? known.rev), ...guard],
-      audit: [fact(action, doc, asked)],
+      ...request,
+      writes: [
+        writeOperator(doc, asked.ifMatch ?? known.rev),
+        ...guard,
+        ...ended.map((one) => writeCertificate(revokedCertificate(one.doc, whenRemoved, revokedAt), one.rev)),
+      ],
+      audit: [isRemoval ? { ...changed, details: { ...changed.details, certificates } } : changed],
+      feed: ended.map(({ doc }) => credentialRevoked(doc, { kind: 'operator', name, reason: whenRemoved })),
       at: asked.now,
     })
     return replayed ? (await getOperator(registry, name)).doc : doc
   })
 }
+
+/** The serial numbers of all certificates of an operator, and the API tokens that it made and that are still good. */
+export async function listLeftBehind(
+  registry: Registry,
+  name: string,
+  now: Date,
+): Promise<{ certificates: string[]; apiTokens: ApiTokenRecord[] }> {
+  const certificates = (await certificatesOf(registry, name)).map(({ doc }) => doc.serial)
+  const tokens = await readAll((paging) => listApiTokens(registry, paging))
+  const theirs = tokens.filter(({ doc }) => doc.createdBy === `operator:${name}` && new Date(doc.expiresAt) > now)
+  return { certificates, apiTokens: theirs.map(({ doc }) => doc) }
+}
+
+const certificatesOf = async (registry: Registry, name: string): Promise<Stored<CertificateRecord>[]> =>
+  (await readAll((paging) => listOwn(registry, 'operator', paging))).filter(({ doc }) => nameIn(doc) === name)
 
 const isInCharge = ({ role, status }: OperatorRecord): boolean => role === 'admin' && status === 'active'
 

@@ -122,6 +122,16 @@ const cases: {
     shown: /\n0a1b +device +cam-1 +camera +issued/,
   },
   {
+    argv: ['operator', 'rm', 'ann'],
+    answer: {
+      ...{ name: 'ann', role: 'admin', status: 'removed', createdAt: at, createdBy: 'operator:operator' },
+      certificates: ['0a1b'],
+      apiTokens: [{ name: 'ci', role: 'enroller', expiresAt: at }],
+    },
+    asked: { method: 'DELETE', path: '/v1/operators/ann' },
+    shown: /revoked +0a1b\n[\s\S]*fleetgate api-token rm NAME ends one:\nAPI TOKEN +ROLE +ENDS\nci +enroller +2026/,
+  },
+  {
     argv: ['enroll', 'allow-late', 'cam-1', '--ttl', '2h'],
     answer: lateRenewal,
     asked: { method: 'PUT', path: '/v1/late-renewals/cam-1', body: { ttlMs: 7_200_000 } },

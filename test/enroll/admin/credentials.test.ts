@@ -34,6 +34,7 @@ suite('certificates of operators and brokers', () => {
   })
   after(() => fleet[Symbol.asyncDispose]())
 
+  type Subject = { subject: string }
   type Shown = { key: string; cert: string }
   const of = async (kind: string): Promise<string[]> => {
     const { items } = (await fleet.admin('GET', '/certificates?limit=1000')).body
@@ -174,6 +175,34 @@ suite('certificates of operators and brokers', () => {
       assert.equal((await fleet.admin(method, `/operators/${name}`, change)).status, 200)
       await closed
     }
+  })
+
+  test('with an operator who is removed their certificate is revoked, and the API tokens they made are named', async () => {
+    const dan = await fleet.newOperator('dan', 'admin')
+    const serial = serialOf(dan)
+    const made = (name: string, ttlMs: number) =>
+      fleet.ask(`${fleet.endpoints.admin}/v1/api-tokens`, {
+        ...{ method: 'POST', headers: { 'Content-Type': 'application/json' }, ...dan },
+        body: JSON.stringify({ name, role: 'enroller', ttlMs }),
+      })
+    for (const [name, ttlMs] of [
+      ['over', 60_000],
+      ['lives', 120_000],
+    ] as const)
+      assert.equal((await made(name, ttlMs)).status, 201)
+    clock.advance(60_000)
+    const remove = (key: string) =>
+      fleet.admin('DELETE', '/operators/dan', undefined, { 'Idempotency-Key': `remove-dan-${key}` })
+    const { status, body } = await remove('1')
+    assert.deepEqual([status, body.status, body.certificates], [200, 'removed', [serial]])
+    assert.partialDeepStrictEqual(body.apiTokens, [{ name: 'lives', role: 'enroller' }])
+    assert.deepEqual((await remove('1')).body, body, 'asked again, the same')
+    assert.equal((await remove('2')).body.code, 'operator_unknown')
+    assert.deepEqual(await ask(dan), [403, 'certificate_revoked'])
+    const { items } = (await fleet.admin('GET', `/certificates?serial=${serial}`)).body
+    assert.deepEqual([items[0].status, items[0].revocationReason], ['revoked', 'cessationOfOperation'])
+    const [removed] = (await audited('operator.removed')).filter(({ subject }: Subject) => subject === 'operator:dan')
+    assert.deepEqual(removed.details.certificates, [serial])
   })
 
   test('the last one in charge goes only when that is said, has its answer, and is not made again by itself', async () => {

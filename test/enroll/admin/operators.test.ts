@@ -104,7 +104,7 @@ suite('operators and their roles', () => {
       assert.equal((await change({})).status, 400)
       assert.equal((await fleet.admin('DELETE', '/operators/ann@example.org')).body.status, 'removed')
       await ended()
-      assert.equal(await kick(), 'operator_disabled')
+      assert.equal(await kick(), 'certificate_revoked')
     } finally {
       agent.destroy()
     }
@@ -408,7 +408,7 @@ suite('operators and their roles', () => {
     await fleet.open()
     assert.deepEqual(
       [(await fleet.admin('GET', '/status')).body.code, (await as(credentials.admin, 'GET', '/status')).status],
-      ['operator_disabled', 200],
+      ['certificate_revoked', 200],
     )
   })
 })
