@@ -1,7 +1,7 @@
 /** A whole gateway in one process, on loopback and free ports, in a folder of its own. */
 import { randomUUID } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { request as httpsRequest, type RequestOptions } from 'node:https'
+import { Agent, request as httpsRequest, type RequestOptions } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TokenView } from '../../contract/admin-api.ts'
@@ -42,6 +42,8 @@ export function testConfiguration(
 export class EnrollHarness implements AsyncDisposable {
   readonly dataDir: string
   readonly config: Configuration
+  /** For many requests over one connection of each credential: a handshake costs more than most of what is asked. */
+  readonly kept = new Agent({ keepAlive: true })
   readonly #clock: () => Date
   #service: EnrollService | undefined
 
@@ -77,6 +79,7 @@ export class EnrollHarness implements AsyncDisposable {
 
   /** Ends the service and leaves its folder. */
   async close(): Promise<void> {
+    this.kept.destroy()
     await this.#service?.[Symbol.asyncDispose]()
     this.#service = undefined
   }
@@ -133,6 +136,7 @@ export class EnrollHarness implements AsyncDisposable {
       headers: { ...(body === undefined ? {} : { 'Content-Type': 'application/json' }), ...headers },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       ...this.operator,
+      agent: this.kept,
     })
     // biome-ignore lint/suspicious/noExplicitAny: tests look into whatever was answered
     const parsed = JSON.parse(answer.body) as any
@@ -185,7 +189,7 @@ export class EnrollHarness implements AsyncDisposable {
     const { keyType, label, ...device } = options
     const token = await this.token(id, device)
     const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: id, ...(keyType ? { keyType } : {}) })
-    const answer = await this.enroll(id, token, csrDer, label === undefined ? {} : { label })
+    const answer = await this.enroll(id, token, csrDer, { agent: this.kept, ...(label === undefined ? {} : { label }) })
     if (answer.status !== 200) throw new Error(answer.body)
     const certificate = certificateOf(answer)
     return { id, key: privateKeyPem, certificate: certificate.pem, csrDer, serial: certificate.serial }

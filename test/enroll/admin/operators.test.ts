@@ -30,6 +30,7 @@ suite('operators and their roles', () => {
     const answer = await fleet.ask(`${fleet.endpoints.admin}/v1${path}`, {
       method,
       ...credential,
+      agent: fleet.kept,
       ...(body === undefined ? {} : { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) }),
     })
     return { status: answer.status, body: JSON.parse(answer.body) }
@@ -230,6 +231,7 @@ suite('operators and their roles', () => {
         Authorization: `Bearer ${token}`,
         ...(body === undefined ? {} : { 'Content-Type': 'application/json' }),
       },
+      agent: fleet.kept,
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     })
     return { status: answer.status, headers: answer.headers, body: JSON.parse(answer.body) }
