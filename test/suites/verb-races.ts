@@ -178,16 +178,20 @@ async function race({ still, racing }: Service, name: string, below: (limit: num
     // Readmitted: what it has now it got afterwards, which the feed shows, and it loses that as well.
     await reportStolen(still.registry, { ...order, ...asked() })
   }
-  await requireNothing(still.registry, id)
+  await requireNothing(still, id)
 }
 
-async function requireNothing(registry: Registry, id: string): Promise<void> {
+async function requireNothing({ registry, approvals }: Service['still'], id: string): Promise<void> {
   const paging = { limit: 1_000 }
   const certificates = (await listCertificates(registry, { deviceId: id, ...paging })).items
   assert.ok(certificates.every(({ doc }) => doc.status === 'revoked' || doc.status === 'reserved'))
   const tokens = (await listTokens(registry, { deviceId: id, ...paging })).items
   assert.ok(tokens.every(({ doc }) => doc.status === 'spent' || doc.status === 'void'))
-  assert.deepEqual((await listApprovals(registry, { openOf: id, ...paging })).items, [])
+  // What a stranger asks for under its name after that waits as for any name, and cannot be approved (decision 23).
+  for (const { doc } of (await listApprovals(registry, { openOf: id, ...paging })).items) {
+    assert.equal(doc.decision, 'pending')
+    await assert.rejects(approvals.approve(doc.id, [], asked()), { code: 'device_revoked' })
+  }
 }
 
 /** @returns what a broker that follows would have seen issued to a device without standing, or left over by a revocation */
