@@ -338,15 +338,15 @@ policies:
 \`\`\`
 
 \`"$fleetgate/devices/\${device.id}/presence"\` would let each device read its own. Then, with the key and certificate of such a service
-(enrolled as in the [README](../README.md#enroll-a-device-publish-cut-it-off), with \`--profile service\`):
+(enrolled as in the [README](../README.md#enroll-a-device), with \`--profile service\`):
 
-<!-- watch: test/interop runs these lines -->
+<!-- run by test/interop/events.test.ts: watch -->
 \`\`\`sh
 npx fleetgate policy apply policy.yaml
 mosquitto_sub --cafile data/root.crt --cert app-1.crt --key app-1.key -h localhost -p 8883 -i app-1 -q 1 -t '$fleetgate/devices/+/presence' -t '$fleetgate/events/#'
 \`\`\`
 
-\`fleetgate\` has no command for it: it speaks the admin API, and that is not where messages are. What was refused lately it has: \`fleetgate denial ls\`.
+\`fleetgate\` reads none of these messages: it speaks the admin API, where \`fleetgate events tail\` follows the audit log, and \`fleetgate denial ls\` has what was refused lately.
 
 ## Presence
 

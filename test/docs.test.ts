@@ -1,16 +1,17 @@
 import assert from 'node:assert/strict'
-import { existsSync, globSync, readFileSync } from 'node:fs'
+import { existsSync, globSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { configuration } from '../contract/configuration.ts'
+import { policyDocument } from '../contract/policy-document.ts'
 import { problems } from '../contract/problems.ts'
 import { pages, standards } from '../docs/generate.ts'
 import { loadConfig } from '../runtime/config.ts'
 import { parseYaml } from '../runtime/yaml.ts'
+import { blocksOf, pages as followed, read } from './harness/documents.ts'
 import { mqttDialogues, mqttVectors } from './vectors/mqtt/load.ts'
 
 const root = dirname(import.meta.dirname)
-const read = (path: string): string => readFileSync(join(root, path), 'utf8')
 const documents = [...globSync('*.md', { cwd: root }), ...globSync('docs/**/*.md', { cwd: root })]
 
 for (const [name, text] of Object.entries(pages)) {
@@ -49,6 +50,28 @@ test('examples of configuration in the documents load', () => {
   for (const [file, text] of examples) parseYaml(text!, configuration, file!, 'config_invalid')
 })
 
+test("README's example of a policy is one", () => {
+  const example = blocksOf('README.md').find(
+    ({ language, text }) => language === 'yaml' && text.startsWith('policies:'),
+  )!
+  assert.doesNotThrow(() => parseYaml(example.text, policyDocument, 'README.md', 'policy_invalid'))
+})
+
+test('every block of a document says what it is, and every one that is to be typed what runs it or why nothing does', () => {
+  const wrong = followed.flatMap((file) =>
+    blocksOf(file).flatMap(({ line, language, text, running }) => {
+      const where = `${file}:${line}`
+      if (!['sh', 'yaml', 'json', 'ini', 'text'].includes(language)) return [`${where}: which language is ${language}?`]
+      if (language !== 'sh') return /^(?:\$ |npx |npm |fleetgate )/m.test(text) ? [`${where}: is not ${language}`] : []
+      if (running === undefined) return [`${where}: no comment says who runs it (test/harness/documents.ts)`]
+      return running.how === 'elsewhere' && !read(running.by).includes(`linesOf('${file}', '${running.name}')`)
+        ? [`${where}: ${running.by} does not run it`]
+        : []
+    }),
+  )
+  assert.deepEqual(wrong, [])
+})
+
 /** How many statements appendix B numbers in each section. */
 const numbered: Record<string, string> = {
   '3.1.1': `1.5.3:3 2.2.2:2 2.3.1:7 3.1.0:2 3.1.2:24 3.1.3:11 3.1.4:5 3.2.0:1 3.2.2:6 3.3.1:12 3.3.2:3 3.3.4:1 3.3.5:2
@@ -84,16 +107,23 @@ for (const [version, { statements }] of Object.entries(standards)) {
   })
 }
 
+const titles = new Map<string, Set<string>>()
+
+/** @param file below test/, without its ending */
+function titlesIn(file: string): Set<string> {
+  if (!titles.has(file)) {
+    const path = [`test/${file}.test.ts`, `test/${file}.ts`].find((one) => existsSync(join(root, one)))
+    const found = path === undefined ? [] : read(path).matchAll(/\b(?:test|check)\(\s*(['"`])(.*?)(?<!\\)\1/gs)
+    titles.set(file, new Set([...found].map(([, , title]) => title!)))
+  }
+  return titles.get(file)!
+}
+
 test('every test, vector and dialogue that mqtt-behaviour.md names is there', () => {
   const known = new Map<string, Set<string>>([
     ['vector', new Set([...mqttVectors().values()].flat().map(({ name }) => name))],
     ...[...mqttDialogues()].map(([file, some]) => [file, new Set(some.map(({ name }) => name))] as const),
   ])
-  const titlesIn = (file: string): Set<string> => {
-    const path = [`test/${file}.test.ts`, `test/${file}.ts`].find((one) => existsSync(join(root, one)))
-    const found = path === undefined ? [] : read(path).matchAll(/\b(?:test|check)\(\s*(['"`])(.*?)(?<!\\)\1/gs)
-    return new Set([...found].map(([, , title]) => title!))
-  }
   const missing = Object.values(standards).flatMap(({ statements }) =>
     statements.flatMap(({ number, shown }) =>
       shown.flatMap((name) => {
@@ -124,11 +154,30 @@ test('every statement that the code names by its number is one of the Standards,
   )
 })
 
-test('links between the documents lead somewhere', () => {
+/** As GitHub names what a heading is reached by. */
+const anchorsOf = (file: string): string[] =>
+  [...read(file).matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
+    heading!
+      .replace(/\[([^\]]*)\]\([^)]*\)/g, '$1')
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N} _-]/gu, '')
+      .replaceAll(' ', '-'),
+  )
+
+test('links between the documents lead somewhere, also those to a heading and to an image', () => {
+  const targets = (text: string): string[] =>
+    [...text.matchAll(/\]\(([^)\s]+)[^)]*\)|(?:src|srcset|href)="([^"]+)"/g)].map(
+      ([, link, attribute]) => link ?? attribute!,
+    )
   const broken = documents.flatMap((file) =>
-    [...read(file).matchAll(/\]\((?!https?:|mailto:|#)([^)#\s]+)[^)]*\)/g)]
-      .map((found) => found[1]!)
-      .filter((target) => !existsSync(join(root, dirname(file), target)))
+    targets(read(file))
+      .filter((target) => !/^(?:https?|mailto):/.test(target))
+      .filter((target) => {
+        const [path, anchor] = target.split('#')
+        const to = path === '' ? file : join(dirname(file), path!)
+        if (!existsSync(join(root, to))) return true
+        return anchor !== undefined && to.endsWith('.md') && !anchorsOf(to).includes(anchor)
+      })
       .map((target) => `${file}: ${target}`),
   )
   assert.deepEqual(broken, [])
@@ -156,21 +205,4 @@ test('every npm script that a document names exists', () => {
     [...named].filter((name) => !Object.hasOwn(scripts, name)),
     [],
   )
-})
-
-test('every fleetgate command that a document names exists', () => {
-  const sources = globSync('cli/**/*.ts', { cwd: root }).map(read).join('\n')
-  const known = new Set([...sources.matchAll(/\bcommand\(\s*'([a-z-]+)/g)].map((found) => found[1]!))
-  const named = documents.flatMap((file) =>
-    [...read(file).matchAll(/(?:npx |`)fleetgate ([a-z-]+)(?: ([a-z-]+)\b)?/g)].map((found) => ({
-      file,
-      noun: found[1]!,
-      verb: found[2],
-    })),
-  )
-  const nouns = ['device', 'token', 'policy', 'cert', 'audit']
-  const unknown = named.filter(
-    ({ noun, verb }) => !known.has(noun) || (nouns.includes(noun) && verb !== undefined && !known.has(verb)),
-  )
-  assert.deepEqual(unknown, [])
 })

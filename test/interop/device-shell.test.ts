@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { Gateway, needs, root } from './gateway.ts'
+import { linesOf, read } from '../harness/documents.ts'
+import { Gateway, needs } from './gateway.ts'
 
-const page = readFileSync(join(root, 'docs', 'devices.md'), 'utf8')
-const script = /<!-- device\.sh:[^>]*-->\n```sh\n([\s\S]*?)```/.exec(page)![1]!
+const page = read('docs/devices.md')
+const script = linesOf('docs/devices.md', 'device.sh')
 
 const yaml = `
 profiles: { camera: { organization: Example }, kiosk: { evidence: [approval] } }

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict'
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { linesOf, read } from '../harness/documents.ts'
 import { Gateway, needs, root } from './gateway.ts'
 
-const page = readFileSync(join(root, 'docs', 'events.md'), 'utf8')
-const [, lines] = /<!-- watch[^>]*-->\n```sh\n([\s\S]*?)```/.exec(page)!
-const [, policy] = /```yaml\n# policy\.yaml\n([\s\S]*?)```/.exec(page)!
+const lines = linesOf('docs/events.md', 'watch')
+const [, policy] = /```yaml\n# policy\.yaml\n([\s\S]*?)```/.exec(read('docs/events.md'))!
 
 test(
   "docs/events.md's lines show an application who is there, and what happens",
@@ -22,7 +22,7 @@ test(
     writeFileSync(gateway.path('policy.yaml'), starter + policy!.replace(/^policies:\n/, ''))
 
     const { hostname, port } = new URL(gateway.endpoints.mqtts)
-    const here = lines!.replace('-h localhost -p 8883', `-h ${hostname} -p ${port} -d`)
+    const here = lines.replace('-h localhost -p 8883', `-h ${hostname} -p ${port} -d`)
     assert.notEqual(here, lines)
     await using watcher = gateway.start('bash', '-euo', 'pipefail', '-c', here)
     await watcher.says(/Subscribed \(mid: 1\): 1, 1/)

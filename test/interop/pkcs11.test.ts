@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict'
 import { X509Certificate } from 'node:crypto'
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { test } from 'node:test'
-import { Gateway, needs, reasonToSkip, root } from './gateway.ts'
+import { linesOf } from '../harness/documents.ts'
+import { Gateway, needs, reasonToSkip } from './gateway.ts'
 
-const page = readFileSync(join(root, 'docs', 'devices.md'), 'utf8')
-const script = /<!-- hsm\.sh:[^>]*-->\n```sh\n([\s\S]*?)```/.exec(page)![1]!
+const script = linesOf('docs/devices.md', 'hsm.sh')
 const engine = '/usr/lib/x86_64-linux-gnu/engines-3/pkcs11.so'
 const hasEngine = existsSync(engine) || existsSync(engine.replace('x86_64', 'aarch64'))
 const tools = needs('sh', 'openssl', 'curl', 'softhsm2-util', 'pkcs11-tool')
