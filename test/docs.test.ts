@@ -136,6 +136,28 @@ test('every test, vector and dialogue that mqtt-behaviour.md names is there', ()
   assert.deepEqual(missing, [])
 })
 
+test('the threat model asks all of STRIDE at each boundary, and each threat names tests that are there, or says why none', () => {
+  const boundaries = read('docs/threat-model.md')
+    .split(/^## /m)
+    .filter((part) => part.includes('\n| | threat |'))
+  assert.equal(boundaries.length, 10)
+  const wrong = boundaries.flatMap((boundary) => {
+    const [name] = boundary.split('\n')
+    const rows = [...boundary.matchAll(/^\| ([STRIDE]) \| (.+) \| (.+) \| (.+) \|$/gm)]
+    const missing = [...'STRIDE'].filter((letter) => !rows.some(([, one]) => one === letter))
+    return [
+      ...missing.map((letter) => `${name}: nothing of ${letter}`),
+      ...rows.flatMap(([, , threat, , shown]) => {
+        if (/^none: ./.test(shown!)) return []
+        const tests = [...shown!.matchAll(/`([^`:]+): ([^`]+)`/g)]
+        if (tests.length === 0) return [`${name}: ${threat}: no test`]
+        return tests.flatMap(([text, file, title]) => (titlesIn(file!).has(title!) ? [] : [`${name}: ${text}`]))
+      }),
+    ]
+  })
+  assert.deepEqual(wrong, [])
+})
+
 test('every statement that the code names by its number is one of the Standards, a vector’s one of its version', () => {
   const numbers = Object.fromEntries(Object.keys(numbered).map((version) => [version, new Set(numbersOf(version))]))
   const both = new Set(Object.values(numbers).flatMap((some) => [...some]))
