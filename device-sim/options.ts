@@ -18,7 +18,8 @@ export type SimulatorOptions = {
 
 const usage =
   'usage: device-sim --est URL --mqtts URL --root-fingerprint HEX --device ID [--token TOKEN | --token-file FILE] [--dir DIR] [--interval-ms N]; ' +
-  'each may come from the environment as DEVICE_SIM_EST, DEVICE_SIM_ROOT_FINGERPRINT ...'
+  'each may come from the environment as DEVICE_SIM_EST, DEVICE_SIM_ROOT_FINGERPRINT ...; ' +
+  'many devices: device-sim load --help'
 
 const names = ['est', 'mqtts', 'root-fingerprint', 'device', 'token', 'token-file', 'dir', 'interval-ms'] as const
 type Name = (typeof names)[number]

@@ -127,9 +127,9 @@ const packages: Record<string, { in: string[]; for: string }> = {
   ws: { in: ['broker/websocket.ts'], for: 'MQTT over WebSocket' },
   'prom-client': { in: ['runtime/metrics.ts'], for: 'metrics in the form that Prometheus reads' },
   fastify: { in: ['enroll/admin'], for: 'the admin API' },
-  mqtt: { in: ['device-sim/device.ts'], for: 'MQTT as a device speaks it' },
-  commander: { in: ['cli'], for: 'the command line' },
-  'cli-progress': { in: ['cli'], for: 'progress bars' },
+  mqtt: { in: ['device-sim/device.ts', 'device-sim/load/connection.ts'], for: 'MQTT as a device speaks it' },
+  commander: { in: ['cli', 'device-sim/load/command.ts'], for: 'the command line' },
+  'cli-progress': { in: ['cli', 'device-sim/load/command.ts'], for: 'progress bars' },
 }
 
 /** Words that only some files may hold; each exception has its reason. */

@@ -1,0 +1,53 @@
+import type { LoadReport } from '../../../device-sim/load/report.ts'
+
+/** A report with one of each fault. */
+export const exampleReport = (): LoadReport => ({
+  startedAt: '2026-01-02T03:04:05.000Z',
+  endedBy: 'itself',
+  ok: false,
+  settings: {
+    mqtts: 'mqtts://gateway:8883',
+    version: '5',
+    qos: 1,
+    payloadBytes: 128,
+    connectsPerSecond: 100,
+    messagesPerSecond: 1_000,
+    seconds: 30,
+    subscribers: 1,
+    processes: 3,
+    cores: 2,
+    node: '24.0.0',
+  },
+  enrolled: { wanted: 5_001, count: 5_001, ms: 90_000 },
+  connected: {
+    wanted: 5_001,
+    count: 5_000,
+    ms: 50_000,
+    perSecond: 100,
+    latencyMs: { p50: 3, p90: 5, p99: 9, p999: 20, max: 31 },
+    ended: 0,
+  },
+  messages: {
+    wanted: 30_000,
+    sent: 30_000,
+    acknowledged: 30_000,
+    expected: 30_000,
+    received: 29_999,
+    lost: 1,
+    sentPerSecond: 1_000,
+    receivedPerSecond: 999.9,
+    latencyMs: { p50: 1, p90: 20, p99: 40, p999: 80, max: 100 },
+    latenessMs: { p50: 0.2, p90: 1, p99: 2, p999: 3, max: 4 },
+  },
+  failures: [{ code: 'connect CONNACK 5', count: 1, example: '<b>not & "authorised"\u001b[31m' }],
+  resources: { rssBytes: 2 ** 30, rssBytesPerDevice: 200_000, cpuMs: 60_000 },
+  seconds: Array.from({ length: 80 }, (_, second) => ({
+    second,
+    connects: second < 50 ? 100 : 0,
+    connected: Math.min((second + 1) * 100, 5_000),
+    sent: second < 50 ? 0 : 1_000,
+    received: second < 50 ? 0 : 1_000,
+    p50: second < 50 ? null : 1,
+    p99: second < 50 ? null : 20 + (second % 7) * 3,
+  })),
+})
