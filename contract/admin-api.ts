@@ -64,6 +64,10 @@ export const allowDevices = z.strictObject({
     )
     .min(1)
     .max(500),
+  otherHardware: z
+    .boolean()
+    .default(false)
+    .describe('Serial numbers of stolen devices are those of another factory here; without it that is refused'),
 })
 export const disallowDevices = z.strictObject({
   label: labelName,
@@ -189,6 +193,10 @@ export const allowanceView = z.object({
   serial: z.string().describe('What the factory calls the hardware'),
   deviceId: z.string(),
   createdAt: z.string(),
+  otherThan: z
+    .array(z.string())
+    .optional()
+    .describe('Stolen devices of the same serial number, of which an operator said that this is other hardware'),
 })
 export const tokenView = z.object({
   token: z.string(),

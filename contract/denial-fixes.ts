@@ -116,6 +116,7 @@ const fixes: Record<DenialCause, (denial: Denial) => DenialFix> = {
   slow_reader: () => device('read faster, subscribe to less, or subscribe at QoS 1, which waits for the reader'),
   quarantined: () => device('connect again: what led into quarantine is over'),
 
+  hardware_stolen: ({ message }) => device(`${message}; keep it, if you have it in hand, and look at the incident`),
   device_not_allowed: ({ message }) =>
     command(`${message}; put it on the allow-list`, 'device', 'allow', '--file', 'serials.csv'),
   claim_spent: enrollment('the device was claimed already'),

@@ -79,6 +79,8 @@ export const advice: Record<ProblemCode, string> = {
   token_void: 'The device was revoked, and its unused tokens with it.',
   device_not_allowed:
     'Allow it by the serial number in the sentence: `npx fleetgate device allow --file serials.csv --label L`, or register a device of that name. A claim certificate enrolls registered devices alone.',
+  hardware_stolen:
+    'It has the serial number or the key that the factory gave to a device which was reported stolen. You have that device in hand again? `npx fleetgate device readmit ID --stolen-recovered`. Another factory has given the same serial number? `npx fleetgate device allow --file serials.csv --label L --other-hardware`; of the same key nobody can say that.',
   claim_spent:
     'If this device did not enroll before, somebody else with the shared key took its name: revoke it, look whose address stands in the audit log, then `npx fleetgate device readmit ID`.',
   approval_unknown:

@@ -8,7 +8,7 @@ import { ask, type Common, deviceId, examples, groupNames, named, withCommon } f
 const atOnce = 500
 const labelText = 'EST label that the hardware enrolls under (required)'
 
-type AllowOptions = Common & { file?: Serial[]; label?: string; group?: string[] }
+type AllowOptions = Common & { file?: Serial[]; label?: string; group?: string[]; otherHardware?: boolean }
 
 /** `device allow` puts onto the list, what is below it shows the list and takes off. */
 export function addAllow(device: Command, io: Io): void {
@@ -18,13 +18,15 @@ export function addAllow(device: Command, io: Io): void {
     .option('--file <csv>', 'a line each: serial number, or serial number,device id (required)', readSerials)
     .option('--label <name>', labelText)
     .option('--group <name>', 'group of devices that are registered (may be repeated)', groupNames)
-    .action(({ file: entries, label, group: groups = [], ...options }: AllowOptions, command: Command) => {
+    .option('--other-hardware', 'serial numbers of stolen devices are those of another factory in this file')
+    .action((given: AllowOptions, command: Command) => {
+      const { file: entries, label, group: groups = [], otherHardware = false, ...options } = given
       // Not by commander: it would ask for them below `allow` too.
       if (entries === undefined) return command.error("error: required option '--file' is not given")
       if (label === undefined) return command.error("error: required option '--label' is not given")
       const send = async (client: AdminClient) => {
         const added = await inParts(entries, async (part) => {
-          return (await client.allowDevices({ label, groups, entries: part })).added
+          return (await client.allowDevices({ label, groups, entries: part, otherHardware })).added
         })
         return { added, known: entries.length - added }
       }

@@ -43,7 +43,7 @@ export const deviceRoutes = [
     role: 'enroller',
     summary: 'Put hardware on the allow-list of a label',
     answer: allowReceipt,
-    problems: ['device_revoked', 'device_held', 'conflict'],
+    problems: ['device_revoked', 'device_held', 'hardware_stolen', 'conflict'],
     body: allowDevices,
     handle: ({ body, asked }, { registry, ra }) =>
       allow(registry, { ...body, profile: ra.profileOfLabel(body.label) }, asked),
@@ -216,4 +216,4 @@ export function requireId(text: string | undefined) {
   throw new FleetError('request_malformed', `a device id is ${nameRule}`)
 }
 
-const show = ({ unused: _, ...doc }: DeviceRecord): DeviceView => doc
+const show = ({ unused: _, factoryKeys: _keys, ...doc }: DeviceRecord): DeviceView => doc

@@ -1,4 +1,4 @@
-import { type DeviceId, type GroupName, isDeviceId, type ProfileName } from '../../contract/ids.ts'
+import type { DeviceId, GroupName, ProfileName } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { findAllowance, writeAllowance } from '../registry/allowances.ts'
 import type { Asked } from '../registry/asked.ts'
@@ -6,22 +6,24 @@ import type { AuditFact } from '../registry/audit-log.ts'
 import { findDevice, getDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, untilNoConflict, type Write } from '../registry/registry.ts'
 import { deviceCreation } from './enrollment-tokens.ts'
+import { listStolenAs, stolenSentence } from './stolen-hardware.ts'
 
 export type Allowed = { serial: string; deviceId: DeviceId }
 
 /**
  * Lets hardware enroll by what its factory called it, and registers the devices that are not there yet. All entries or none.
  *
+ * @param input.otherHardware that serial numbers of stolen devices are those of another factory's hardware here
  * @returns how many are new; what was allowed before stays as it is
  * @throws FleetError `request_malformed` (an entry stands twice), `conflict` (another device has the serial number, or the
- *   device another profile), `device_revoked`, `device_held`
+ *   device another profile), `device_revoked`, `device_held`, `hardware_stolen`
  */
 export function allowDevices(
   registry: Registry,
-  input: { label: string; profile: ProfileName; groups: GroupName[]; entries: Allowed[] },
+  input: { label: string; profile: ProfileName; groups: GroupName[]; entries: Allowed[]; otherHardware: boolean },
   asked: Asked,
 ): Promise<{ added: number }> {
-  const { label, profile, groups, entries } = input
+  const { label, profile, groups, entries, otherHardware } = input
   requireDistinct(entries)
   const request = { requestId: `${asked.requestId}-allow`, digest: asked.digest }
   return untilNoConflict(async () => {
@@ -30,6 +32,7 @@ export function allowDevices(
     if (given !== undefined) return { added: given.count ?? 0 }
     const writes: Write[] = []
     const created: ReturnType<typeof deviceCreation>[] = []
+    const setAside = new Set<string>()
     let added = 0
     for (const { serial, deviceId } of entries) {
       const before = await findAllowance(registry, label, serial)
@@ -37,11 +40,11 @@ export function allowDevices(
       if (known !== undefined && known.doc.deviceId !== deviceId) {
         throw final(`serial number ${serial} is allowed under ${label} as ${known.doc.deviceId}, not as ${deviceId}`)
       }
-      // Under its own serial number a device comes in without being on a list.
-      const owner = before?.doc.deviceId ?? (isDeviceId(serial) ? serial : deviceId)
-      const former = owner === deviceId ? undefined : await findDevice(registry, owner)
-      if (former?.doc.stolenAt !== undefined) {
-        throw final(`serial number ${serial} is that of ${former.doc.id}, which was stolen at ${former.doc.stolenAt}`)
+      const otherThan = before?.doc.otherThan ?? []
+      const stolen = (await listStolenAs(registry, serial, deviceId)).filter(({ id }) => !otherThan.includes(id))
+      if (stolen[0] !== undefined && !otherHardware) {
+        const sentence = `${stolenSentence(serial, stolen[0])}; if this is hardware of another factory, say so (--other-hardware)`
+        throw new FleetError('hardware_stolen', sentence, { context: { deviceId: stolen[0].id } })
       }
       const device = await findDevice(registry, deviceId)
       if (device?.doc.status === 'revoked') {
@@ -54,9 +57,13 @@ export function allowDevices(
       if (device !== undefined && device.doc.profile !== profile) {
         throw final(`${deviceId} has the profile ${device.doc.profile}; the label ${label} is for ${profile}`)
       }
-      if (known !== undefined) continue
-      added++
-      writes.push(writeAllowance({ label, serial, deviceId, createdAt: asked.now.toISOString() }, before?.rev ?? 0))
+      if (known !== undefined && stolen.length === 0) continue
+      if (known === undefined) added++
+      for (const { id } of stolen) setAside.add(id)
+      const aside = [...otherThan, ...stolen.map(({ id }) => id)]
+      const createdAt = known?.doc.createdAt ?? asked.now.toISOString()
+      const allowance = { label, serial, deviceId, createdAt, ...(aside.length === 0 ? {} : { otherThan: aside }) }
+      writes.push(writeAllowance(allowance, before?.rev ?? 0))
       // Written as it is where it exists: a revocation that comes in between makes this commit a loser.
       if (device === undefined) created.push(deviceCreation({ id: deviceId, profile, groups }, asked))
       else writes.push(writeDevice(device.doc, device.rev))
@@ -66,7 +73,10 @@ export function allowDevices(
       actor: asked.actor,
       subject: `label:${label}`,
       outcome: 'done',
-      details: { added, devices: entries.map(({ deviceId }) => deviceId) },
+      details: {
+        ...{ added, devices: entries.map(({ deviceId }) => deviceId) },
+        ...(setAside.size === 0 ? {} : { otherThan: [...setAside] }),
+      },
       remoteAddress: asked.remoteAddress,
       requestId: asked.requestId,
     }
@@ -74,7 +84,7 @@ export function allowDevices(
       ...request,
       writes: [...writes, ...created.map(({ write }) => write)],
       // What changes nothing is kept all the same: asked again under its key, it must not come to change something.
-      audit: added === 0 ? [] : [summary, ...created.map(({ audit }) => audit)],
+      audit: writes.length === 0 ? [] : [summary, ...created.map(({ audit }) => audit)],
       feed: created.map(({ feed }) => feed),
       count: added,
       at: asked.now,

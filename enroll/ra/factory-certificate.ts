@@ -9,10 +9,12 @@ import type { EdgeRequest } from '../../runtime/https.ts'
 import { findAllowance, isAllowListed } from '../registry/allowances.ts'
 import { findDevice } from '../registry/devices.ts'
 import type { Registry } from '../registry/registry.ts'
+import { requireNotStolen } from './stolen-hardware.ts'
 
 /** What a label takes for a factory certificate (IDevID, IEEE 802.1AR). */
 export type FactoryTrust = { authorities: readonly CertificateFacts[]; serialFrom: FactorySettings['serialFrom'] }
-export type FactoryProof = { kind: 'factory'; deviceId: DeviceId; serial: string }
+/** `spkiHash`: SHA-256 of the key that the factory certified, lower-case hex. */
+export type FactoryProof = { kind: 'factory'; deviceId: DeviceId; serial: string; spkiHash: string }
 
 export const readFactoryTrust = ({ authorities, serialFrom }: FactorySettings, where: string): FactoryTrust => ({
   authorities: readAuthorities(authorities, where),
@@ -50,7 +52,8 @@ export function readAuthorities(path: string, where: string): CertificateFacts[]
  * has shown. Read for every request: a resumed session is judged again.
  *
  * @returns undefined when the certificate is none of this factory
- * @throws FleetError `certificate_expired`, `certificate_not_yet_valid`, `certificate_wrong_usage`, `device_not_allowed`
+ * @throws FleetError `certificate_expired`, `certificate_not_yet_valid`, `certificate_wrong_usage`, `device_not_allowed`,
+ *   `hardware_stolen`
  */
 export async function findFactoryProof(
   registry: Registry,
@@ -66,13 +69,16 @@ export async function findFactoryProof(
   const isRemoved = allowance?.doc.removedAt !== undefined
   const deviceId = isRemoved ? undefined : (allowance?.doc.deviceId ?? (await registered(registry, serial)))
   if (deviceId === undefined) throw notAllowed(serial, { fingerprint: certificate.fingerprint })
-  return { kind: 'factory', deviceId: deviceId as DeviceId, serial }
+  const { spkiHash } = certificate
+  await requireNotStolen(registry, { serial, spkiHash, deviceId, otherThan: allowance?.doc.otherThan ?? [] })
+  return { kind: 'factory', deviceId: deviceId as DeviceId, serial, spkiHash }
 }
 
-/** @throws FleetError `device_not_allowed` when it was taken off the list meanwhile */
+/** @throws FleetError `device_not_allowed` when it was taken off the list meanwhile, `hardware_stolen` */
 export async function requireStillAllowed(registry: Registry, proof: FactoryProof, label: string): Promise<void> {
   const allowance = await findAllowance(registry, label, proof.serial)
   if (allowance?.doc.removedAt !== undefined) throw notAllowed(proof.serial, { deviceId: proof.deviceId })
+  await requireNotStolen(registry, { ...proof, otherThan: allowance?.doc.otherThan ?? [] })
 }
 
 function notAllowed(serial: string, context: Record<string, string>): FleetError {

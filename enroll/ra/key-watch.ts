@@ -41,8 +41,9 @@ export async function findWatchedUse(
   const use = ({ since: _, ...key }: WatchedKeyRecord, where: WatchedKeyUse['where']): WatchedKeyUse => ({
     ...{ ...key, remoteAddress, where, path: path.slice(0, 200), requestId, at: now },
   })
-  const { watchedKey } = (error?.context ?? {}) as { watchedKey?: WatchedKeyRecord }
+  const { watchedKey, shownKey } = (error?.context ?? {}) as Partial<Record<string, WatchedKeyRecord>>
   if (watchedKey !== undefined) return use(watchedKey, 'request')
+  if (shownKey !== undefined) return use(shownKey, 'handshake')
   const spkiHash = certificate && keyOf(certificate)
   const watched = spkiHash === undefined ? undefined : await findWatchedKey(registry, spkiHash)
   return watched && use(watched.doc, 'handshake')

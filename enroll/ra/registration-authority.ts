@@ -8,7 +8,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 import type { Approval } from '../ca/certificate-authority.ts'
 import { getCertificate } from '../registry/certificates.ts'
-import { type DeviceRecord, findDevice, requireActive } from '../registry/devices.ts'
+import { type DeviceRecord, findDevice, requireActive, withFactoryKey } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { Voucher } from '../registry/vouchers.ts'
@@ -76,7 +76,7 @@ export class RegistrationAuthority {
    * A first enrollment: identity comes from what was proved, and the request must name exactly that device. Where nothing
    * is proved a person decides about the name that the request gives itself.
    *
-   * @throws FleetError `device_revoked`, `device_held`, `evidence_mismatch`, `unauthenticated`, `certificate_missing`, `token_…`, `claim_spent`, `device_not_allowed`, `approval_…`,
+   * @throws FleetError `device_revoked`, `device_held`, `evidence_mismatch`, `unauthenticated`, `certificate_missing`, `token_…`, `claim_spent`, `device_not_allowed`, `hardware_stolen`, `approval_…`,
    *   `csr_subject_mismatch`, `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
   async #decideEnrollment(evidence: EnrollmentEvidence, asking: Asking): Promise<Decision> {
@@ -114,7 +114,10 @@ export class RegistrationAuthority {
     // Whoever approved a request created its device.
     if (device === undefined) throw new FleetError('device_unknown', `there is no device ${deviceId}`)
     const via = profile.evidence.join('+')
-    return { decision: 'approved', approval: { device, profile, label: label.name, via, vouchers } }
+    const shown = evidence.proofs.find((proof) => proof.kind === 'factory')
+    // Known with the first certificate that it gives, so that the hardware is known again when the device is stolen.
+    const known = shown === undefined ? device : { ...device, doc: withFactoryKey(device.doc, shown.spkiHash) }
+    return { decision: 'approved', approval: { device: known, profile, label: label.name, via, vouchers } }
   }
 
   /**

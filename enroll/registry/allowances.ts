@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import type { Stored } from './engine.ts'
+import type { IndexEntry, Stored } from './engine.ts'
 import type { Page, Paging, Registry, Write } from './registry.ts'
 
 /**
@@ -12,10 +12,15 @@ export type AllowanceRecord = {
   deviceId: string
   createdAt: string
   removedAt?: string
+  /** Devices that were stolen and had the same serial number, of which an operator said that this is other hardware. */
+  otherThan?: string[]
 }
 
 /** A serial number is text of the factory's choosing, which no key may hold. */
-const idOf = (label: string, serial: string): string => `${label}:${createHash('sha256').update(serial).digest('hex')}`
+const digestOf = (serial: string): string => createHash('sha256').update(serial).digest('hex')
+const idOf = (label: string, serial: string): string => `${label}:${digestOf(serial)}`
+
+export const serialEntry = (serial: string): IndexEntry => ({ index: 'allowance.serial', value: digestOf(serial) })
 
 export const findAllowance = (
   registry: Registry,
@@ -34,6 +39,10 @@ export const listAllowances = (
     paging,
     (allowance) => allowance.removedAt === undefined && (label === undefined || allowance.label === label),
   )
+
+/** Of all labels, those that do not hold any more too. */
+export const listBySerial = (registry: Registry, serial: string, paging: Paging): Promise<Page<AllowanceRecord>> =>
+  registry.list('allowance', serialEntry(serial), paging)
 
 /** Whether some label knows it by a serial number, or did. */
 export const isAllowListed = async (registry: Registry, deviceId: string): Promise<boolean> =>

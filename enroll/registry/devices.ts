@@ -26,7 +26,10 @@ export type DeviceRecord = {
   purge?: Purge
   /** From when a thief may have it; such a one is revoked. */
   stolenAt?: string
+  /** SHA-256 of the SubjectPublicKeyInfo of factory certificates that it enrolled with, the last few. */
+  factoryKeys?: string[]
 }
+const maxFactoryKeys = 8
 
 export const findDevice = (registry: Registry, id: string): Promise<Stored<DeviceRecord> | undefined> =>
   registry.find('device', id)
@@ -38,6 +41,14 @@ export async function getDevice(registry: Registry, id: string): Promise<Stored<
     throw new FleetError('device_unknown', `there is no device ${id}`, { context: { deviceId: id } })
   return device
 }
+
+export const listByFactoryKey = (registry: Registry, spkiHash: string, paging: Paging): Promise<Page<DeviceRecord>> =>
+  registry.list('device', { index: 'device.factoryKey', value: spkiHash }, paging)
+
+export const withFactoryKey = (device: DeviceRecord, spkiHash: string): DeviceRecord => ({
+  ...device,
+  factoryKeys: [...(device.factoryKeys ?? []).filter((key) => key !== spkiHash), spkiHash].slice(-maxFactoryKeys),
+})
 
 /** @throws FleetError `device_revoked`, `device_held` */
 export function requireActive({ id, status, revocationReason, revokedAt, heldAt }: DeviceRecord): void {

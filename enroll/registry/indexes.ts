@@ -1,5 +1,5 @@
 /** What records there are and by what they can be found. */
-import type { AllowanceRecord } from './allowances.ts'
+import { type AllowanceRecord, serialEntry } from './allowances.ts'
 import type { ApiTokenRecord } from './api-tokens.ts'
 import { type ApprovalRecord, isOpen } from './approvals.ts'
 import type { BrokerRecord } from './brokers.ts'
@@ -49,10 +49,11 @@ export type RecordKind = keyof RecordTypes
 export const fingerprintEntry = (value: string): IndexEntry => ({ index: 'certificate.fingerprint', value })
 
 const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
-  device: ({ groups, profile, status }) => [
+  device: ({ groups, profile, status, factoryKeys = [] }) => [
     ...[...new Set(groups)].map((value) => ({ index: 'device.group', value })),
     { index: 'device.profile', value: profile },
     { index: 'device.status', value: status },
+    ...factoryKeys.map((value) => ({ index: 'device.factoryKey', value })),
   ],
   certificate: (certificate) => {
     const { deviceId, notAfter, supersedesAt, noticeAt, status } = certificate
@@ -74,7 +75,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     ...(isOpen(approval) ? [{ index: 'approval.device', value: approval.deviceId }] : []),
     ...(approval.decision === 'pending' ? [{ index: 'approval.network', value: approval.network }] : []),
   ],
-  allowance: ({ deviceId }) => [{ index: 'allowance.device', value: deviceId }],
+  allowance: ({ deviceId, serial }) => [{ index: 'allowance.device', value: deviceId }, serialEntry(serial)],
   claim: () => [],
   cuts: () => [],
   incident: ({ deviceId }) => [{ index: 'incident.device', value: deviceId }],

@@ -3,6 +3,7 @@
  * of the layout is written behind it.
  */
 import type { Level } from 'level'
+import { serialEntry } from './allowances.ts'
 import { aboutIndex, aboutOf } from './audit-log.ts'
 import { schemaKey } from './database-copy.ts'
 import { fingerprintEntry } from './indexes.ts'
@@ -17,6 +18,7 @@ export async function migrate(level: Database, version: string): Promise<boolean
   if (version !== '1') return false
   await indexAudit(level)
   await indexFingerprints(level)
+  await indexAllowances(level)
   await level.put(schemaKey, String(schemaVersion), { sync: true })
   return true
 }
@@ -35,6 +37,15 @@ const indexFingerprints = (level: Database): Promise<void> =>
     if (doc?.fingerprint === undefined) return []
     const { index, value } = fingerprintEntry(doc.fingerprint)
     return [`i ${index} ${value} ${key.slice('r certificate '.length)}`]
+  })
+
+/** And which allowances are for one serial number. */
+const indexAllowances = (level: Database): Promise<void> =>
+  addIndexes(level, { gt: 'r allowance ', lt: 'r allowance!' }, (key, text) => {
+    const { doc } = JSON.parse(text) as { doc?: { serial: string } }
+    if (doc === undefined) return []
+    const { index, value } = serialEntry(doc.serial)
+    return [`i ${index} ${value} ${key.slice('r allowance '.length)}`]
   })
 
 async function addIndexes(

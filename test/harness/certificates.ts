@@ -152,7 +152,7 @@ export class TestPki {
   /** What a factory gives a device (IEEE 802.1AR). */
   factory(
     name: JsonName,
-    more: { notBefore?: Date; notAfter?: Date; usage?: string[]; ca?: { pathLength: number } } = {},
+    more: { notBefore?: Date; notAfter?: Date; usage?: string[]; ca?: { pathLength: number }; key?: string } = {},
   ): Promise<TestCertificate> {
     return make({ name, ...more }, this.issuing)
   }

@@ -107,7 +107,13 @@ suite('the service ends between credential and answer', () => {
   const allow = (label: string, profile: string, id: string) =>
     allowDevices(
       registry,
-      { label, profile: profile as ProfileName, groups: [], entries: [{ serial: id, deviceId: id as DeviceId }] },
+      {
+        label,
+        profile: profile as ProfileName,
+        groups: [],
+        entries: [{ serial: id, deviceId: id as DeviceId }],
+        otherHardware: false,
+      },
       asked(),
     )
   const approved = async (shown: Shown): Promise<Shown> => {

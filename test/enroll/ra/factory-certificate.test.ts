@@ -173,14 +173,53 @@ suite('factory certificates', () => {
     await fleet.admin('POST', '/devices/gauge-83/stolen')
     assert.deepEqual(await refusedAs(enroll('gauge-83', idevid)), [403, 'device_revoked'])
     await list('disallow', { serials: ['SN83'] })
-    const renamed = await list('allow', { entries: [{ serial: 'SN83', deviceId: 'gauge-84' }] })
-    assert.deepEqual([renamed.status, renamed.body.code], [409, 'conflict'])
-    assert.match(renamed.body.detail, /SN83 is that of gauge-83, which was stolen at 20/)
+    for (const label of ['line', 'rivals']) {
+      const renamed = await list('allow', { label, entries: [{ serial: 'SN83', deviceId: 'gauge-84' }] })
+      assert.deepEqual([renamed.status, renamed.body.code], [403, 'hardware_stolen'])
+      assert.match(renamed.body.detail, /"SN83" is that of gauge-83, which was stolen at 20/)
+    }
     // One that came in by its serial number alone.
     await fleet.admin('POST', '/devices', { id: 'SN85', profile: 'gauge' })
     await fleet.admin('POST', '/devices/SN85/stolen')
     const listed = await list('allow', { entries: [{ serial: 'SN85', deviceId: 'gauge-85' }] })
-    assert.deepEqual([listed.status, listed.body.code], [409, 'conflict'])
+    assert.deepEqual([listed.status, listed.body.code], [403, 'hardware_stolen'])
+  })
+
+  test('what was allowed under another label before the theft is refused too, by its serial number or its key, and raises an alert', async () => {
+    const list = async (label: string, serial: string, deviceId: string, more = {}) =>
+      (await fleet.admin('POST', '/devices/allow', { label, entries: [{ serial, deviceId }], ...more })).body
+    for (const [label, serial, id] of [
+      ['line', 'SN60', 'gauge-60'],
+      ['rivals', 'SN60', 'gauge-61'],
+      ['rivals', 'R62', 'gauge-62'],
+    ] as const)
+      assert.deepEqual(await list(label, serial, id), { added: 1 })
+    const idevid = await maker.factory(named('SN60'))
+    const twin = await rival.factory([{ CN: ['SN60'] }])
+    const sameKey = await rival.factory([{ CN: ['R62'] }], { key: idevid.key })
+    const rivals = { label: 'rivals' }
+    assert.equal((await enroll('gauge-60', idevid)).status, 200)
+    assert.equal((await enroll('gauge-61', twin, rivals)).status, 200)
+    const { incident } = (await fleet.admin('POST', '/devices/gauge-60/stolen')).body
+    assert.deepEqual(await refusedAs(enroll('gauge-61', twin, rivals)), [403, 'hardware_stolen'])
+    const { evidence } = (await fleet.admin('GET', `/incidents/${incident}`)).body
+    assert.partialDeepStrictEqual(evidence.at(-1).details, { where: 'handshake' })
+    // Another factory's equal number: an operator says so, and it counts for the theft that they knew of.
+    assert.equal((await list('rivals', 'SN60', 'gauge-61')).code, 'hardware_stolen')
+    assert.deepEqual(await list('rivals', 'SN60', 'gauge-61', { otherHardware: true }), { added: 0 })
+    assert.deepEqual(await list('rivals', 'SN60', 'gauge-61'), { added: 0 })
+    assert.equal((await enroll('gauge-61', twin, rivals)).status, 200)
+    const { items } = (await fleet.admin('GET', '/audit?limit=1000&action=device.allowed')).body
+    assert.deepEqual(items.at(-1).details, { added: 0, devices: ['gauge-61'], otherThan: ['gauge-60'] })
+    // Of a key nobody can say that.
+    await list('rivals', 'R62', 'gauge-62', { otherHardware: true })
+    assert.deepEqual(await refusedAs(enroll('gauge-62', sameKey, rivals)), [403, 'hardware_stolen'])
+    await fleet.admin('POST', '/devices/gauge-60/readmit', { stolenRecovered: true })
+    for (const [id, shown, label] of [
+      ['gauge-60', idevid, 'line'],
+      ['gauge-62', sameKey, 'rivals'],
+    ] as const)
+      assert.equal((await enroll(id, shown, { label })).status, 200)
   })
 
   test('two at once: neither token nor factory certificate is enough alone, and both have to be of one device', async () => {

@@ -22,6 +22,8 @@ const holding = (others: Record<string, unknown>): Registry =>
       const doc = kind === 'device' ? device : others[kind]
       return doc === undefined ? undefined : { rev: 1, doc }
     },
+    findMany: async (kind: string) => (others[`${kind}s`] as object[] | undefined) ?? [],
+    list: async () => ({ items: [] }),
   }) as unknown as Registry
 
 const asking = (csrDer: Buffer) => ({
@@ -58,15 +60,20 @@ test('a certificate that is revoked or held after it was looked at, and before i
   }
 })
 
-test('a serial number that is taken off the list after it was looked at, and before its device is, enrolls nothing', async () => {
+test('a serial number that is taken off the list, or turns out to be stolen, after it was looked at, and before its device is, enrolls nothing', async () => {
   const config = testConfiguration({ profiles: { sensor: { evidence: ['factory'] } } })
   const allowance = { label: 'default', serial: 'SN1', deviceId: 'sensor-1', createdAt: '' }
   const records: Record<string, unknown> = { allowance }
   const ra = new RegistrationAuthority(holding(records), new Profiles(config), undefined as never)
   const { csrDer } = await createKeyAndCsr({ commonName: 'sensor-1' })
-  const proof = { kind: 'factory', deviceId: 'sensor-1' as DeviceId, serial: 'SN1' } as const
+  const proof = { kind: 'factory', deviceId: 'sensor-1' as DeviceId, serial: 'SN1', spkiHash: '0b' } as const
   const decide = () => ra.decide({ kind: 'enrollment', proofs: [proof] }, asking(csrDer))
-  assert.equal((await decide()).decision, 'approved')
+  const decision = await decide()
+  assert.ok(decision.decision === 'approved')
+  assert.deepEqual(decision.approval.device.doc.factoryKeys, ['0b'], 'it is known by its factory key from then on')
+  records.devices = [{ rev: 1, doc: { id: 'SN1', stolenAt: '2026-01-01T00:00:00Z' } }]
+  await assert.rejects(decide(), { code: 'hardware_stolen' })
+  records.devices = []
   records.allowance = { ...allowance, removedAt: '2026-01-01T00:00:00Z' }
   await assert.rejects(decide(), { code: 'device_not_allowed' })
 })

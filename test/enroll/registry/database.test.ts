@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline'
 import { mock, test } from 'node:test'
 import { Level } from 'level'
 import { decodeBody, startCursor } from '../../../contract/feed.ts'
+import { listBySerial, writeAllowance } from '../../../enroll/registry/allowances.ts'
 import { verifyAudit } from '../../../enroll/registry/audit-log.ts'
 import { writeCertificate } from '../../../enroll/registry/certificates.ts'
 import { openDatabase } from '../../../enroll/registry/database.ts'
@@ -188,28 +189,35 @@ test('a layout of version 1 gets the indexes that it had not, whatever was cut s
       ...{ serial: '0a', kind: 'device' as const, deviceId: 'cam-1', profile: 'camera', status: 'issued' as const },
       ...{ spkiHash: '', reservedAt: at.toISOString(), fingerprint, via: 'token' },
     }
-    const found = async (): Promise<[string[], string[]]> => {
+    const allowance = { label: 'line', serial: 'SN 1', deviceId: 'cam-1', createdAt: '' }
+    const found = async (): Promise<[string[], string[], string[]]> => {
       await using registry = new Registry(await openDatabase(folder))
       const { items } = await registry.auditAbout('device:cam-1', { limit: 10 })
       const range = { index: 'certificate.fingerprint', value: fingerprint }
       const certificates = (await registry.list('certificate', range, { limit: 10 })).items
-      return [items.map(({ body }) => JSON.parse(body).requestId), certificates.map(({ doc }) => doc.serial)]
+      const allowances = (await listBySerial(registry, 'SN 1', { limit: 10 })).items
+      return [
+        items.map(({ body }) => JSON.parse(body).requestId),
+        certificates.map(({ doc }) => doc.serial),
+        allowances.map(({ doc }) => doc.label),
+      ]
     }
     {
       await using registry = new Registry(await openDatabase(folder))
       await registry.commit(creation(device('cam-1')))
       await registry.commit({
         requestId: 'issue',
-        writes: [writeCertificate(certificate, 0)],
+        writes: [writeCertificate(certificate, 0), writeAllowance(allowance, 0)],
         audit: [{ ...created('cam-1'), subject: 'certificate:0a', details: { device: 'cam-1' }, requestId: 'issue' }],
         at,
       })
     }
     const indexed = await found()
-    assert.deepEqual(indexed, [['create-cam-1', 'issue'], ['0a']])
+    assert.deepEqual(indexed, [['create-cam-1', 'issue'], ['0a'], ['line']])
     await tamper(folder, async (level) => {
       await level.clear({ gt: 'i audit.about ', lt: 'i audit.about!' })
       await level.clear({ gt: 'i certificate.fingerprint ', lt: 'i certificate.fingerprint!' })
+      await level.clear({ gt: 'i allowance.serial ', lt: 'i allowance.serial!' })
       await level.put('schema', '1')
     })
     assert.deepEqual(await found(), indexed)
