@@ -8,6 +8,7 @@ import { addAudit } from './commands/audit.ts'
 import { addBackup } from './commands/backup.ts'
 import { addBroker } from './commands/broker.ts'
 import { addCert } from './commands/cert.ts'
+import { addConfig } from './commands/config.ts'
 import { addCrl } from './commands/crl.ts'
 import { addDemo } from './commands/demo.ts'
 import { addDenials } from './commands/denials.ts'
@@ -90,6 +91,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addBackup,
     addStatus,
     addDoctor,
+    addConfig,
   ])
     add(program, io)
   addHelp(program)

@@ -17,7 +17,7 @@ import {
 } from '../contract/admin-api.ts'
 import { auditView } from '../contract/audit-api.ts'
 import { bulkReceipt } from '../contract/bulk-api.ts'
-import { configuration } from '../contract/configuration.ts'
+import { configurationSchema } from '../contract/configuration-schema.ts'
 import { credentialReceipt } from '../contract/credential-api.ts'
 import { crlView, publishReceipt } from '../contract/crl-api.ts'
 import { denialView } from '../contract/denials.ts'
@@ -67,7 +67,7 @@ const readStandard = (version: string): Standard =>
 /** By version, as its title says it. */
 export const standards: Record<string, Standard> = { '3.1.1': readStandard('3.1.1'), '5.0': readStandard('5.0') }
 
-const schema = z.toJSONSchema(configuration, { io: 'input', target: 'draft-2020-12' }) as Node
+const schema = configurationSchema() as Node
 const shapeOf = (view: z.ZodType): Node & { required?: string[] } =>
   z.toJSONSchema(view, { io: 'output', target: 'draft-2020-12', unrepresentable: 'any' }) as Node
 /** For readers: fields are added, and who checks must not refuse them. */
@@ -81,7 +81,7 @@ const printedBy = '<!-- Printed by `npm run docs`; do not edit. -->'
 /** File name -> content, for everything that is printed. */
 export const pages: Record<string, string> = {
   'configuration.md': configurationPage(),
-  'configuration.schema.json': schemaFile('configuration', { title: 'Fleetgate configuration', ...schema }),
+  'configuration.schema.json': formatted(configurationSchema()),
   'errors.md': errorsPage(),
   'events.md': eventsPage(),
   'events.schema.json': schemaFile('events', {

@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { type Configuration, configuration } from '../contract/configuration.ts'
 import { FleetError } from './errors.ts'
 import { childOf, keysOf, unwrap } from './schema.ts'
-import { describeIssue, parseYaml } from './yaml.ts'
+import { describeIssue, parseYaml, readYaml } from './yaml.ts'
 
 const prefix = 'FLEETGATE_'
 type Tree = { [key: string]: unknown }
@@ -16,12 +16,18 @@ type Tree = { [key: string]: unknown }
  * @param flags `{ 'broker.listen': 'host:port' }`
  * @throws FleetError `config_invalid` with place, key and wanted range
  */
-export function loadConfig(input: {
+export const loadConfig = (input: ConfigInput): Configuration => readConfig(input).value
+
+type ConfigInput = {
   file?: string | undefined
   env?: NodeJS.ProcessEnv
   flags?: Record<string, string | undefined>
-}): Configuration {
+}
+
+/** As `loadConfig`, with where each setting is from: `file:line:column`, a variable, a flag, or `default`. */
+export function readConfig(input: ConfigInput): { value: Configuration; sourceOf: (path: string[]) => string } {
   let tree: Tree = {}
+  let placeOf = (_path: string[]): string => input.file ?? ''
   if (input.file !== undefined) {
     let text: string
     try {
@@ -29,14 +35,19 @@ export function loadConfig(input: {
     } catch (cause) {
       throw new FleetError('config_invalid', `${input.file} cannot be read: ${(cause as Error).message}`, { cause })
     }
-    parseYaml(text, configuration, input.file, 'config_invalid') // for its places in the file
+    ;({ placeOf } = readYaml(text, configuration, input.file, 'config_invalid'))
     tree = parseYaml(text, z.looseObject({}), input.file, 'config_invalid')
   }
+  const inFile = structuredClone(tree)
+  const over = new Map<string, string>()
   for (const [name, value] of Object.entries(input.env ?? process.env)) {
-    if (name.startsWith(prefix) && value !== undefined) setFromEnvironment(tree, name, value)
+    if (!name.startsWith(prefix) || value === undefined) continue
+    over.set(setFromEnvironment(tree, name, value).join('.'), name)
   }
   for (const [path, value] of Object.entries(input.flags ?? {})) {
-    if (value !== undefined) put(tree, path.split('.'), value)
+    if (value === undefined) continue
+    put(tree, path.split('.'), value)
+    over.set(path, 'flag')
   }
   const result = configuration.safeParse(tree)
   if (!result.success)
@@ -44,10 +55,22 @@ export function loadConfig(input: {
       'config_invalid',
       result.error.issues.map((issue) => describeIssue(issue, configuration)).join('\n'),
     )
-  return result.data
+  const sourceOf = (path: string[]): string =>
+    over.get(path.join('.')) ?? (has(inFile, path) ? placeOf(path) : 'default')
+  return { value: result.data, sourceOf }
 }
 
-function setFromEnvironment(tree: Tree, name: string, value: string): void {
+function has(tree: unknown, path: string[]): boolean {
+  let at = tree
+  for (const key of path) {
+    if (typeof at !== 'object' || at === null || !Object.hasOwn(at, key)) return false
+    at = (at as Tree)[key]
+  }
+  return true
+}
+
+/** @returns the path of what was set */
+function setFromEnvironment(tree: Tree, name: string, value: string): string[] {
   let shape: unknown = configuration
   const path: string[] = []
   for (const part of name.slice(prefix.length).split('__')) {
@@ -64,6 +87,7 @@ function setFromEnvironment(tree: Tree, name: string, value: string): void {
     shape = childOf(shape, key)
   }
   put(tree, path, fromText(value, unwrap(shape)))
+  return path
 }
 
 /** What is not of the wanted form stays as it is, for the schema to refuse. */

@@ -1,0 +1,91 @@
+import { existsSync } from 'node:fs'
+import type { Command } from 'commander'
+import { configurationSchema } from '../../contract/configuration-schema.ts'
+import { readConfig } from '../../runtime/config.ts'
+import { type Io, settingsOf } from '../io.ts'
+import { json, table, yaml } from '../output.ts'
+import { defaultConfig, examples, type Format, outputOption, print } from './shared.ts'
+
+type Setting = { path: string[]; value: unknown; from: string }
+type Options = { output: Format; effective?: boolean; config?: string }
+
+/** They read the file and the environment as `up` would, and need no gateway. */
+export function addConfig(program: Command, io: Io): void {
+  const config = program
+    .command('config')
+    .description('the configuration file: check it, see what is in force, its schema')
+
+  examples(config.command('check').addOption(outputOption()), 'config check', 'config check fleetgate.yaml -o json')
+    .description('say whether a gateway would start with it; a fault is told with its line and column, exit code 2')
+    .argument('[file]', 'configuration file (default: fleetgate.yaml where there is one)')
+    .action((named: string | undefined, options: Options) => {
+      const { file, settings } = settingsFrom(named, io.env)
+      const own = settings.filter(({ from }) => from !== 'default')
+      const answer = { ok: true, file, settings: own.length, ofEnvironment: own.filter(isOfEnvironment).length }
+      print(io, { ...options, data: '' }, answer, () => {
+        const said = `${own.length} settings are not the default, ${answer.ofEnvironment} of them from the environment`
+        return `${file ?? 'no file, and the environment'}: in order; ${said}\n`
+      })
+    })
+
+  examples(
+    config.command('show').addOption(outputOption()),
+    'config show',
+    'config show --effective',
+    'config show --effective -o yaml > all.yaml',
+  )
+    .description('show what is set and where it comes from: file with line and column, or environment')
+    .option('--effective', 'all settings, the defaults too')
+    .option('--config <file>', 'configuration file (default: fleetgate.yaml where there is one)')
+    .action((options: Options) => {
+      const { value, settings } = settingsFrom(options.config, io.env)
+      const shown = options.effective ? settings : settings.filter(({ from }) => from !== 'default')
+      if (options.output === 'yaml') return io.out(yaml(options.effective ? value : treeOf(shown)))
+      const answer = { items: shown.map(({ path, ...rest }) => ({ key: path.join('.'), ...rest })) }
+      return print(io, { ...options, data: '' }, answer, ({ items }) =>
+        table(
+          ['setting', 'value', 'from'],
+          items.map(({ key, value: set, from }) => [key, textOf(set), from]),
+          io.colour,
+        ),
+      )
+    })
+
+  examples(config.command('schema'), 'config schema > fleetgate.schema.json')
+    .description('print the JSON Schema of the file, for editors')
+    .action(() => io.out(json(configurationSchema())))
+}
+
+const isOfEnvironment = ({ from }: Setting): boolean => from.startsWith('FLEETGATE_')
+
+/** There is no secret among them: keys, passphrases and tokens are in files, and these have the paths. */
+function settingsFrom(named: string | undefined, env: NodeJS.ProcessEnv) {
+  const file = named ?? (existsSync(defaultConfig) ? defaultConfig : undefined)
+  const { value, sourceOf } = readConfig({ file, env: settingsOf(env) })
+  const settings = leavesOf(value, []).map((leaf): Setting => ({ ...leaf, from: sourceOf(leaf.path) }))
+  return { file, value, settings }
+}
+
+/** A list is one value. */
+function leavesOf(value: unknown, path: string[]): { path: string[]; value: unknown }[] {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return [{ path, value }]
+  const entries = Object.entries(value).filter(([, child]) => child !== undefined)
+  return entries.length === 0 ? [{ path, value }] : entries.flatMap(([key, child]) => leavesOf(child, [...path, key]))
+}
+
+function treeOf(settings: Setting[]): object {
+  const tree: Record<string, unknown> = {}
+  for (const { path, value } of settings) {
+    const last = path.at(-1)!
+    let at = tree
+    // A label may have a dot in its name, so no text is split here.
+    for (const part of path.slice(0, -1)) {
+      at[part] ??= {}
+      at = at[part] as Record<string, unknown>
+    }
+    at[last] = value
+  }
+  return tree
+}
+
+const textOf = (value: unknown): string => (typeof value === 'object' ? JSON.stringify(value) : String(value))
