@@ -8,6 +8,7 @@ import { addAudit } from './commands/audit.ts'
 import { addBackup } from './commands/backup.ts'
 import { addBroker } from './commands/broker.ts'
 import { addCert } from './commands/cert.ts'
+import { addCompletion } from './commands/completion.ts'
 import { addConfig } from './commands/config.ts'
 import { addCrl } from './commands/crl.ts'
 import { addDemo } from './commands/demo.ts'
@@ -92,6 +93,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addStatus,
     addDoctor,
     addConfig,
+    addCompletion,
   ])
     add(program, io)
   addHelp(program)
