@@ -238,6 +238,11 @@ export class AdminClient implements Disposable {
 
   listCertificates(query: {
     deviceId?: string
+    kind?: string
+    status?: string
+    profile?: string
+    subject?: string
+    fingerprint?: string
     issuer?: string
     issuedFrom?: string
     issuedTo?: string

@@ -133,8 +133,8 @@ export const registerCertificate = z.strictObject({
   deviceId,
   pem: z.string().max(20_000).describe('One certificate, of whatever CA'),
 })
-const certificateKinds = ['device', 'foreign', 'server', 'broker', 'operator', 'responder', 'auditor'] as const
-const certificateStatuses = ['reserved', 'issued', 'held', 'revoked'] as const
+export const certificateKinds = ['device', 'foreign', 'server', 'broker', 'operator', 'responder', 'auditor'] as const
+export const certificateStatuses = ['reserved', 'issued', 'held', 'revoked'] as const
 export const listCertificates = z.strictObject({
   deviceId: deviceId.optional(),
   kind: z.enum(certificateKinds).optional(),

@@ -1,16 +1,33 @@
 import { readFileSync } from 'node:fs'
-import type { Command } from 'commander'
-import type { CertificateReceipt, CertificateView } from '../../contract/admin-api.ts'
+import { type Command, Option } from 'commander'
+import {
+  type CertificateReceipt,
+  type CertificateView,
+  certificateKinds,
+  certificateStatuses,
+} from '../../contract/admin-api.ts'
 import type { DeviceId } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
+import { addCertInspect } from './cert-inspect.ts'
 import { type CredentialOptions, isCredential, revokeCredential } from './credential.ts'
 import { ask, type Common, deviceId, duration, examples, named, serialNumber, withCommon } from './shared.ts'
 import { brokersOf, change, reasonOption, waiting } from './waiting.ts'
 
+type Filter = {
+  device?: string
+  expiresIn?: number
+  kind?: string
+  status?: string
+  profile?: string
+  subject?: string
+  issuer?: string
+}
+
 export function addCert(program: Command, io: Io): void {
   const cert = program.command('cert').description('certificates that this authority has issued')
+  addCertInspect(cert, io)
 
   examples(
     withCommon(cert.command('ls'), named),
@@ -25,10 +42,17 @@ export function addCert(program: Command, io: Io): void {
       'only those that are good now and will not be then, the first to expire first',
       duration(1, 3_650 * 86_400_000),
     )
-    .action((options: Common & { device?: string; expiresIn?: number }) => {
+    .addOption(new Option('--kind <kind>', 'only those of this kind').choices(certificateKinds))
+    .addOption(new Option('--status <status>', 'only those with this status').choices(certificateStatuses))
+    .option('--profile <name>', 'only those of this profile')
+    .option('--subject <name>', 'only those with this subject, or this part of it, as CN=cam-1')
+    .option('--issuer <ca>', 'only those of this CA: fleetgate, its fingerprint, or the name of another')
+    .action((options: Common & Filter) => {
+      const { device, expiresIn, kind, status, profile, subject, issuer } = options
       const query = {
-        ...(options.device === undefined ? {} : { deviceId: options.device }),
-        ...(options.expiresIn === undefined ? {} : { expiresInMs: options.expiresIn }),
+        ...{ ...(device && { deviceId: device }), ...(expiresIn && { expiresInMs: expiresIn }) },
+        ...{ ...(kind && { kind }), ...(status && { status }), ...(profile && { profile }) },
+        ...{ ...(subject && { subject }), ...(issuer && { issuer }) },
       }
       return ask(
         io,

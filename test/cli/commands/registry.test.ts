@@ -132,6 +132,20 @@ const cases: {
     shown: /revoked +0a1b\n[\s\S]*fleetgate api-token rm NAME ends one:\nAPI TOKEN +ROLE +ENDS\nci +enroller +2026/,
   },
   {
+    argv: 'cert ls --kind device --status held --profile camera --subject CN=cam-1 --issuer fleetgate -o name'.split(
+      ' ',
+    ),
+    answer: { items: [certificate] },
+    asked: {
+      path: '/v1/certificates',
+      query: {
+        ...{ kind: 'device', status: 'held', profile: 'camera', subject: 'CN=cam-1', issuer: 'fleetgate' },
+        limit: '1000',
+      },
+    },
+    shown: /^0a1b\n$/,
+  },
+  {
     argv: ['enroll', 'allow-late', 'cam-1', '--ttl', '2h'],
     answer: lateRenewal,
     asked: { method: 'PUT', path: '/v1/late-renewals/cam-1', body: { ttlMs: 7_200_000 } },

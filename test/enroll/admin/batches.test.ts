@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
 import { writeEndpoints } from '../../../runtime/endpoints.ts'
+import { TestPki } from '../../harness/certificates.ts'
 import { EnrollHarness } from '../../harness/fleet.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
@@ -169,5 +170,27 @@ suite('devices and tokens by the hundred', () => {
     const ls = (form: string) => cli('device', 'ls', '--group', 'forms', '-o', form)
     assert.equal((await ls('name')).out, 'form-1\n')
     assert.match((await ls('yaml')).out, /^items:\n {2}- id: form-1\n {4}profile: camera\n/)
+  })
+
+  test('cert inspect says in words what a file is, whose it is here, and how its chain goes', async () => {
+    const device = await fleet.enrolledDevice('seen-1')
+    const path = file('seen.crt', device.certificate)
+    const { code, out } = await cli('cert', 'inspect', path)
+    assert.equal(code, 0)
+    assert.match(out, /^subject +CN=seen-1.*\n/)
+    assert.match(out, /\nkey +P-256\nis for +clientAuth\n/)
+    assert.match(out, /\nvalid +2\S+ to 2\S+: \d+ days left of 30 days\n/)
+    assert.match(out, /\nchain +CN=seen-1.* < .*, the root of this gateway\n/)
+    assert.match(out, /\nin the registry +device, seen-1, profile camera, issued\n$/)
+    const foreign = (await TestPki.create()).root.pem
+    const other = JSON.parse((await cli('cert', 'inspect', file('other.crt', foreign), '-o', 'json')).out)
+    assert.deepEqual([other.isCa, other.record], [true, undefined])
+    assert.match(other.chain, /signs itself and is not the root of this gateway/)
+    const alone = await fleetgate(['cert', 'inspect', path, '--data', join(fleet.dataDir, 'none')])
+    assert.equal(alone.code, 0)
+    assert.match(alone.out, /which is not at hand\nin the registry +No gateway runs on/)
+    const none = await cli('cert', 'inspect', file('none.crt', 'x'))
+    assert.deepEqual([none.code, /cannot be read|not/.test(none.err)], [1, true])
+    assert.equal((await cli('cert', 'inspect', join(fleet.dataDir, 'nofile'))).code, 2)
   })
 })
