@@ -5,11 +5,15 @@ import type { Area } from './store.ts'
 
 type FirstUsesOptions = { area: Area; raise: (report: BrokerReport) => void; clock: () => Date; log: Log }
 
+/** Of those told of, so many are known without a look at the disk. */
+const rememberedAtMost = 10_000
+
 const key = (fingerprint: string): string => `u${fingerprint}`
 
 /** Tells enroll of the first session with each certificate: from then on its device has it for certain. */
 export class FirstUses {
   readonly #options: FirstUsesOptions
+  readonly #told = new Set<string>()
 
   constructor(options: FirstUsesOptions) {
     this.#options = options
@@ -20,9 +24,10 @@ export class FirstUses {
     const { area, raise, clock, log } = this.#options
     if (deviceId === undefined || certificate === undefined) return
     const { serial, fingerprint } = certificate
+    if (this.#told.has(fingerprint)) return
     try {
       const [known] = await area.getMany([key(fingerprint)])
-      if (known !== undefined) return
+      if (known !== undefined) return this.#remember(fingerprint)
       raise({
         type: 'certificate.used',
         at: clock().toISOString(),
@@ -34,6 +39,7 @@ export class FirstUses {
         ...(clientId === undefined ? {} : { clientId: clientId.slice(0, reportBounds.clientId) }),
       })
       await area.write([{ type: 'put', key: key(fingerprint), value: Buffer.alloc(0) }], { sync: false })
+      this.#remember(fingerprint)
     } catch (err) {
       log.error({ event: 'broker.failed', err }, 'the first use of a certificate was not noted')
     }
@@ -44,8 +50,14 @@ export class FirstUses {
     const { area, log } = this.#options
     const operations = fingerprints.map((fingerprint) => ({ type: 'del' as const, key: key(fingerprint) }))
     if (operations.length === 0) return
+    for (const fingerprint of fingerprints) this.#told.delete(fingerprint)
     await area.write(operations, { sync: false }).catch((err) => {
       log.error({ event: 'broker.failed', err }, 'the first use of a certificate was not forgotten')
     })
+  }
+
+  #remember(fingerprint: string): void {
+    if (this.#told.size >= rememberedAtMost) this.#told.clear()
+    this.#told.add(fingerprint)
   }
 }

@@ -1,4 +1,4 @@
-import { setImmediate } from 'node:timers/promises'
+import { setImmediate, setTimeout } from 'node:timers/promises'
 import type { DeviceStatus } from '../contract/feed.ts'
 import { anyPresence, type Presence as Body, presence as bodyShape, presenceTopic } from '../contract/fleet-events.ts'
 import { brokerItself, type Message, type SessionStore } from './backends/session-store.ts'
@@ -23,6 +23,8 @@ type Ended = { readonly connection: Connection; readonly reason: EndReason; read
 
 const perTurn = 500
 const againMs = 1_000
+/** From one write to the next: each waits for the disk, and a fleet that comes back brings changes in every turn. */
+const apartMs = 25
 
 /**
  * Whether each device is there, retained; and who comes and goes, as events. What is retained is how things stand when its turn comes: of a device that comes and goes,
@@ -116,6 +118,7 @@ export class Presence implements AsyncDisposable {
       for (const [deviceId] of batch) this.#changed.delete(deviceId)
       const told = await Promise.all(batch.map((one) => this.#tellOne(...one)))
       isTaken = told.every((isTold) => isTold)
+      if (isTaken) await setTimeout(apartMs)
     }
     this.#telling = undefined
   }

@@ -3,9 +3,10 @@ import { type DeviceId, isDeviceId } from '../contract/ids.ts'
 import type { AuthorityConfiguration } from '../contract/listeners.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import { type VerificationFault, verificationFaults } from '../contract/verification.ts'
-import { type CertificateFacts, parseCertificate } from '../pki/certificate.ts'
+import type { CertificateFacts } from '../pki/certificate.ts'
 import { namesEqual, valuesOf } from '../pki/names.ts'
 import { isFleetError } from '../runtime/errors.ts'
+import { readCertificate } from './certificate-reader.ts'
 import type { PeerFacts } from './peer.ts'
 import type { DeviceState } from './trust/device-table.ts'
 import type { CertificateState, PolicyState } from './trust/snapshot-state.ts'
@@ -82,7 +83,7 @@ export function readEvidence(
   if (certificate === undefined) return { ...nobody, chainError }
   try {
     return {
-      certificate: parseCertificate(certificate.raw),
+      certificate: readCertificate(certificate.raw, { isToBeKept: authorized }),
       isUnreadable: false,
       chainAccepted: authorized,
       chainError,
