@@ -18,6 +18,7 @@ const benches: [name: string, ...settings: (number | string)[]][] = [
   ['fan-out', 1, 100_000],
   ['handshake', 2, 200],
   ['latency', 1, 2],
+  ['storm', 1, 2, 200],
   ['memory', 150],
   ['authorize', 3],
   ['revocation-lag', 50, 10, 10],

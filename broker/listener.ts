@@ -49,8 +49,10 @@ const keepAliveMs = 60_000
 export class Listener implements Door {
   readonly #options: ListenerOptions
   readonly #server: Server
-  /** What listens: the TLS server itself, but where a header has to be read first. */
+  /** What listens; the TLS server is given one connection after the other. */
   readonly #acceptor: PlainServer
+  /** Who is to begin with TLS, first come first. */
+  readonly #waiting: Socket[] = []
   readonly #isProxy: (address: string) => boolean
   readonly #handshakes = new Map<string, Handshake>()
   #closed: Promise<void> | undefined
@@ -64,8 +66,7 @@ export class Listener implements Door {
       ...(options.names.length === 0 ? {} : { SNICallback: this.#chooseName }),
     })
     this.#isProxy = addressList(options.proxies)
-    this.#acceptor =
-      options.proxies.length === 0 ? this.#server : createPlainServer((socket) => void this.#admitPlain(socket))
+    this.#acceptor = createPlainServer((socket) => void this.#admitPlain(socket))
     this.#acceptor.maxConnections = options.maxConnections
     this.#acceptor.prependListener('connection', (socket: Socket) => this.#watchHandshake(socket))
     this.#server.on('secureConnection', (socket) => this.#accept(socket))
@@ -157,7 +158,19 @@ export class Listener implements Door {
         return
       }
     }
-    this.#server.emit('connection', socket)
+    this.#waiting.push(socket)
+    if (this.#waiting.length === 1) setImmediate(this.#beginTls)
+  }
+
+  /**
+   * Each turn of the event loop begins one handshake. Those of a whole fleet that comes back at once would be computed in one
+   * turn, during which nobody's messages move; a bound on how many are under way would let silent peers keep the others out.
+   */
+  #beginTls = (): void => {
+    const socket = this.#waiting[0]!
+    if (!socket.destroyed) this.#server.emit('connection', socket)
+    this.#waiting.shift()
+    if (this.#waiting.length > 0) setImmediate(this.#beginTls)
   }
 
   #accept(socket: TLSSocket): void {

@@ -60,6 +60,17 @@ test('connections over the limit are closed before they cost a handshake, and th
   while (code !== 0) code = await harness.refusal(device)
 })
 
+test('many who connect at once and say nothing hold nobody up who does', async () => {
+  const sockets = await Promise.all(Array.from({ length: 20 }, () => dial()))
+  const device = await harness.device('sensor-4')
+  const clients = await Promise.all(
+    ['a', 'b', 'c'].map((suffix) => harness.connect(device, { clientId: `sensor-4:${suffix}` })),
+  )
+  assert.ok(clients.every(({ connected }) => connected))
+  for (const socket of sockets) socket.destroy()
+  for (const client of clients) client.end(true)
+})
+
 test('a port in use is one sentence', async () => {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
