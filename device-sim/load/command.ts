@@ -4,12 +4,15 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { type DeviceId, isDeviceId, nameRule } from '../../contract/ids.ts'
 import { defaultDataDir, readEndpoints } from '../../runtime/endpoints.ts'
 import { exitCodeOf, FleetError } from '../../runtime/errors.ts'
+import { writeFileAtomic } from '../../runtime/files.ts'
+import { htmlReport } from './html.ts'
 import { type LoadOptions, runLoad, type Watcher } from './load.ts'
 import { leastPayloadBytes } from './message.ts'
 import { terminalReport } from './terminal.ts'
 
 type Where = Pick<LoadOptions, 'est' | 'mqtts' | 'rootFingerprint'>
-type Options = Partial<Where> & Omit<LoadOptions, keyof Where> & { data: string; output: 'table' | 'json' }
+type Options = Partial<Where> &
+  Omit<LoadOptions, keyof Where> & { data: string; out?: string; output: 'table' | 'json' }
 
 /** One address has about 28,000 ports for connections of its own (Linux, net.ipv4.ip_local_port_range). */
 const maxDevices = 25_000
@@ -22,7 +25,7 @@ Examples:
   # the first run enrolls the devices and keeps their keys and certificates in ./load-devices
   device-sim load --tokens tokens.csv --subscriber app-1 --devices 5000
   # the next one needs no tokens
-  device-sim load --subscriber app-1 --devices 5000 --rate 200 --messages 5000 --qos 1
+  device-sim load --subscriber app-1 --devices 5000 --messages 5000 --qos 1 --out load.html
   # a gateway on another machine
   device-sim load --subscriber app-1 --est https://gateway:8443 --mqtts mqtts://gateway:8883 --root-fingerprint 3f...a9
 
@@ -39,6 +42,7 @@ export async function load(args: string[]): Promise<number> {
     command.parse(args, { from: 'user' })
     const options = command.opts<Options>()
     const report = await runLoad({ ...options, ...whereOf(options) }, progress(), untilSignal())
+    if (options.out !== undefined) writeFileAtomic(options.out, htmlReport(report))
     process.stdout.write(options.output === 'json' ? `${JSON.stringify(report, null, 2)}\n` : terminalReport(report))
     return report.ok ? 0 : 1
   } catch (error) {
@@ -72,6 +76,7 @@ function programOf(): Command {
     .option('--mqtts <url>', 'mqtts://host:port')
     .option('--root-fingerprint <hex>', 'SHA-256 of the root certificate')
     .addOption(new Option('-o, --output <format>', 'of what is printed').choices(['table', 'json']).default('table'))
+    .option('--out <file>', 'the report as one HTML file too')
     .helpOption('-h, --help', 'what is possible')
     .addHelpText('after', examples)
     .allowExcessArguments(false)

@@ -67,9 +67,7 @@ export const isLoadSlow = ({ messages, endedBy }: LoadReport): boolean =>
  */
 export function chart(title: string, values: number[], join: (...values: number[]) => number): string[] {
   const each = Math.max(1, Math.ceil(values.length / chartColumns))
-  const columns = Array.from({ length: Math.ceil(values.length / each) }, (_, at) =>
-    join(...values.slice(at * each, (at + 1) * each)),
-  )
+  const columns = joined(values, each, join)
   const top = Math.max(0, ...columns)
   const rows = Array.from({ length: chartRows }, (_, at) => {
     const below = chartRows - 1 - at
@@ -89,6 +87,12 @@ export function chart(title: string, values: number[], join: (...values: number[
     `${''.padStart(scaleWidth)}  0${end.padStart(Math.max(end.length + 1, width - 1))}`,
   ]
 }
+
+/** One value for each `count` of them. */
+export const joined = <T, R>(values: T[], count: number, join: (...values: T[]) => R): R[] =>
+  Array.from({ length: Math.ceil(values.length / count) }, (_, at) =>
+    join(...values.slice(at * count, (at + 1) * count)),
+  )
 
 export const mean = (...values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
 

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -82,7 +82,8 @@ test('a Ctrl-C in the middle ends it with a report of what was', async () => {
   const audience = new Listener(await enrolledDevice(live.server, 'app-2', 'service'))
   await audience.device.subscribe('devices/+/telemetry/#')
   const heard = audience.hears((_, rest) => rest === 'load')
-  const process = start(['--devices', '5', '--seconds', '600'])
+  const page = join(folder, 'load.html')
+  const process = start(['--devices', '5', '--seconds', '600', '--out', page])
   const end = ended(process)
   await heard
   process.kill('SIGINT')
@@ -90,5 +91,6 @@ test('a Ctrl-C in the middle ends it with a report of what was', async () => {
   assert.equal(code, 1)
   assert.match(out, /; interrupted\n/)
   assert.match(out, /connected {3}6 of 6 in/)
+  assert.match(readFileSync(page, 'utf8'), /<title>Load of 6 devices</)
   await audience.device.disconnect()
 })
