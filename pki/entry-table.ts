@@ -40,10 +40,12 @@ export class EntryTable {
     for (const entry of changes.values()) if (entry !== undefined) this.append(entry)
   }
 
-  /** Entries of certificates that had expired by then leave. */
-  dropExpired(before: Date): void {
+  /** Entries of certificates that had expired by then leave. @returns whether there were any */
+  dropExpired(before: Date): boolean {
     const limit = before.getTime() / 1000
+    const { count } = this
     this.#keep((_at, index) => this.#expiries[index]! >= limit)
+    return this.count < count
   }
 
   /** What has been handed out is not touched: where something goes, the rest moves to another place. */

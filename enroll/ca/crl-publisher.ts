@@ -177,15 +177,20 @@ export class CrlPublisher implements AsyncDisposable {
   }
 
   async #run(): Promise<void> {
-    this.#lists ??= await this.#load()
-    const lists = this.#lists
+    let lists = this.#lists ?? (await this.#load())
+    this.#lists = lists
     while (this.#again && !this.#ended.signal.aborted) {
       this.#again = false
       const growths = this.#growths
+      // A clock that was ahead has let go of entries that count again. The former lists are served until there are others.
+      if (lists.leavesOut !== undefined && this.#options.clock() < lists.leavesOut) lists = await this.#load()
+      // What was loaded may not be whole.
+      if (this.#ended.signal.aborted) return
       await this.#follow(lists)
       // What was committed since has called for another look.
       this.#isCurrent = growths === this.#growths
       await this.#publish(lists)
+      this.#lists = lists
     }
   }
 
@@ -199,7 +204,7 @@ export class CrlPublisher implements AsyncDisposable {
     const { feed } = await registry.head()
     // RFC 5280 3.3: who had expired by then has been on a list that was made on schedule since.
     const expiredBefore = notAfter(stored?.doc.scheduledAt, clock()) ?? ''
-    this.#held.clear()
+    if (this.#lists === undefined) this.#held.clear()
     // In this order none is seen twice: what is held may become revoked, not the other way round.
     for (const status of ['revoked', 'held'] as const) {
       let coming: ReturnType<typeof listRevoked> | undefined = listRevoked(registry, { status, limit: page })
@@ -211,13 +216,18 @@ export class CrlPublisher implements AsyncDisposable {
             ? undefined
             : listRevoked(registry, { status, after: next, limit: page })
         for (const { doc } of items) {
-          if (!points.isOf(doc) || doc.notAfter! < expiredBefore) continue
+          if (!points.isOf(doc)) continue
+          if (doc.notAfter! < expiredBefore) {
+            lists.leavesOut = new Date(expiredBefore)
+            continue
+          }
           lists.load(entryOf(doc), points.shardOf(doc.distributionPoint))
           this.#noteHold(doc)
         }
       }
     }
-    this.#cursor = feed.seq
+    // Listeners hear of everything, so who has followed goes on from there: what is applied twice changes nothing.
+    if (this.#lists === undefined) this.#cursor = feed.seq
     return lists
   }
 

@@ -59,6 +59,8 @@ export class RevocationLists {
   readonly #unnamed = new Partition(undefined)
   readonly #named: Partition[] = []
   readonly #lists = new Map<string, PublishedList>()
+  /** Who had expired by then is not on them; undefined: everybody is. */
+  leavesOut: Date | undefined
   #scheduled: number | undefined
   #base = 0
 
@@ -125,7 +127,7 @@ export class RevocationLists {
       // RFC 5280 5.2.4: who has the list of the schedule before, or any later one, can use the deltas until the next.
       this.#base = this.#scheduled ?? number
       for (const partition of this.#all) {
-        if (expiredBefore !== undefined) partition.table.dropExpired(expiredBefore)
+        if (expiredBefore !== undefined && partition.table.dropExpired(expiredBefore)) this.leavesOut = expiredBefore
         partition.forget(this.#base)
         await nextTurn()
       }
