@@ -41,6 +41,9 @@ export class Follower {
   #again = false
   #pings: number[] = []
   appliedSeq: number
+  readonly #forks: number
+  /** As in its record: what it has put in force is of this feed, and of none before so many restores. */
+  forks: number
   readonly knows: ReadonlySet<string>
   readonly bounds: StaleBounds | undefined
   /** When it last asked for the head of the feed. */
@@ -59,10 +62,13 @@ export class Follower {
       state: StateWanted | undefined
       knows: ReadonlySet<string>
       bounds: StaleBounds | undefined
+      forks: { now: number; followed: number }
       now: Date
     },
   ) {
-    const { cursor, state, knows, bounds, now } = options
+    const { cursor, state, knows, bounds, forks, now } = options
+    this.#forks = forks.now
+    this.forks = forks.followed
     this.bounds = bounds
     this.askedAt = now
     this.knows = knows
@@ -79,6 +85,12 @@ export class Follower {
   /** Aborts when it is not there any more. */
   get gone(): AbortSignal {
     return this.#gone.signal
+  }
+
+  /** It has been told everything before it says so. */
+  applied(seq: number): void {
+    this.appliedSeq = seq
+    this.forks = this.#forks
   }
 
   /** @throws Error when it asks and asks and does not take the answers */

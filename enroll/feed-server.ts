@@ -26,6 +26,7 @@ import { Follower } from './feed-follower.ts'
 import type { OwnPeers } from './own-peers.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
 import { type BrokerRecord, findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
+import { findForks } from './registry/feed-forks.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
 import { BrokerTurns } from './report-turns.ts'
 
@@ -306,11 +307,14 @@ export class FeedServer implements AsyncDisposable {
         'request_malformed',
         `the feed begins at ${feedFrom}: a broker that reads snapshots is wanted`,
       )
+    const { lastCommon = [] } = (await findForks(this.#registry))?.doc ?? {}
+    const followed = this.#followers.get(id)?.forks ?? (await findBroker(this.#registry, id))?.doc.forks ?? 0
     const follower = new Follower(id, socket, this.#registry, {
       cursor: known ? cursor : startCursor,
       state: !known && hello.snapshots ? { anchors: this.#anchors, endedBefore: unaskedBefore(hello, now) } : undefined,
       knows,
       bounds,
+      forks: { now: lastCommon.length, followed: known ? lastCommon.length : followed },
       now,
     })
     if (silenceMs !== undefined) endWhenSilent(socket, silencesBorne * silenceMs)
@@ -322,8 +326,10 @@ export class FeedServer implements AsyncDisposable {
     await this.#remember(follower)
     if (socket.destroyed) return follower
     this.#log.info({ event: 'feed.connected', broker: id, seq: cursor.seq, reset: !known }, 'broker connected')
-    // What is no more told of here may have been so: only a place that there is shows another feed.
-    const isOther = !known && cursor.seq > 0 && cursor.seq >= (feedFrom ?? 0)
+    // What is no more told of here may have been so. A place that there is shows another feed; so does one behind a
+    // restore, of whoever has not followed since.
+    const isBehindFork = lastCommon.slice(followed).some((seq) => cursor.seq > seq)
+    const isOther = !known && cursor.seq > 0 && (cursor.seq >= (feedFrom ?? 0) || isBehindFork)
     if (!known) socket.write(encodeLine({ kind: 'reset', ...(isOther ? { isOther } : {}) }))
     void follower.pump()
     return follower
@@ -331,7 +337,7 @@ export class FeedServer implements AsyncDisposable {
 
   #hear(follower: Follower, { message, length }: Line): void {
     if (message.kind === 'applied' && Number.isSafeInteger(message.seq)) {
-      follower.appliedSeq = message.seq
+      follower.applied(message.seq)
       for (const wake of this.#waiting) wake()
     } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id, this.#clock())
     else if (message.kind === 'answer') follower.answered(message)
@@ -374,7 +380,7 @@ export class FeedServer implements AsyncDisposable {
   }
 
   /** @param askedAt missing while it follows */
-  #remember({ id, appliedSeq, bounds }: Follower, askedAt?: Date): Promise<void> {
+  #remember({ id, appliedSeq, bounds, forks }: Follower, askedAt?: Date): Promise<void> {
     const now = this.#clock()
     const lastSeenAt = now.toISOString()
     // A broker that comes back writes beside its own former connection's end.
@@ -386,6 +392,7 @@ export class FeedServer implements AsyncDisposable {
         firstSeenAt: known?.doc.firstSeenAt ?? lastSeenAt,
         lastSeenAt,
         appliedSeq,
+        ...(forks === 0 ? {} : { forks }),
         ...(bounds === undefined ? {} : { bounds }),
         ...(askedAt === undefined ? {} : { askedAt: askedAt.toISOString() }),
       }

@@ -9,6 +9,7 @@ import { syncFolder, writeFileAtomic } from '../runtime/files.ts'
 import { authorityName } from './ca/distribution-points.ts'
 import { openDatabase } from './registry/database.ts'
 import { SnapshotCheck, writeDatabase } from './registry/database-copy.ts'
+import { addFork } from './registry/feed-forks.ts'
 import { Registry } from './registry/registry.ts'
 import { findListRecord, writeListRecord } from './registry/revocation-lists.ts'
 
@@ -135,10 +136,11 @@ async function noteRestore(dataDir: string, { createdAt, records, files }: Backu
       return [writeListRecord(name, { ...doc, number: doc.number + listNumbersLeftOut }, rev)]
     }),
   )
+  const { feed } = await registry.head()
   const requestId = `restore-${now.toISOString()}`
   await registry.commit({
     requestId,
-    writes: writes.flat(),
+    writes: [...writes.flat(), await addFork(registry, feed.seq)],
     audit: [
       {
         action: 'backup.restored',

@@ -14,6 +14,8 @@ export type BrokerRecord = {
   bounds?: StaleBounds
   /** When it last asked for the head of the feed. While it follows, it is not written. */
   askedAt?: string
+  /** How many restores this registry had had when it last followed this feed and no former one; absent for none. */
+  forks?: number
 }
 
 export const findBroker = (registry: Registry, id: string): Promise<Stored<BrokerRecord> | undefined> =>

@@ -10,6 +10,7 @@ import type { CutsRecord } from './cuts.ts'
 import type { DenialRecord } from './denials.ts'
 import type { DeviceRecord } from './devices.ts'
 import { entryId, type IndexEntry } from './engine.ts'
+import type { FeedForksRecord } from './feed-forks.ts'
 import type { HierarchyRecord } from './hierarchies.ts'
 import type { IncidentRecord } from './incidents.ts'
 import type { LateRenewalRecord } from './late-renewals.ts'
@@ -35,6 +36,7 @@ export type RecordTypes = {
   watchedKey: WatchedKeyRecord
   broker: BrokerRecord
   denial: DenialRecord
+  feedForks: FeedForksRecord
   operator: OperatorRecord
   policy: PolicyRecord
   hierarchy: HierarchyRecord
@@ -82,6 +84,7 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   watchedKey: () => [],
   broker: () => [],
   denial: () => [],
+  feedForks: () => [],
   operator: () => [],
   policy: () => [],
   hierarchy: () => [],

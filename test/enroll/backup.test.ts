@@ -16,7 +16,8 @@ import { isFleetError } from '../../runtime/errors.ts'
 import { createLog } from '../../runtime/log.ts'
 import { openStream } from '../../runtime/sealed-stream.ts'
 import { type DeviceKeys, EnrollHarness, testConfiguration } from '../harness/fleet.ts'
-import { requireWholeChains } from '../suites/registry.ts'
+import { followFeed } from '../harness/follower.ts'
+import { changed, device, requireWholeChains } from '../suites/registry.ts'
 
 const now = new Date()
 
@@ -81,6 +82,7 @@ suite('a backup', () => {
 
   test('it restores to a gateway that goes on: chains whole, who was revoked is, list numbers far ahead', async () => {
     const dataDir = place('restored')
+    let restoredAt = 0
     const summary = await restoreBackup(textOf(lines), dataDir, now)
     assert.equal(statSync(join(dataDir, 'enroll', 'ca', 'issuing.key')).mode & 0o777, 0o600)
     assert.ok(!existsSync(join(dataDir, 'restore.incomplete')))
@@ -93,6 +95,12 @@ suite('a backup', () => {
       assert.ok(audit.seq > summary.auditEntries)
       assert.ok((await findLastCheckpoint(registry)) !== undefined)
       assert.equal((await registry.find('device', 'cam-revoked'))!.doc.status, 'revoked')
+      const { seq } = (await registry.head()).feed
+      restoredAt = seq
+      // Since then so much has happened that the feed has forgotten what was said right after the restore.
+      const more = Array.from({ length: 3 }, (_, n) => changed(device(`since-${n}`)))
+      await registry.commit({ requestId: 'since', writes: [], audit: [], feed: more, at: now })
+      await registry.forgetFeedBefore(seq + 3)
     }
     await fleet.close()
     const log = createLog('enroll', 'silent')
@@ -121,6 +129,24 @@ suite('a backup', () => {
       return JSON.parse(answer.body).revocationLists.number
     }
     for (;;) if ((await numbered()) > 2 ** 32) break
+    const restored = { dataDir, endpoints: service.endpoints, root: fleet.root }
+    const hello = async (seq: number) => {
+      const broker = await followFeed(restored, { seq, hash: 'ab'.repeat(32) }, undefined, { snapshots: true })
+      const live = await broker.see(({ kind }) => kind === 'live')
+      return { broker, live, reset: broker.messages[0] }
+    }
+    const before = await hello(restoredAt)
+    assert.deepEqual(before.reset, { kind: 'reset' }, 'what it knows is of both')
+    const behind = await hello(restoredAt + 1)
+    assert.deepEqual(behind.reset, { kind: 'reset', isOther: true })
+    const again = await hello(restoredAt + 1)
+    assert.deepEqual(again.reset, { kind: 'reset', isOther: true }, 'as long as it has not said that it is past that')
+    again.broker.send({ kind: 'applied', seq: again.live?.kind === 'live' ? again.live.seq : 0 })
+    again.broker.send({ kind: 'ping', id: 1 })
+    await again.broker.see(({ kind }) => kind === 'pong')
+    const since = await hello(restoredAt + 1)
+    assert.deepEqual(since.reset, { kind: 'reset' }, 'it was away for long, and has followed this feed')
+    for (const { broker } of [before, behind, again, since]) await broker[Symbol.asyncDispose]()
     await fleet.open()
   })
 

@@ -73,7 +73,7 @@ export class Follower implements AsyncDisposable {
 
 /** Connects as a broker, or with another credential, and says hello when a cursor is given. */
 export async function followFeed(
-  fleet: EnrollHarness,
+  fleet: Pick<EnrollHarness, 'dataDir' | 'endpoints' | 'root'>,
   cursor: Cursor | undefined,
   credential: { key?: string; cert?: string } = brokerCredential(fleet),
   more: Partial<Extract<FromBroker, { kind: 'hello' }>> = {},
@@ -93,7 +93,7 @@ export async function followFeed(
   return follower
 }
 
-export function brokerCredential(fleet: EnrollHarness): { key: string; cert: string } {
+export function brokerCredential(fleet: Pick<EnrollHarness, 'dataDir'>): { key: string; cert: string } {
   const folder = join(fleet.dataDir, 'services', 'broker')
   return { key: readFileSync(join(folder, 'tls.key'), 'utf8'), cert: readFileSync(join(folder, 'tls.crt'), 'utf8') }
 }
