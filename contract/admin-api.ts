@@ -371,6 +371,9 @@ const configurationView = z.object({
     .describe('What is wrong with the configuration file as it is now; the one before is in force'),
   waitsForRestart: z.array(z.string()).describe('Settings that were changed, and are in force after a restart'),
 })
+export const reloadReceipt = configurationView.extend({
+  changed: z.array(z.string()).describe('Profiles and labels that are others from now on'),
+})
 export const statusView = z.object({
   version: z.string(),
   startedAt: z.string(),
@@ -414,5 +417,6 @@ export type TheftReceipt = z.output<typeof theftReceipt>
 export type HoldReceipt = z.output<typeof holdReceipt>
 export type PolicyView = z.output<typeof policyView>
 export type DenialPage = z.output<typeof denialPage>
+export type ReloadReceipt = z.output<typeof reloadReceipt>
 export type ConfigurationView = z.output<typeof configurationView>
 export type StatusView = z.output<typeof statusView>

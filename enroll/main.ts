@@ -16,7 +16,7 @@ await runService('enroll', async (log) => {
   const config = load()
   log.level = config.log.level
   const dataDir = resolve(config.data)
-  const service = await createEnrollService({ config, dataDir, configFile: values.config, log })
+  const service = await createEnrollService({ config, dataDir, configFile: values.config, load, log })
   // A supervisor knows where the broker really listens and writes this itself; alone, as in a container, it is done here.
   if (process.send === undefined) {
     const { host, port } = splitAddress(config.broker.listen)

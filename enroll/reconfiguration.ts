@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
-import type { ConfigurationView } from '../contract/admin-api.ts'
+import type { ConfigurationView, ReloadReceipt } from '../contract/admin-api.ts'
 import type { Configuration } from '../contract/configuration.ts'
 import { isFleetError } from '../runtime/errors.ts'
 import type { Log } from '../runtime/log.ts'
@@ -25,7 +25,7 @@ type Options = {
 export class Reconfiguration {
   readonly #options: Options
   #view: ConfigurationView = { waitsForRestart: [] }
-  #turn: Promise<void> = Promise.resolve()
+  #turn: Promise<unknown> = Promise.resolve()
 
   constructor(options: Options) {
     this.#options = options
@@ -36,32 +36,35 @@ export class Reconfiguration {
   }
 
   /** @param load throws FleetError `config_invalid`; what goes wrong is in the log and in `view` */
-  apply(load: () => Configuration): Promise<void> {
-    this.#turn = this.#turn.then(() => this.#apply(load))
-    return this.#turn
+  apply(load: () => Configuration): Promise<ReloadReceipt> {
+    const turn = this.#turn.then(() => this.#apply(load))
+    this.#turn = turn
+    return turn
   }
 
-  async #apply(load: () => Configuration): Promise<void> {
+  async #apply(load: () => Configuration): Promise<ReloadReceipt> {
     const { config, log } = this.#options
     try {
       const next = load()
-      await this.#put(next)
+      const changed = await this.#put(next)
       const waitsForRestart = differing(config, next)
       this.#view = { waitsForRestart }
       const fields = { event: 'configuration.waiting', settings: waitsForRestart }
       if (waitsForRestart.length > 0) log.warn(fields, 'these settings are in force after a restart')
+      return { changed, ...this.#view }
     } catch (err) {
       const { message } = err as Error
       this.#view = { ...this.#view, refused: message }
       const fields = isFleetError(err) ? { reason: err.code, detail: message } : { err }
       log.error({ event: 'configuration.refused', ...fields }, 'the configuration stays as it was')
+      return { changed: [], ...this.#view }
     }
   }
 
-  async #put(next: Configuration): Promise<void> {
+  async #put(next: Configuration): Promise<string[]> {
     const { profiles, registry, clock, log, changed } = this.#options
     const change = profiles.prepare(next)
-    if (change.changed.length === 0) return
+    if (change.changed.length === 0) return []
     const requestId = `configuration-${randomUUID()}`
     // Whom it lets in is known to the audit log before it lets anybody in.
     await registry.commit({
@@ -82,6 +85,7 @@ export class Reconfiguration {
     change.put()
     changed()
     log.info({ event: 'configuration.replaced', changed: change.changed }, 'profiles and labels replaced')
+    return change.changed
   }
 }
 

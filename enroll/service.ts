@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { ReloadReceipt } from '../contract/admin-api.ts'
 import type { Configuration } from '../contract/configuration.ts'
 import { parseCertificate, parsePem, toPem } from '../pki/certificate.ts'
 import { openKeyFile } from '../pki/keystore.ts'
@@ -52,7 +53,7 @@ export type EnrollService = AsyncDisposable & {
    *
    * @param load throws FleetError `config_invalid`
    */
-  reconfigure(load: () => Configuration): Promise<void>
+  reconfigure(load: () => Configuration): Promise<ReloadReceipt>
 }
 
 const renewalCheckMs = 3_600_000
@@ -70,10 +71,12 @@ export async function createEnrollService(input: {
   dataDir: string
   /** Where `config` was read from, if anywhere: a backup holds it too. */
   configFile?: string | undefined
+  /** Reads it anew, for whoever asks the admin API for that; throws FleetError `config_invalid`. */
+  load?: (() => Configuration) | undefined
   clock?: () => Date
   log: Log
 }): Promise<EnrollService> {
-  const { config, dataDir, log } = input
+  const { config, dataDir, load, log } = input
   const clock = input.clock ?? (() => new Date())
   await using opened = new AsyncDisposableStack()
 
@@ -200,6 +203,7 @@ export async function createEnrollService(input: {
         issuing: hierarchy.issuing,
         startedAt: clock(),
         configuration: () => reconfiguration.view,
+        reload: load === undefined ? undefined : () => reconfiguration.apply(load),
       },
       { listen: config.enroll.admin, credential: credential(), anchors },
     ),

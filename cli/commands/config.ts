@@ -1,10 +1,12 @@
 import { existsSync } from 'node:fs'
 import type { Command } from 'commander'
+import { reloadReceipt } from '../../contract/admin-api.ts'
 import { configurationSchema } from '../../contract/configuration-schema.ts'
 import { readConfig } from '../../runtime/config.ts'
+import { openConnection } from '../admin-batches.ts'
 import { type Io, settingsOf } from '../io.ts'
-import { json, table, yaml } from '../output.ts'
-import { defaultConfig, examples, type Format, outputOption, print } from './shared.ts'
+import { fields, json, table, yaml } from '../output.ts'
+import { type Common, defaultConfig, examples, type Format, outputOption, print, withCommon } from './shared.ts'
 
 type Setting = { path: string[]; value: unknown; from: string }
 type Options = { output: Format; effective?: boolean; config?: string }
@@ -46,6 +48,22 @@ export function addConfig(program: Command, io: Io): void {
         table(
           ['setting', 'value', 'from'],
           items.map(({ key, value: set, from }) => [key, textOf(set), from]),
+          io.colour,
+        ),
+      )
+    })
+
+  examples(withCommon(config.command('reload')), 'config reload')
+    .description('have the running gateway read its file now; one that is not in order leaves that in force which is')
+    .action(async (options: Options & Common) => {
+      using connection = openConnection(options.data)
+      const call = { method: 'POST', path: '/v1/configuration/reload', body: {} } as const
+      print(io, options, await connection.call(reloadReceipt, call), ({ changed, waitsForRestart }) =>
+        fields(
+          [
+            ['in force now', changed.join(', ') || 'nothing is another'],
+            ['needs a restart', waitsForRestart.join(', ')],
+          ],
           io.colour,
         ),
       )

@@ -1,6 +1,6 @@
 import type { TLSSocket } from 'node:tls'
 import type { z } from 'zod'
-import type { ConfigurationView } from '../../contract/admin-api.ts'
+import type { ConfigurationView, ReloadReceipt } from '../../contract/admin-api.ts'
 import type { Role } from '../../contract/operator-api.ts'
 import type { ProblemCode } from '../../contract/problems.ts'
 import type { Log } from '../../runtime/log.ts'
@@ -39,6 +39,8 @@ export type AdminContext = {
   issuing: Authority
   startedAt: Date
   configuration: () => ConfigurationView
+  /** absent where the service does not know how its configuration is read */
+  reload: (() => Promise<ReloadReceipt>) | undefined
   streams: Streams
 }
 

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
-import { statusView } from '../../contract/admin-api.ts'
+import { reloadReceipt, statusView } from '../../contract/admin-api.ts'
+import { FleetError } from '../../runtime/errors.ts'
 import { route } from './route.ts'
 
 export const version: string = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version
@@ -19,4 +20,20 @@ export const statusRoute = route({
     ...(lists === undefined ? {} : { revocationLists: lists.published }),
     brokers: await feed.brokers(),
   }),
+})
+
+export const reloadRoute = route({
+  method: 'POST',
+  path: '/v1/configuration/reload',
+  role: 'admin',
+  summary: 'Read the configuration file anew',
+  answer: reloadReceipt,
+  problems: ['not_found', 'config_invalid'],
+  handle: async (_input, { reload }) => {
+    if (reload === undefined)
+      throw new FleetError('not_found', 'this service was started without a configuration to read')
+    const receipt = await reload()
+    if (receipt.refused !== undefined) throw new FleetError('config_invalid', receipt.refused)
+    return receipt
+  },
 })

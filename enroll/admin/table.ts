@@ -17,10 +17,11 @@ import { described } from './openapi.ts'
 import { operatorRoutes } from './operators.ts'
 import type { Route } from './route.ts'
 import { sessionRoutes } from './sessions.ts'
-import { statusRoute } from './status.ts'
+import { reloadRoute, statusRoute } from './status.ts'
 
 export const routes: readonly Route[] = described([
   statusRoute,
+  reloadRoute,
   ...apiTokenRoutes,
   ...approvalRoutes,
   ...auditRoutes,

@@ -44,6 +44,8 @@ export class EnrollHarness implements AsyncDisposable {
   readonly config: Configuration
   /** For many requests over one connection of each credential: a handshake costs more than most of what is asked. */
   readonly kept = new Agent({ keepAlive: true })
+  /** What the admin API reads anew, where a test says so. */
+  load: () => Configuration = () => this.config
   readonly #clock: () => Date
   #service: EnrollService | undefined
 
@@ -69,12 +71,13 @@ export class EnrollHarness implements AsyncDisposable {
       config: this.config,
       dataDir: this.dataDir,
       clock: this.#clock,
+      load: () => this.load(),
       log: createLog('enroll', logLevel),
     })
   }
 
-  reconfigure(load: () => Configuration): Promise<void> {
-    return this.#service!.reconfigure(load)
+  async reconfigure(load: () => Configuration): Promise<void> {
+    await this.#service!.reconfigure(load)
   }
 
   /** Ends the service and leaves its folder. */

@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
+import { loadConfig } from '../../../runtime/config.ts'
 import { writeEndpoints } from '../../../runtime/endpoints.ts'
 import { TestPki } from '../../harness/certificates.ts'
 import { EnrollHarness } from '../../harness/fleet.ts'
@@ -192,5 +193,21 @@ suite('devices and tokens by the hundred', () => {
     const none = await cli('cert', 'inspect', file('none.crt', 'x'))
     assert.deepEqual([none.code, /cannot be read|not/.test(none.err)], [1, true])
     assert.equal((await cli('cert', 'inspect', join(fleet.dataDir, 'nofile'))).code, 2)
+  })
+
+  test('the configuration is read anew on demand: what is another now, what waits, and a fault by its place', async () => {
+    const { broker } = fleet.config
+    const profiles = { ...fleet.config.profiles, camera: { ...fleet.config.profiles.camera!, validityDays: 9 } }
+    fleet.load = () => ({ ...fleet.config, profiles, broker: { ...broker, maxConnections: 7 } })
+    const done = await cli('config', 'reload')
+    assert.deepEqual(
+      [done.code, done.out],
+      [0, 'in force now     profile camera\nneeds a restart  broker.maxConnections\n'],
+    )
+    const bad = file('bad.yaml', 'log: { level: warn }\nprofiles:\n  camera: { validityDays: nine }\n')
+    fleet.load = () => loadConfig({ file: bad, env: {} })
+    const refused = await cli('config', 'reload')
+    assert.equal(refused.code, 3)
+    assert.match(refused.err, /bad\.yaml:3:13: profiles\.camera\.validityDays/)
   })
 })
