@@ -48,6 +48,8 @@ type Result = { name: string; figures: Figure[]; why: string | undefined }
 const started = performance.now()
 
 async function run([name, ...settings]: (typeof benches)[number]): Promise<Result> {
+  const left = started + allMs - performance.now()
+  if (left <= 0) return { name, figures: [], why: 'the time was not enough' }
   const figuresFile = join(folder, name)
   const file = join(import.meta.dirname, `${name}.bench.ts`)
   const child = spawn(process.execPath, [file, ...settings.map(String)], {
@@ -67,7 +69,7 @@ async function run([name, ...settings]: (typeof benches)[number]): Promise<Resul
       isLate = true
       stop()
     },
-    Math.max(0, Math.min(mostMs, started + allMs - performance.now())),
+    Math.min(mostMs, left),
   )
   await once(child, 'exit')
   clearTimeout(timer)
