@@ -8,6 +8,7 @@ import { writeFileAtomic } from '../../runtime/files.ts'
 import { htmlReport } from './html.ts'
 import { type LoadOptions, runLoad, type Watcher } from './load.ts'
 import { leastPayloadBytes } from './message.ts'
+import type { LoadReport } from './report.ts'
 import { terminalReport } from './terminal.ts'
 
 type Where = Pick<LoadOptions, 'est' | 'mqtts' | 'rootFingerprint'>
@@ -16,10 +17,15 @@ type Options = Partial<Where> &
 
 /** One address has about 28,000 ports for connections of its own (Linux, net.ipv4.ip_local_port_range). */
 const maxDevices = 25_000
+/** What each second was like is kept until the report. */
+const maxSeconds = 3_600
+// npm passes on what the terminal has sent to its whole group, so one Ctrl-C may arrive several times.
+const oneCtrlCMs = 250
 
 const examples = `
-The devices and their one-time tokens come from a file with lines of "device,token". A subscriber is one of them whose
-policy lets it hear devices/+/telemetry/load; each of the others publishes there under its own name.
+The devices and their one-time tokens come from a file with lines of "device,token", or as "fleetgate token create -o csv"
+prints them. A subscriber is one of them whose policy lets it hear devices/+/telemetry/load, under the starter policy one of
+the profile service; each of the others publishes there under its own name.
 
 Examples:
   # the first run enrolls the devices and keeps their keys and certificates in ./load-devices
@@ -41,7 +47,7 @@ export async function load(args: string[]): Promise<number> {
   try {
     command.parse(args, { from: 'user' })
     const options = command.opts<Options>()
-    const report = await runLoad({ ...options, ...whereOf(options) }, progress(), untilSignal())
+    const report = await watched({ ...options, ...whereOf(options) })
     if (options.out !== undefined) writeFileAtomic(options.out, htmlReport(report))
     process.stdout.write(options.output === 'json' ? `${JSON.stringify(report, null, 2)}\n` : terminalReport(report))
     return report.ok ? 0 : 1
@@ -51,6 +57,11 @@ export async function load(args: string[]): Promise<number> {
     process.stderr.write(`error: ${error.message}\n`)
     return exitCodeOf(error)
   }
+}
+
+async function watched(options: LoadOptions): Promise<LoadReport> {
+  using progress = new Progress()
+  return await runLoad(options, progress.show, untilSignal())
 }
 
 function programOf(): Command {
@@ -64,7 +75,7 @@ function programOf(): Command {
     .option('--dir <folder>', 'where their keys and certificates are kept', './load-devices')
     .option('--rate <number>', 'connections begun in a second', amount(0.1, 10_000), 100)
     .option('--messages <number>', 'in a second, of all devices together', amount(0, 1_000_000), 1_000)
-    .option('--seconds <number>', 'how long they publish', amount(0.1, 86_400), 30)
+    .option('--seconds <number>', 'how long they publish', amount(0.1, maxSeconds), 30)
     .addOption(
       qos.argParser((text) => (/^[012]$/.test(text) ? Number(text) : fault('0, 1 or 2 is wanted.'))).default(0),
     )
@@ -91,12 +102,14 @@ function whereOf({ est, mqtts, rootFingerprint, data }: Options): Where {
   throw new FleetError('config_invalid', '--est, --mqtts and --root-fingerprint belong together')
 }
 
-/** Aborts at the first Ctrl-C; the second ends the process. */
+/** Aborts at the first Ctrl-C; the next one ends the process. */
 function untilSignal(): AbortSignal {
   const stop = new AbortController()
+  let firstAt = 0
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.on(signal, () => {
-      if (stop.signal.aborted) process.exit(1)
+      if (!stop.signal.aborted) firstAt = performance.now()
+      else if (performance.now() - firstAt > oneCtrlCMs) process.exit(1)
       stop.abort()
     })
   }
@@ -104,18 +117,23 @@ function untilSignal(): AbortSignal {
 }
 
 /** A bar for each phase, where a terminal shows it. */
-function progress(): Watcher {
-  if (!process.stderr.isTTY) return () => undefined
-  let bar: SingleBar | undefined
-  let shown = ''
-  return (phase, done, of) => {
-    if (phase !== shown) {
-      bar = new SingleBar({ format: `  ${phase} {bar} {value}/{total}`, clearOnComplete: true, hideCursor: true })
-      bar.start(of, 0)
-      shown = phase
+class Progress implements Disposable {
+  #bar: SingleBar | undefined
+  #phase = ''
+
+  show: Watcher = (phase, done, of) => {
+    if (!process.stderr.isTTY) return
+    if (phase !== this.#phase) {
+      this.#bar?.stop()
+      this.#bar = new SingleBar({ format: `  ${phase} {bar} {value}/{total}`, clearOnComplete: true, hideCursor: true })
+      this.#bar.start(of, 0)
+      this.#phase = phase
     }
-    bar!.update(done)
-    if (done >= of) bar!.stop()
+    this.#bar!.update(done)
+  };
+
+  [Symbol.dispose](): void {
+    this.#bar?.stop()
   }
 }
 

@@ -35,12 +35,21 @@ export class LoadConnection {
 
   /** @throws LoadFailure */
   static async open(options: Options, onEnded: (failure: LoadFailure) => void): Promise<LoadConnection> {
-    const connection = new LoadConnection(options)
+    const connection = LoadConnection.#begin(options)
     await connection.#accepted()
     connection.#client.once('close', () => {
       if (!connection.#isClosing) onEnded(connection.#ended('session'))
     })
     return connection
+  }
+
+  static #begin(options: Options): LoadConnection {
+    try {
+      return new LoadConnection(options)
+    } catch (error) {
+      // OpenSSL reads key and certificate here.
+      throw new LoadFailure('connect unreadable key or certificate', (error as Error).message)
+    }
   }
 
   private constructor({ mqtts, rootPem, identity, clientId, version }: Options) {

@@ -15,15 +15,21 @@ const ending = '.pem'
 export const identityFile = (dir: string, id: DeviceId): string => join(dir, `${id}${ending}`)
 
 /**
- * Lines of `device,token`; a heading, blank lines and further columns are passed over.
+ * Lines of `device,token`, or under a heading that says which columns are `deviceId` and `token`, as
+ * `fleetgate token create -o csv` prints it. Blank lines and further columns are passed over.
  *
  * @throws FleetError `config_invalid`
  */
 export function parseTokens(text: string, file: string): Participant[] {
+  const rows = text.split(/\r?\n/).map((line) => line.split(',').map((cell) => cell.trim().replace(/^"(.*)"$/, '$1')))
+  const heading = rows[0]!
+  const columns = [heading.findIndex((name) => /^device(Id)?$/.test(name)), heading.indexOf('token')]
+  const isHeading = columns.every((column) => column >= 0)
+  const [idAt, tokenAt] = isHeading ? columns : [0, 1]
   const found = new Map<string, Participant>()
-  for (const [at, line] of text.split(/\r?\n/).entries()) {
-    const [id = '', token = ''] = line.split(',', 2).map((cell) => cell.trim().replace(/^"(.*)"$/, '$1'))
-    if (id === '' || (found.size === 0 && id === 'device')) continue
+  for (const [at, row] of rows.entries()) {
+    if ((isHeading && at === 0) || row.join('') === '') continue
+    const [id = '', token = ''] = [row[idAt!], row[tokenAt!]]
     const where = `${file}, line ${at + 1}`
     if (!isDeviceId(id)) throw invalid(`${where}: a device id is ${nameRule}`)
     if (token === '') throw invalid(`${where}: device,token is wanted`)

@@ -79,6 +79,7 @@ export async function runLoad(options: LoadOptions, watch: Watcher, stop: AbortS
   const stopAll = (): void => {
     for (const crew of all) crew.stop()
   }
+  if (stop.aborted) stopAll()
   stop.addEventListener('abort', stopAll, { once: true })
   crews.defer(() => stop.removeEventListener('abort', stopAll))
 

@@ -48,21 +48,22 @@ type Member = { id: string; topic: string; identity: Identity; connection?: Load
 class Worker {
   readonly #plan: Plan
   readonly #send: (told: Told) => void
+  readonly #stop: AbortSignal
   readonly #members: Member[] = []
   #tally = new Tally(monotonicUs())
-  #stop = new AbortController()
   #turn = 0
 
-  constructor(plan: Plan, send: (told: Told) => void) {
+  constructor(plan: Plan, send: (told: Told) => void, stop: AbortSignal) {
     this.#plan = plan
     this.#send = send
+    this.#stop = stop
   }
 
   async prepare(): Promise<void> {
     const { est: url, trust, dir, participants } = this.#plan
     const est = new EstClient(url, trust)
     await inParallel(participants, enrollingAtOnce, async (participant) => {
-      if (this.#stop.signal.aborted) return
+      if (this.#stop.aborted) return
       try {
         const identity = await identityFor(participant, dir, est, new Date())
         this.#members.push({ id: participant.id, topic: topicOf(participant.id), identity })
@@ -82,7 +83,7 @@ class Worker {
         const dueUs = startUs + (next * 1e6) / perSecond
         const member = this.#members[next++]!
         await this.#until(dueUs)
-        if (this.#stop.signal.aborted) return
+        if (this.#stop.aborted) return
         await this.#join(member, dueUs).catch((error: unknown) => this.#failed(error))
       }
     }
@@ -94,10 +95,10 @@ class Worker {
     const template = templateOf(this.#plan.run, this.#plan.payloadBytes)
     // Messages that are late by then would tell of the load and not of the broker.
     const endUs = startUs + (seconds + 1) * 1e6
-    for (let n = 0; n < wanted && !this.#stop.signal.aborted; ) {
+    for (let n = 0; n < wanted && !this.#stop.aborted; ) {
       const nowUs = monotonicUs()
       if (nowUs > endUs) return
-      const due = Math.min(wanted, Math.floor(((nowUs - startUs) * perSecond) / 1e6))
+      const due = Math.min(wanted, Math.floor(((nowUs - startUs) * perSecond) / 1e6) + 1)
       while (n < due) {
         const member = this.#nextReady()
         if (member === undefined) break
@@ -106,10 +107,6 @@ class Worker {
       // So that what has come in meanwhile is looked at.
       await (n < due ? setImmediate() : delay(1))
     }
-  }
-
-  stop(): void {
-    this.#stop.abort()
   }
 
   tell(): void {
@@ -162,17 +159,19 @@ class Worker {
 
   async #until(dueUs: number): Promise<void> {
     const ms = (dueUs - monotonicUs()) / 1e3
-    if (ms > 0) await delay(ms, undefined, { signal: this.#stop.signal }).catch(() => undefined)
+    if (ms > 0) await delay(ms, undefined, { signal: this.#stop }).catch(() => undefined)
   }
 }
 
-const send = (told: Told): void => void (process.connected && process.send!(told))
+// Who has heard enough hangs up, maybe at this moment.
+const send = (told: Told): void => void (process.connected && process.send!(told, () => undefined))
+const stop = new AbortController()
 let worker: Worker | undefined
 
 async function obey(order: Order): Promise<void> {
-  if (order.kind === 'stop') return worker?.stop()
+  if (order.kind === 'stop') return stop.abort()
   if (order.kind === 'prepare') {
-    worker = new Worker(order.plan, send)
+    worker = new Worker(order.plan, send, stop.signal)
     setInterval(() => worker!.tell(), tellEveryMs)
     await worker.prepare()
   } else if (order.kind === 'connect') await worker!.connect(order)

@@ -14,11 +14,16 @@ const none = join(folder, 'none')
 writeFileSync(tokens, 'device,token\r\ncam-2,t2\r\napp-1,ta\r\ncam-1,t1\r\n')
 const subscribers = ['app-1' as DeviceId]
 
-test('a heading, blank lines, quotes and further columns are passed over', () => {
-  assert.deepEqual(parseTokens('device,token,expires\n\n"cam-1","t1",soon\ncam-2, t2\n', 'f'), [
+test('the columns are found by their heading, as the operator prints it, or are the first two', () => {
+  const found = [
     { id: 'cam-1', token: 't1' },
     { id: 'cam-2', token: 't2' },
-  ])
+  ]
+  assert.deepEqual(
+    parseTokens('deviceId,profile,token,expiresAt\ncam-1,camera,t1,soon\ncam-2,camera,t2,soon\n', 'f'),
+    found,
+  )
+  assert.deepEqual(parseTokens('\n"cam-1","t1",soon\n\ncam-2, t2\n', 'f'), found)
 })
 
 for (const [text, says] of [
