@@ -1,47 +1,16 @@
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
-import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { setTimeout as delay } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { welcome } from '../../../cli/commands/up.ts'
 import { endpointsFile, readEndpoints } from '../../../runtime/endpoints.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
+import { Up } from '../../harness/up-process.ts'
 
+// How it ends otherwise: test/long/up.test.ts.
 const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
 after(() => rmSync(folder, { recursive: true, force: true }))
-const main = fileURLToPath(new URL('../../../cli/main.ts', import.meta.url))
-
-/** `fleetgate up` as a process of its own. */
-class Up {
-  readonly process: ChildProcess
-  out = ''
-  err = ''
-
-  constructor(dataDir: string) {
-    this.process = spawn(process.execPath, [main, 'up', '--ports', 'auto', '--data', dataDir], {
-      env: { ...process.env, FLEETGATE_NAMES: 'localhost,127.0.0.1' },
-    })
-    this.process.stdout!.on('data', (chunk) => {
-      this.out += chunk
-    })
-    this.process.stderr!.on('data', (chunk) => {
-      this.err += chunk
-    })
-  }
-
-  async says(text: string): Promise<void> {
-    while (!this.out.includes(text)) await once(this.process.stdout!, 'data')
-  }
-
-  async ended(): Promise<unknown[]> {
-    return this.process.exitCode === null ? once(this.process, 'close') : [this.process.exitCode, null]
-  }
-}
 
 test('up runs a gateway, keeps a second one from its data, and stops cleanly at SIGTERM', async () => {
   const dataDir = join(folder, 'first')
@@ -78,33 +47,6 @@ test('up runs a gateway, keeps a second one from its data, and stops cleanly at 
   assert.equal(existsSync(endpointsFile(dataDir)), false)
 })
 
-test('up treats a SIGHUP as a stop, and so a reader who closes its output', async () => {
-  const dataDir = join(folder, 'hung-up')
-  const gateway = new Up(dataDir)
-  await gateway.says('Ctrl-C stops the gateway.')
-  gateway.process.kill('SIGHUP')
-  assert.deepEqual(await gateway.ended(), [0, null])
-  assert.equal(existsSync(endpointsFile(dataDir)), false)
-
-  const unread = new Up(dataDir)
-  await unread.says('enroll is ready')
-  unread.process.stdout!.destroy()
-  assert.deepEqual(await unread.ended(), [0, null])
-  assert.equal(existsSync(endpointsFile(dataDir)), false)
-})
-
-test('the services end with a supervisor that is killed, and the command line says that nothing answers', async () => {
-  const dataDir = join(folder, 'second')
-  const gateway = new Up(dataDir)
-  await gateway.says('Ctrl-C stops the gateway.')
-  const { est, mqtts } = readEndpoints(dataDir)
-  gateway.process.kill('SIGKILL')
-  for (const url of [est, mqtts]) while (await listens(url)) await delay(20)
-  const { code, err } = await fleetgate(['status', '--data', dataDir])
-  assert.equal(code, 1)
-  assert.match(err, /refuses connections \(unavailable\); is it running\? start it: npx fleetgate up --data/)
-})
-
 test('the lines to paste name the ports and paths of this gateway, quoted where a shell needs it', () => {
   const endpoints = {
     est: 'https://localhost:8443',
@@ -127,13 +69,3 @@ test('the lines to paste name the ports and paths of this gateway, quoted where 
   assert.match(text, /-h localhost -p 8883 -i cam-1/)
   assert.doesNotMatch(welcome(endpoints, './data', false), /--data /)
 })
-
-function listens(url: string): Promise<boolean> {
-  const { hostname, port } = new URL(url)
-  return new Promise((resolve) => {
-    const socket = connect(Number(port), hostname)
-    socket.once('connect', () => resolve(true))
-    socket.once('error', () => resolve(false))
-    socket.once('connect', () => socket.destroy())
-  })
-}
