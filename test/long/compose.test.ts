@@ -69,11 +69,12 @@ class Project {
     const { environment, ports } = this.#services[name]!
     // What the image listens on by default, on every address of a container.
     const listens: Record<string, string> = { '8443': 'FLEETGATE_ENROLL__EST', '8883': 'FLEETGATE_BROKER__LISTEN' }
-    const published = ports.flatMap((port) => {
+    const all = { ...environment }
+    for (const port of ports) {
       const inside = port.split(':').at(-1)!
-      return listens[inside] === undefined ? [] : [[listens[inside], `0.0.0.0:${inside}`]]
-    })
-    const all = { ...environment, ...Object.fromEntries(published) }
+      const listen = listens[inside]
+      if (listen !== undefined) all[listen] = `0.0.0.0:${inside}`
+    }
     return Object.fromEntries(Object.entries(all).map(([key, value]) => [key, this.#mapped(name, value)]))
   }
 
