@@ -4,7 +4,10 @@
  * beside the ECDSA P-256 of the same machine. Servers are processes of their own, and their processor time is what counts:
  * the client makes half of the load. The service logs as an operator has it.
  *
- *   npm run bench -- enroll [seconds] [connections]
+ * Each device renews a few times and then comes no more: one that took certificate after certificate and showed none would have
+ * the service end the oldest each time, which is the work of two.
+ *
+ *   npm run bench -- enroll [devices a round] [connections under way]
  */
 import { type ChildProcess, execFile, fork } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -24,11 +27,14 @@ import { type DeviceKeys, EnrollHarness, testConfiguration } from '../test/harne
 import { issuingIssuer, sensorProfile } from '../test/pki/hierarchy.ts'
 import { ms, note, percentile } from './figures.ts'
 
-const seconds = Number(process.argv[2] ?? 5)
+const devices = Number(process.argv[2] ?? 200)
 const connections = Number(process.argv[3] ?? 16)
 const rounds = 5
+/** What a device may have and never show, but for the one that it enrolled with. */
+const renewals = 4
 /** Compiled code is what an operator has; a service that has just started spends most of its time without. */
-const warmUp = 1_500
+const warmUp = 400
+const caWorkMs = 1_000
 const path = '/.well-known/est/simplereenroll'
 
 type Client = { device: DeviceKeys; csr: string }
@@ -46,7 +52,7 @@ async function serve(): Promise<void> {
   const enroll = { renewalsPerHour: 1e9, maxConnections: 10_000, maxConnectionsPerAddress: 10_000 }
   const fleet = await EnrollHarness.start({ config: testConfiguration({ enroll }) })
   const clients = await Promise.all(
-    Array.from({ length: connections }, async (_, at): Promise<Client> => {
+    Array.from({ length: warmUp + 2 * rounds * devices }, async (_, at): Promise<Client> => {
       const device = await fleet.enrolledDevice(`cam-${at}`)
       return { device, csr: (await fleet.renewalCsr(device)).toString('base64') }
     }),
@@ -92,9 +98,11 @@ async function measure(): Promise<void> {
   const bare = start('bare')
   bare.send(started)
   const [url] = (await once(bare, 'message')) as [string]
-  console.log(`${rounds} rounds of ${seconds} s in all, ${connections} connections; Node ${process.version}\n`)
+  console.log(`${rounds} rounds of ${devices} devices, ${connections} requests under way; Node ${process.version}\n`)
   console.log(`${'openssl speed ecdsap256, one core'.padEnd(44)}${await opensslSpeed()}`)
   const work = new Figures('CA work: request in, certificate out')
+  const { clients } = started
+  const some = (count: number): Client[] => clients.splice(0, count)
   const edges = [true, false].flatMap((stay) => {
     const how = stay ? 'connections stay' : 'a full handshake each'
     return [
@@ -102,11 +110,13 @@ async function measure(): Promise<void> {
       new Edge(bare, { ...started, url }, stay, new Figures(`bare node:https, ${how}`)),
     ]
   })
-  for (const edge of edges.slice(0, 2)) await edge.run({ count: warmUp, ms: 15_000 })
+  const first = some(warmUp)
+  for (const edge of edges.slice(0, 2)) await edge.run(first)
   for (const edge of edges) edge.figures.clear()
   for (let round = 0; round < rounds; round++) {
     await caWork(work)
-    for (const edge of edges) await edge.run({ ms: (seconds * 1_000) / rounds })
+    const [staying, leaving] = [some(devices), some(devices)]
+    for (const edge of edges) await edge.run(edge.stay ? staying : leaving)
   }
   for (const { line } of [work, ...edges.map(({ figures }) => figures)]) console.log(line)
   note({
@@ -194,43 +204,44 @@ async function caWork(figures: Figures): Promise<void> {
   for (let i = 0; i < 200; i++) await one()
   const [before, startedAt] = [process.cpuUsage(), performance.now()]
   let count = 0
-  for (; performance.now() < startedAt + (seconds * 1_000) / rounds; count++) await one()
+  for (; performance.now() < startedAt + caWorkMs; count++) await one()
   const { user, system } = process.cpuUsage(before)
   figures.add(count, user + system, performance.now() - startedAt)
 }
 
-/** A server under requests of all clients, each of which sends its next one when it has an answer. */
+/** A server under requests of some clients at a time, each of which sends its next one when it has an answer. */
 class Edge {
   readonly figures: Figures
+  readonly stay: boolean
   readonly #child: ChildProcess
   readonly #target: Started
-  readonly #agents: Agent[]
 
   constructor(child: ChildProcess, target: Started, stay: boolean, figures: Figures) {
     this.#child = child
     this.#target = target
+    this.stay = stay
     this.figures = figures
-    this.#agents = target.clients.map(() => new Agent({ keepAlive: stay, maxSockets: 1, maxCachedSessions: 0 }))
   }
 
-  async run({ count = Number.POSITIVE_INFINITY, ms = Number.POSITIVE_INFINITY }): Promise<void> {
+  /** @param clients that have not renewed yet, or of a server that does not care */
+  async run(clients: readonly Client[]): Promise<void> {
     const latencies: number[] = []
-    const { clients } = this.#target
-    // The handshakes of connections that stay are none of theirs.
-    await Promise.all(clients.map((client, at) => this.#renew(client, this.#agents[at]!)))
-    const [cpuBefore, startedAt] = [await this.#cpuUs(), performance.now()]
-    await Promise.all(
-      clients.map(async (client, at) => {
-        while (latencies.length < count && performance.now() < startedAt + ms) {
-          const sentAt = performance.now()
-          await this.#renew(client, this.#agents[at]!)
-          latencies.push(performance.now() - sentAt)
-        }
-      }),
+    const agents = new Map(
+      clients.map((client) => [client, new Agent({ keepAlive: this.stay, maxSockets: 1, maxCachedSessions: 0 })]),
     )
+    const renew = (client: Client): Promise<void> => this.#renew(client, agents.get(client)!)
+    // The handshakes of connections that stay are none of theirs.
+    if (this.stay) await inTurns(clients, renew)
+    const [cpuBefore, startedAt] = [await this.#cpuUs(), performance.now()]
+    await inTurns(clients, async (client) => {
+      for (let count = this.stay ? 1 : 0; count < renewals; count++) {
+        const sentAt = performance.now()
+        await renew(client)
+        latencies.push(performance.now() - sentAt)
+      }
+    })
     this.figures.add(latencies.length, (await this.#cpuUs()) - cpuBefore, performance.now() - startedAt, latencies)
-    // Or the server would end what waits for the next round.
-    for (const agent of this.#agents) agent.destroy()
+    for (const agent of agents.values()) agent.destroy()
   }
 
   async #cpuUs(): Promise<number> {
@@ -251,6 +262,16 @@ class Edge {
       sent.end(csr)
     })
   }
+}
+
+/** As many at a time as there are to be under way. */
+async function inTurns(clients: readonly Client[], work: (client: Client) => Promise<void>): Promise<void> {
+  const left = clients.values()
+  await Promise.all(
+    Array.from({ length: connections }, async () => {
+      for (const client of left) await work(client)
+    }),
+  )
 }
 
 const { ROLE } = process.env
