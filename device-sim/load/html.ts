@@ -142,7 +142,7 @@ h2 { font-size: 18px; margin: 32px 0 8px }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(125px, 1fr)); gap: 10px }
 .tiles div { background: var(--panel); border-radius: 8px; padding: 10px 12px }
 .tiles span, .tiles small { display: block; color: var(--soft); font-size: 13px }
-.tiles b { display: block; font-size: 22px; line-height: 1.3; font-variant-numeric: tabular-nums }
+.tiles b { display: block; white-space: nowrap; font-size: 20px; line-height: 1.3; font-variant-numeric: tabular-nums }
 figure { margin: 28px 0 0 }
 figcaption { font-size: 18px; font-weight: 600; margin-bottom: 4px }
 figcaption span { font-size: 14px; font-weight: 400; color: var(--soft); margin-left: 16px }
