@@ -22,7 +22,7 @@ const benches: [name: string, ...settings: (number | string)[]][] = [
   ['memory', 150],
   ['authorize', 3],
   ['revocation-lag', 50, 10, 10],
-  ['enroll', 1, 8],
+  ['enroll', 40, 8],
   ['crl', 20_000, 3, 1],
   ['codec', 5],
   ['routes', 3],
