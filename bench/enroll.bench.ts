@@ -51,12 +51,12 @@ function answerProcessorTime(): void {
 async function serve(): Promise<void> {
   const enroll = { renewalsPerHour: 1e9, maxConnections: 10_000, maxConnectionsPerAddress: 10_000 }
   const fleet = await EnrollHarness.start({ config: testConfiguration({ enroll }) })
-  const clients = await Promise.all(
-    Array.from({ length: warmUp + 2 * rounds * devices }, async (_, at): Promise<Client> => {
-      const device = await fleet.enrolledDevice(`cam-${at}`)
-      return { device, csr: (await fleet.renewalCsr(device)).toString('base64') }
-    }),
-  )
+  const names = Array.from({ length: warmUp + 2 * rounds * devices }, (_, at) => `cam-${at}`)
+  const clients: Client[] = []
+  await inTurns(names, async (name) => {
+    const device = await fleet.enrolledDevice(name)
+    clients.push({ device, csr: (await fleet.renewalCsr(device)).toString('base64') })
+  })
   answerProcessorTime()
   process.once('disconnect', () => void fleet[Symbol.asyncDispose]())
   const own = (name: string): string => readFileSync(join(fleet.dataDir, 'services', 'enroll', name), 'utf8')
@@ -265,11 +265,11 @@ class Edge {
 }
 
 /** As many at a time as there are to be under way. */
-async function inTurns(clients: readonly Client[], work: (client: Client) => Promise<void>): Promise<void> {
-  const left = clients.values()
+async function inTurns<T>(all: readonly T[], work: (one: T) => Promise<void>): Promise<void> {
+  const left = all.values()
   await Promise.all(
     Array.from({ length: connections }, async () => {
-      for (const client of left) await work(client)
+      for (const one of left) await work(one)
     }),
   )
 }
