@@ -1,6 +1,6 @@
 /** What an operator decides of a device, at once with all that a device and other operators do. */
 import assert from 'node:assert/strict'
-import { createHash } from 'node:crypto'
+import { createHash, X509Certificate } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -110,9 +110,10 @@ async function startService(folder: string, registry: Registry, racing: Registry
       ra: new RegistrationAuthority(own, profiles, approvals),
       ca: new CertificateAuthority(own, hierarchy),
     } as unknown as EstContext
-    const ask = (operation: typeof simpleenroll, label: string, shown: object) => {
+    const ask = (operation: typeof simpleenroll, label: string, shown: Partial<EdgeRequest>) => {
       const request = {
         ...{ id: `est-${requests++}`, remoteAddress: '192.0.2.1', channelBinding: () => undefined, headers: {} },
+        certificateKey: () => shown.certificate && new X509Certificate(shown.certificate).publicKey,
         ...shown,
       } as unknown as EdgeRequest
       return operation(request, profiles.findLabel(label)!, context)
