@@ -202,7 +202,10 @@ suite('factory certificates', () => {
     assert.equal((await enroll('gauge-61', twin, rivals)).status, 200)
     const { incident } = (await fleet.admin('POST', '/devices/gauge-60/stolen')).body
     assert.deepEqual(await refusedAs(enroll('gauge-61', twin, rivals)), [403, 'hardware_stolen'])
-    const { evidence } = (await fleet.admin('GET', `/incidents/${incident}`)).body
+    // The refusal does not wait until it is noted.
+    const evidenceOf = async () => (await fleet.admin('GET', `/incidents/${incident}`)).body.evidence
+    let evidence = await evidenceOf()
+    while (evidence.length < 2) evidence = await evidenceOf()
     assert.partialDeepStrictEqual(evidence.at(-1).details, { where: 'handshake' })
     // Another factory's equal number: an operator says so, and it counts for the theft that they knew of.
     assert.equal((await list('rivals', 'SN60', 'gauge-61')).code, 'hardware_stolen')
