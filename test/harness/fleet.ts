@@ -128,7 +128,10 @@ export class EnrollHarness implements AsyncDisposable {
     })
   }
 
+  /** Over the connection that is kept where nothing is said of it: of TLS, of a certificate. */
   est(operation: string, { label, ...ask }: AskEst = {}): Promise<Answer> {
+    const { method: _method, headers: _headers, body: _body, ...tls } = ask
+    if (Object.keys(tls).length === 0) ask.agent = this.kept
     return this.ask(`${this.endpoints.est}/.well-known/est/${label === undefined ? '' : `${label}/`}${operation}`, ask)
   }
 
@@ -192,7 +195,7 @@ export class EnrollHarness implements AsyncDisposable {
     const { keyType, label, ...device } = options
     const token = await this.token(id, device)
     const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: id, ...(keyType ? { keyType } : {}) })
-    const answer = await this.enroll(id, token, csrDer, { agent: this.kept, ...(label === undefined ? {} : { label }) })
+    const answer = await this.enroll(id, token, csrDer, label === undefined ? {} : { label })
     if (answer.status !== 200) throw new Error(answer.body)
     const certificate = certificateOf(answer)
     return { id, key: privateKeyPem, certificate: certificate.pem, csrDer, serial: certificate.serial }
