@@ -10,7 +10,10 @@ export class FileWatch implements Disposable {
   #paths = new Set<string>()
   #settling: NodeJS.Timeout | undefined
 
-  /** @param changed is called once a change has been followed by `everyMs` without another: a file may be half written */
+  /**
+   * @param changed is called once a change has been followed by `everyMs` without another: a file may be half written. And once
+   *   for files that are new here: what they were when they were read is not known, only what they are from the first look on
+   */
   constructor(everyMs: number, changed: () => void) {
     this.#everyMs = everyMs
     this.#changed = changed
@@ -21,9 +24,12 @@ export class FileWatch implements Disposable {
     const wanted = new Set(paths)
     for (const path of this.#paths) if (!wanted.has(path)) unwatchFile(path, this.#noted)
     for (const path of wanted) {
-      if (!this.#paths.has(path)) watchFile(path, { interval: this.#everyMs, persistent: false }, this.#noted)
+      if (this.#paths.has(path)) continue
+      watchFile(path, { interval: this.#everyMs, persistent: false }, this.#noted)
+      this.#noted()
     }
     this.#paths = wanted
+    if (wanted.size === 0) clearTimeout(this.#settling)
   }
 
   readonly #noted = (): void => {
@@ -33,6 +39,5 @@ export class FileWatch implements Disposable {
 
   [Symbol.dispose](): void {
     this.watch([])
-    clearTimeout(this.#settling)
   }
 }
