@@ -280,7 +280,8 @@ export class CrlPublisher implements AsyncDisposable {
     const at = clock()
     // A clock that was ahead for a while has made lists of a time to come, and put the next ones off by as much.
     const isDue = at.getTime() >= this.#dueAt || at.getTime() < this.#dueAt - everyMs
-    const isScheduled = isDue || lists.deltaCount > maxDeltaEntries
+    // Lists that were made anew have to be signed before they are served, also where those before them were just now.
+    const isScheduled = isDue || lists.files.size === 0 || lists.deltaCount > maxDeltaEntries
     const forAll = new Set([...this.#waiters].filter((waiter) => waiter.isForAll))
     const isComplete = forAll.size > 0
     const feedSeq = this.#cursor

@@ -345,28 +345,37 @@ test('after the clock was ahead for a while nobody is missing who is revoked, an
     assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise })
   }))
 
-test('what had left as expired comes back by itself when the clock turns out to have been ahead, and is told of as it changes', () =>
-  withRegistry(async (registry) => {
-    const clock = movableClock(now)
-    await put(registry, [record('01', ended('keyCompromise')), record('02', ended('certificateHold'))])
-    await using lists = publisher(registry, { clock: clock.now })
-    await lists.carries(0)
-    clock.advance(400 * day)
-    await until(() => lists.find('all-delta.crl')!.thisUpdate > now)
-    clock.advance(2 * everyMs)
-    await until(() => lists.find('all.crl')!.entries === 0)
-    const told: string[] = []
-    lists.onChange((serial) => told.push(serial))
-    const number = lists.find('all.crl')!.number
-    clock.advance(-400 * day - 2 * everyMs)
-    await until(() => lists.find('all.crl')!.entries > 0)
-    assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise, '02': certificateHold })
-    assert.ok(lists.find('all.crl')!.number > number)
-    const released = await put(registry, [record('02')], [deviceIs('active')])
-    await lists.carries(released)
-    assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise })
-    assert.ok(told.includes('02'))
-  }))
+for (const when of ['at any time', 'in the midst of publishing'])
+  test(`what had left as expired comes back by itself when the clock turns out to have been ahead, ${when}, and is told of as it changes`, () =>
+    withRegistry(async (registry) => {
+      const clock = movableClock(now)
+      await put(registry, [record('01', ended('keyCompromise')), record('02', ended('certificateHold'))])
+      await using lists = publisher(registry, { clock: clock.now })
+      await lists.carries(0)
+      clock.advance(400 * day)
+      await until(() => lists.find('all-delta.crl')!.thisUpdate > now)
+      clock.advance(2 * everyMs)
+      await until(() => lists.find('all.crl')!.entries === 0)
+      const told: string[] = []
+      lists.onChange((serial) => told.push(serial))
+      const number = lists.find('all.crl')!.number
+      const setBack = () => clock.advance(-400 * day - 2 * everyMs)
+      const feedAfter = registry.feedAfter.bind(registry)
+      if (when === 'at any time') setBack()
+      else
+        registry.feedAfter = (...input) => {
+          registry.feedAfter = feedAfter
+          setBack()
+          return feedAfter(...input)
+        }
+      await until(() => lists.find('all.crl')!.entries > 0)
+      assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise, '02': certificateHold })
+      assert.ok(lists.find('all.crl')!.number > number)
+      const released = await put(registry, [record('02')], [deviceIs('active')])
+      await lists.carries(released)
+      assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise })
+      assert.ok(told.includes('02'))
+    }))
 
 test('what was revoked before there was an index of it is found', () =>
   withRegistry(async (registry) => {
