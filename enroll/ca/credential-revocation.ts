@@ -8,26 +8,12 @@ import type { Stored } from '../registry/engine.ts'
 import { findOperator } from '../registry/operators.ts'
 import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
 import { watchKeys } from '../registry/watched-keys.ts'
+import type { CertificateRevocation } from './certificate-revocation.ts'
 import { listInCharge, nameIn } from './in-charge.ts'
 import { isLive, revokedCertificate } from './revocation.ts'
 
-export type CredentialRevocation = {
-  serial: string
-  kind: CredentialKind
-  /** Of the operator or broker. */
-  name: string
-  reason: string
-  revokedAt: string
-  alreadyRevoked: boolean
-  /** Whether it was the newest of its name. */
-  isCurrent: boolean
-  /** Serial numbers of all that this revoked: where the key was compromised, of all that are for that key. */
-  certificates: string[]
-  /** Serial numbers of those that this operator or broker still has. */
-  remaining: string[]
-  keysWatched: number
-  feedSeq: number
-}
+/** `isCurrent`, `remaining`: of that operator or broker. */
+export type CredentialRevocation = Omit<CertificateRevocation, 'deviceId'> & { kind: CredentialKind; name: string }
 type Input = Asked & { serial: SerialNumber; reason: RevocationReason; lastOperator: boolean }
 type Credential = Stored<CertificateRecord> & { kind: CredentialKind; name: string }
 
