@@ -6,21 +6,33 @@ const keptAtMost = 4_096
 /** Larger ones are read each time: what peers make us keep has a bound. */
 const keptBytesAtMost = 2_048
 
-/** What certificates say, by the digest of their octets; those used last come last. It says nothing about their standing. */
-const kept = new Map<string, CertificateFacts>()
+/** What certificates of the fleet say, by their fingerprints; those used last come last. It says nothing about their standing. */
+export class CertificateReader {
+  readonly #kept = new Map<string, CertificateFacts>()
+  readonly #isOfFleet: (fingerprint: string) => boolean
 
-/**
- * Reads a certificate, or recalls what the same octets said when they were read before.
- *
- * @param isToBeKept its chain leads to a CA that we trust: nobody else has a place here
- * @throws FleetError `request_malformed`
- */
-export function readCertificate(der: Buffer, { isToBeKept }: { isToBeKept: boolean }): CertificateFacts {
-  if (!isToBeKept || der.length > keptBytesAtMost) return parseCertificate(der)
-  const digest = hash('sha256', der)
-  const certificate = kept.get(digest) ?? parseCertificate(der)
-  kept.delete(digest)
-  kept.set(digest, certificate)
-  if (kept.size > keptAtMost) kept.delete(kept.keys().next().value!)
-  return certificate
+  /** @param isOfFleet whether it is good in the registry: nobody else has a place here */
+  constructor(isOfFleet: (fingerprint: string) => boolean) {
+    this.#isOfFleet = isOfFleet
+  }
+
+  /**
+   * Reads a certificate, or recalls what the same octets said when they were read before.
+   *
+   * @throws FleetError `request_malformed`
+   */
+  read(der: Buffer): CertificateFacts {
+    const fingerprint = hash('sha256', der)
+    if (der.length > keptBytesAtMost || !this.#isOfFleet(fingerprint)) return parseCertificate(der)
+    const certificate = this.#kept.get(fingerprint) ?? parseCertificate(der)
+    this.#kept.delete(fingerprint)
+    this.#kept.set(fingerprint, certificate)
+    if (this.#kept.size > keptAtMost) this.#kept.delete(this.#kept.keys().next().value!)
+    return certificate
+  }
+
+  /** They may not be of the fleet any more. */
+  forget(fingerprints: Iterable<string>): void {
+    for (const fingerprint of fingerprints) this.#kept.delete(fingerprint)
+  }
 }

@@ -7,6 +7,7 @@ import { type EdgeCredential, reachableHost } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
 import { judgeHandshake, type ListenerRules, verdictFields } from './admission.ts'
 import type { Authorities, Trust } from './authorities.ts'
+import { CertificateReader } from './certificate-reader.ts'
 import type { Gate } from './gate.ts'
 import type { KeyWatch } from './key-watch.ts'
 import { type Door, Listener, type ListenerOptions } from './listener.ts'
@@ -43,12 +44,16 @@ export class Entrances implements AsyncDisposable {
   readonly #entrances: Entrance[] = []
   readonly #workers: Workers | undefined
   readonly #rekeying: NodeJS.Timeout
+  readonly #certificates: CertificateReader
   #credential: EdgeCredential
   /** URL of each listener by its name. */
   readonly endpoints: Record<string, string> = {}
 
   private constructor(options: EntrancesOptions) {
-    const { config, credential, log } = options
+    const { config, credential, log, snapshot } = options
+    this.#certificates = new CertificateReader(
+      (fingerprint) => snapshot.findCertificate(fingerprint)?.status === 'issued',
+    )
     this.#options = options
     this.#credential = credential
     this.#workers = config.workers === 0 ? undefined : new Workers(config.workers, log)
@@ -107,6 +112,11 @@ export class Entrances implements AsyncDisposable {
     this.#useContexts()
   }
 
+  /** What is said of these certificates is another thing now. */
+  forget(certificates: Iterable<string>): void {
+    this.#certificates.forget(certificates)
+  }
+
   /** Takes what the authorities say now for every handshake from here on. */
   trust(): void {
     for (const entrance of this.#entrances) entrance.trust = this.#options.authorities.trustOf(entrance.labels)
@@ -148,7 +158,11 @@ export class Entrances implements AsyncDisposable {
   #welcome(socket: PeerSocket, facts: PeerFacts, { rules, trust }: Entrance, streamOf: StreamOf): void {
     const { config, gate, sessions, snapshot, serve, clock, keyWatch } = this.#options
     const { remoteAddress } = facts
-    const evidence = readEvidence(facts, (leaf) => trust.findIssuer(leaf, facts.authorized))
+    const evidence = readEvidence(
+      facts,
+      (leaf) => trust.findIssuer(leaf, facts.authorized),
+      (der) => this.#certificates.read(der),
+    )
     const { certificate } = evidence
     if (certificate !== undefined) keyWatch.look(certificate, { remoteAddress, listener: rules.name })
     const serial = certificate?.serial

@@ -279,6 +279,7 @@ export async function createBrokerService(options: {
   function bringIntoForce(change: SnapshotChange): void {
     gate.enforce(change)
     void firstUses.forget(change.certificates)
+    entrances.forget(change.certificates)
     keyWatch.add(change.devices)
     for (const id of change.devices) {
       if (gate.isRevoked(id)) mqtt.forget(id)

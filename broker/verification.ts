@@ -6,7 +6,6 @@ import { type VerificationFault, verificationFaults } from '../contract/verifica
 import type { CertificateFacts } from '../pki/certificate.ts'
 import { namesEqual, valuesOf } from '../pki/names.ts'
 import { isFleetError } from '../runtime/errors.ts'
-import { readCertificate } from './certificate-reader.ts'
 import type { PeerFacts } from './peer.ts'
 import type { DeviceState } from './trust/device-table.ts'
 import type { CertificateState, PolicyState } from './trust/snapshot-state.ts'
@@ -73,6 +72,7 @@ export type Facts = {
 export function readEvidence(
   { authorized, chainError, certificate }: PeerFacts,
   findIssuer: (leaf: X509Certificate) => Issuer,
+  read: (der: Buffer) => CertificateFacts,
 ): PeerEvidence {
   const nobody = {
     certificate: undefined,
@@ -83,7 +83,7 @@ export function readEvidence(
   if (certificate === undefined) return { ...nobody, chainError }
   try {
     return {
-      certificate: readCertificate(certificate.raw, { isToBeKept: authorized }),
+      certificate: read(certificate.raw),
       isUnreadable: false,
       chainAccepted: authorized,
       chainError,
