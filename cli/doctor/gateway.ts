@@ -1,8 +1,30 @@
 /** What a gateway that runs says of itself. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { StatusView } from '../../contract/admin-api.ts'
 import type { CrlView } from '../../contract/crl-api.ts'
 import { commandLine } from '../../runtime/endpoints.ts'
 import { type Finding, fail, ok, warn } from './finding.ts'
+
+const waitMs = 100
+const looks = 30
+
+/**
+ * A broker that was told a moment ago is not behind: it has three seconds to catch up with where the feed was when it was first asked.
+ *
+ * @returns the last answer, with the place of the feed from the first
+ */
+export async function settledStatus(ask: () => Promise<StatusView>): Promise<StatusView> {
+  const first = await ask()
+  let status = first
+  for (let look = 0; look < looks && status.brokers.some((broker) => isBehind(broker, first.feedSeq)); look++) {
+    await sleep(waitMs)
+    status = { ...(await ask()), feedSeq: first.feedSeq }
+  }
+  return status
+}
+
+const isBehind = ({ connected, appliedSeq }: StatusView['brokers'][number], feedSeq: number): boolean =>
+  connected && appliedSeq < feedSeq
 
 export function judgeStatus(status: StatusView, dataDir: string): Finding[] {
   const findings = [ok('gateway', `version ${status.version} runs since ${status.startedAt}`)]
@@ -27,9 +49,8 @@ function judgeBroker(broker: StatusView['brokers'][number], feedSeq: number, dat
     const fix = `start it; if it is gone for good: ${commandLine(['broker', 'forget', id], dataDir)}`
     return fail('brokers', `${id} is not connected; it was until ${lastSeenAt}`, fix)
   }
-  const behind = feedSeq - appliedSeq
-  if (behind === 0) return ok('brokers', `${id} is connected, and has all of the trust feed`)
-  const sentence = `${id} is ${behind} events of the trust feed behind`
+  if (!isBehind(broker, feedSeq)) return ok('brokers', `${id} is connected, and has all of the trust feed`)
+  const sentence = `${id} is ${feedSeq - appliedSeq} events of the trust feed behind`
   return warn('brokers', sentence, 'ask again; if it stays so, look into its log for feed.')
 }
 

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { validity } from '../../../cli/doctor/finding.ts'
-import { judgeLists, judgeStatus } from '../../../cli/doctor/gateway.ts'
+import { judgeLists, judgeStatus, settledStatus } from '../../../cli/doctor/gateway.ts'
 import { findHolder } from '../../../cli/doctor/listening.ts'
 import { lookAtDisk, lookAtFolder, lookAtKeys, lookAtNode, lookAtOpenFiles } from '../../../cli/doctor/machine.ts'
 import { judgeClock, lookAtListeners } from '../../../cli/doctor/tls.ts'
@@ -93,6 +93,20 @@ test('brokers that are away or behind, lists that have run out and a refused con
   })
   assert.deepEqual([judgeLists([], now, 'data')[0]!.state, judgeLists([list(1)], now, 'data')[0]!.state], ['ok', 'ok'])
   assert.match(judgeLists([list(1), list(0)], now, 'data')[0]!.what, /^0\.crl has run out at/)
+})
+
+test('a broker that takes what it was just told is not behind, however much comes after it', async () => {
+  const answer = (feedSeq: number, appliedSeq: number) => ({
+    ...{ version: '1', startedAt: '', rootFingerprint: '', feedSeq },
+    brokers: [{ id: 'b', connected: true, appliedSeq, lastSeenAt: now.toISOString() }],
+  })
+  const answers = [answer(9, 7), answer(10, 8), answer(12, 9), answer(12, 12)]
+  const settled = await settledStatus(async () => answers.shift()!)
+  assert.deepEqual(
+    judgeStatus(settled, 'data').map(({ state }) => state),
+    ['ok', 'ok'],
+  )
+  assert.equal(answers.length, 1)
 })
 
 test('a gateway that does not answer, and a listener of another root, fail', async () => {
