@@ -41,6 +41,8 @@ function tests(files) {
     `--test-concurrency=${cores + 1}`,
     // A file may be many: test/together gives each of them two minutes.
     '--test-timeout=300000',
+    // What a test that failed has left open is no reason to wait.
+    '--test-force-exit',
     ...files,
   ]
 }

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { enrolledDevice, Listener } from '../../device-sim/fleet.ts'
+import { endsWithTest } from '../harness/ends-with-test.ts'
 import { LiveGateway } from '../harness/live-gateway.ts'
 
 const main = fileURLToPath(new URL('../../device-sim/main.ts', import.meta.url))
@@ -22,7 +23,9 @@ after(async () => {
 })
 
 const start = (args: string[], env: Record<string, string> = {}): ChildProcess =>
-  spawn(process.execPath, [main, ...args], { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'pipe'] })
+  endsWithTest(
+    spawn(process.execPath, [main, ...args], { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'pipe'] }),
+  )
 
 async function ended(child: ChildProcess): Promise<{ code: number; err: string }> {
   let err = ''

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { endsWithTest } from './ends-with-test.ts'
 
 const main = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
 
@@ -14,9 +15,8 @@ export class DemoProcess implements Disposable {
   err = ''
 
   constructor() {
-    this.process = spawn(process.execPath, [main, 'demo', '--once', '--devices', '4'], {
-      env: { ...process.env, TMPDIR: this.temporary },
-    })
+    const env = { ...process.env, TMPDIR: this.temporary }
+    this.process = endsWithTest(spawn(process.execPath, [main, 'demo', '--once', '--devices', '4'], { env }))
     this.process.stderr!.on('data', (chunk) => {
       this.err += chunk
     })

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
+import { endsWithTest } from './ends-with-test.ts'
 
 const main = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
 
@@ -11,9 +12,8 @@ export class Up {
   err = ''
 
   constructor(dataDir: string) {
-    this.process = spawn(process.execPath, [main, 'up', '--ports', 'auto', '--data', dataDir], {
-      env: { ...process.env, FLEETGATE_NAMES: 'localhost,127.0.0.1' },
-    })
+    const env = { ...process.env, FLEETGATE_NAMES: 'localhost,127.0.0.1' }
+    this.process = endsWithTest(spawn(process.execPath, [main, 'up', '--ports', 'auto', '--data', dataDir], { env }))
     this.process.stdout!.on('data', (chunk) => {
       this.out += chunk
     })

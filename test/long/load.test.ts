@@ -9,6 +9,7 @@ import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { enrolledDevice, Listener } from '../../device-sim/fleet.ts'
 import type { LoadReport } from '../../device-sim/load/report.ts'
+import { endsWithTest } from '../harness/ends-with-test.ts'
 import { LiveGateway } from '../harness/live-gateway.ts'
 import { compileCache } from '../harness/stub-io.ts'
 
@@ -35,7 +36,8 @@ function start(args: string[]): ChildProcess {
   const { est, mqtts, rootFingerprint } = live.gateway.endpoints
   const where = ['--est', est, '--mqtts', mqtts, '--root-fingerprint', rootFingerprint, '--dir', dir]
   const all = [program, 'load', ...where, '--subscriber', 'app-1', '--processes', '1', ...args]
-  return spawn(process.execPath, all, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...compileCache } })
+  const env = { ...process.env, ...compileCache }
+  return endsWithTest(spawn(process.execPath, all, { stdio: ['ignore', 'pipe', 'pipe'], env }))
 }
 
 async function ended(child: ChildProcess): Promise<{ code: number; out: string; err: string }> {
