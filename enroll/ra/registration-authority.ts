@@ -7,7 +7,7 @@ import { buildName, formatName, namesEqual } from '../../pki/names.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 import type { Approval } from '../ca/certificate-authority.ts'
-import { getCertificate } from '../registry/certificates.ts'
+import { type CertificateRecord, getCertificate } from '../registry/certificates.ts'
 import { type DeviceRecord, findDevice, requireActive, withFactoryKey } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
@@ -189,14 +189,7 @@ export class RegistrationAuthority {
     const { doc: current } = await getCertificate(this.#registry, record.doc.serial)
     requireIssued(current)
     await requireCurrent(this.#registry, current)
-    const before = record.doc.label ?? defaultLabel
-    if (before !== label.name) {
-      throw new FleetError(
-        'label_mismatch',
-        `the certificate was enrolled under the label ${before}; renew it there, not under ${label.name}`,
-        { context: { deviceId: device.doc.id } },
-      )
-    }
+    requireSameLabel(current, label)
     const profile = this.#profileFor(asking, device.doc.profile)
     if (!namesEqual(request.subject, certificate.subject)) {
       throw new FleetError(
@@ -236,6 +229,7 @@ export class RegistrationAuthority {
         : { deviceId: evidence.record.doc.deviceId as DeviceId | undefined, certificate: evidence.certificate }
     if (deviceId === undefined) return stranger
     const { doc } = await this.#getActiveDevice(deviceId)
+    if (evidence.kind === 'certificate') requireSameLabel(evidence.record.doc, label)
     const profile = this.#profileUnder(label, doc.profile)
     return {
       profile,
@@ -305,6 +299,12 @@ const spentCodes = {
 } as const
 
 const voucherNames = { token: 'token', claim: 'claim', approval: 'approval', lateRenewal: 'permission to renew late' }
+
+function requireSameLabel({ label: before = defaultLabel, deviceId }: CertificateRecord, { name }: Label): void {
+  if (before === name) return
+  const sentence = `the certificate was enrolled under the label ${before}; renew it there, not under ${name}`
+  throw new FleetError('label_mismatch', sentence, { context: { deviceId } })
+}
 
 function proofOf({ proofs }: EnrollmentEvidence, kind: ProvenKind): Proof {
   const proof = proofs.find((one) => one.kind === kind)

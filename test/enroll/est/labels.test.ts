@@ -197,7 +197,7 @@ suite('csrattrs (RFC 7030 4.5, RFC 9908)', () => {
     fleet = await EnrollHarness.start({
       config: testConfiguration({
         profiles: { camera: {}, sensor: { keyTypes: ['Ed25519'] } },
-        labels: { sensors: { profile: 'sensor' } },
+        labels: { sensors: { profile: 'sensor' }, plant: {} },
       }),
     })
   })
@@ -237,6 +237,10 @@ suite('csrattrs (RFC 7030 4.5, RFC 9908)', () => {
     for (const { key, cert } of [fleet.operator, await strangerCredential()]) {
       assert.equal((await fleet.est('csrattrs', { key, cert })).status, 204)
     }
+    const { key, certificate: cert } = await fleet.enrolledDevice('sensor-1', { profile: 'sensor', keyType: 'Ed25519' })
+    assert.equal((await fleet.est('csrattrs', { key, cert, label: 'plant' })).status, 204, 'of another label')
+    const plain = await fleet.est('csrattrs', { key, cert, label: 'sensors' })
+    assert.equal(plain.body, `${wanted('Ed25519')}\n`)
   })
 })
 
