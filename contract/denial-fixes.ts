@@ -119,6 +119,7 @@ const fixes: Record<DenialCause, (denial: Denial) => DenialFix> = {
   hardware_stolen: ({ message }) => device(`${message}; keep it, if you have it in hand, and look at the incident`),
   device_not_allowed: ({ message }) =>
     command(`${message}; put it on the allow-list`, 'device', 'allow', '--file', 'serials.csv'),
+  claim_refused: () => command('why not is in the audit log alone', 'audit', 'tail', '--action', 'enrollment.refused'),
   claim_spent: enrollment('the device was claimed already'),
   evidence_mismatch: () => device('show credentials that are all of this device'),
   request_malformed: ({ message }) => device(`send what EST allows: ${message}`),

@@ -53,6 +53,7 @@ export const problems = {
   token_void: { status: 403, title: 'The enrollment token was voided' },
   device_not_allowed: { status: 403, title: 'The device is not on the allow-list' },
   hardware_stolen: { status: 403, title: 'The hardware is that of a stolen device' },
+  claim_refused: { status: 403, title: 'The claim certificate does not enroll this device' },
   claim_spent: { status: 403, title: 'The device was claimed already' },
   approval_unknown: { status: 404, title: 'No such request waits for approval' },
   approval_denied: { status: 403, title: 'An operator denied the request' },

@@ -78,9 +78,11 @@ export const advice: Record<ProblemCode, string> = {
     'A token enrolls one key. The same request may fetch its answer again; for another key make a new token. If you did not enroll the device, somebody else did: revoke it.',
   token_void: 'The device was revoked, and its unused tokens with it.',
   device_not_allowed:
-    'Allow it by the serial number in the sentence: `npx fleetgate device allow --file serials.csv --label L`, or register a device of that name. A claim certificate enrolls registered devices alone.',
+    'Allow it by the serial number in the sentence: `npx fleetgate device allow --file serials.csv --label L`, or register a device of that name.',
   hardware_stolen:
     'It has the serial number or the key that the factory gave to a device which was reported stolen. You have that device in hand again? `npx fleetgate device readmit ID --stolen-recovered`. Another factory has given the same serial number? `npx fleetgate device allow --file serials.csv --label L --other-hardware`; of the same key nobody can say that.',
+  claim_refused:
+    'Whoever holds a claim certificate hears this for every name that it may not enroll. Why it may not is in the audit log, as `unsaid`: `npx fleetgate audit tail --action enrollment.refused`. With `device_unknown` register the device; with `claim_spent` another key has it: if the device did not enroll before, somebody else with the shared key took its name. Revoke it, look whose address stands in the audit log, then `npx fleetgate device readmit ID`.',
   claim_spent:
     'If this device did not enroll before, somebody else with the shared key took its name: revoke it, look whose address stands in the audit log, then `npx fleetgate device readmit ID`.',
   approval_unknown:

@@ -274,10 +274,11 @@ async function noteRefusal(
   error: FleetError,
   { registry, clock, denials, denial, watched }: EstContext & { denial: string; watched: WatchedKeyUse | undefined },
 ): Promise<void> {
-  const { deviceId, serial, unsaid } = error.context as { deviceId?: string; serial?: string; unsaid?: string }
+  const { deviceId, serial, claimedId, unsaid } = error.context as Partial<Record<string, string>>
   const named = deviceId ? `device:${deviceId}` : serial ? `certificate:${serial}` : undefined
   // Who has shown nothing that counts only says who it is.
   const isProven = problems[error.code].status !== 401
+  const claimed = named === undefined ? claimedId && `device:${claimedId}` : isProven ? undefined : named
   await registry.commit({
     writes: denials.writes(denial),
     audit: [
@@ -291,7 +292,7 @@ async function noteRefusal(
           sentence: error.message,
           ...(unsaid && { unsaid }),
           denial,
-          ...(isProven || named === undefined ? {} : { claimed: named }),
+          ...(claimed && { claimed }),
         },
         remoteAddress: request.remoteAddress,
         requestId: request.id,

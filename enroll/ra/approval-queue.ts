@@ -103,7 +103,7 @@ export class ApprovalQueue {
       audit: [
         {
           action: 'approval.requested',
-          actor: request.proved.length === 0 ? 'unknown' : `device:${request.deviceId}`,
+          actor: isProven(request) ? `device:${request.deviceId}` : 'unknown',
           subject: `approval:${request.id}`,
           outcome: 'done',
           details: {
@@ -251,9 +251,10 @@ export class ApprovalQueue {
   }
 }
 
-/** Who has proved nothing is no device, whatever it says. */
-const asker = ({ deviceId, proved }: Request): Record<string, string> =>
-  proved.length === 0 ? { claimedId: deviceId } : { deviceId }
+/** Who has proved nothing, or what many devices share, is no device, whatever it says. */
+const isProven = ({ proved }: Request): boolean => proved.some((kind) => kind !== 'claim')
+const asker = (request: Request): Record<string, string> =>
+  isProven(request) ? { deviceId: request.deviceId } : { claimedId: request.deviceId }
 
 type Outcome = {
   change: { decision: 'approved' } | { decision: 'denied'; reason: string }

@@ -1,12 +1,13 @@
 import type { ClaimSettings } from '../../contract/configuration.ts'
 import type { DeviceId } from '../../contract/ids.ts'
+import { problems } from '../../contract/problems.ts'
 import { type CertificateFacts, parseCertificate } from '../../pki/certificate.ts'
 import { isIssuedBy } from '../../pki/issued-by.ts'
-import { FleetError } from '../../runtime/errors.ts'
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
-import { findClaim } from '../registry/claims.ts'
+import type { ClaimRecord } from '../registry/claims.ts'
 import type { DeviceRecord } from '../registry/devices.ts'
-import type { Registry } from '../registry/registry.ts'
+import type { Stored } from '../registry/engine.ts'
 import type { Voucher } from '../registry/vouchers.ts'
 import { readAuthorities, requireClientCertificate } from './factory-certificate.ts'
 
@@ -41,15 +42,15 @@ export function findClaimProof(
 /**
  * What lets a registered device be claimed, once and by one key: whoever holds the shared key can ask for any name.
  *
+ * @param known the claim that there is
  * @throws FleetError `claim_spent`
  */
-export async function claimVoucher(
-  registry: Registry,
+export function claimVoucher(
   { fingerprint }: ClaimProof,
+  known: Stored<ClaimRecord> | undefined,
   { device, spkiHash, now }: { device: DeviceRecord; spkiHash: string; now: Date },
-): Promise<Voucher> {
+): Voucher {
   const deviceId = device.id as DeviceId
-  const known = await findClaim(registry, deviceId)
   const isTaken = known === undefined ? device.currentSerial !== undefined : known.doc.spkiHash !== spkiHash
   if (isTaken) {
     const sentence = `${deviceId} was enrolled already; a claim certificate is good for one key of each device`
@@ -58,4 +59,17 @@ export async function claimVoucher(
   if (known !== undefined) return { kind: 'claim', id: deviceId, ...known }
   const doc = { deviceId, fingerprint, claimedAt: now.toISOString(), status: 'unspent' as const }
   return { kind: 'claim', id: deviceId, rev: 0, doc }
+}
+
+/**
+ * The refusal of a name, whatever speaks against it: with the shared key anybody can ask for all of them, and is not to learn
+ * which there are, which are taken and which were thrown out.
+ *
+ * @param cause is for the operator; what is our own failure stays what it is
+ */
+export function claimRefused(cause: unknown, { fingerprint }: ClaimProof, deviceId: DeviceId): unknown {
+  if (!isFleetError(cause) || problems[cause.code].status >= 500) return cause
+  const sentence = `the claim certificate does not enroll ${deviceId} for this key; ask the operator`
+  const unsaid = `${cause.code}: ${cause.message}`
+  return new FleetError('claim_refused', sentence, { cause, context: { claimedId: deviceId, fingerprint, unsaid } })
 }

@@ -8,12 +8,13 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 import type { Approval } from '../ca/certificate-authority.ts'
 import { type CertificateRecord, getCertificate } from '../registry/certificates.ts'
+import { findClaim } from '../registry/claims.ts'
 import { type DeviceRecord, findDevice, requireActive, withFactoryKey } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { Voucher } from '../registry/vouchers.ts'
 import type { ApprovalQueue, Request as ApprovalRequest } from './approval-queue.ts'
-import { type ClaimProof, claimVoucher } from './claim-certificate.ts'
+import { claimRefused, claimVoucher } from './claim-certificate.ts'
 import { type CertificateEvidence, requireCurrent, requireIssued } from './current-certificate.ts'
 import {
   type EnrollmentEvidence,
@@ -73,32 +74,32 @@ export class RegistrationAuthority {
   }
 
   /**
-   * A first enrollment: identity comes from what was proved, and the request must name exactly that device. Where nothing
-   * is proved a person decides about the name that the request gives itself.
+   * A first enrollment: identity comes from what was proved, and the request must name exactly that device.
    *
-   * @throws FleetError `device_revoked`, `device_held`, `evidence_mismatch`, `unauthenticated`, `certificate_missing`, `token_…`, `claim_spent`, `device_not_allowed`, `hardware_stolen`, `approval_…`,
+   * @throws FleetError `device_revoked`, `device_held`, `evidence_mismatch`, `unauthenticated`, `certificate_missing`, `token_…`, `claim_…`, `device_not_allowed`, `hardware_stolen`, `approval_…`,
    *   `csr_subject_mismatch`, `profile_unknown`, `label_mismatch`, `csr_key_unsupported`, `channel_binding_…`
    */
   async #decideEnrollment(evidence: EnrollmentEvidence, asking: Asking): Promise<Decision> {
-    if (evidence.proofs.length === 0) return this.#decideStranger(asking)
     const { label, request, now } = asking
-    const proven = provenDevice(evidence)
-    const deviceId = proven ?? requestedDevice(request)
-    const device = await this.#findActiveDevice(deviceId)
+    const deviceId = provenDevice(evidence)
+    if (deviceId === undefined) return this.#decideUnproven(evidence, asking)
     // A credential for a device that is not there any more proves nothing.
-    if (device === undefined && proven !== undefined) throw tokenInvalid(deviceId)
+    const device = await this.#getActiveDevice(deviceId)
     for (const proof of evidence.proofs) {
       if (proof.kind === 'token') requireTokenFor(proof, request.spkiHash, now)
       // Once more, after the device: who takes it off the list from now on writes the device too, so this issue would lose.
       if (proof.kind === 'factory') await requireStillAllowed(this.#registry, proof, label.name)
     }
     requireSubject(request, deviceId)
-    const profile = this.#profileFor(asking, device?.doc.profile ?? label.profile!.name)
-    const proofs = profile.evidence.filter((kind) => kind !== 'approval').map((kind) => proofOf(evidence, kind))
+    const profile = this.#profileFor(asking, device.doc.profile)
+    const proofs = proofsFor(profile, evidence)
     const vouchers: Voucher[] = []
     for (const proof of proofs) {
       if (proof.kind === 'token') vouchers.push(proof.voucher)
-      if (proof.kind === 'claim') vouchers.push(await this.#claim(proof, { device, deviceId, request, now }))
+      if (proof.kind === 'claim') {
+        const known = await findClaim(this.#registry, deviceId)
+        vouchers.push(claimVoucher(proof, known, { device: device.doc, spkiHash: request.spkiHash, now }))
+      }
     }
     const spent = vouchers.find(({ doc }) => doc.status === 'spent')
     if (spent !== undefined) return this.#issuedBefore(spent, deviceId, now)
@@ -111,8 +112,6 @@ export class RegistrationAuthority {
       if (answer.voucher.doc.status === 'spent') return this.#issuedBefore(answer.voucher, deviceId, now)
       vouchers.push(answer.voucher)
     }
-    // Whoever approved a request created its device.
-    if (device === undefined) throw new FleetError('device_unknown', `there is no device ${deviceId}`)
     const via = profile.evidence.join('+')
     const shown = evidence.proofs.find((proof) => proof.kind === 'factory')
     // Known with the first certificate that it gives, so that the hardware is known again when the device is stolen.
@@ -121,36 +120,40 @@ export class RegistrationAuthority {
   }
 
   /**
-   * Who proves nothing is answered by what it sends and by what an operator said to this very request, not by what the
-   * registry has under the name that it gives itself: anybody can name any device.
+   * Who shows nothing, or what many devices share, can name any device. It is answered by what it sends, by what an operator
+   * said to this very request and by what its key was given before, not by what the registry has under that name.
    */
-  async #decideStranger(asking: Asking): Promise<Decision> {
+  async #decideUnproven(evidence: EnrollmentEvidence, asking: Asking): Promise<Decision> {
     const { label, request, now } = asking
     const deviceId = requestedDevice(request)
     const profile = this.#profileFor(asking, label.profile!.name)
-    const asked = approvalRequest(asking, { deviceId, profile, proofs: [] })
-    const answer = await this.#approvals.ask(asked, { requestId: asking.id, now })
-    if (answer.decision === 'pending') return answer
-    const device = await this.#findActiveDevice(deviceId)
-    if (answer.voucher.doc.status === 'spent') return this.#issuedBefore(answer.voucher, deviceId, now)
-    // Whoever approved the request created its device.
-    if (device === undefined) throw new FleetError('device_unknown', `there is no device ${deviceId}`)
-    this.#profileUnder(label, device.doc.profile)
-    const approval = { device, profile, label: label.name, via: 'approval', vouchers: [answer.voucher] }
-    return { decision: 'approved', approval }
-  }
-
-  #claim(
-    proof: ClaimProof,
-    about: { device: Stored<DeviceRecord> | undefined; deviceId: DeviceId } & Pick<Asking, 'request' | 'now'>,
-  ): Promise<Voucher> {
-    const { device, deviceId, request, now } = about
-    if (device !== undefined) {
-      return claimVoucher(this.#registry, proof, { device: device.doc, spkiHash: request.spkiHash, now })
+    const proofs = proofsFor(profile, evidence)
+    const vouchers: Voucher[] = []
+    if (profile.evidence.includes('approval')) {
+      const asked = approvalRequest(asking, { deviceId, profile, proofs })
+      const answer = await this.#approvals.ask(asked, { requestId: asking.id, now })
+      if (answer.decision === 'pending') return answer
+      vouchers.push(answer.voucher)
     }
-    throw new FleetError('device_not_allowed', `${deviceId} is not registered, so nobody can claim it`, {
-      context: { deviceId },
-    })
+    const claim = proofs.find((proof) => proof.kind === 'claim')
+    const known = claim && (await findClaim(this.#registry, deviceId))
+    try {
+      const device = await this.#findActiveDevice(deviceId)
+      // Whoever approved the request created its device.
+      if (device === undefined) throw new FleetError('device_unknown', `there is no device ${deviceId}`)
+      if (claim !== undefined) {
+        vouchers.push(claimVoucher(claim, known, { device: device.doc, spkiHash: request.spkiHash, now }))
+      }
+      const spent = vouchers.find(({ doc }) => doc.status === 'spent')
+      if (spent !== undefined) return await this.#issuedBefore(spent, deviceId, now)
+      this.#profileUnder(label, device.doc.profile)
+      const via = profile.evidence.join('+')
+      return { decision: 'approved', approval: { device, profile, label: label.name, via, vouchers } }
+    } catch (cause) {
+      // The key that claimed the device has shown whose it is.
+      if (claim === undefined || known?.doc.spkiHash === request.spkiHash) throw cause
+      throw claimRefused(cause, claim, deviceId)
+    }
   }
 
   /** The answer may have been lost on its way. */
@@ -305,6 +308,10 @@ function requireSameLabel({ label: before = defaultLabel, deviceId }: Certificat
   const sentence = `the certificate was enrolled under the label ${before}; renew it there, not under ${name}`
   throw new FleetError('label_mismatch', sentence, { context: { deviceId } })
 }
+
+/** What the profile asks for, of what was shown. */
+const proofsFor = ({ evidence: kinds }: EnrollmentProfile, evidence: EnrollmentEvidence): Proof[] =>
+  kinds.filter((kind) => kind !== 'approval').map((kind) => proofOf(evidence, kind))
 
 function proofOf({ proofs }: EnrollmentEvidence, kind: ProvenKind): Proof {
   const proof = proofs.find((one) => one.kind === kind)

@@ -66,6 +66,7 @@ const rows: Record<DenialCause, Row> = {
   approval_queue_full: ['enrollment', /^command .*: enroll approvals ls$/],
   device_not_allowed: ['enrollment', /^command .*allow-list: device allow --file serials.csv$/],
   hardware_stolen: ['enrollment', /^device .*look at the incident$/],
+  claim_refused: ['enrollment', /^command .*: audit tail --action enrollment.refused$/],
   claim_spent: ['enrollment', token],
   evidence_mismatch: ['enrollment', /^device .*all of this device/],
   csr_subject_mismatch: ['enrollment', /^device .*CN=cam-7/],

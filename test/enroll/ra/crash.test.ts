@@ -134,7 +134,7 @@ suite('the service ends between credential and answer', () => {
     },
     {
       name: 'a claim certificate',
-      code: 'claim_spent',
+      code: 'claim_refused',
       show: async (id) => {
         await allow('lot', 'meter', id)
         return { label: 'lot', certificate: shared, body: await bodyFor(id) }
