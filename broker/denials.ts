@@ -329,7 +329,7 @@ export const factsShown = ({ subject, issuer, serial, fingerprint, notBefore, no
 })
 
 /** A certificate can hold a hundred values under one name. */
-const bounded = (facts: PrincipalFacts): Record<string, string[]> =>
+export const bounded = (facts: PrincipalFacts): Record<string, string[]> =>
   Object.fromEntries(
     Object.entries(facts)
       .slice(0, maxNames)

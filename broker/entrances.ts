@@ -1,14 +1,16 @@
+import { X509Certificate } from 'node:crypto'
 import type { Duplex } from 'node:stream'
 import type { Configuration } from '../contract/configuration.ts'
 import { type ListenerConfiguration, listenersOf } from '../contract/listeners.ts'
 import { handlingTable } from '../contract/verification.ts'
+import { chainFault } from '../pki/chain.ts'
 import { joinAddress } from '../runtime/config.ts'
 import { type EdgeCredential, reachableHost } from '../runtime/https.ts'
 import type { Log } from '../runtime/log.ts'
 import { judgeHandshake, type ListenerRules, verdictFields } from './admission.ts'
 import type { Authorities, Trust } from './authorities.ts'
 import { CertificateReader } from './certificate-reader.ts'
-import type { Gate } from './gate.ts'
+import type { Foreseen, Gate } from './gate.ts'
 import type { KeyWatch } from './key-watch.ts'
 import { type Door, Listener, type ListenerOptions } from './listener.ts'
 import { noteRefused } from './mqtt-context.ts'
@@ -16,7 +18,7 @@ import type { PeerFacts, PeerSocket } from './peer.ts'
 import { SecondFactor } from './second-factor.ts'
 import { Connection, type Sessions } from './sessions.ts'
 import type { Snapshot } from './trust/snapshot.ts'
-import { deviceIdOf, readEvidence } from './verification.ts'
+import { deviceIdOf, type PeerEvidence, readEvidence } from './verification.ts'
 import { WebSocketEdge, type WebSocketPeer } from './websocket.ts'
 import { Workers } from './workers/workers.ts'
 
@@ -136,6 +138,19 @@ export class Entrances implements AsyncDisposable {
     }
   }
 
+  /** What each listener would do with a peer that presents these certificates now. */
+  foresee(chain: readonly [X509Certificate, ...X509Certificate[]]): Promise<Foreseen[]> {
+    const { gate, clock } = this.#options
+    return Promise.all(
+      this.#entrances.map(({ rules, trust }) => {
+        const anchors = trust.anchors.map((pem) => new X509Certificate(pem))
+        const chainError = chainFault(chain, anchors, clock())
+        const peer = { remoteAddress: '', certificate: chain[0], authorized: chainError === undefined, chainError }
+        return gate.foresee({ evidence: this.#evidenceOf(peer, trust), rules })
+      }),
+    )
+  }
+
   /** Takes no new connection from here on; resolves when the last one is gone. */
   async stop(): Promise<void> {
     clearInterval(this.#rekeying)
@@ -155,14 +170,18 @@ export class Entrances implements AsyncDisposable {
     for (const { door, trust } of this.#entrances) door.use({ credential: this.#credential, anchors: trust.anchors })
   }
 
-  #welcome(socket: PeerSocket, facts: PeerFacts, { rules, trust }: Entrance, streamOf: StreamOf): void {
-    const { config, gate, sessions, snapshot, serve, clock, keyWatch } = this.#options
-    const { remoteAddress } = facts
-    const evidence = readEvidence(
+  #evidenceOf(facts: PeerFacts, trust: Trust): PeerEvidence {
+    return readEvidence(
       facts,
       (leaf) => trust.findIssuer(leaf, facts.authorized),
       (der) => this.#certificates.read(der),
     )
+  }
+
+  #welcome(socket: PeerSocket, facts: PeerFacts, { rules, trust }: Entrance, streamOf: StreamOf): void {
+    const { config, gate, sessions, snapshot, serve, clock, keyWatch } = this.#options
+    const { remoteAddress } = facts
+    const evidence = this.#evidenceOf(facts, trust)
     const { certificate } = evidence
     if (certificate !== undefined) keyWatch.look(certificate, { remoteAddress, listener: rules.name })
     const serial = certificate?.serial

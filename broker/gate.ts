@@ -8,7 +8,15 @@ import type { CertificateFacts } from '../pki/certificate.ts'
 import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
-import { type Admission, admitConnect, type ConnectFacts, judge, refusal, type Verdict } from './admission.ts'
+import {
+  type Admission,
+  admitConnect,
+  type ConnectFacts,
+  judge,
+  type ListenerRules,
+  refusal,
+  type Verdict,
+} from './admission.ts'
 import type { Authorities } from './authorities.ts'
 import { deviceOf, type Message } from './backends/session-store.ts'
 import type { CloneWatch } from './clone-watch.ts'
@@ -24,6 +32,12 @@ import { deviceIdOf } from './verification.ts'
 
 /** How long a certificate that we have not heard of may hold its CONNECT up while enroll is asked. */
 const syncMs = 2_000
+
+/** What a verdict is made of. */
+type Peer = Pick<Connection, 'evidence' | 'rules' | 'isUnasked' | 'principal' | 'verdict'>
+
+/** @param conditions those of the policy, which are for its address and for the time */
+export type Foreseen = { verdict: Verdict; rules: ListenerRules; conditions: Matcher['conditions'] }
 
 type GateOptions = {
   snapshot: Snapshot
@@ -122,6 +136,20 @@ export class Gate {
   async examine(connection: Connection, clientId: string): Promise<Verdict> {
     await this.#catchUp(connection)
     return this.judge(connection, clientId)
+  }
+
+  /** What would be found of a peer that connects now under the id of its device. Nothing is noted of it. */
+  async foresee({ evidence, rules }: Pick<Peer, 'evidence' | 'rules'>): Promise<Foreseen> {
+    const { snapshot } = this.#options
+    const peer = { evidence, rules, isUnasked: false, principal: undefined, verdict: undefined }
+    await this.#catchUp(peer)
+    const verdict = this.judge(peer, '')
+    const { policy, certificate, deviceId } = verdict
+    const device = deviceId === undefined ? undefined : snapshot.findDevice(deviceId)
+    if (policy !== 'normal' || certificate === undefined || deviceId === undefined || device === undefined)
+      return { verdict, rules, conditions: [] }
+    const { facts } = principalOf({ certificate, deviceId, device, clientId: deviceId, verdict })
+    return { verdict, rules, conditions: compilePolicy(snapshot.policy.document, facts).conditions }
   }
 
   /** The policy for a connection as it stands now; compiled again when the snapshot has moved on. */
@@ -266,8 +294,8 @@ export class Gate {
   }
 
   /** @param clientId undefined before it is known */
-  judge(connection: Connection, clientId?: string): Verdict {
-    return judge(this.#situation(connection), clientId)
+  judge(peer: Peer, clientId?: string): Verdict {
+    return judge(this.#situation(peer), clientId)
   }
 
   #review(connection: Connection): void {
@@ -335,14 +363,13 @@ export class Gate {
    * A device may connect before the event of its own enrollment has come round. Where enroll cannot be asked, that is what
    * the device hears: it is to try again, not to take itself for refused.
    */
-  async #catchUp(connection: Connection): Promise<void> {
-    if (this.judge(connection).state === 'not_registered')
-      connection.isUnasked = !(await this.#options.feed.sync(syncMs))
+  async #catchUp(peer: Peer): Promise<void> {
+    if (this.judge(peer).state === 'not_registered') peer.isUnasked = !(await this.#options.feed.sync(syncMs))
   }
 
-  #situation(connection: Connection) {
+  #situation({ evidence, rules, isUnasked, principal, verdict }: Peer) {
     const { snapshot, stale, clock, clones } = this.#options
-    const { evidence, rules, isUnasked, certificate, principal, verdict } = connection
+    const { certificate } = evidence
     const now = clock()
     const suspendedUntil = certificate && clones.suspendedUntil(certificate, now)
     // Let in by what was known; one that came in by a grace ends with it.

@@ -10,6 +10,7 @@ import type { Log } from '../runtime/log.ts'
 import { Metrics } from '../runtime/metrics.ts'
 import { createProbes, type Readiness, seldom } from '../runtime/probes.ts'
 import { Authorities } from './authorities.ts'
+import { foretold } from './certificate-verdicts.ts'
 import { CloneWatch } from './clone-watch.ts'
 import { credentialStamp, readCredential } from './credential.ts'
 import { CutReports } from './cut-reports.ts'
@@ -127,6 +128,7 @@ export async function createBrokerService(options: {
         denials: (query) => denials.list(query),
         sessions: async (query) => listSessions(sessions, query, clock()),
         kick: (order) => kickSession(sessions, order, clock()),
+        verdicts: (query) => foretold(query, { entrances, document: snapshot.policy.document, now: clock() }),
       },
       bounds: staleBounds(
         handlings.map((table) => table.stale_status),

@@ -85,6 +85,7 @@ import {
   sessionPage,
   type Unheard,
 } from '../contract/session-api.ts'
+import { type VerificationView, type VerifyCertificate, verificationView } from '../contract/verify-api.ts'
 import { type Endpoints, readEndpoints } from '../runtime/endpoints.ts'
 import { AdminConnection, type Call, type Query } from './admin-connection.ts'
 
@@ -257,6 +258,10 @@ export class AdminClient implements Disposable {
 
   getCertificate(serial: string): Promise<CertificateView> {
     return this.#call(certificateView, { method: 'GET', path: `/v1/certificates/${encodeURIComponent(serial)}` })
+  }
+
+  verifyCertificate(body: VerifyCertificate): Promise<VerificationView> {
+    return this.#call(verificationView, { method: 'POST', path: '/v1/certificates/verify', body })
   }
 
   getPolicy(): Promise<PolicyView> {

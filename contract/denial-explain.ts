@@ -1,6 +1,6 @@
 /** Why something was refused, and what to change so that it passes: made of a denial and the policy of that moment. */
 import { plainFix } from './denial-fixes.ts'
-import type { Denial, DenialFix, PolicyEdit } from './denials.ts'
+import type { Denial, DenialFix, PolicyEdit, Refusal } from './denials.ts'
 import type { PolicyDocument, PolicyStatement } from './policy-document.ts'
 import { explainPolicy, type Question } from './policy-explain.ts'
 import { fixAttribute, fixConditions, fixLimit, fixRate, fixTopic, statementsNear } from './policy-fix.ts'
@@ -15,7 +15,7 @@ const maxStatements = 50
 type Explained = Pick<Denial, 'statements' | 'nearest' | 'fix'>
 
 /** @param document the policy that refused; without one, as at enrollment, only what it takes no policy to say */
-export function explainDenial(denial: Denial, document: PolicyDocument | undefined): Explained {
+export function explainDenial(denial: Refusal, document: PolicyDocument | undefined): Explained {
   const { asked, variables } = denial
   const fix = fixOf(denial, document)
   const answer = fix === undefined ? {} : { fix }
@@ -65,12 +65,12 @@ function triedOf(
     .map(({ statement, because }) => ({ statement, because }))
 }
 
-function fixOf(denial: Denial, document: PolicyDocument | undefined): DenialFix | undefined {
+function fixOf(denial: Refusal, document: PolicyDocument | undefined): DenialFix | undefined {
   const near = document && statementsNear(document, denial.variables as PrincipalFacts)
   return (near && policyFix(denial, near)) ?? plainFix(denial)
 }
 
-function policyFix(denial: Denial, document: PolicyDocument): DenialFix | undefined {
+function policyFix(denial: Refusal, document: PolicyDocument): DenialFix | undefined {
   const { cause, asked, deviceId, needed, remoteAddress = '' } = denial
   const facts = denial.variables as PrincipalFacts
   switch (cause) {

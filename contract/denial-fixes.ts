@@ -1,7 +1,7 @@
 /** What it takes where the policy has no say: a fix for every cause. */
-import type { Denial, DenialCause, DenialFix } from './denials.ts'
+import type { DenialCause, DenialFix, Refusal } from './denials.ts'
 
-export const plainFix = (denial: Denial): DenialFix | undefined => fixes[denial.cause as DenialCause]?.(denial)
+export const plainFix = (denial: Refusal): DenialFix | undefined => fixes[denial.cause as DenialCause]?.(denial)
 
 const command = (text: string, ...words: string[]): DenialFix => ({ kind: 'command', text, command: words })
 const device = (text: string): DenialFix => ({ kind: 'device', text })
@@ -17,19 +17,19 @@ const failure = (why: string): DenialFix =>
   command(`${why}; look into the log at that time, and whether all of it runs`, 'status')
 
 /** Whom the peer says it is, where it cannot be known: an operator who makes a token for it decides about that. */
-const claimed = ({ deviceId, claimedId, clientId, variables }: Denial): string =>
+const claimed = ({ deviceId, claimedId, clientId, variables }: Refusal): string =>
   deviceId ?? claimedId ?? variables['subject.CN']?.[0] ?? clientId ?? 'DEVICE'
 const enrollment =
   (why: string) =>
-  (denial: Denial): DenialFix =>
+  (denial: Refusal): DenialFix =>
     command(`${why}: make a token and enroll the device with it`, 'token', 'create', '--device', claimed(denial))
 
-const readmission = (denial: Denial): DenialFix => {
+const readmission = (denial: Refusal): DenialFix => {
   const why = 'the device was revoked, and its tokens and certificates with it'
   return command(`${why}; take that back, then make a token and enroll it again`, 'device', 'readmit', claimed(denial))
 }
 
-const fixes: Record<DenialCause, (denial: Denial) => DenialFix> = {
+const fixes: Record<DenialCause, (denial: Refusal) => DenialFix> = {
   certificate_missing: enrollment('the device has no certificate, or its client does not send it'),
   certificate_self_signed: enrollment('the certificate is one that the device made itself'),
   certificate_untrusted: enrollment('the certificate is of a CA that this listener does not trust'),

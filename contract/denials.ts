@@ -67,6 +67,10 @@ export const denialFix = z.object({
 })
 export type DenialFix = z.output<typeof denialFix>
 
+export const problemCode = z
+  .custom<ProblemCode>((code) => typeof code === 'string' && Object.hasOwn(problems, code))
+  .meta({ type: 'string' })
+
 const certificateFacts = z.object({
   subject: z.string(),
   issuer: z.string(),
@@ -79,11 +83,7 @@ const certificateFacts = z.object({
 export const denialView = z.object({
   id: z.string().refine(isDenialId),
   stage: z.enum(denialStages),
-  cause: z
-    .custom<ProblemCode>((code) => typeof code === 'string' && Object.hasOwn(problems, code))
-    .meta({
-      type: 'string',
-    }),
+  cause: problemCode,
   message: z.string(),
   count: z.int().describe('How often the same was refused'),
   firstAt: z.string(),
@@ -119,6 +119,8 @@ export const denialView = z.object({
   fix: denialFix.optional(),
 })
 export type Denial = z.output<typeof denialView>
+/** What it takes to explain one that was, or that would be. */
+export type Refusal = Omit<Denial, 'id' | 'count' | 'lastAt' | 'by'>
 export type DenialAsked = NonNullable<Denial['asked']>
 
 /** Which denials are wanted: that one, or the last ones. */

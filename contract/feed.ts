@@ -4,7 +4,8 @@
  * broker -> enroll  hello (who, cursor), then `applied` after each batch it has put in force, `ping` to ask for the head
  *                   `report` of what has happened there, again until it is `noted`
  * enroll -> broker  `refused` when its certificate is not good enough, and then the end
- *                   `ask` what was refused there lately or who is connected, or for a session to be ended, which `answer` tells
+ *                   `ask` what was refused there lately, who is connected or what a certificate is worth, or for a session to be
+ *                   ended, which `answer` tells
  *                   events in order from the cursor, `live` once the head is reached, `pong`
  *                   `reset` first when the feed does not go on at the cursor; then what it has said by now, in few words: `facts`,
  *                   and with `snapshot` the cursor at which events go on
@@ -12,6 +13,7 @@
 
 import { z } from 'zod'
 import type { BrokerReport } from './broker-reports.ts'
+import type { ListenerVerdict, VerdictQuery } from './certificate-verdicts.ts'
 import type { Denial, DenialQuery } from './denials.ts'
 import type { DeviceAttributes } from './device-attributes.ts'
 import type { KickOrder, LiveSession, SessionQuery } from './live-sessions.ts'
@@ -99,6 +101,8 @@ export const silence = z.int().min(200).max(600_000)
 export type Questions = {
   denials: { query: DenialQuery; answer: Denial }
   sessions: { query: SessionQuery; answer: LiveSession }
+  /** Of every listener about a certificate; nobody is taken to have used it. */
+  verdicts: { query: VerdictQuery; answer: ListenerVerdict }
   /** An order: carried out when it is answered. */
   kick: { query: KickOrder; answer: LiveSession }
 }
@@ -106,7 +110,7 @@ export type QuestionKind = keyof Questions
 type Asked = { [K in QuestionKind]: { [k in K]: Questions[K]['query'] } }[QuestionKind]
 type Answered = { [K in QuestionKind]: { [k in K]: Questions[K]['answer'][] } }[QuestionKind]
 /** Those that a broker of this version names in its hello; one of another may name others. */
-export const laterQuestions = ['sessions', 'kick'] as const satisfies QuestionKind[]
+export const laterQuestions = ['sessions', 'kick', 'verdicts'] as const satisfies QuestionKind[]
 export const knownQuestions = z.array(z.string().max(40)).max(40)
 
 export type FromBroker =

@@ -29,7 +29,7 @@ export const kickSession = z.strictObject({
 })
 
 export const sessionView = liveSession.extend({ broker: z.string() })
-const unheard = z
+export const unheard = z
   .array(
     z.object({
       broker: z.string(),

@@ -1,12 +1,15 @@
 import { byLastAt, type Denial, type DenialQuery } from '../contract/denials.ts'
 import type { QuestionKind, Questions } from '../contract/feed.ts'
 import type { KickReceipt, ListSessions, SessionPage, Unheard } from '../contract/session-api.ts'
+import type { VerificationView } from '../contract/verify-api.ts'
 import { FleetError } from '../runtime/errors.ts'
 import type { Follower } from './feed-follower.ts'
 import { listBrokers } from './registry/brokers.ts'
 import { type Registry, readAll } from './registry/registry.ts'
 
 const askMs = 2_000
+/** A broker that has not heard of a certificate asks about it for as long as it would at a CONNECT. */
+const askVerdictsMs = 4_000
 
 /** What only brokers know: asked when somebody wants to know it, and kept nowhere here. */
 export class BrokerQuestions {
@@ -65,10 +68,22 @@ export class BrokerQuestions {
     }
   }
 
+  /**
+   * Asks the brokers what their listeners would do with a certificate.
+   *
+   * @param certificates DER, as its device would send them
+   */
+  async verdicts(certificates: readonly Buffer[]): Promise<Pick<VerificationView, 'brokers' | 'unheard'>> {
+    const query = { certificates: certificates.map((der) => der.toString('base64')) }
+    const { answers, unheard } = await this.#ask('verdicts', query, undefined, askVerdictsMs)
+    return { brokers: answers.flatMap(({ broker, items }) => items.map((one) => ({ ...one, broker }))), unheard }
+  }
+
   async #ask<K extends QuestionKind>(
     kind: K,
     query: Questions[K]['query'],
     broker?: string,
+    timeoutMs = askMs,
   ): Promise<{ answers: { broker: string; items: Questions[K]['answer'][] }[]; unheard: Unheard[] }> {
     const known = (await readAll((paging) => listBrokers(this.#registry, paging))).map(({ doc }) => doc.id)
     const meant = broker === undefined ? known : known.filter((id) => id === broker)
@@ -78,7 +93,7 @@ export class BrokerQuestions {
         const follower = this.#followers.get(id)
         if (follower === undefined) return { broker: id, why: 'not_connected' as const }
         if (!follower.knows.has(kind)) return { broker: id, why: 'not_asked' as const }
-        const items = await follower.ask(kind, query, askMs)
+        const items = await follower.ask(kind, query, timeoutMs)
         return items === undefined ? { broker: id, why: 'no_answer' as const } : { broker: id, items }
       }),
     )

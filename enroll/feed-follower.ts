@@ -1,5 +1,6 @@
 import type { TLSSocket } from 'node:tls'
 import { maxReportsUnderWay } from '../contract/broker-reports.ts'
+import { listenersAtMost, listenerVerdict } from '../contract/certificate-verdicts.ts'
 import { denialView } from '../contract/denials.ts'
 import {
   type Cursor,
@@ -24,6 +25,7 @@ const answers = {
   denials: { item: denialView, atMost: 200 },
   sessions: { item: liveSession, atMost: sessionsAtOnce + 1 },
   kick: { item: liveSession, atMost: 1 },
+  verdicts: { item: listenerVerdict, atMost: listenersAtMost },
 }
 
 type Asked = { kind: QuestionKind; resolve: (items: unknown[] | undefined) => void }

@@ -182,6 +182,9 @@ export async function createEnrollService(input: {
       log,
     }),
   )
+  // For others' authorities this is no trust: it lets clients know that a certificate of theirs may be shown (RFC 8446
+  // 4.2.4). What one is worth, the label says; as a current certificate it is worth nothing, the registry not knowing it.
+  const clientAuthorities = (): string[] => [...anchors, ...profiles.clientAuthorities.map((der) => toPem(der))]
   const admin = opened.use(
     await createAdmin(
       {
@@ -200,6 +203,7 @@ export async function createEnrollService(input: {
         log,
         rootFingerprint: hierarchy.root.fingerprint,
         anchors,
+        clientAuthorities,
         issuing: hierarchy.issuing,
         startedAt: clock(),
         configuration: () => reconfiguration.view,
@@ -223,9 +227,7 @@ export async function createEnrollService(input: {
     await createEdge({
       listen: config.enroll.est,
       credential: credential(),
-      // For others' authorities this is no trust: it lets clients know that a certificate of theirs may be shown (RFC 8446
-      // 4.2.4). What one is worth, the label says; as a current certificate it is worth nothing, the registry not knowing it.
-      clientAuthorities: () => [...anchors, ...profiles.clientAuthorities.map((der) => toPem(der))],
+      clientAuthorities,
       maxBodyBytes,
       maxConnections,
       maxConnectionsPerAddress,

@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { connect, type TLSSocket } from 'node:tls'
+import { verdictQuery } from '../../contract/certificate-verdicts.ts'
 import { denialQuery } from '../../contract/denials.ts'
 import {
   encodeLine,
@@ -403,6 +404,8 @@ export class FeedClient implements AsyncDisposable {
       return { kind: 'answer', id, denials: await answers.denials(denialQuery.parse(asked.denials)) }
     if ('sessions' in asked)
       return { kind: 'answer', id, sessions: await answers.sessions(sessionQuery.parse(asked.sessions)) }
+    if ('verdicts' in asked)
+      return { kind: 'answer', id, verdicts: await answers.verdicts(verdictQuery.parse(asked.verdicts)) }
     return { kind: 'answer', id, kick: await answers.kick(kickOrder.parse(asked.kick)) }
   }
 

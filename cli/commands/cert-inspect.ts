@@ -5,14 +5,14 @@ import type { CertificateView } from '../../contract/admin-api.ts'
 import { type CertificateFacts, parseCertificate, parsePem } from '../../pki/certificate.ts'
 import { formatName } from '../../pki/names.ts'
 import { readEndpoints } from '../../runtime/endpoints.ts'
-import { FleetError, isFleetError } from '../../runtime/errors.ts'
+import { isFleetError } from '../../runtime/errors.ts'
 import { openAdminClient } from '../admin-client.ts'
+import { readCertificates } from '../certificate-file.ts'
 import type { Io } from '../io.ts'
 import { fields } from '../output.ts'
 import { type Common, examples, print, withCommon } from './shared.ts'
 
 const dayMs = 86_400_000
-const maxBytes = 1024 * 1024
 
 type Inspection = {
   subject: string
@@ -40,25 +40,12 @@ export function addCertInspect(cert: Command, io: Io): void {
     )
     .argument('<file>', 'PEM or DER; certificates behind the first are taken for its chain')
     .action(async (file: string, options: Common) => {
-      const [leaf, ...chain] = readCertificates(file)
-      const known = await recordOf(leaf!.fingerprint, options.data)
-      const answer = { ...describe(leaf!, new Date()), chain: chainOf(leaf!, chain, options.data), ...known }
+      const [first, ...others] = readCertificates(file)
+      const [leaf, chain] = [parseCertificate(first), others.map(parseCertificate)]
+      const known = await recordOf(leaf.fingerprint, options.data)
+      const answer = { ...describe(leaf, new Date()), chain: chainOf(leaf, chain, options.data), ...known }
       print(io, options, answer, (shown) => render(shown, io.colour))
     })
-}
-
-function readCertificates(path: string): CertificateFacts[] {
-  let octets: Buffer
-  try {
-    octets = readFileSync(path)
-    if (octets.length > maxBytes) throw new Error(`it has more than ${maxBytes} bytes`)
-  } catch (cause) {
-    const sentence = `${path} cannot be read: ${(cause as Error).message}`
-    throw new FleetError('config_invalid', sentence, { cause })
-  }
-  const ders = octets.includes('-----BEGIN ') ? parsePem(octets.toString('latin1'), 'CERTIFICATE') : [octets]
-  if (ders.length === 0) throw new FleetError('request_malformed', `there is no certificate in ${path}`)
-  return ders.map(parseCertificate)
 }
 
 function describe(facts: CertificateFacts, now: Date): Omit<Inspection, 'chain'> {

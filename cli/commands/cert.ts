@@ -11,6 +11,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { addCertInspect } from './cert-inspect.ts'
+import { addCertVerify } from './cert-verify.ts'
 import { type CredentialOptions, isCredential, revokeCredential } from './credential.ts'
 import { ask, type Common, deviceId, duration, examples, named, serialNumber, withCommon } from './shared.ts'
 import { brokersOf, change, reasonOption, waiting } from './waiting.ts'
@@ -28,6 +29,7 @@ type Filter = {
 export function addCert(program: Command, io: Io): void {
   const cert = program.command('cert').description('certificates that this authority has issued')
   addCertInspect(cert, io)
+  addCertVerify(cert, io)
 
   examples(
     withCommon(cert.command('ls'), named),

@@ -86,7 +86,7 @@ export function explained(denial: Denial, dataDir: string, colour: boolean): str
   return `${head}${policy}${near}\n${styled('bold', 'fix', colour)}  ${fixed(fix, dataDir)}`
 }
 
-function fixed(fix: Denial['fix'], dataDir: string): string {
+export function fixed(fix: Denial['fix'], dataDir: string): string {
   if (fix === undefined) return 'none is known; docs/errors.md says what the cause means\n'
   const lines = [
     visible(fix.text),

@@ -3,6 +3,7 @@ import { z } from 'zod'
 import * as adminApi from '../../contract/admin-api.ts'
 import * as batchApi from '../../contract/batch-api.ts'
 import * as bulkApi from '../../contract/bulk-api.ts'
+import * as verdicts from '../../contract/certificate-verdicts.ts'
 import * as denials from '../../contract/denials.ts'
 import * as incidents from '../../contract/incidents.ts'
 import * as lateRenewalApi from '../../contract/late-renewal-api.ts'
@@ -10,6 +11,7 @@ import * as operatorApi from '../../contract/operator-api.ts'
 import * as policy from '../../contract/policy-document.ts'
 import { type ProblemCode, problems } from '../../contract/problems.ts'
 import * as sessionApi from '../../contract/session-api.ts'
+import * as verifyApi from '../../contract/verify-api.ts'
 import { type Route, route } from './route.ts'
 
 type Schema = { [key: string]: unknown }
@@ -210,7 +212,10 @@ const problemResponse = (codes: ProblemCode[]): Schema => ({
 /** Schemas that the contract exports are named as they are there. */
 function nameSchemas(): z.core.$ZodRegistry<{ id: string }> {
   const registry = z.registry<{ id: string }>()
-  const modules = [adminApi, batchApi, bulkApi, denials, incidents, lateRenewalApi, operatorApi, policy, sessionApi]
+  const modules = [
+    ...[adminApi, batchApi, bulkApi, denials, incidents, lateRenewalApi, operatorApi, policy, sessionApi],
+    ...[verdicts, verifyApi],
+  ]
   for (const [id, schema] of modules.flatMap((module) => Object.entries(module))) {
     if (schema instanceof z.ZodObject) registry.add(schema, { id })
   }

@@ -35,6 +35,8 @@ export type AdminContext = {
   rootFingerprint: string
   /** PEM of the CA certificates, the root first. */
   anchors: readonly string[]
+  /** PEM of the CAs that a chain may be built from at the EST service. */
+  clientAuthorities: () => readonly string[]
   /** The CA that signs the certificates of devices and operators. */
   issuing: Authority
   startedAt: Date

@@ -18,6 +18,7 @@ import { operatorRoutes } from './operators.ts'
 import type { Route } from './route.ts'
 import { sessionRoutes } from './sessions.ts'
 import { reloadRoute, statusRoute } from './status.ts'
+import { verifyRoute } from './verify.ts'
 
 export const routes: readonly Route[] = described([
   statusRoute,
@@ -38,4 +39,5 @@ export const routes: readonly Route[] = described([
   ...lateRenewalRoutes,
   ...operatorRoutes,
   ...sessionRoutes,
+  verifyRoute,
 ])

@@ -181,17 +181,8 @@ export class RegistrationAuthority {
    */
   async #decideReenrollment(evidence: CertificateEvidence, asking: Asking): Promise<Decision> {
     const { label, request } = asking
-    const { certificate, record, late } = evidence
-    if (record.doc.kind !== 'device' || record.doc.deviceId === undefined) {
-      throw new FleetError('certificate_wrong_usage', 'only a device certificate can be re-enrolled', {
-        context: { serial: record.doc.serial },
-      })
-    }
-    const device = await this.#getActiveDevice(record.doc.deviceId as DeviceId)
-    // Once more, after the device: what ends the certificate from now on writes the device too, so this issue would lose.
-    const { doc: current } = await getCertificate(this.#registry, record.doc.serial)
-    requireIssued(current)
-    await requireCurrent(this.#registry, current)
+    const { certificate, late } = evidence
+    const { device, current } = await this.#standingOf(evidence)
     requireSameLabel(current, label)
     const profile = this.#profileFor(asking, device.doc.profile)
     if (!namesEqual(request.subject, certificate.subject)) {
@@ -212,6 +203,36 @@ export class RegistrationAuthority {
     requireLateRenewalFor(late, request.spkiHash)
     if (late.doc.status === 'spent') return this.#issuedBefore(late, device.doc.id as DeviceId, asking.now)
     return { decision: 'approved', approval: { ...approval, via: 'reenroll+late', vouchers: [late] } }
+  }
+
+  /**
+   * Whether a certificate may be renewed at all, by whatever request.
+   *
+   * @returns the label under which that would be
+   * @throws FleetError `device_revoked`, `device_held`, `certificate_wrong_usage`, `certificate_superseded`, `not_found`,
+   *   `profile_unknown`, `label_mismatch`
+   */
+  async requireRenewable(evidence: CertificateEvidence): Promise<string> {
+    const { device, label: name } = await this.#standingOf(evidence)
+    const label = this.#profiles.findLabel(name)
+    if (label === undefined) throw new FleetError('not_found', `the label ${name} that it was enrolled under is gone`)
+    this.#profileUnder(label, device.doc.profile)
+    return name
+  }
+
+  async #standingOf({ record }: CertificateEvidence) {
+    const { serial, kind, deviceId, label = defaultLabel } = record.doc
+    if (kind !== 'device' || deviceId === undefined) {
+      throw new FleetError('certificate_wrong_usage', 'only a device certificate can be re-enrolled', {
+        context: { serial },
+      })
+    }
+    const device = await this.#getActiveDevice(deviceId as DeviceId)
+    // Once more, after the device: what ends the certificate from now on writes the device too, so this issue would lose.
+    const { doc: current } = await getCertificate(this.#registry, serial)
+    requireIssued(current)
+    await requireCurrent(this.#registry, current)
+    return { device, current, label }
   }
 
   /**

@@ -1,10 +1,11 @@
-/** Every state, action and mode over real sockets: CONNACK, log, denial, metric, event and report tell one verdict. */
+/** Every state, action and mode over real sockets: CONNACK, log, denial, metric, event, report and what is foretold tell one verdict. */
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { VerdictReached } from '../../contract/broker-reports.ts'
+import type { ListenerVerdict } from '../../contract/certificate-verdicts.ts'
 import {
   handlingFault,
   handlingTable,
@@ -141,12 +142,19 @@ async function scrape(): Promise<(name: string, labels: Record<string, string>) 
   }
 }
 
+/** What listeners would do, asked before the certificate was shown to any. */
+function foretell({ chain }: TestCertificate): Promise<ListenerVerdict[]> {
+  const certificates = parsePem(chain, 'CERTIFICATE').map((der) => der.toString('base64'))
+  return harness.feed.ask('verdicts', { certificates })
+}
+
 for (const state of verificationFaults) {
-  test(`${state}: CONNACK, log, denial, metric, event and report say the same at every listener`, async () => {
+  test(`${state}: CONNACK, log, denial, metric, event, report and what was foretold say the same at every listener`, async () => {
     skewMs += 70_000 // so that the log tells every refusal
     const id = `matrix-${state.replaceAll('_', '-')}`
     const peer = await peers[state](id)
     const before = await scrape()
+    const foretold = peer === undefined ? [] : await foretell(peer)
     const refused = new Map<string, { stage: string; cause: string; count: number }>()
     for (const { name: listener, mode, handling } of listeners) {
       const { action } = handlingTable(mode, handling)[state]
@@ -158,6 +166,19 @@ for (const state of verificationFaults) {
       const line: LogLine = await harness.testLog.until(eventOf[action], { listener, verification: state })
       assert.ok(harness.testLog.lines.indexOf(line) >= from, `${listener}: a line of its own`)
       assert.equal(line.action, action, listener)
+      const one = foretold.find((verdict) => verdict.listener === listener)
+      // What is wrong with it is that of the connection, not of the certificate.
+      if (state === 'client_id_mismatch') assert.equal(one?.action, 'admit', `${listener}: foretold`)
+      else if (peer !== undefined) {
+        const isAdmitted = action === 'log-only' || action === 'grace'
+        assert.deepEqual(
+          [one?.state, one?.action, one?.isAdmitted],
+          [state, action, isAdmitted],
+          `${listener}: foretold`,
+        )
+        if (action === 'reject') assert.deepEqual([one?.code, one?.message], [line.reason, line.detail], listener)
+        assert.ok(one?.fix, `${listener}: what would change it`)
+      }
       if (!strangers.has(state)) {
         const isOfThis = (report: VerdictReached): boolean =>
           report.listener === listener && report.verification === state

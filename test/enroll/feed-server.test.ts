@@ -6,6 +6,7 @@ import { after, before, suite, test } from 'node:test'
 import { TLSSocket } from 'node:tls'
 import { Snapshot } from '../../broker/trust/snapshot.ts'
 import { type BrokerReport, maxReportLength } from '../../contract/broker-reports.ts'
+import type { ListenerVerdict } from '../../contract/certificate-verdicts.ts'
 import {
   type Cursor,
   decodeBody,
@@ -24,7 +25,7 @@ import { createCsr } from '../../pki/x509.ts'
 import { chainHash } from '../../runtime/chain.ts'
 import { splitAddress } from '../../runtime/config.ts'
 import { createLog } from '../../runtime/log.ts'
-import { codeOf, EnrollHarness, testConfiguration } from '../harness/fleet.ts'
+import { codeOf, EnrollHarness, pemToDer, testConfiguration } from '../harness/fleet.ts'
 import { type Follower, followFeed } from '../harness/follower.ts'
 
 suite('the trust feed', () => {
@@ -343,6 +344,17 @@ suite('the trust feed', () => {
       const { status: was, body } = await fleet.admin('GET', `/sessions?${query}`)
       assert.deepEqual([was, body.code], [status, code])
     }
+  })
+
+  test('brokers are asked what a certificate is worth; what is not in the agreed form is left out', async () => {
+    await using feed = await askable(['verdicts'])
+    const { certificate } = await fleet.enrolledDevice('worth-1')
+    const asking = fleet.admin('POST', '/certificates/verify', { pem: certificate })
+    assert.deepEqual(await asked(feed, 1), { verdicts: { certificates: [pemToDer(certificate).toString('base64')] } })
+    const verdict: ListenerVerdict = { listener: 'main', state: 'valid', action: 'admit', isAdmitted: true, asks: [] }
+    feed.send({ kind: 'answer', id: 1, verdicts: [verdict, { ...verdict, isAdmitted: 'yes' } as never] })
+    const { brokers, unheard } = (await asking).body
+    assert.deepEqual([brokers, unheard], [[{ ...verdict, broker: 'broker-1' }], []])
   })
 
   test('a session is ended by its broker, with an audit entry before and after; the same order is not given twice', async () => {

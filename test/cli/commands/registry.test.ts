@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { parsePem } from '../../../pki/certificate.ts'
+import { createSelfSigned } from '../../../pki/x509.ts'
 import { type AdminAnswer, type AdminRequest, problem, StubAdmin } from '../../harness/stub-admin.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
@@ -429,6 +433,60 @@ test('cert revoke asks whose it is: a device keeps its others, and the last oper
   assert.equal((await revoke(async () => '0a1b\n')).code, 0)
   assert.equal((await revoke(never, '--yes')).code, 0)
   assert.deepEqual(stub.requests.at(-1)!.body, { reason: 'keyCompromise', waitMs: 10_000, lastOperator: true })
+})
+
+test('cert verify shows the verdict of each listener and of a renewal, with what would change it; refused is exit code 3', async () => {
+  const { certificatePem } = await createSelfSigned({
+    ...{ commonName: 'cam-1', notBefore: new Date(at), notAfter: new Date('2036-01-01T00:00:00Z') },
+  })
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+  using _ = { [Symbol.dispose]: () => rmSync(folder, { recursive: true }) }
+  const file = join(folder, 'cam-1.crt')
+  writeFileSync(file, parsePem(certificatePem, 'CERTIFICATE')[0]!)
+  const fix = { kind: 'command', text: 'take that back', command: ['device', 'enable', 'cam-1'] }
+  const held = { state: 'held', action: 'reject', isAdmitted: false, code: 'device_held', asks: [], fix }
+  const message = 'device cam\u202e-1 is on hold'
+  const one = { ...held, broker: 'broker-1', listener: 'mqtts', deviceId: 'cam-1', authority: 'fleetgate', message }
+  const tolerated = { ...one, listener: 'lab', action: 'log-only', isAdmitted: true, asks: ['a password'] }
+  const renewal = { isAllowed: false, code: 'device_held', message: 'cam-1 is on hold', fix }
+  let brokers: object[] = [one]
+  await using stub = await StubAdmin.start(() => ok({ fingerprint: 'ab', brokers, unheard: [away], renewal }))
+  const verify = (...more: string[]) => fleetgate(['cert', 'verify', file, ...more, '--data', stub.dataDir])
+  const refused = await verify()
+  assert.equal(refused.code, 3)
+  assert.deepEqual(stub.requests[0]!.body, { pem: certificatePem })
+  assert.equal(
+    refused.out,
+    `SHA-256    ab
+device     cam-1
+issued by  fleetgate
+
+BROKER    LISTENER  VERDICT  FOUND  CODE         UNTIL
+broker-1  mqtts     refused  held   device_held  -
+broker-2 has not said what it would do (not_asked)
+
+why      device cam<U+202E>-1 is on hold
+renewal  refused: cam-1 is on hold (device_held)
+
+fix  take that back
+  npx fleetgate device enable cam-1 --data ${stub.dataDir}
+`,
+  )
+  assert.match(refused.err, /^error: broker-1 does not admit \S+: device cam<U\+202E>-1 is on hold \(device_held\)\n$/)
+  brokers = [one, tolerated]
+  const admitted = await verify()
+  assert.deepEqual([admitted.code, admitted.err], [0, ''])
+  assert.match(admitted.out, /lab +admitted \(log-only\) +held[\s\S]*asked too +a password \(lab\)/)
+  assert.equal((await verify('--listener', 'mqtts', '-o', 'json')).code, 3)
+  assert.match(
+    (await verify('--listener', 'x')).err,
+    /no broker has a listener x \(not_found\); there are mqtts, lab\n/,
+  )
+  brokers = []
+  const unsaid = await verify()
+  assert.deepEqual([unsaid.code, unsaid.out], [1, ''])
+  assert.match(unsaid.err, /no broker has said what it would do: broker-2 \(not_asked\) \(unavailable\)/)
+  assert.equal((await fleetgate(['cert', 'verify', join(folder, 'none'), '--data', stub.dataDir])).code, 2)
 })
 
 test('a revocation that not every broker has confirmed in time is exit code 1 and names the broker', async () => {

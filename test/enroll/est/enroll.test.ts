@@ -387,6 +387,51 @@ suite('simplereenroll', () => {
     assert.deepEqual([answer.status, codeOf(answer)], [403, 'certificate_expired'])
   })
 
+  /** What is said of a renewal with this certificate, beside what becomes of one. */
+  async function renewalOf(device: DeviceKeys): Promise<{ said: object; done: string }> {
+    const { status, body } = await fleet.admin('POST', '/certificates/verify', { pem: device.certificate })
+    assert.equal(status, 200, body.detail)
+    const answer = await fleet.reenroll(device, await fleet.renewalCsr(device))
+    const { isAllowed, code, label, isLate } = body.renewal
+    if (!isAllowed) assert.equal(answer.body.indexOf(`${code}: ${body.renewal.message} (request`), 0, answer.body)
+    return { said: isAllowed ? { label, isLate } : { code }, done: answer.status === 200 ? 'issued' : codeOf(answer) }
+  }
+
+  test('what would become of a renewal is said without one, and is what then becomes of it', async () => {
+    const [good, held, revoked] = [
+      await fleet.enrolledDevice('verify-1'),
+      await fleet.enrolledDevice('verify-2'),
+      await fleet.enrolledDevice('verify-3'),
+    ]
+    await fleet.admin('POST', '/devices/verify-2/disable', {})
+    await fleet.admin('POST', '/devices/verify-3/revoke', { reason: 'keyCompromise' })
+    const { key, cert } = fleet.operator
+    const [notBefore, notAfter] = [new Date(Date.now() - day), new Date(Date.now() + day)]
+    const own = await createSelfSigned({ commonName: 'verify-4', notBefore, notAfter })
+    const operator = { key, certificate: cert.split(/(?<=END CERTIFICATE-----\n)/)[0]! }
+    const stranger = { key: own.privateKeyPem, certificate: own.certificatePem }
+    const rows: [DeviceKeys, object, string][] = [
+      [good, { label: 'default', isLate: undefined }, 'issued'],
+      [held, { code: 'device_held' }, 'device_held'],
+      [revoked, { code: 'certificate_revoked' }, 'certificate_revoked'],
+      [{ ...good, ...operator }, { code: 'certificate_wrong_usage' }, 'certificate_wrong_usage'],
+      [{ ...good, ...stranger }, { code: 'certificate_self_signed' }, 'certificate_self_signed'],
+    ]
+    for (const [device, said, done] of rows) assert.deepEqual(await renewalOf(device), { said, done })
+    const { body } = await fleet.admin('POST', '/certificates/verify', { pem: held.certificate })
+    assert.deepEqual(body.renewal.fix.command, ['device', 'enable', 'verify-2'])
+    assert.deepEqual([body.brokers, body.unheard], [[], []])
+  })
+
+  test('a question about what is no certificate, or about too many, is refused', async () => {
+    const { certificate } = await fleet.enrolledDevice('verify-5')
+    const garbage = '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n'
+    for (const pem of ['', 'x', garbage, certificate + garbage, certificate.repeat(9)]) {
+      const { status, body } = await fleet.admin('POST', '/certificates/verify', { pem })
+      assert.deepEqual([status, body.code], [400, 'request_malformed'], pem.slice(0, 40))
+    }
+  })
+
   suite('a late renewal', () => {
     const late = 31 * day
     const allow = (id: string, ttlMs = day) => fleet.admin('PUT', `/late-renewals/${id}`, { ttlMs })
@@ -404,6 +449,13 @@ suite('simplereenroll', () => {
       clock.advance(late)
       return device
     }
+
+    test('is said to be refused before it is allowed, and to be late then', async () => {
+      const device = await expired('late-0')
+      assert.deepEqual(await renewalOf(device), { said: { code: 'certificate_expired' }, done: 'certificate_expired' })
+      await allow('late-0')
+      assert.deepEqual(await renewalOf(device), { said: { label: 'default', isLate: true }, done: 'issued' })
+    })
 
     test('is allowed once: for one key, which may fetch its lost answer again', async () => {
       const device = await expired('late-1')
