@@ -2,12 +2,15 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { Area, Operation } from '../store.ts'
 import { DiskReads } from './disk-reads.ts'
 import { GroupCommit } from './group-commit.ts'
+import { HeldMessages } from './held-messages.ts'
 import { RetainedStore } from './level-retained.ts'
-import { bytesOf, changeSubscriptions } from './level-subscriptions.ts'
+import { changeSubscriptions } from './level-subscriptions.ts'
 import { WillStore } from './level-wills.ts'
 import { SessionQueues } from './session-queues.ts'
 import { type Entry, empty, keys } from './session-records.ts'
 import {
+  bytesOf,
+  carryOver,
   countsOf,
   createSession,
   endConnection,
@@ -64,6 +67,7 @@ export class LevelSessions implements SessionStore {
   readonly #memory: { windowEntries: number; cacheBytes: number }
   readonly #commits: GroupCommit
   readonly #disk: DiskReads
+  readonly #held = new HeldMessages()
   #state!: State
   #queues!: SessionQueues
   #retained!: RetainedStore
@@ -104,7 +108,8 @@ export class LevelSessions implements SessionStore {
   async claim(clientId: string, broker: string, options: { keepMs: number; clean?: boolean }): Promise<Claim> {
     const state = this.#ready()
     const before = state.sessions.get(clientId)
-    const present = before !== undefined && options.clean !== true && !this.#hasEnded(before)
+    // One that is not on disk has ended with its connection, whoever was left to say so.
+    const present = before?.isOnDisk === true && options.clean !== true && !this.#hasEnded(before)
     const displaced = before === undefined ? this.#findDisplaced(deviceOf(clientId)) : undefined
     const formerOwner = before?.owner
 
@@ -126,7 +131,7 @@ export class LevelSessions implements SessionStore {
       session = createSession(state, { id, clientId, epoch, owner: broker, keepMs: options.keepMs })
     }
     useAgain(session)
-    operations.push(noteSession(session))
+    if (session.isOnDisk) operations.push(noteSession(session))
     // After a power cut it has to be known that what waits may have gone out.
     await this.#commits.add(operations, { sync: session.messages > 0 }).catch((error) => {
       this.#unclaimed.set(clientId, epoch)
@@ -146,10 +151,17 @@ export class LevelSessions implements SessionStore {
     keepUntil: number | 'forget',
     { dropsWill = false }: { dropsWill?: boolean } = {},
   ): Promise<void> {
-    const session = keepUntil === 'forget' ? this.#findSession(clientId, epoch) : this.#requireOwned(clientId, epoch)
     const operations: Operation[] = []
+    if (this.#ready().sessions.get(clientId)?.epoch !== epoch && this.#wills.has(clientId, epoch)) {
+      // What it is of went in memory, and the disk did not take the end of its will.
+      if (dropsWill) this.#wills.drop(epoch, operations)
+      else this.#wills.endSession(epoch, operations)
+      await this.#commits.add(operations, { sync: false })
+      return
+    }
+    const session = keepUntil === 'forget' ? this.#findSession(clientId, epoch) : this.#requireOwned(clientId, epoch)
     if (dropsWill) this.#wills.drop(epoch, operations)
-    if (keepUntil === 'forget') this.#forget(session, operations)
+    if (keepUntil === 'forget' || !session.isOnDisk) this.#forget(session, operations)
     else {
       session.owner = undefined
       session.keepUntil = keepUntil
@@ -183,7 +195,7 @@ export class LevelSessions implements SessionStore {
     const operations: Operation[] = []
     const quota = this.#quotaOf(session.device.id)
     const existed = changeSubscriptions(session, { add, remove, quota }, operations)
-    await this.#commits.add(operations, { sync: true })
+    await this.#commits.add(operations, { sync: outlivesConnection(session) })
     return { existed }
   }
 
@@ -200,9 +212,14 @@ export class LevelSessions implements SessionStore {
         return deliveries.map(() => 'queued')
       }
     }
-    const find = (clientId: string): Session | undefined => this.#findLive(clientId)
+    let sync = incoming !== undefined
+    const find = (clientId: string): Session | undefined => {
+      const session = this.#findLive(clientId)
+      sync ||= session !== undefined && outlivesConnection(session)
+      return session
+    }
     const answers = this.#queues.enqueue(deliveries, { find, quotaOf: this.#quotaOf, now: this.#now() }, operations)
-    if (operations.length > 0) await this.#commits.add(operations, { sync: true })
+    if (operations.length > 0) await this.#commits.add(operations, { sync })
     return answers
   }
 
@@ -256,7 +273,7 @@ export class LevelSessions implements SessionStore {
     if (action === 'take' && session.incoming.delete(packetId)) {
       operations.push({ type: 'del', key: keys.incoming(session.id, packetId) })
     }
-    await this.#commits.add(operations, { sync: true })
+    await this.#commits.add(operations, { sync: session.isOnDisk })
     return action === 'put' ? !known : known
   }
 
@@ -348,7 +365,7 @@ export class LevelSessions implements SessionStore {
   #begin(state: State): void {
     const disk = this.#disk
     this.#state = state
-    this.#queues = new SessionQueues(state, { disk, commits: this.#commits, ...this.#memory })
+    this.#queues = new SessionQueues(state, { disk, commits: this.#commits, held: this.#held, ...this.#memory })
     this.#wills = new WillStore(state, { disk, now: this.#now })
     this.#retained = new RetainedStore(state, { disk, quotaOf: this.#quotaOf, now: this.#now })
   }
@@ -359,7 +376,9 @@ export class LevelSessions implements SessionStore {
       try {
         await this.#queues.stop()
         await this.#area.reopen()
+        const before = this.#state
         this.#begin(await loadState(this.#area))
+        this.#carryOver(before)
         this.#broken = false
       } catch {
         // The next call tries again.
@@ -367,6 +386,19 @@ export class LevelSessions implements SessionStore {
         this.#recovering = undefined
       }
     })()
+  }
+
+  /** Sessions that the disk does not have were none of what has failed. */
+  #carryOver(before: State): void {
+    const operations: Operation[] = []
+    this.#state.nextNumber = Math.max(this.#state.nextNumber, before.nextNumber)
+    for (const session of before.sessions.values()) {
+      if (session.isOnDisk) continue
+      const older = this.#state.sessions.get(session.clientId)
+      if (older !== undefined) this.#forget(older, operations)
+      carryOver(this.#state, session)
+    }
+    void this.#commits.add(operations, { sync: false })
   }
 
   #ready(): State {
@@ -409,10 +441,12 @@ export class LevelSessions implements SessionStore {
   }
 
   #forget(session: Session, operations: Operation[]): void {
-    const { id, clientId, device, subscriptions, incoming } = session
-    operations.push({ type: 'del', key: keys.session(id) })
-    for (const filter of subscriptions.keys()) operations.push({ type: 'del', key: keys.subscription(id, filter) })
-    for (const packetId of incoming) operations.push({ type: 'del', key: keys.incoming(id, packetId) })
+    const { id, clientId, device, subscriptions, incoming, isOnDisk } = session
+    if (isOnDisk) {
+      operations.push({ type: 'del', key: keys.session(id) })
+      for (const filter of subscriptions.keys()) operations.push({ type: 'del', key: keys.subscription(id, filter) })
+      for (const packetId of incoming) operations.push({ type: 'del', key: keys.incoming(id, packetId) })
+    }
     this.#wills.endSession(session.epoch, operations)
     this.#state.sessions.delete(clientId)
     device.sessions.delete(clientId)
@@ -437,10 +471,14 @@ export class LevelSessions implements SessionStore {
     if (session.incoming.size >= maxIncoming) {
       throw new FleetError('quota_exceeded', `${maxIncoming} messages of ${session.clientId} wait for their PUBREL`)
     }
+    if (!session.isOnDisk) this.#queues.putOnDisk(session, operations)
     session.incoming.add(packetId)
     operations.push({ type: 'put', key: keys.incoming(session.id, packetId), value: empty })
     return true
   }
 }
+
+/** What a session that ends with its connection has is promised to nobody who could find it gone. */
+const outlivesConnection = ({ keepMs }: Session): boolean => keepMs > 0
 
 const notNow = (): FleetError => new FleetError('unavailable', 'the session store cannot be used now')

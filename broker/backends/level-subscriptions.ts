@@ -1,7 +1,7 @@
 import { FleetError } from '../../runtime/errors.ts'
 import type { Operation } from '../store.ts'
-import { encodeSubscription, keys } from './session-records.ts'
-import type { Session } from './session-state.ts'
+import { keys } from './session-records.ts'
+import { bytesOf, noteSubscription, type Session } from './session-state.ts'
 import type { DeviceQuota, StoredSubscription } from './session-store.ts'
 
 /**
@@ -15,7 +15,7 @@ export function changeSubscriptions(
   change: { add: readonly StoredSubscription[]; remove: readonly string[]; quota: DeviceQuota },
   operations: Operation[],
 ): Set<string> {
-  const { id, device, subscriptions } = session
+  const { id, device, subscriptions, isOnDisk } = session
   const { add, remove, quota } = change
   const existed = new Set([...remove, ...add.map(({ filter }) => filter)].filter((filter) => subscriptions.has(filter)))
   const after = new Map(subscriptions)
@@ -31,21 +31,14 @@ export function changeSubscriptions(
     throw new FleetError('quota_exceeded', `${device.id} has ${device.bytes} octets of messages and filters`)
   }
   for (const filter of remove) {
-    if (subscriptions.delete(filter)) operations.push({ type: 'del', key: keys.subscription(id, filter) })
+    if (subscriptions.delete(filter) && isOnDisk) operations.push({ type: 'del', key: keys.subscription(id, filter) })
   }
   for (const subscription of add) {
     const { filter } = subscription
     subscriptions.set(filter, subscription)
-    operations.push({ type: 'put', key: keys.subscription(id, filter), value: encodeSubscription(subscription) })
+    if (isOnDisk) operations.push(noteSubscription(id, subscription))
   }
   device.subscriptions += growth
   device.bytes += byteGrowth
   return existed
-}
-
-/** What a session's subscriptions count for among the octets of its device. */
-export function bytesOf(subscriptions: ReadonlyMap<string, StoredSubscription>): number {
-  let bytes = 0
-  for (const filter of subscriptions.keys()) bytes += Buffer.byteLength(filter)
-  return bytes
 }

@@ -2,6 +2,7 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { Operation } from '../store.ts'
 import type { DiskReads } from './disk-reads.ts'
 import type { GroupCommit } from './group-commit.ts'
+import type { HeldMessages } from './held-messages.ts'
 import {
   decodeEntry,
   decodeMessage,
@@ -9,12 +10,23 @@ import {
   encodeEntry,
   encodeMessage,
   keys,
+  messageBytes,
   seqOfEntry,
 } from './session-records.ts'
-import { countEntry, type Session, type State, takeNumber } from './session-state.ts'
+import { countEntry, noteSession, noteSubscription, type Session, type State, takeNumber } from './session-state.ts'
 import type { Delivery, DeviceQuota, EnqueueAnswer, Message, Queued } from './session-store.ts'
 
 const pageSize = 500
+/** What may wait in memory alone for one session. */
+const heldForOneAtMost = 2 * 1024 * 1024
+
+/** A message that is being enqueued, and the places that it gets. */
+type Draft = {
+  readonly message: Message
+  readonly seq: number
+  readonly bytes: number
+  readonly entries: Map<Session, Entry>
+}
 
 /** Messages by seq, the longest unused first to go. */
 class MessageCache {
@@ -62,18 +74,29 @@ export class SessionQueues {
   readonly #commits: GroupCommit
   readonly #windowEntries: number
   readonly #cache: MessageCache
+  /** For all sessions that are not on disk; whoever opens the store again hands it on. */
+  readonly #held: HeldMessages
+  readonly #heldAtMost: number
   #collecting: Promise<void> | undefined
   #stopped = false
 
   constructor(
     state: State,
-    options: { disk: DiskReads; commits: GroupCommit; windowEntries: number; cacheBytes: number },
+    options: {
+      disk: DiskReads
+      commits: GroupCommit
+      held: HeldMessages
+      windowEntries: number
+      cacheBytes: number
+    },
   ) {
     this.#state = state
     this.#disk = options.disk
     this.#commits = options.commits
     this.#windowEntries = options.windowEntries
     this.#cache = new MessageCache(options.cacheBytes)
+    this.#held = options.held
+    this.#heldAtMost = options.cacheBytes
     this.collectGarbage()
   }
 
@@ -91,33 +114,55 @@ export class SessionQueues {
     },
     operations: Operation[],
   ): EnqueueAnswer[] {
-    const messages = new Map<Message, { seq: number; value: Buffer; entries: Map<Session, Entry> }>()
+    const drafts = new Map<Message, Draft>()
     const answers = deliveries.map((delivery): EnqueueAnswer => {
       const session = options.find(delivery.clientId)
       if (session === undefined) return 'noSession'
-      let stored = messages.get(delivery.message)
-      if (stored === undefined) {
+      const { message } = delivery
+      let draft = drafts.get(message)
+      if (draft === undefined) {
         const seq = takeNumber(this.#state, operations)
-        stored = { seq, value: encodeMessage(delivery.message), entries: new Map() }
-        messages.set(delivery.message, stored)
+        draft = { message, seq, bytes: messageBytes(message), entries: new Map() }
+        drafts.set(message, draft)
       }
-      if (stored.entries.has(session)) return 'queued' // one entry, whatever number of filters match (trap T31)
-      if (!hasRoom(session, stored.value.length, delivery.limits, options.quotaOf(session.device.id))) {
+      if (draft.entries.has(session)) return 'queued' // one entry, whatever number of filters match (trap T31)
+      if (!hasRoom(session, draft.bytes, delivery.limits, options.quotaOf(session.device.id))) {
         if (session.nextExpiry <= options.now) void this.sweep(session, options.now).catch(() => {})
         return 'full'
       }
-      const entry = entryOf(delivery, stored)
-      stored.entries.set(session, entry)
+      if (!session.isOnDisk && (delivery.qos === 2 || !this.#mayHold(session, draft.bytes)))
+        this.putOnDisk(session, operations)
+      const entry = entryOf(delivery, draft)
+      draft.entries.set(session, entry)
       const complete = session.window.size === session.messages
       countEntry(session, entry)
-      if (session.owner !== undefined && complete && this.#hasWindow(session)) {
+      if (!session.isOnDisk || (session.owner !== undefined && complete && this.#hasWindow(session))) {
         session.window.set(entry.seq, entry)
         session.windowEnd = entry.seq
       }
       return 'queued'
     })
-    for (const [message, { seq, value, entries }] of messages) this.#put(message, seq, value, entries, operations)
+    for (const draft of drafts.values()) this.#put(draft, operations)
     return answers
+  }
+
+  /** Writes down a session that was in memory alone; it is like any other from here on. */
+  putOnDisk(session: Session, operations: Operation[]): void {
+    const { id, subscriptions, window } = session
+    session.isOnDisk = true
+    operations.push(noteSession(session))
+    for (const subscription of subscriptions.values()) operations.push(noteSubscription(id, subscription))
+    for (const entry of window.values()) {
+      const message = this.#held.get(entry.seq)
+      if (message === undefined) continue // it is being enqueued, and written with what comes with it
+      const { seq } = entry
+      const references = this.#state.references.get(seq) ?? 0
+      if (references === 0) operations.push({ type: 'put', key: keys.message(seq), value: encodeMessage(message) })
+      this.#state.references.set(seq, references + 1)
+      entry.shared = true
+      operations.push({ type: 'put', key: keys.entry(id, seq), value: encodeEntry(entry) })
+      this.#held.release(seq)
+    }
   }
 
   /** @param requireCurrent throws when `session` is not any more what the caller has a right to */
@@ -143,8 +188,10 @@ export class SessionQueues {
   }
 
   remove(session: Session, entry: Entry, operations: Operation[]): void {
-    operations.push({ type: 'del', key: keys.entry(session.id, entry.seq) })
-    if (!entry.released) this.#dropMessage(entry, operations)
+    if (session.isOnDisk) {
+      operations.push({ type: 'del', key: keys.entry(session.id, entry.seq) })
+      if (!entry.released) this.#dropMessage(entry, operations)
+    } else this.#held.release(entry.seq)
     session.window.delete(entry.seq)
     session.removed?.add(entry.seq)
     if (entry.packetId !== undefined) session.inflight.delete(entry.packetId)
@@ -158,7 +205,8 @@ export class SessionQueues {
     if (entry.packetId !== undefined) session.inflight.delete(entry.packetId)
     entry.packetId = packetId
     session.inflight.set(packetId, entry)
-    operations.push({ type: 'put', key: keys.entry(session.id, entry.seq), value: encodeEntry(entry) })
+    if (session.isOnDisk)
+      operations.push({ type: 'put', key: keys.entry(session.id, entry.seq), value: encodeEntry(entry) })
   }
 
   /** Its receiver has the message: what is left is the packet id. */
@@ -182,6 +230,10 @@ export class SessionQueues {
   abandon(session: Session): void {
     session.device.messages -= session.messages
     session.device.bytes -= session.bytes
+    if (!session.isOnDisk) {
+      for (const seq of session.window.keys()) this.#held.release(seq)
+      return
+    }
     if (session.messages > 0) this.#state.garbage.add(session.id)
     this.collectGarbage()
   }
@@ -201,6 +253,7 @@ export class SessionQueues {
         void this.#commits.add(operations, { sync: false })
       }
       visit(session.window.values())
+      if (!session.isOnDisk) return
       try {
         for (let after: number | undefined = session.windowEnd; after !== undefined && this.#isLive(session); ) {
           after = await this.#readBehind(session, after, pageSize, visit)
@@ -229,27 +282,35 @@ export class SessionQueues {
     return session.window.size - session.inflight.size < this.#windowEntries
   }
 
+  #mayHold(session: Session, bytes: number): boolean {
+    return session.bytes + bytes <= heldForOneAtMost && this.#held.bytes + bytes <= this.#heldAtMost
+  }
+
   #isLive(session: Session): boolean {
     return !this.#stopped && this.#state.sessions.get(session.clientId) === session
   }
 
-  #put(message: Message, seq: number, value: Buffer, entries: Map<Session, Entry>, operations: Operation[]): void {
+  #put({ message, seq, bytes, entries }: Draft, operations: Operation[]): void {
     if (entries.size === 0) return
+    const stored = [...entries].filter(([{ isOnDisk }]) => isOnDisk)
+    const receivers = entries.size - stored.length
+    if (stored.length === 0) {
+      this.#held.add(seq, ownOf(message), { bytes, receivers })
+      return
+    }
+    const value = encodeMessage(message)
     operations.push({ type: 'put', key: keys.message(seq), value })
     const shared = entries.size > 1
-    if (shared) this.#state.references.set(seq, entries.size)
-    let wanted = false
-    for (const [session, entry] of entries) {
+    if (shared) this.#state.references.set(seq, stored.length)
+    let wanted = receivers > 0
+    for (const [session, entry] of stored) {
       entry.shared = shared
       operations.push({ type: 'put', key: keys.entry(session.id, seq), value: encodeEntry(entry) })
       wanted ||= session.window.has(seq)
     }
     if (!wanted) return
-    // Not the caller's payload, which may be a view that keeps a whole read buffer alive.
-    const own =
-      message.properties === undefined
-        ? { ...message, payload: value.subarray(value.length - message.payload.length) }
-        : decodeMessage(value)
+    const own = ownOf(message)
+    if (receivers > 0) this.#held.add(seq, own, { bytes, receivers })
     this.#cache.set(seq, own, value.length)
   }
 
@@ -341,7 +402,7 @@ export class SessionQueues {
     const messages = new Map<number, Message>()
     const missing: Entry[] = []
     for (const entry of page) {
-      const message = entry.released ? undefined : this.#cache.get(entry.seq)
+      const message = entry.released ? undefined : (this.#held.get(entry.seq) ?? this.#cache.get(entry.seq))
       if (message !== undefined) messages.set(entry.seq, message)
       else if (!entry.released) missing.push(entry)
     }
@@ -377,6 +438,14 @@ export class SessionQueues {
   }
 }
 
+/** Without the views of what a publisher sent, each of which would keep a whole read buffer alive. */
+function ownOf(message: Message): Message {
+  const { payload, properties } = message
+  const own = { ...message, payload: Buffer.from(payload) }
+  if (properties?.correlationData === undefined) return own
+  return { ...own, properties: { ...properties, correlationData: Buffer.from(properties.correlationData) } }
+}
+
 function hasRoom(session: Session, bytes: number, limits: Delivery['limits'], quota: DeviceQuota): boolean {
   const { device } = session
   return (
@@ -387,15 +456,15 @@ function hasRoom(session: Session, bytes: number, limits: Delivery['limits'], qu
   )
 }
 
-function entryOf(delivery: Delivery, stored: { seq: number; value: Buffer }): Entry {
+function entryOf(delivery: Delivery, { seq, bytes }: Draft): Entry {
   return {
-    seq: stored.seq,
+    seq,
     qos: delivery.qos,
     retain: delivery.retain ?? false,
     identifiers: delivery.identifiers,
     shared: false,
     expiresAt: delivery.message.expiresAt ?? Number.POSITIVE_INFINITY,
-    bytes: stored.value.length,
+    bytes,
     packetId: undefined,
     released: false,
   }

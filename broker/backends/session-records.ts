@@ -68,17 +68,28 @@ const timeBytes = 6
 
 const messageFlags = { qos: 0x03, retain: 0x04, expires: 0x08, properties: 0x10 } as const
 
+const bytesWith = ({ topic, from, payload, expiresAt }: Message, propertyBytes: number | undefined): number =>
+  1 +
+  timeBytes +
+  (expiresAt === undefined ? 0 : timeBytes) +
+  2 +
+  Buffer.byteLength(topic) +
+  2 +
+  Buffer.byteLength(from) +
+  (propertyBytes === undefined ? 0 : 4 + propertyBytes) +
+  payload.length
+
+/** What `encodeMessage` takes. */
+export const messageBytes = (message: Message): number =>
+  bytesWith(message, message.properties && serialize(message.properties).length)
+
 /** flags, published at [, expires at], topic, from [, properties], payload; texts and properties behind their length. */
 export function encodeMessage(message: Message): Buffer {
   const { topic, from, payload, expiresAt } = message
   const properties = message.properties === undefined ? undefined : serialize(message.properties)
   const topicBytes = Buffer.byteLength(topic)
   const fromBytes = Buffer.byteLength(from)
-  const expiryBytes = expiresAt === undefined ? 0 : timeBytes
-  const propertyBytes = properties === undefined ? 0 : 4 + properties.length
-  const bytes = Buffer.allocUnsafe(
-    1 + timeBytes + expiryBytes + 2 + topicBytes + 2 + fromBytes + propertyBytes + payload.length,
-  )
+  const bytes = Buffer.allocUnsafe(bytesWith(message, properties?.length))
   const flags =
     message.qos |
     (message.retain ? messageFlags.retain : 0) |

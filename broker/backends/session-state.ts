@@ -9,6 +9,7 @@ import {
   decodeWill,
   type Entry,
   encodeSession,
+  encodeSubscription,
   encodeWill,
   keys,
   seqOfEntry,
@@ -24,6 +25,11 @@ export type Session = {
   readonly device: DeviceState
   epoch: number
   owner: string | undefined
+  /**
+   * false: it ends with its connection, so that nobody would read it again. It is in memory alone until that is too little, or
+   * QoS 2 asks for more.
+   */
+  isOnDisk: boolean
   /** Milliseconds; both Infinity for good. */
   keepMs: number
   keepUntil: number
@@ -100,6 +106,7 @@ export function createSession(
   const session: Session = {
     ...named,
     device,
+    isOnDisk: named.keepMs > 0,
     keepUntil: Number.POSITIVE_INFINITY,
     subscriptions: new Map(),
     incoming: new Set(),
@@ -116,6 +123,17 @@ export function createSession(
   state.sessions.set(named.clientId, session)
   device.sessions.add(named.clientId)
   return session
+}
+
+/** A session that the disk does not have, where memory is made anew from there. */
+export function carryOver(state: State, session: Session): void {
+  const { clientId, subscriptions, messages, bytes } = session
+  const device = deviceIn(state, session.device.id)
+  state.sessions.set(clientId, { ...session, device })
+  device.sessions.add(clientId)
+  device.subscriptions += subscriptions.size
+  device.messages += messages
+  device.bytes += bytes + bytesOf(subscriptions)
 }
 
 export function deviceIn(state: State, id: string): DeviceState {
@@ -167,6 +185,12 @@ export function noteSession(session: Session): Operation {
   return { type: 'put', key: keys.session(session.id), value }
 }
 
+export const noteSubscription = (sessionId: number, subscription: StoredSubscription): Operation => ({
+  type: 'put',
+  key: keys.subscription(sessionId, subscription.filter),
+  value: encodeSubscription(subscription),
+})
+
 /** @throws FleetError `data_damaged` */
 export async function loadState(area: Area): Promise<State> {
   const state: State = {
@@ -194,6 +218,7 @@ export async function loadState(area: Area): Promise<State> {
     const { clientId, epoch, owner, keepMs, keepUntil, unsureBelow = 0 } = decodeSession(value)
     const forGood = Number.POSITIVE_INFINITY
     const session = createSession(state, { id, clientId, epoch, owner, keepMs: keepMs ?? forGood })
+    session.isOnDisk = true
     session.keepUntil = keepUntil ?? forGood
     session.unsureBelow = owner === undefined ? unsureBelow : state.nextNumber
     byId.set(id, session)
@@ -260,7 +285,7 @@ export function endConnections(state: State, now: number): Operation[] {
 export function endConnection(session: Session, now: number, operations: Operation[]): void {
   session.owner = undefined
   session.keepUntil = now + session.keepMs
-  operations.push(noteSession(session))
+  if (session.isOnDisk) operations.push(noteSession(session))
 }
 
 export function countEntry(session: Session, entry: Entry): void {
@@ -299,6 +324,13 @@ async function forEach(
     if (page.length < limit) return
     after = page.at(-1)![0]
   }
+}
+
+/** What a session's subscriptions count for among the octets of its device. */
+export function bytesOf(subscriptions: ReadonlyMap<string, StoredSubscription>): number {
+  let bytes = 0
+  for (const filter of subscriptions.keys()) bytes += Buffer.byteLength(filter)
+  return bytes
 }
 
 /** The longest unused of a device comes first. */

@@ -5,6 +5,8 @@
  * - A call that resolves is written. `enqueue`, `changeSubscriptions`, `putWill`, `dropDevice`, `retain` of QoS 1 and 2 and
  *   whatever QoS 2 rests on are on disk by then; the rest outlives the process, and a power cut at worst brings back a
  *   message that was acknowledged, which is sent again (at least once).
+ * - A session that is claimed to be kept for 0 ms ends with its connection: nobody would find it after a crash, so nothing of it
+ *   has to be written, but for its will.
  * - Writes carry the epoch that `claim` gave: at most one epoch may write.
  * - No call outlives its deadline, but for the turn that it waits for while a store that does answer is busy.
  *

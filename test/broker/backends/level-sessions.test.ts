@@ -281,6 +281,128 @@ test('what QoS 1 and 2 promise is flushed, and an acknowledgement of QoS 1 is no
   })
 })
 
+const briefly = { keepMs: 0 }
+
+test('a session that ends with its connection is not written, nor what waits for it, and others have their own', async () => {
+  let writes = 0
+  const wrap = (area: Area): Area => ({
+    ...area,
+    write: (operations, options) => {
+      writes++
+      return area.write(operations, options)
+    },
+  })
+  await withStore({ wrap }, async (store, area) => {
+    const kept = await store.claim('kept', 'b1', forGood)
+    const brief = await store.claim('brief', 'b1', briefly)
+    const other = await store.claim('other', 'b1', briefly)
+    writes = 0
+    await store.changeSubscriptions('brief', brief.epoch, [aFilter], [])
+    const sent = messageOf('x', { properties: { correlationData: Buffer.from('y') } })
+    assert.deepEqual(await enqueue(store, sent, 'brief', 'other'), ['queued', 'queued'])
+    sent.payload.fill('-')
+    sent.properties!.correlationData!.fill('-')
+    const [entry] = await store.readQueue('brief', brief.epoch, 0, 1)
+    assert.equal(
+      entry?.state === 'publish' && `${entry.message.payload} ${entry.message.properties?.correlationData}`,
+      'x y',
+    )
+    assert.equal(await store.assignPacketId('brief', brief.epoch, entry!.seq, 1), true)
+    await store.ack('brief', brief.epoch, [1])
+    assert.deepEqual(await texts(store, 'other', other.epoch), ['x'])
+    assert.equal(writes, 0)
+
+    await enqueue(store, messageOf('to all'), 'kept', 'brief', 'other')
+    const [own] = await store.readQueue('kept', kept.epoch, 0, 1)
+    await store.discard('kept', kept.epoch, [own!.seq])
+    assert.deepEqual(await keysOf(area, 'm'), [], 'who was promised it is done with it')
+    assert.deepEqual(await texts(store, 'brief', brief.epoch), ['to all'])
+    await store.release('brief', brief.epoch, 'forget')
+    assert.deepEqual(await texts(store, 'other', other.epoch), ['x', 'to all'])
+    assert.equal((await keysOf(area, 's')).length, 1)
+  })
+})
+
+for (const { what, qos, cacheBytes } of [
+  { what: 'more waits for it than memory is for', qos: 1, cacheBytes: 1_000 },
+  { what: 'a message of QoS 2 is for it', qos: 2, cacheBytes: 1_000_000 },
+] as const) {
+  test(`a session that ends with its connection is written down once ${what}, and leaves nothing`, async () => {
+    await withStore({ cacheBytes }, async (store, area) => {
+      const { epoch } = await store.claim('brief', 'b1', briefly)
+      await store.changeSubscriptions('brief', epoch, [aFilter], [])
+      await enqueue(store, messageOf('first'), 'brief')
+      await enqueue(store, messageOf('second'), 'brief')
+      const [first] = await store.readQueue('brief', epoch, 0, 1)
+      await store.assignPacketId('brief', epoch, first!.seq, 7)
+      assert.deepEqual(await keysOf(area, 'q'), [])
+      await enqueue(store, messageOf('z'.repeat(500), { qos }), 'brief')
+      const found = await Promise.all(['s', 'f', 'q', 'm'].map(async (kind) => (await keysOf(area, kind)).length))
+      assert.deepEqual(found, [1, 1, 3, 3])
+      const queue = await store.readQueue('brief', epoch, 0, 10)
+      assert.deepEqual(
+        queue.map((one) => one.state === 'publish' && [one.message.payload.length, one.packetId]),
+        [
+          [5, 7],
+          [6, undefined],
+          [500, undefined],
+        ],
+      )
+      await store.ack('brief', epoch, [7])
+      await store.release('brief', epoch, 'forget')
+      await until(async () => (await keysOf(area, '')).length === 2)
+      assert.deepEqual(await keysOf(area, ''), ['n', 'v'])
+    })
+  })
+}
+
+for (const dropsWill of [false, true]) {
+  test(`the will of a session that ended while nothing could be written is ${dropsWill ? 'dropped' : 'due'} once it can`, async () => {
+    let failing = false
+    const wrap = (area: Area): Area => ({
+      ...area,
+      write: (...args) => (failing ? Promise.reject(new Error('I/O error')) : area.write(...args)),
+    })
+    await withStore({ wrap }, async (store, area) => {
+      const { epoch } = await store.claim('brief', 'b1', briefly)
+      await store.putWill('brief', epoch, { message: messageOf('will'), delayMs: 9_000 })
+      failing = true
+      await assert.rejects(store.release('brief', epoch, 'forget', { dropsWill }), { code: 'outcome_unknown' })
+      failing = false
+      await until(() => succeeds(store.subscriptions('brief')))
+      await store.release('brief', epoch, 'forget', { dropsWill })
+      assert.equal((await store.deadlines(start)).wills.length, dropsWill ? 0 : 1)
+      assert.equal((await keysOf(area, 'w')).length, dropsWill ? 0 : 1)
+    })
+  })
+}
+
+test('a session that ends with its connection goes on where the store fails and opens again', async () => {
+  let failing = false
+  const wrap = (area: Area): Area => ({
+    ...area,
+    write: (...args) => (failing ? Promise.reject(new Error('I/O error')) : area.write(...args)),
+  })
+  await withStore({ wrap }, async (store, area) => {
+    await store.claim('kept', 'b1', forGood)
+    await store.claim('again', 'b1', forGood)
+    const { epoch } = await store.claim('brief', 'b1', briefly)
+    await store.changeSubscriptions('brief', epoch, [aFilter], [])
+    await enqueue(store, messageOf('before'), 'brief')
+    failing = true
+    const lost = [enqueue(store, messageOf('x'), 'kept'), store.claim('again', 'b1', { ...briefly, clean: true })]
+    for (const one of await Promise.allSettled(lost)) assert.equal(one.status, 'rejected')
+    failing = false
+    await until(() => succeeds(store.subscriptions('brief')))
+    assert.deepEqual(await store.subscriptions('brief'), [aFilter])
+    assert.deepEqual(await texts(store, 'brief', epoch), ['before'])
+    assert.deepEqual(store.counts, { sessions: 3, messages: 1, bytes: store.counts.bytes })
+    assert.deepEqual(await enqueue(store, messageOf('after'), 'brief'), ['queued'])
+    assert.deepEqual(await texts(store, 'brief', epoch), ['before', 'after'])
+    assert.equal((await keysOf(area, 's')).length, 1, 'the one that was begun anew has no older one')
+  })
+})
+
 test('what is acknowledged while the queue is read from disk is not in what was read', async () => {
   const folder = newFolder()
   try {
