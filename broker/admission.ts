@@ -1,4 +1,5 @@
 import { clientIdBelongsTo, type DeviceId } from '../contract/ids.ts'
+import type { PolicyDocument } from '../contract/policy-document.ts'
 import { compilePolicy, type Matcher } from '../contract/policy-matcher.ts'
 import type { PrincipalFacts } from '../contract/principal-facts.ts'
 import type { ProblemCode } from '../contract/problems.ts'
@@ -12,6 +13,7 @@ import type { CertificateFacts } from '../pki/certificate.ts'
 import { connectFault } from './connect-policy.ts'
 import { type Principal, principalOf } from './principal.ts'
 import type { SecondFactor } from './second-factor.ts'
+import type { DeviceState } from './trust/device-table.ts'
 import { deviceIdOf, type Facts, type Fault, faultsOfDevice, type PeerEvidence, strangeness } from './verification.ts'
 
 export type Will = { topic: string; payload: Buffer; qos: number; retain: boolean }
@@ -69,7 +71,16 @@ export type Refusal = {
   /** What refused was the will. */
   isWill?: boolean | undefined
 }
-export type Admission = { admitted: true; principal: Principal; matcher: Matcher; verdict: Verdict } | Refusal
+type Admitted = { admitted: true; principal: Principal; matcher: Matcher; verdict: Verdict; basis: Basis }
+export type Admission = Admitted | Refusal
+/** All that a matcher is made of, for one connection. */
+type Basis = {
+  document: PolicyDocument
+  device: DeviceState
+  clientId: string
+  state: VerificationState
+  authority: string | undefined
+}
 
 type Situation = Facts & { rules: ListenerRules }
 
@@ -125,6 +136,7 @@ export function judge(situation: Situation, clientId?: string): Verdict {
  * quarantined is not admitted.
  *
  * @param otherConnections of the same device, without one that this CONNECT takes over
+ * @param before           what was said of this CONNECT a moment ago: where nothing has changed, the policy is not compiled again
  */
 export function admitConnect(
   input: Situation & {
@@ -132,9 +144,10 @@ export function admitConnect(
     remoteAddress: string
     otherConnections: number
     maxConnections: number
+    before?: Admission | undefined
   },
 ): Admission {
-  const { connect, beliefs } = input
+  const { connect, beliefs, before } = input
   const verdict = judge(input, connect.clientId)
   const { certificate, deviceId } = verdict
   const refuse = (reason: ProblemCode, message: string): Refusal => refusal(verdict, reason, message)
@@ -148,15 +161,25 @@ export function admitConnect(
   }
   const device = beliefs.findDevice(deviceId)!
   const clientId = connect.clientId || deviceId
-  const principal = principalOf({ certificate, deviceId, device, clientId, verdict })
-  const matcher = compilePolicy(beliefs.policy.document, principal.facts)
+  const { state, authority } = verdict
+  const basis = { document: beliefs.policy.document, device, clientId, state, authority }
+  const known = before?.admitted === true && isSame(before.basis, basis) ? before : undefined
+  const principal = known?.principal ?? principalOf({ certificate, deviceId, device, clientId, verdict })
+  const matcher = known?.matcher ?? compilePolicy(basis.document, principal.facts)
   const fault = connectFault(matcher, { ...input, deviceId, will: connect.will })
   if (fault !== undefined) {
     const { reason, message, needed, isWill } = fault
     return { ...refuse(reason, message), facts: principal.facts, needed, isWill }
   }
-  return { admitted: true, principal, matcher, verdict }
+  return { admitted: true, principal, matcher, verdict, basis }
 }
+
+const isSame = (one: Basis, other: Basis): boolean =>
+  one.document === other.document &&
+  one.device === other.device &&
+  one.clientId === other.clientId &&
+  one.state === other.state &&
+  one.authority === other.authority
 
 /** Of who is refused for another reason than what verification found. */
 export const refusal = (verdict: Verdict, reason: ProblemCode, message: string): Refusal => ({

@@ -103,13 +103,13 @@ export class Gate {
     const clientId = connect.clientId || `${admission.principal.deviceId}:${newSuffix()}`
     const endTurn = await sessions.takeTurn(clientId)
     // What was true before the wait need not be now.
-    admission = hasEnded(connection) ? admission : this.#decide(connection, { ...connect, clientId })
+    admission = hasEnded(connection) ? admission : this.#decide(connection, { ...connect, clientId }, admission)
     if (!admission.admitted || hasEnded(connection)) {
       endTurn()
       return hasEnded(connection) ? undefined : admission
     }
     if (connection.deviceId === undefined) sessions.identify(connection, admission.principal.deviceId)
-    if (clones.arrived(connection, clientId)) admission = this.#decide(connection, { ...connect, clientId })
+    if (clones.arrived(connection, clientId)) admission = this.#decide(connection, { ...connect, clientId }, admission)
     if (!admission.admitted) {
       endTurn()
       return admission
@@ -378,7 +378,7 @@ export class Gate {
     return { evidence, rules, beliefs: snapshot, live, lastLive: this.#lastLive, now, isUnasked, suspendedUntil }
   }
 
-  #decide(connection: Connection, connect: ConnectFacts): Admission {
+  #decide(connection: Connection, connect: ConnectFacts, before?: Admission): Admission {
     const { snapshot, sessions, maxConnectionsPerDevice } = this.#options
     const deviceId = deviceIdOf(connection.evidence, snapshot)
     const admission = admitConnect({
@@ -387,6 +387,7 @@ export class Gate {
       remoteAddress: connection.remoteAddress,
       otherConnections: deviceId === undefined ? 0 : sessions.countOthers(deviceId, connect.clientId || deviceId),
       maxConnections: maxConnectionsPerDevice,
+      before,
     })
     connection.verdict = admission.verdict
     return admission

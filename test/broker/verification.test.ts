@@ -1,7 +1,7 @@
 /** What verification finds, and what a listener's mode and table make of it, for every state, mode and action. */
 import assert from 'node:assert/strict'
 import { before, test } from 'node:test'
-import { admitConnect, judge, judgeHandshake, type ListenerRules } from '../../broker/admission.ts'
+import { type Admission, admitConnect, judge, judgeHandshake, type ListenerRules } from '../../broker/admission.ts'
 import { reasonOf } from '../../broker/refusals.ts'
 import type { Authority, Facts, PeerEvidence } from '../../broker/verification.ts'
 import { connackCode } from '../../broker/wire/reason.ts'
@@ -338,6 +338,42 @@ test('what is asked for can be refused beside verification: the verdict says so'
     'reject',
     undefined,
   ])
+})
+
+test('a CONNECT that is looked at again has the policy that was compiled for it, unless what that was made of has changed', () => {
+  const device = { profile: 'camera', groups: [], status: 'active' } as const
+  const beliefs = (more: Partial<Facts['beliefs']> = {}): Facts['beliefs'] => ({
+    ...facts().beliefs,
+    findDevice: () => ({ ...device, groups: [...device.groups] }),
+    ...more,
+  })
+  const stable = facts().beliefs.findDevice('cam-1')!
+  const known = beliefs({ findDevice: () => stable })
+  const rules = rulesOf('enforce', 'expired', 'grace(2h)')
+  const look = (situation: Case, before?: Admission, clientId = 'cam-1') =>
+    admitConnect({
+      ...situation,
+      rules,
+      connect: connect(clientId),
+      remoteAddress: '127.0.0.1',
+      otherConnections: 0,
+      maxConnections: 1,
+      before,
+    })
+  const matcherOf = (admission: Admission) => admission.admitted && admission.matcher
+  const first = look(facts({ beliefs: known }))
+  assert.ok(first.admitted)
+  assert.equal(matcherOf(look(facts({ beliefs: known }), first)), first.matcher)
+  const others: [string, Admission][] = [
+    ['device', look(facts({ beliefs: beliefs() }), first)],
+    ['policy', look(facts({ beliefs: { ...known, policy: { version: 2, document: { ...starter } } } }), first)],
+    ['client id', look(facts({ beliefs: known }), first, 'cam-1:tool')],
+    ['state', look(facts({ beliefs: known, now: later(31 * hour) }), first)],
+  ]
+  for (const [what, second] of others) {
+    assert.ok(second.admitted, what)
+    assert.notEqual(second.matcher, first.matcher, what)
+  }
 })
 
 test('a table may not tolerate who was put out, pretends, or has no name, nor count grace from nowhere', () => {
