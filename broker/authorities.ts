@@ -81,11 +81,12 @@ export class Authorities {
   trustOf(labels: readonly string[]): Trust {
     const members = [this.#own, ...this.#others].filter(({ authority }) => labels.includes(authority.label))
     const isOwnAlone = members.length === 1 && members[0] === this.#own
+    const issuers = new Issuers(members)
     return {
       anchors: members.flatMap(({ pems }) => pems),
       findIssuer: (leaf, isChainAccepted) =>
         // The registry lists each certificate of our own, so that a chain to us is enough.
-        isOwnAlone && isChainAccepted ? { kind: 'trusted', authority: this.#own.authority } : findIssuer(leaf, members),
+        isOwnAlone && isChainAccepted ? { kind: 'trusted', authority: this.#own.authority } : issuers.find(leaf),
     }
   }
 
@@ -106,20 +107,43 @@ export class Authorities {
   }
 }
 
+/** Of devices that come again. */
+const knownAtMost = 4_096
+
 /**
  * Who issued a leaf, by its direct issuer's signature: which of several CAs a chain led to is not to be had from Node, and the
  * answer for a resumed session would be that of another day.
  */
-function findIssuer(leaf: X509Certificate, members: readonly Member[]): Issuer {
-  let kind: 'forged' | 'unknown' = 'unknown'
-  for (const { authority, certificates } of members) {
-    for (const certificate of certificates) {
-      if (!leaf.checkIssued(certificate)) continue
-      if (leaf.verify(certificate.publicKey)) return { kind: 'trusted', authority }
-      kind = 'forged'
-    }
+class Issuers {
+  readonly #members: readonly Member[]
+  /** Of leaves whose signature was verified, by all of their octets; those used last come last. */
+  readonly #known = new Map<string, Issuer>()
+
+  constructor(members: readonly Member[]) {
+    this.#members = members
   }
-  return { kind }
+
+  find(leaf: X509Certificate): Issuer {
+    const { fingerprint256 } = leaf
+    const issuer = this.#known.get(fingerprint256) ?? this.#verify(leaf)
+    if (issuer.kind !== 'trusted') return issuer
+    this.#known.delete(fingerprint256)
+    this.#known.set(fingerprint256, issuer)
+    if (this.#known.size > knownAtMost) this.#known.delete(this.#known.keys().next().value!)
+    return issuer
+  }
+
+  #verify(leaf: X509Certificate): Issuer {
+    let kind: 'forged' | 'unknown' = 'unknown'
+    for (const { authority, certificates } of this.#members) {
+      for (const certificate of certificates) {
+        if (!leaf.checkIssued(certificate)) continue
+        if (leaf.verify(certificate.publicKey)) return { kind: 'trusted', authority }
+        kind = 'forged'
+      }
+    }
+    return { kind }
+  }
 }
 
 function readCertificates({ label, file }: AuthorityConfiguration): X509Certificate[] {
