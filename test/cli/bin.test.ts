@@ -5,6 +5,8 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeF
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { test } from 'node:test'
+import { endsWithTest } from '../harness/ends-with-test.ts'
+import { hear } from '../harness/hear.ts'
 
 const lock = {
   packages: {
@@ -48,7 +50,7 @@ class Project implements Disposable {
 
   spawn(...args: string[]): ReturnType<typeof spawn> {
     const path = `${join(this.folder, 'npm')}${delimiter}${process.env.PATH}`
-    return spawn(process.execPath, args, { cwd: this.folder, env: { ...process.env, PATH: path } })
+    return endsWithTest(spawn(process.execPath, args, { cwd: this.folder, env: { ...process.env, PATH: path } }))
   }
 
   async run(...args: string[]): Promise<{ code: number | null; out: string; err: string }> {
@@ -156,7 +158,7 @@ test('the exit code of the program is passed on, and so are signals in both dire
 
   project.program("process.on('SIGTERM', () => process.exit(5)); setInterval(() => {}, 1000); console.log('on')")
   const asked = project.spawn('bin/run.js', 'start')
-  await once(asked.stdout!, 'data')
+  assert.equal(await hear(asked), 'on\n')
   asked.kill('SIGTERM')
   assert.deepEqual(await once(asked, 'exit'), [5, null])
 

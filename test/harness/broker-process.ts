@@ -1,11 +1,11 @@
 /** A broker in a process of its own, to be killed: `startBrokerProcess` starts what the lower part of this file runs. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { join } from 'node:path'
 import { createBrokerService } from '../../broker/service.ts'
 import { type Configuration, configuration } from '../../contract/configuration.ts'
 import { createLog } from '../../runtime/log.ts'
 import type { BrokerHarness } from './broker.ts'
+import { hear } from './hear.ts'
 
 type Wanted = { folder: string; broker: Partial<Configuration['broker']>; skewMs: number }
 
@@ -22,13 +22,7 @@ export async function startBrokerProcess(
   const child = spawn(process.execPath, [import.meta.filename, JSON.stringify(wanted)], {
     stdio: ['pipe', 'pipe', 'inherit'],
   })
-  const [endpoint] = await Promise.race([
-    once(child.stdout, 'data'),
-    once(child, 'exit').then(([code, signal]) => {
-      throw new Error(`the broker ended with ${code ?? signal} before it was there`)
-    }),
-  ])
-  return { child, port: Number(new URL(String(endpoint)).port) }
+  return { child, port: Number(new URL(await hear(child)).port) }
 }
 
 if (process.argv[1] === import.meta.filename) {

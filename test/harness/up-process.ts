@@ -8,12 +8,17 @@ const main = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
 /** `fleetgate up` as a process of its own. */
 export class Up {
   readonly process: ChildProcess
+  readonly #closed: Promise<unknown[]>
+  #hasEnded = false
   out = ''
   err = ''
 
   constructor(dataDir: string) {
     const env = { ...process.env, FLEETGATE_NAMES: 'localhost,127.0.0.1' }
     this.process = endsWithTest(spawn(process.execPath, [main, 'up', '--ports', 'auto', '--data', dataDir], { env }))
+    this.#closed = once(this.process, 'close').finally(() => {
+      this.#hasEnded = true
+    })
     this.process.stdout!.on('data', (chunk) => {
       this.out += chunk
     })
@@ -23,10 +28,13 @@ export class Up {
   }
 
   async says(text: string): Promise<void> {
-    while (!this.out.includes(text)) await once(this.process.stdout!, 'data')
+    while (!this.out.includes(text)) {
+      if (this.#hasEnded) throw new Error(`up ended and never said "${text}": ${this.out}${this.err}`)
+      await Promise.race([once(this.process.stdout!, 'data'), this.#closed])
+    }
   }
 
-  async ended(): Promise<unknown[]> {
-    return this.process.exitCode === null ? once(this.process, 'close') : [this.process.exitCode, null]
+  ended(): Promise<unknown[]> {
+    return this.#closed
   }
 }

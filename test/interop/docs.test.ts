@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
-import { type TestContext, test } from 'node:test'
+import { after, type TestContext, test } from 'node:test'
 import { type Block, blocksOf, pages } from '../harness/documents.ts'
 import { needs, reasonToSkip, root } from './gateway.ts'
 
@@ -41,6 +41,15 @@ function makeCheckout(folder: string): void {
   symlinkSync(join(root, 'bin', 'fleetgate.js'), join(folder, 'node_modules/.bin/fleetgate'))
 }
 
+/** To a process and all that it has started, where there still is one. */
+function signalGroup(leader: ChildProcess, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-leader.pid!, signal)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
 /** A terminal for each block, in one folder. */
 class Terminals implements AsyncDisposable {
   readonly folder: string
@@ -63,6 +72,7 @@ class Terminals implements AsyncDisposable {
       detached: true,
     })
     this.#going.push(child)
+    after(() => signalGroup(child, 'SIGKILL'))
     let text = ''
     const ended = once(child, 'close').then(([code]) => {
       this.#going.splice(this.#going.indexOf(child), 1)
@@ -83,8 +93,9 @@ class Terminals implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(
       this.#going.map((child) => {
-        process.kill(-child.pid!, 'SIGINT')
-        return once(child, 'close')
+        const closed = once(child, 'close')
+        signalGroup(child, 'SIGINT')
+        return closed
       }),
     )
   }

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join, resolve } from 'node:path'
+import { endsWithTest } from '../harness/ends-with-test.ts'
 
 export const root = dirname(dirname(import.meta.dirname))
 const bin = join(root, 'bin', 'fleetgate.js')
@@ -21,19 +22,24 @@ export function needs(...programs: string[]): { skip: string | false } {
   return { skip: missing.length > 0 && reasonToSkip(`${missing.join(', ')} not installed`) }
 }
 
+/** How long a program may take before something is wrong with it, on a busy machine too. */
+const patienceMs = 120_000
+
 export type Outcome = { code: number | null; out: string; err: string }
 
 export class Gateway implements AsyncDisposable {
   readonly folder: string
   readonly #process: ChildProcess
+  readonly #ended: Promise<unknown>
   readonly endpoints: Record<
     'est' | 'mqtts' | 'rootCertificate' | 'operatorCertificate' | 'operatorKey' | 'rootFingerprint',
     string
   > & { listeners: Record<string, string>; status?: string }
 
-  private constructor(folder: string, child: ChildProcess) {
+  private constructor(folder: string, child: ChildProcess, ended: Promise<unknown>) {
     this.folder = folder
     this.#process = child
+    this.#ended = ended
     this.endpoints = JSON.parse(readFileSync(join(folder, 'data', 'endpoints.json'), 'utf8'))
   }
 
@@ -41,24 +47,24 @@ export class Gateway implements AsyncDisposable {
   static async start(ports: 'auto' | 'configured' = 'auto', yaml = ''): Promise<Gateway> {
     const folder = mkdtempSync(join(tmpdir(), 'fleetgate-interop-'))
     if (yaml !== '') writeFileSync(join(folder, 'fleetgate.yaml'), yaml)
-    const child = spawn(process.execPath, [bin, 'up', '--ports', ports], {
-      cwd: folder,
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
+    const child = endsWithTest(
+      spawn(process.execPath, [bin, 'up', '--ports', ports], { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] }),
+    )
+    const ended = once(child, 'close')
     let text = ''
     await new Promise<void>((resolve, reject) => {
       const listen = (chunk: Buffer): void => {
         text += chunk
         if (text.includes('Ctrl-C stops the gateway')) resolve()
       }
-      child.stdout.on('data', listen)
-      child.stderr.on('data', listen)
-      child.once('exit', (code) => reject(new Error(`up ended with ${code}: ${text}`)))
+      child.stdout!.on('data', listen)
+      child.stderr!.on('data', listen)
+      ended.then(([code, signal]) => reject(new Error(`up ended with ${code ?? signal}: ${text}`)), reject)
     }).catch((error: unknown) => {
       rmSync(folder, { recursive: true, force: true })
       throw error
     })
-    return new Gateway(folder, child)
+    return new Gateway(folder, child, ended)
   }
 
   get estUrl(): string {
@@ -71,8 +77,12 @@ export class Gateway implements AsyncDisposable {
 
   run(program: string, ...args: string[]): Promise<Outcome> {
     return new Promise((resolve) => {
-      const child = execFile(program, args, { cwd: this.folder, timeout: 20_000, encoding: 'utf8' }, (_, out, err) =>
-        resolve({ code: child.exitCode, out, err }),
+      const child = execFile(
+        program,
+        args,
+        { cwd: this.folder, timeout: patienceMs, encoding: 'utf8' },
+        (_, out, err) =>
+          resolve({ code: child.exitCode, out, err: child.killed ? `${err} killed after ${patienceMs} ms` : err }),
       )
     })
   }
@@ -170,7 +180,7 @@ export class Gateway implements AsyncDisposable {
   start(program: string, ...args: string[]): Running {
     return new Running(
       spawn('stdbuf', ['-oL', program, ...args], {
-        timeout: 30_000,
+        timeout: patienceMs,
         cwd: this.folder,
         stdio: ['ignore', 'pipe', 'pipe'],
       }),
@@ -178,10 +188,8 @@ export class Gateway implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#process.exitCode === null) {
-      this.#process.removeAllListeners('exit').kill('SIGTERM')
-      await once(this.#process, 'exit')
-    }
+    this.#process.kill('SIGTERM')
+    await this.#ended
     rmSync(this.folder, { recursive: true, force: true })
     if (this.#process.exitCode !== 0)
       throw new Error(`the gateway ended with ${this.#process.exitCode ?? this.#process.signalCode}`)
@@ -194,12 +202,16 @@ const p256 = (...algorithm: string[]): string[] => [...algorithm, '-pkeyopt', 'e
 export class Running implements AsyncDisposable {
   readonly #process: ChildProcess
   readonly #ended: Promise<unknown>
+  #hasEnded = false
   #text = ''
   #heard: () => void = () => undefined
 
   constructor(child: ChildProcess) {
     this.#process = child
-    this.#ended = once(child, 'close').then(() => this.#heard())
+    this.#ended = once(child, 'close').then(() => {
+      this.#hasEnded = true
+      this.#heard()
+    })
     for (const stream of [child.stdout!, child.stderr!]) {
       stream.setEncoding('utf8').on('data', (chunk: string) => {
         this.#text += chunk
@@ -210,8 +222,9 @@ export class Running implements AsyncDisposable {
 
   async says(words: RegExp): Promise<string> {
     while (!words.test(this.#text)) {
-      if (this.#process.exitCode !== null && this.#process.stdout!.readableEnded) {
-        throw new Error(`ended with ${this.#process.exitCode} without ${words}: ${this.#text}`)
+      if (this.#hasEnded) {
+        const { exitCode, signalCode } = this.#process
+        throw new Error(`ended with ${exitCode ?? signalCode} without ${words}: ${this.#text}`)
       }
       await new Promise<void>((resolve) => {
         this.#heard = resolve

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
+import { freePorts } from '../harness/stub-gateway.ts'
 import { Gateway, needs, root } from './gateway.ts'
 
 const folder = join(root, 'deploy', 'prometheus')
@@ -42,7 +43,7 @@ test(
   'what a gateway tells has the form and the names that Prometheus asks for',
   needs('promtool', 'curl'),
   async () => {
-    const [broker, enroll] = ['127.0.0.1:18464', '127.0.0.1:18465']
+    const [broker, enroll] = (await freePorts(2)).map((port) => `127.0.0.1:${port}`)
     const yaml = `{ broker: { metrics: "${broker}" }, enroll: { metrics: "${enroll}" } }`
     await using gateway = await Gateway.start('auto', yaml)
     for (const address of [broker, enroll]) {

@@ -31,6 +31,7 @@ const ports: NodeJS.ProcessEnv = {
   FLEETGATE_ENROLL__FEED: '127.0.0.1:0',
 }
 let service: ChildProcess
+let ended: Promise<unknown[]>
 let maker: TestPki
 let shared: TestCertificate
 let trust: Trust
@@ -41,6 +42,7 @@ async function start(): Promise<void> {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { ...process.env, ...ports },
   })
+  ended = once(service, 'exit')
   for await (const line of createInterface({ input: service.stderr! })) {
     const { event, ...told } = JSON.parse(line)
     if (event === 'service.failed') assert.fail(line)
@@ -48,14 +50,15 @@ async function start(): Promise<void> {
     for (const name of ['est', 'admin', 'feed']) {
       ports[`FLEETGATE_ENROLL__${name.toUpperCase()}`] = `127.0.0.1:${/:(\d+)$/.exec(told[name])![1]}`
     }
-    break
+    service.stderr!.resume()
+    return
   }
-  service.stderr!.resume()
+  assert.fail('it ended before it had started')
 }
 
 async function kill(): Promise<void> {
   service.kill('SIGKILL')
-  await once(service, 'exit')
+  assert.deepEqual(await ended, [null, 'SIGKILL'], 'it had not ended by itself')
 }
 
 before(async () => {

@@ -51,19 +51,25 @@ async function serve(): Promise<void> {
 
 function declare(): void {
   let service: ChildProcess
+  let ended: Promise<unknown[]>
   let started: Started
+  const answer = async <T>(): Promise<T> => {
+    const tooEarly = ended.then(([code, signal]) => assert.fail(`the service ended with ${code ?? signal}`))
+    const [message] = await Promise.race([once(service, 'message'), tooEarly])
+    return message as T
+  }
   before(async () => {
     service = fork(import.meta.filename, { env: { ...process.env, ROLE: 'service' }, execArgv: [] })
-    ;[started] = (await once(service, 'message')) as [Started]
+    ended = once(service, 'exit')
+    started = await answer<Started>()
   })
   after(async () => {
     if (service.connected) service.disconnect()
-    await once(service, 'exit')
+    await ended
   })
-  const ask = async <T>(question: string): Promise<T> => {
-    const answer = once(service, 'message')
+  const ask = <T>(question: string): Promise<T> => {
     service.send(question)
-    return (await answer)[0] as T
+    return answer<T>()
   }
 
   const folder = new URL('../vectors/csr/', import.meta.url)

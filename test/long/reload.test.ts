@@ -1,7 +1,6 @@
 /** The enrollment service follows its configuration file as it is edited, and looks at once when it is told to. */
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
+import { spawn } from 'node:child_process'
 import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,24 +8,23 @@ import { createInterface } from 'node:readline'
 import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { TestPki } from '../harness/certificates.ts'
+import { endsWithTest } from '../harness/ends-with-test.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
 const main = fileURLToPath(new URL('../../enroll/main.ts', import.meta.url))
 const file = join(folder, 'fleetgate.yaml')
 const authorities = join(folder, 'factory.pem')
 const listeners = '{ est: "127.0.0.1:0", admin: "127.0.0.1:0", feed: "127.0.0.1:0" }'
-let service: ChildProcess | undefined
-after(async () => {
-  if (service?.exitCode === null && service.kill()) await once(service, 'exit')
-  rmSync(folder, { recursive: true })
-})
+after(() => rmSync(folder, { recursive: true, force: true }))
 
 test('an edited file, an exchanged one and a file that it names are in force by themselves, and a bad one is told of', async () => {
   const write = (rest: string): void => writeFileSync(file, `enroll: ${listeners}\n${rest}`)
   write('profiles: { camera: {} }\n')
-  service = spawn(process.execPath, [main, '--config', file, '--data', join(folder, 'data')], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
+  const service = endsWithTest(
+    spawn(process.execPath, [main, '--config', file, '--data', join(folder, 'data')], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    }),
+  )
   const lines = createInterface({ input: service.stderr! })[Symbol.asyncIterator]()
   const told = async (event: string): Promise<Record<string, unknown>> => {
     for (;;) {

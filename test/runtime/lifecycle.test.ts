@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import type { Failed, Ready } from '../../runtime/lifecycle.ts'
+import { endsWithTest } from '../harness/ends-with-test.ts'
 
 const entry = join(import.meta.dirname, 'a-service.ts')
 
@@ -15,9 +16,11 @@ class Child {
 
   constructor(behaviour: string, supervised = false) {
     const messages: (Ready | Failed)[] = []
-    this.process = supervised
-      ? fork(entry, [behaviour], { stdio: ['ignore', 'ignore', 'pipe', 'ipc'], execArgv: [] })
-      : spawn(process.execPath, [entry, behaviour], { stdio: ['ignore', 'ignore', 'pipe'] })
+    this.process = endsWithTest(
+      supervised
+        ? fork(entry, [behaviour], { stdio: ['ignore', 'ignore', 'pipe', 'ipc'], execArgv: [] })
+        : spawn(process.execPath, [entry, behaviour], { stdio: ['ignore', 'ignore', 'pipe'] }),
+    )
     this.process.on('message', (message) => messages.push(message as Ready | Failed))
     this.process.stderr!.setEncoding('utf8').on('data', (chunk: string) => {
       this.#text += chunk
@@ -32,10 +35,13 @@ class Child {
   }
 
   async says(words: string): Promise<void> {
+    let hasEnded = false
     while (!this.#text.includes(words)) {
-      await new Promise<void>((resolve) => {
-        this.#changed = resolve
+      assert.ok(!hasEnded, `it ended and never said ${words}: ${this.#text}`)
+      const more = new Promise<boolean>((resolve) => {
+        this.#changed = () => resolve(false)
       })
+      hasEnded = await Promise.race([more, this.ended.then(() => true)])
     }
   }
 }

@@ -1,24 +1,13 @@
 /** Enqueues, reads and acknowledges without end and says what was confirmed; its parent kills it. */
-import { writeSync } from 'node:fs'
 import { LevelSessions } from '../../../broker/backends/level-sessions.ts'
 import { BrokerStore } from '../../../broker/store.ts'
+import { say } from '../../harness/say.ts'
 import { deliveryTo, messageOf, roomy } from '../../suites/session-store.ts'
 
 const [folder, round] = process.argv.slice(2)
 const broker = await BrokerStore.open(folder!)
 const store = await LevelSessions.open({ area: broker.sessions, clock: () => new Date(), quotaOf: () => roomy })
 const forGood = { keepMs: Number.POSITIVE_INFINITY }
-/** At once, so that what was said was confirmed before the kill; a parent that is behind is waited for. */
-function say(line: string): void {
-  for (;;) {
-    try {
-      writeSync(1, `${line}\n`)
-      return
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error
-    }
-  }
-}
 
 /** To a session of its own and to one that all share: `sender n`, n growing. */
 async function send(sender: string): Promise<never> {

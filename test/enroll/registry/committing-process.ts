@@ -1,7 +1,7 @@
 /** Commits without end and says which commits were acknowledged; its parent kills it. */
-import { writeSync } from 'node:fs'
 import { openDatabase } from '../../../enroll/registry/database.ts'
 import { Registry } from '../../../enroll/registry/registry.ts'
+import { say } from '../../harness/say.ts'
 import { creation, device } from '../../suites/registry.ts'
 
 const [folder, name] = process.argv.slice(2)
@@ -12,7 +12,7 @@ async function run(): Promise<never> {
   for (;;) {
     const id = `${name}-${last++}`
     const { feedSeq } = await registry.commit(creation(device(id, { groups: ['g'] })))
-    writeSync(1, `${id} ${feedSeq}\n`)
+    say(`${id} ${feedSeq}`)
   }
 }
 

@@ -14,6 +14,7 @@ import { writeCertificate } from '../../../enroll/registry/certificates.ts'
 import { openDatabase } from '../../../enroll/registry/database.ts'
 import { findDevice, listDevices } from '../../../enroll/registry/devices.ts'
 import { Registry, readAll } from '../../../enroll/registry/registry.ts'
+import { hear } from '../../harness/hear.ts'
 import { at, created, creation, device, type Place, registrySuite, requireWholeChains } from '../../suites/registry.ts'
 
 const newFolder = (): string => join(mkdtempSync(join(tmpdir(), 'fleetgate-registry-')), 'registry')
@@ -95,12 +96,12 @@ test('a folder that another process has open is refused as in use, and its owner
     const child = spawn(process.execPath, [script, folder, 'owner'], { stdio: ['ignore', 'pipe', 'inherit'] })
     const exited = once(child, 'exit')
     try {
-      await once(child.stdout, 'data')
+      await hear(child)
       await assert.rejects(openDatabase(folder), {
         code: 'data_in_use',
         message: `${folder} is in use by another instance`,
       })
-      await once(child.stdout, 'data')
+      await hear(child)
     } finally {
       child.kill('SIGKILL')
       await exited
