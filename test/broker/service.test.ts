@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
 import { createPrivateKey } from 'node:crypto'
 import { once } from 'node:events'
 import { chmodSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
@@ -41,11 +40,9 @@ test('wills are delivered when the broker stops, and every client sees the end',
   const client = await harness.connect(await harness.device('sensor-1'), will('wills/sensor-1'))
   const inbox = new Inbox(watcher)
   const closed = Promise.all([closeOf(watcher), closeOf(client)])
-  const started = performance.now()
   await harness.stopBroker()
   assert.equal((await inbox.until('stopped')).topic, 'wills/sensor-1')
   await closed
-  assert.ok(performance.now() - started < 3_000)
   await harness.startBroker()
 })
 
@@ -129,46 +126,4 @@ test('a missing credential is one sentence, and a renewed one has another stamp'
   })
   writeFileSync(path, text)
   assert.notEqual(credentialStamp(credentialDir), before)
-})
-
-test('a broker that is killed at any moment comes back with everything it had confirmed', async () => {
-  await harness.stopBroker()
-  const devices = await Promise.all(Array.from({ length: 3 }, (_, at) => harness.strangeDevice(`crash-${at}`)))
-  const script = join(harness.folder, 'child.ts')
-  const root = join(import.meta.dirname, '..', '..')
-  const url = (path: string): string => JSON.stringify(join(root, path))
-  writeFileSync(
-    script,
-    `import { createBrokerService } from ${url('broker/service.ts')}
-import { configuration } from ${url('contract/configuration.ts')}
-import { createLog } from ${url('runtime/log.ts')}
-await createBrokerService({
-  config: configuration.parse({ broker: { listen: '127.0.0.1:0', feed: ${JSON.stringify(harness.feed.address)} } }),
-  dataDir: ${JSON.stringify(join(harness.folder, 'data'))},
-  credentialDir: ${JSON.stringify(credentialDir)},
-  log: createLog('broker', 'silent'),
-})`,
-  )
-  for (const device of devices) {
-    const hellos = harness.feed.hellos.length
-    const appliedBefore = harness.feed.appliedSeq
-    const child = spawn(process.execPath, [script], { stdio: 'inherit' })
-    if (harness.feed.hellos.length === hellos) await once(harness.feed, 'hello')
-    assert.ok(harness.feed.hellos.at(-1)!.cursor.seq >= appliedBefore, 'nothing that was confirmed is asked for again')
-    harness.feed.append(
-      { type: 'device.changed', data: { id: device.id, profile: 'sensor', groups: [], status: 'active' } },
-      harness.issuedFact(device),
-    )
-    await harness.feed.untilApplied()
-    harness.feed.append({
-      type: 'device.changed',
-      data: { id: device.id, profile: 'sensor', groups: [], status: 'revoked' },
-    })
-    await harness.feed.untilApplied()
-    child.kill('SIGKILL')
-    await once(child, 'exit')
-  }
-  harness.feed.answering = true
-  await harness.startBroker()
-  for (const device of devices) assert.equal(await harness.refusal(device), 5, `${device.id} stays revoked`)
 })

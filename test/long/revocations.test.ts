@@ -46,8 +46,10 @@ async function missing(seq: number): Promise<string[]> {
 test('what was confirmed before a kill is in force before enroll is heard again, and the rest comes from the cursor', async () => {
   const perKill = count / kills
   let halfWay = 0
+  let confirmed = harness.feed.appliedSeq
   for (let kill = 0; kill < kills; kill++) {
     const { child } = await startBrokerProcess(harness)
+    assert.ok(harness.feed.hellos.at(-1)!.cursor.seq >= confirmed, 'nothing that was confirmed is asked for again')
     const begun = harness.feed.head
     const { serial, fingerprint, id } = thieves[kill]!
     const revocations = Array.from({ length: perKill }, (_, n) => factOf(kill * perKill + n, 'certificate.revoked'))
@@ -57,7 +59,7 @@ test('what was confirmed before a kill is in force before enroll is heard again,
     )
     // At the first confirmation of some of them, and a little later each time.
     for (let heard = 0; heard <= kill; heard++) await harness.feed.untilApplied(begun + 1 + heard * 100)
-    const confirmed = harness.feed.appliedSeq
+    confirmed = harness.feed.appliedSeq
     if (confirmed < harness.feed.head) halfWay++
     const exited = once(child, 'exit')
     child.kill('SIGKILL')
