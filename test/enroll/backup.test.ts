@@ -33,7 +33,7 @@ suite('a backup', () => {
     fleet = await EnrollHarness.start({ config })
     kept = await fleet.enrolledDevice('cam-kept')
     revoked = await fleet.enrolledDevice('cam-revoked')
-    await fleet.admin('POST', '/devices/cam-revoked/revoke', { reason: 'keyCompromise', waitMs: 2_000 })
+    await fleet.admin('POST', '/devices/cam-revoked/revoke', { reason: 'keyCompromise', waitMs: 60_000 })
     lines = await linesOf(fleet)
   })
   after(async () => {

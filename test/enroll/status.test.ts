@@ -138,12 +138,12 @@ suite('the status port', () => {
 
   test('the receipt of a revocation names the number of the lists that carry it, and a release names none', async () => {
     const device = await fleet.enrolledDevice('cam-receipt')
-    const { body } = await fleet.admin('POST', '/devices/cam-receipt/disable', { waitMs: 5_000 })
+    const { body } = await fleet.admin('POST', '/devices/cam-receipt/disable', { waitMs: 60_000 })
     const crl = await listed(pathOf(crlUrlOf(device)))
     assert.equal(crl.findRevoked(device.serial)!.reason, X509CrlReason.certificateHold)
     const { number } = (await fleet.admin('GET', '/status')).body.revocationLists
     assert.ok(body.crlNumber > 0 && body.crlNumber <= number)
-    const released = await fleet.admin('POST', '/devices/cam-receipt/enable', { waitMs: 5_000 })
+    const released = await fleet.admin('POST', '/devices/cam-receipt/enable', { waitMs: 60_000 })
     assert.equal(released.body.crlNumber, undefined)
   })
 

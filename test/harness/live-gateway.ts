@@ -29,7 +29,7 @@ export class LiveGateway implements AsyncDisposable {
       operator: {
         createToken: async (deviceId, profile) => (await admin.createToken({ deviceId, profile })).token,
         async revoke(deviceId) {
-          const { inForce, brokers } = await admin.revokeDevice(deviceId, 'keyCompromise', 5_000)
+          const { inForce, brokers } = await admin.revokeDevice(deviceId, 'keyCompromise', 60_000)
           return { inForce, confirmedMs: brokers[0]?.confirmedMs }
         },
       },

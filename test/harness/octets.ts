@@ -1,7 +1,7 @@
 /** A client that knows of MQTT where a packet ends, and nothing else: octets out, octets in. */
 import type { Socket } from 'node:net'
 
-const patienceMs = 10_000
+const patienceMs = 60_000
 
 export class OctetClient {
   readonly #socket: Socket

@@ -32,7 +32,7 @@ test('a backup under write load is restored to a gateway that serves the fleet a
     return { id, key, certificate }
   }
   const [kept, revoked, later] = await Promise.all(['cam-kept', 'cam-revoked', 'cam-later'].map(enrolled))
-  await old.admin.revokeDevice('cam-revoked', 'keyCompromise', 5_000)
+  await old.admin.revokeDevice('cam-revoked', 'keyCompromise', 60_000)
   let isWriting = true
   let written = 0
   const load = Promise.all(
@@ -46,7 +46,7 @@ test('a backup under write load is restored to a gateway that serves the fleet a
   isWriting = false
   await load
   assert.ok(written > 50)
-  await old.admin.revokeDevice('cam-later', 'keyCompromise', 5_000)
+  await old.admin.revokeDevice('cam-later', 'keyCompromise', 60_000)
   const dataDir = join(folder, 'data')
   assert.match(await run('backup', 'verify', file), /^whole +yes\n/)
   assert.match(await run('backup', 'restore', file, '--data', dataDir), /audit verify/)
@@ -78,6 +78,6 @@ test('a backup under write load is restored to a gateway that serves the fleet a
     await delay(50)
   }
   assert.equal((await restored.admin.getDevice('cam-later')).status, 'active')
-  const again = await restored.admin.revokeDevice('cam-later', 'keyCompromise', 5_000)
+  const again = await restored.admin.revokeDevice('cam-later', 'keyCompromise', 60_000)
   assert.equal(again.inForce, true)
 })

@@ -7,11 +7,6 @@ import { reason } from '../../../broker/wire/reason.ts'
 import { connectPacket, type Handler, LinkServer, publishPacket, versions } from '../../harness/raw-mqtt.ts'
 
 const older: readonly Version[] = [3, 4]
-const elapsedMs = async (wait: Promise<unknown>): Promise<number> => {
-  const from = performance.now()
-  await wait
-  return performance.now() - from
-}
 
 for (const version of versions) {
   test(`version ${version}: a CONNECT that is accepted is answered and its packets are served`, async () => {
@@ -466,8 +461,7 @@ describe('deadlines', { concurrency: true }, () => {
       await using server = await LinkServer.start({ limits: { connectTimeoutMs: 100 } })
       const { client, handler } = await server.dial(version)
       client.send(encode(connectPacket(version), version).subarray(0, 9))
-      const ms = await elapsedMs(client.closed())
-      assert.ok(ms < 1_000, `${ms} ms`)
+      await client.closed()
       assert.equal((await handler.until<LinkEnd>('closed')).code, 'connect_timeout')
     })
 
@@ -491,7 +485,7 @@ describe('deadlines', { concurrency: true }, () => {
         if (version === 5) await silent.client.expect('disconnect', { reason: reason.keepAliveTimeout })
         await silent.client.expectEnd()
         const ms = performance.now() - from
-        assert.ok(ms > 1_400 && ms < 2_500, `${ms} ms`)
+        assert.ok(ms > 1_400, `${ms} ms`)
         assert.equal((await silent.handler.until<LinkEnd>('closed')).code, 'keep_alive_expired')
         for (let i = 0; i < 4; i++) await speaking.client.expect('pingresp')
         assert.deepEqual([quiet.client.isClosed, speaking.client.isClosed], [false, false])
@@ -508,11 +502,10 @@ describe('deadlines', { concurrency: true }, () => {
       const from = performance.now()
       handler.link.end()
       await client.expectEnd()
-      assert.ok(performance.now() - from < 900)
       const socket = server.sockets[0]!
       if (!socket.closed) await new Promise((resolve) => socket.once('close', resolve))
       const ms = performance.now() - from
-      assert.ok(ms > 900 && ms < 2_000, `${ms} ms`)
+      assert.ok(ms > 900, `${ms} ms`)
     })
   }
 

@@ -39,10 +39,8 @@ test('up runs a gateway, keeps a second one from its data, and stops cleanly at 
   assert.match(second.err, /error: .* is in use by another instance \(data_in_use\); .*--data\n$/)
   assert.ok(existsSync(endpointsFile(dataDir)))
 
-  const startedAt = performance.now()
   gateway.process.kill('SIGTERM')
   assert.deepEqual(await gateway.ended(), [0, null])
-  assert.ok(performance.now() - startedAt < 10_000)
   assert.match(gateway.out, /stopping \.\.\.\nstopped\n$/)
   assert.equal(existsSync(endpointsFile(dataDir)), false)
 })

@@ -81,7 +81,7 @@ suite('certificates of operators and brokers', () => {
     const closed = Promise.all([once(silent, 'close'), once(waiting, 'close')])
     waiting.write('GET /v1/audit?after=100000&waitMs=30000 HTTP/1.1\r\nHost: admin\r\n\r\n')
 
-    const { status, body } = await revoke(serial!, { waitMs: 5_000 })
+    const { status, body } = await revoke(serial!, { waitMs: 60_000 })
     assert.equal(status, 200, JSON.stringify(body))
     const { kind, name, isCurrent, certificates, remaining, keysWatched, connectionsEnded, crlNumber } = body
     assert.deepEqual([kind, name, isCurrent, keysWatched], ['operator', 'ann', true, 1])

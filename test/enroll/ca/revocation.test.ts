@@ -404,7 +404,7 @@ suite('revoking a device', () => {
     await fleet.enrolledDevice('cam-5')
     await using feed = await followFeed(fleet, startCursor)
     feed.acknowledge = true
-    const { body } = await fleet.admin('POST', '/devices/cam-5/revoke', { reason: 'keyCompromise', waitMs: 5000 })
+    const { body } = await fleet.admin('POST', '/devices/cam-5/revoke', { reason: 'keyCompromise', waitMs: 60_000 })
     assert.equal(body.inForce, true)
     assert.equal(body.brokers.length, 1)
     assert.ok(body.brokers[0].confirmedMs >= 0 && body.brokers[0].confirmed)
@@ -420,7 +420,7 @@ suite('revoking a device', () => {
     await using feed = await followFeed(fleet, startCursor)
     await feed.see(({ kind }) => kind === 'live')
     const revoke = (waitMs: number) => fleet.admin('POST', '/devices/cam-7/revoke', { reason: 'keyCompromise', waitMs })
-    const revoked = revoke(5_000)
+    const revoked = revoke(60_000)
     await feed.see((message) => message.kind === 'event' && /cam-7.*"revoked"/.test(message.body))
     const at = new Date().toISOString()
     const cut: SessionCut = {
@@ -437,7 +437,7 @@ suite('revoking a device', () => {
     const [first, second] = body.sessions.toSorted((a: Ended, b: Ended) => a.clientId.localeCompare(b.clientId))
     assert.deepEqual([first.clientId, second.clientId, body.sessions.length], ['cam-7', 'cam-7:b', 2])
     assert.deepEqual([first.broker, first.tookMs, first.lastPacket], ['broker-1', 1.25, cut.lastPacket])
-    assert.ok(first.closedMs >= 0 && first.closedMs < 5_000)
+    assert.ok(first.closedMs >= 0 && first.closedMs < 60_000)
     assert.deepEqual([body.inForce, body.ticketsVoid], [true, true])
     assert.deepEqual((await revoke(0)).body.sessions, body.sessions)
     const ended = (ids: string, since: string) => fleet.admin('GET', `/sessions/ended?deviceId=${ids}&since=${since}`)
