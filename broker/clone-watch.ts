@@ -1,11 +1,14 @@
 import { type Alert, type BrokerReport, reportBounds } from '../contract/broker-reports.ts'
 import type { Configuration } from '../contract/configuration.ts'
+import type { FromBroker, FromEnroll } from '../contract/feed.ts'
+import { type KeyOrder, type LiveSession, type Sighting, sightingsAtOnce } from '../contract/live-sessions.ts'
 import { parseNetwork } from '../contract/networks.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
-import { type Clone, Clones, type Contact, placeOf, type Sites } from './clones.ts'
+import { type Beside, type Clone, Clones, type Contact, placeOf, type Sites } from './clones.ts'
 import { type Events, eventOf } from './events.ts'
+import { showSessions } from './live-sessions.ts'
 import type { Connection } from './sessions.ts'
 
 type CloneWatchOptions = {
@@ -14,6 +17,8 @@ type CloneWatchOptions = {
   /** Looks again at connections whose key has been suspended. */
   review: (connections: readonly Connection[]) => void
   report: (report: BrokerReport) => void
+  /** To enroll, for other brokers. @returns false where it cannot take it yet */
+  say: (message: Extract<FromBroker, { kind: 'arrived' | 'beside' }>) => boolean
   events: Pick<Events, 'raise'>
   log: Log
 }
@@ -23,6 +28,10 @@ const longestMs = 3_600_000
 /** A key that was quiet for so long begins anew. */
 const forgiveMs = 24 * 3_600_000
 const maxKnown = 10_000
+/** Of one key, in an answer. */
+const maxShown = 20
+/** In one look: a fleet that comes at once is told of in the seconds after it. */
+const maxLines = 4
 
 /**
  * Watches for one key in two places, and keeps both away for a while when it sees that: longer each time, since a clone comes
@@ -36,6 +45,8 @@ export class CloneWatch {
   readonly #suspended = new Map<string, Suspension>()
   readonly #alerts = new LogLimit({ burst: 1, everyMs: 60_000 })
   readonly #bytesIn = new WeakMap<Connection, number>()
+  /** Other brokers have not heard of these. */
+  readonly #untold = new Set<Connection>()
 
   constructor(options: CloneWatchOptions) {
     this.#options = options
@@ -68,8 +79,35 @@ export class CloneWatch {
     if (clone !== undefined) return this.#seen(clone)
     // A peer that ends its side, or answers our end with its own, is there.
     socket.once('end', () => this.#heard(connection, this.#now()))
-    socket.once('close', () => this.#clones.gone(connection))
+    socket.once('close', () => {
+      this.#clones.gone(connection)
+      this.#untold.delete(connection)
+    })
+    this.#untold.add(connection)
     return false
+  }
+
+  /** What was said before may not have been passed on to everybody who is there now. */
+  tellAll(connections: Iterable<Connection>): void {
+    for (const connection of connections) if (this.#clones.has(connection)) this.#untold.add(connection)
+    this.#tell()
+  }
+
+  /** Who has come to another broker, or was there before what is here. */
+  elsewhere({ broker, sessions, isEarlier }: Extract<FromEnroll, { kind: 'elsewhere' }>): void {
+    const at = this.#now()
+    for (const { key, from } of sessions) {
+      this.#look(this.#clones.ofKey(key), at)
+      this.#clones.elsewhere({ key, broker, place: placeOf(from, this.#sites), isEarlier, at })
+    }
+  }
+
+  /** Enroll has seen a key at two brokers, or asks whether it is here. @returns those with it as they were */
+  order({ key, suspend }: KeyOrder): LiveSession[] {
+    const now = this.#now()
+    const shown = showSessions(this.#clones.ofKey(key), new Date(now)).slice(0, maxShown)
+    if (suspend && this.#suspend(key, now) !== undefined) this.#options.review(this.#clones.take(key))
+    return shown
   }
 
   /** To be called about once a second. */
@@ -77,6 +115,15 @@ export class CloneWatch {
     const now = this.#now()
     this.#look(this.#clones.watched(), now)
     this.#clones.forget(now)
+    this.#tell()
+  }
+
+  #tell(): void {
+    for (let lines = 0; lines < maxLines && this.#untold.size > 0; lines++) {
+      const some = this.#untold.values().take(sightingsAtOnce).toArray()
+      if (!this.#options.say({ kind: 'arrived', sessions: some.flatMap(sightingOf) })) return
+      for (const connection of some) this.#untold.delete(connection)
+    }
   }
 
   #look(connections: readonly Connection[], now: number): void {
@@ -89,8 +136,15 @@ export class CloneWatch {
   }
 
   #heard(connection: Connection, at: number): void {
-    const clone = this.#clones.heard(connection, at)
-    if (clone !== undefined) this.#seen(clone)
+    const seen = this.#clones.heard(connection, at)
+    if (seen?.rule === 'beside') this.#seenBeside(seen, at)
+    else if (seen !== undefined) this.#seen(seen)
+  }
+
+  /** Enroll asks the other broker whether the one there is heard as well: what moved from here to there is not. */
+  #seenBeside({ broker, contact: { key, id } }: Beside<Connection>, at: number): void {
+    const [session] = showSessions([id], new Date(at))
+    if (session !== undefined) this.#options.say({ kind: 'beside', key, broker, session })
   }
 
   /** @returns whether the key is suspended */
@@ -158,6 +212,9 @@ export class CloneWatch {
 
 /** One that begins in the future is of a clock that was set back since: it must not keep a device out until that has caught up. */
 const isUnderWay = ({ since, until }: Suspension, now: number): boolean => since <= now && now < until
+
+const sightingOf = ({ certificate, remoteAddress }: Connection): Sighting[] =>
+  certificate === undefined ? [] : [{ key: certificate.spkiHash, from: remoteAddress.slice(0, reportBounds.name) }]
 
 function describe({ id, clientId, since }: Contact<Connection>): string {
   const { socket, remoteAddress } = id

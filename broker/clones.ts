@@ -53,6 +53,11 @@ export type Contact<T> = {
  */
 export type Clone<T> = { rule: 'duel' | 'overlap' | 'crossing'; first: Contact<T>; second: Contact<T>; open: T[] }
 
+/** One that is heard for longer than a change of networks takes beside another that this broker was told of. */
+export type Beside<T> = { rule: 'beside'; broker: string; contact: Contact<T> }
+/** At another broker; `since` is when it came there, as far as it is told, and `toldAt` when that was. */
+type Elsewhere = { place: Place; since: number; toldAt: number }
+
 type Loss<T> = { loser: Contact<T>; winner: Contact<T>; at: number; wasThere: boolean }
 type Crossing = { from: string; beside: string; at: number }
 type KeyState<T> = {
@@ -60,6 +65,8 @@ type KeyState<T> = {
   /** By client id: who had it, and who took it from another spot. */
   readonly losses: Map<string, Loss<T>>
   crossings: Crossing[]
+  /** By broker. */
+  elsewhere?: Map<string, Elsewhere>
 }
 
 /** A loser that is back by then was never on its way to where its client id went. */
@@ -68,6 +75,7 @@ const windowMs = 600_000
 /** A device that moves between two networks, and is in both for a moment, does not do so more often in that time. */
 const maxCrossings = 3
 const maxLosses = 16
+const maxElsewhere = 16
 const maxRemembered = 5_000
 
 /** Observations in, verdict out. What a verdict was given about is forgotten: it is the caller's from then on. */
@@ -113,7 +121,7 @@ export class Clones<T> {
   }
 
   /** Something came from the peer, if only that it has closed its end. */
-  heard(id: T, at: number): Clone<T> | undefined {
+  heard(id: T, at: number): Clone<T> | Beside<T> | undefined {
     const contact = this.#contacts.get(id)
     const state = contact && this.#keys.get(contact.key)
     if (contact === undefined || state === undefined) return undefined
@@ -128,7 +136,27 @@ export class Clones<T> {
       const isFirst = other.since > contact.since && other.since >= before
       if (isFirst && this.#cross(state, contact, other)) return this.#verdict('crossing', contact, other)
     }
-    return undefined
+    return this.#beside(state, contact)
+  }
+
+  /**
+   * Somebody has come to another broker with a key, or was there before.
+   *
+   * @param isEarlier it is heard there, and came before what is here
+   */
+  elsewhere({
+    key,
+    broker,
+    place,
+    isEarlier,
+    at,
+  }: Pick<Contact<T>, 'key' | 'place'> & { broker: string; isEarlier: boolean; at: number }): void {
+    const state = this.#keys.get(key)
+    if (state === undefined || ![...state.open.values()].some((contact) => isApart(contact.place, place))) return
+    state.elsewhere ??= new Map()
+    state.elsewhere.set(broker, { place, since: isEarlier ? Number.NEGATIVE_INFINITY : at, toldAt: at })
+    if (state.elsewhere.size > maxElsewhere) state.elsewhere.delete(state.elsewhere.keys().next().value!)
+    this.#shared.add(key)
   }
 
   gone(id: T): void {
@@ -137,13 +165,29 @@ export class Clones<T> {
     if (contact === undefined || state === undefined) return
     this.#contacts.delete(id)
     state.open.delete(id)
-    if (state.open.size < 2) this.#shared.delete(contact.key)
+    if (state.open.size === 0) delete state.elsewhere
+    this.#stopWatching(contact.key, state)
     if (state.open.size === 0 && !this.#remembered.has(contact.key)) this.#keys.delete(contact.key)
+  }
+
+  /** Whether what becomes of it is followed here. */
+  has(id: T): boolean {
+    return this.#contacts.has(id)
   }
 
   /** Connections with this key. */
   ofKey(key: string): T[] {
     return [...(this.#keys.get(key)?.open.keys() ?? [])]
+  }
+
+  /** The same, and forgets all that is known of it. */
+  take(key: string): T[] {
+    const open = this.ofKey(key)
+    for (const id of open) this.#contacts.delete(id)
+    this.#keys.delete(key)
+    this.#remembered.delete(key)
+    this.#shared.delete(key)
+    return open
   }
 
   /** Connections whose key is used in two places now: whether they are heard says something. */
@@ -175,6 +219,23 @@ export class Clones<T> {
     return state.crossings.length > maxCrossings
   }
 
+  /** Each is told once: who is told answers by what it has itself. */
+  #beside(state: KeyState<T>, contact: Contact<T>): Beside<T> | undefined {
+    for (const [broker, there] of state.elsewhere ?? []) {
+      // Who came since will be told of there, and it is there that somebody has to be heard beside it.
+      if (contact.since >= there.toldAt || !isApart(contact.place, there.place)) continue
+      if (contact.heardAt < Math.max(contact.since, there.since) + this.#overlapMs) continue
+      state.elsewhere!.delete(broker)
+      this.#stopWatching(contact.key, state)
+      return { rule: 'beside', broker, contact }
+    }
+    return undefined
+  }
+
+  #stopWatching(key: string, { open, elsewhere }: KeyState<T>): void {
+    if (open.size < 2 && (elsewhere?.size ?? 0) === 0) this.#shared.delete(key)
+  }
+
   #remember(key: string): void {
     this.#remembered.add(key)
     if (this.#remembered.size > maxRemembered) this.#drop(this.#remembered.keys().next().value!)
@@ -190,11 +251,6 @@ export class Clones<T> {
   }
 
   #verdict(rule: Clone<T>['rule'], first: Contact<T>, second: Contact<T>): Clone<T> {
-    const open = [...this.#keys.get(first.key)!.open.keys()]
-    for (const id of open) this.#contacts.delete(id)
-    this.#keys.delete(first.key)
-    this.#remembered.delete(first.key)
-    this.#shared.delete(first.key)
-    return { rule, first, second, open }
+    return { rule, first, second, open: this.take(first.key) }
   }
 }

@@ -55,6 +55,10 @@ export async function kickSession(
 const isLive = (connection: Connection): connection is Live =>
   connection.state === 'live' && connection.endReason === undefined
 
+/** As operators and enroll are shown them, where they are live and of a device. */
+export const showSessions = (connections: readonly Connection[], now: Date): LiveSession[] =>
+  connections.filter(isLive).map((connection) => show(connection, now))
+
 const byClientId = (a: Live, b: Live): number => (a.clientId < b.clientId ? -1 : a.clientId > b.clientId ? 1 : 0)
 
 function show(connection: Live, now: Date): LiveSession {

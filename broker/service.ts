@@ -129,7 +129,10 @@ export async function createBrokerService(options: {
         sessions: async (query) => listSessions(sessions, query, clock()),
         kick: (order) => kickSession(sessions, order, clock()),
         verdicts: (query) => foretold(query, { entrances, document: snapshot.policy.document, now: clock() }),
+        key: async (order) => clones.order(order),
       },
+      onElsewhere: (told) => clones.elsewhere(told),
+      onLive: () => clones.tellAll(sessions),
       bounds: staleBounds(
         handlings.map((table) => table.stale_status),
         config.stale,
@@ -151,6 +154,7 @@ export async function createBrokerService(options: {
     clock,
     review: (connections) => gate.enforceOn(connections),
     report: raise,
+    say: (message) => feed.say(message),
     events,
     log,
   })

@@ -3,10 +3,12 @@
  *
  * broker -> enroll  hello (who, cursor), then `applied` after each batch it has put in force, `ping` to ask for the head
  *                   `report` of what has happened there, again until it is `noted`
+ *                   `arrived` who has come, where enroll passes that on; `beside` a session that is heard beside one elsewhere
  * enroll -> broker  `refused` when its certificate is not good enough, and then the end
  *                   `ask` what was refused there lately, who is connected or what a certificate is worth, or for a session to be
  *                   ended, which `answer` tells
  *                   events in order from the cursor, `live` once the head is reached, `pong`
+ *                   `elsewhere` who has come to another broker, or was there before and is heard
  *                   `reset` first when the feed does not go on at the cursor; then what it has said by now, in few words: `facts`,
  *                   and with `snapshot` the cursor at which events go on
  */
@@ -16,7 +18,7 @@ import type { BrokerReport } from './broker-reports.ts'
 import type { ListenerVerdict, VerdictQuery } from './certificate-verdicts.ts'
 import type { Denial, DenialQuery } from './denials.ts'
 import type { DeviceAttributes } from './device-attributes.ts'
-import type { KickOrder, LiveSession, SessionQuery } from './live-sessions.ts'
+import type { KeyOrder, KickOrder, LiveSession, SessionQuery, Sighting } from './live-sessions.ts'
 import type { PolicyDocument } from './policy-document.ts'
 import type { ProblemCode } from './problems.ts'
 
@@ -65,7 +67,7 @@ export type FeedData = {
   }
   /** What the EST service saw and somebody should look at; brokers tell applications. */
   'alert.raised': {
-    kind: 'key_reused'
+    kind: 'key_reused' | 'clone'
     /** Whose key it was; absent where it is of an operator or a broker. */
     deviceId?: string
     remoteAddress: string
@@ -105,12 +107,14 @@ export type Questions = {
   verdicts: { query: VerdictQuery; answer: ListenerVerdict }
   /** An order: carried out when it is answered. */
   kick: { query: KickOrder; answer: LiveSession }
+  /** An order where it says so. */
+  key: { query: KeyOrder; answer: LiveSession }
 }
 export type QuestionKind = keyof Questions
 type Asked = { [K in QuestionKind]: { [k in K]: Questions[K]['query'] } }[QuestionKind]
 type Answered = { [K in QuestionKind]: { [k in K]: Questions[K]['answer'][] } }[QuestionKind]
 /** Those that a broker of this version names in its hello; one of another may name others. */
-export const laterQuestions = ['sessions', 'kick', 'verdicts'] as const satisfies QuestionKind[]
+export const laterQuestions = ['sessions', 'kick', 'verdicts', 'key'] as const satisfies QuestionKind[]
 export const knownQuestions = z.array(z.string().max(40)).max(40)
 
 export type FromBroker =
@@ -135,6 +139,8 @@ export type FromBroker =
   | { kind: 'ping'; id: number }
   | ({ kind: 'answer'; id: number } & Answered)
   | { kind: 'report'; id: string; report: BrokerReport }
+  | { kind: 'arrived'; sessions: Sighting[] }
+  | { kind: 'beside'; key: string; broker: string; session: LiveSession }
 export type FromEnroll =
   | { kind: 'refused'; code: ProblemCode }
   /** `isOther`: the cursor is of no feed that this one ever was, as after a restore from a backup. */
@@ -147,8 +153,10 @@ export type FromEnroll =
   /** The end of them: events go on behind this place. */
   | { kind: 'snapshot'; cursor: Cursor }
   | ({ kind: 'event' } & FeedEvent)
-  /** `notes`: knows what a `report` is; one that does not is sent none. */
-  | { kind: 'live'; seq: number; notes?: boolean }
+  /** `notes`: knows what a `report` is; one that does not is sent none. `relays`: passes on who has `arrived`. */
+  | { kind: 'live'; seq: number; notes?: boolean; relays?: boolean }
+  /** To a broker that knows what is asked of a `key`. `isEarlier`: they were there before, and are heard. */
+  | { kind: 'elsewhere'; broker: string; sessions: Sighting[]; isEarlier: boolean }
   | { kind: 'pong'; id: number }
   | ({ kind: 'ask'; id: number } & Asked)
   | { kind: 'noted'; id: string }

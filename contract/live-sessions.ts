@@ -1,7 +1,7 @@
 /** Who is connected to a broker: asked over the trust feed, told to operators. */
 import { z } from 'zod'
 import { reportBounds } from './broker-reports.ts'
-import { clientIdBelongsTo, isDeviceId } from './ids.ts'
+import { clientIdBelongsTo, isDeviceId, isFingerprint } from './ids.ts'
 
 /** Devices that one question may name. */
 export const devicesAtOnce = 100
@@ -52,3 +52,20 @@ export type SessionQuery = z.output<typeof sessionQuery>
 /** Answered by the session that was ended, once its client id is free; by none where there was none. */
 export const kickOrder = z.object({ clientId: z.string().refine(isClientId) })
 export type KickOrder = z.output<typeof kickOrder>
+
+const key = z.string().refine((text): boolean => isFingerprint(text))
+
+/** Answered by the sessions with a key as they were: SHA-256 of its SubjectPublicKeyInfo. */
+export const keyOrder = z.object({
+  key,
+  /** It is used at another broker too: they are ended, and it is suspended as long as this broker does that by itself. */
+  suspend: z.boolean(),
+})
+export type KeyOrder = z.output<typeof keyOrder>
+
+/** That somebody is there with a key, and from where. */
+export const sighting = z.object({ key, from: text(reportBounds.name) })
+export type Sighting = z.output<typeof sighting>
+/** In one line. */
+export const sightingsAtOnce = 500
+export const sightings = z.array(sighting).max(sightingsAtOnce)

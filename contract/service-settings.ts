@@ -12,7 +12,7 @@ export const clones = z.strictObject({
     .enum(['off', 'alert', 'hold'])
     .default('alert')
     .describe(
-      'When one key is used in two places: alert, and suspend the key at the broker that saw it for a while; or hold the device everywhere too, until somebody enables it',
+      'When one key is used in two places: alert, and suspend the key for a while at the broker that saw it, or at all where it was seen at two; or hold the device everywhere too, until somebody enables it. Enroll reads it too, and passes on nothing of who is where with `off`',
     ),
   suspendMs: z
     .int()
@@ -25,7 +25,7 @@ export const clones = z.strictObject({
     .min(0)
     .default(10)
     .describe(
-      'Keys that may be suspended at a time, and devices held in an hour; beyond, an alert is all. So many clones at once are none',
+      'Keys that may be suspended at a time, those in an hour that two brokers have seen at both, and devices held in an hour; beyond, an alert is all. So many clones at once are none',
     ),
   overlapMs: z
     .int()

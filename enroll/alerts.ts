@@ -22,7 +22,7 @@ type Raised = {
   at: string
   details: NonNullable<AuditFact['details']>
   /** What brokers tell applications of it; of one that a broker has raised, that has told it itself. */
-  told?: { kind: 'key_reused'; deviceId?: string; message: string; count: number }
+  told?: { kind: 'key_reused' | 'clone'; deviceId?: string; message: string; count: number }
 }
 
 // Several of one device come at once, and each is evidence of one incident.

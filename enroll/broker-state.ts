@@ -1,3 +1,5 @@
+import type { StaleBounds } from '../contract/feed.ts'
+
 /**
  * Up to when a broker that hears nothing more of us lets devices in, and goes on with sessions; null: without end. Absent of
  * a broker that does not say.
@@ -11,4 +13,12 @@ export type Confirmation = Ends & {
   confirmedMs?: number
   /** Of one that is not connected. */
   lastSeenAt?: string
+}
+
+/** @param askedAt when it last asked for the head of the feed */
+export function endsOf(bounds: StaleBounds | undefined, askedAt: Date): Ends {
+  if (bounds === undefined) return {}
+  const end = (ms: number | null): string | null =>
+    ms === null ? null : new Date(askedAt.getTime() + ms).toISOString()
+  return { admitsUntil: end(bounds.admitsMs), servesUntil: end(bounds.servesMs) }
 }

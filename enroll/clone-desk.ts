@@ -5,6 +5,7 @@ import { LogLimit } from '../runtime/log-limit.ts'
 import type { Alerts } from './alerts.ts'
 import { holdDevice } from './ca/hold.ts'
 import { type Fork, findSuccessor } from './ca/supersession.ts'
+import type { Met } from './clone-meetings.ts'
 import { type CertificateRecord, findCertificate } from './registry/certificates.ts'
 import { findDevice } from './registry/devices.ts'
 import type { Registry } from './registry/registry.ts'
@@ -57,6 +58,24 @@ export class CloneDesk {
   async renewedLate(serial: string, shown: Shown): Promise<void> {
     const certificate = await findCertificate(this.#options.registry, serial)
     if (certificate !== undefined) await this.outlived(certificate.doc, 'a renewal with it was refused', shown)
+  }
+
+  /** Its key is used at two brokers, in places that are apart, and both are there. */
+  async met({ key, sides, suspended, requestId }: Met): Promise<void> {
+    const { alerts, clock } = this.#options
+    const turn = this.#alerts.take(key, clock().getTime())
+    if (turn === undefined) return
+    const { deviceId, remoteAddress } = sides[1].session
+    const places = sides.map(({ broker, session: { clientId, remoteAddress, connectedAt } }) =>
+      `${clientId.slice(0, 100)} from ${remoteAddress} since ${connectedAt} at ${broker}`.slice(0, 300),
+    )
+    const detail = `overlap: ${places.join('; ')}`
+    const details = { rule: 'overlap', key, places, suspended, count: turn.suppressed + 1 }
+    await alerts.raise({
+      ...{ kind: 'clone', deviceId, details, remoteAddress, requestId, by: 'enroll', at: clock().toISOString() },
+      told: { kind: 'clone', deviceId, message: detail, count: turn.suppressed + 1 },
+    })
+    await this.hold(deviceId, { remoteAddress, by: 'enroll', requestId })
   }
 
   /** Holds a device of which two have the key, where that is wanted. */

@@ -20,12 +20,15 @@ import type { Registry } from './registry/registry.ts'
 const batch = 500
 /** One for each certificate that a broker has not heard of, in a storm of them. */
 const maxPings = 50_000
+/** So much that a broker has not taken yet: what it can do without is left out. */
+const maxUnsent = 1_048_576
 /** In what form each is answered; more than that is not looked at. */
 const answers = {
   denials: { item: denialView, atMost: 200 },
   sessions: { item: liveSession, atMost: sessionsAtOnce + 1 },
   kick: { item: liveSession, atMost: 1 },
   verdicts: { item: listenerVerdict, atMost: listenersAtMost },
+  key: { item: liveSession, atMost: 20 },
 }
 
 type Asked = { kind: QuestionKind; resolve: (items: unknown[] | undefined) => void }
@@ -44,6 +47,7 @@ export class Follower {
   #pings: number[] = []
   appliedSeq: number
   readonly #forks: number
+  readonly #relays: boolean
   /** As in its record: what it has put in force is of this feed, and of none before so many restores. */
   forks: number
   readonly knows: ReadonlySet<string>
@@ -65,10 +69,13 @@ export class Follower {
       knows: ReadonlySet<string>
       bounds: StaleBounds | undefined
       forks: { now: number; followed: number }
+      /** Whether it is to say who has arrived. */
+      relays: boolean
       now: Date
     },
   ) {
-    const { cursor, state, knows, bounds, forks, now } = options
+    const { cursor, state, knows, bounds, forks, relays, now } = options
+    this.#relays = relays
     this.#forks = forks.now
     this.forks = forks.followed
     this.bounds = bounds
@@ -80,7 +87,10 @@ export class Follower {
     this.#cursor = cursor
     this.#state = state
     this.appliedSeq = cursor.seq
-    socket.once('close', () => this.#gone.abort())
+    socket.once('close', () => {
+      this.#gone.abort()
+      for (const { resolve } of this.#asked.values()) resolve(undefined)
+    })
     if (socket.destroyed) this.#gone.abort()
   }
 
@@ -109,20 +119,23 @@ export class Follower {
     query: Questions[K]['query'],
     timeoutMs: number,
   ): Promise<Questions[K]['answer'][] | undefined> {
+    if (this.gone.aborted) return undefined
     const id = this.#nextAsk++
     const { promise, resolve } = Promise.withResolvers<unknown[] | undefined>()
     const timer = setTimeout(() => resolve(undefined), timeoutMs)
-    const gone = (): void => resolve(undefined)
-    this.socket.once('close', gone)
     this.#asked.set(id, { kind, resolve })
     void this.#send({ kind: 'ask', id, [kind]: query } as FromEnroll)
     try {
       return (await promise) as Questions[K]['answer'][] | undefined
     } finally {
       clearTimeout(timer)
-      this.socket.off('close', gone)
       this.#asked.delete(id)
     }
+  }
+
+  /** What need not be heard; it is not waited for. */
+  tell(message: Extract<FromEnroll, { kind: 'elsewhere' }>): void {
+    if (!this.socket.destroyed && this.socket.writableLength <= maxUnsent) this.socket.write(encodeLine(message))
   }
 
   /** Of what a broker says nothing is believed but what it has been asked for, in the form that was agreed. */
@@ -200,7 +213,7 @@ export class Follower {
     }
     if (this.#live) return
     this.#live = true
-    await this.#send({ kind: 'live', seq: this.#cursor.seq, notes: true })
+    await this.#send({ kind: 'live', seq: this.#cursor.seq, notes: true, relays: this.#relays })
   }
 
   async #send(message: FromEnroll): Promise<void> {

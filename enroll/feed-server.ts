@@ -8,7 +8,6 @@ import {
   forgetting,
   knownQuestions,
   LineReader,
-  type StaleBounds,
   silence,
   staleBounds,
   startCursor,
@@ -21,7 +20,8 @@ import { networkOf } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { BrokerQuestions } from './broker-questions.ts'
-import type { BrokerState, Confirmation, Ends } from './broker-state.ts'
+import { type BrokerState, type Confirmation, endsOf } from './broker-state.ts'
+import { CloneMeetings, type Met } from './clone-meetings.ts'
 import { Follower } from './feed-follower.ts'
 import type { OwnPeers } from './own-peers.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
@@ -61,6 +61,7 @@ export class FeedServer implements AsyncDisposable {
   readonly #strangers = new Map<string, Socket>()
   readonly #taking = new Set<Promise<unknown>>()
   readonly #turns: BrokerTurns
+  readonly #meetings: CloneMeetings | undefined
   readonly #refusals = new LogLimit({ burst: 20, everyMs: 10_000 })
   readonly #stopWake: () => void
   address!: { host: string; port: number }
@@ -74,6 +75,8 @@ export class FeedServer implements AsyncDisposable {
     this.#anchors = options.anchors
     this.#onReport = options.onReport
     this.#turns = new BrokerTurns(options.reportsPerSecond, () => performance.now())
+    const { meetings, clock, log } = options
+    this.#meetings = meetings && new CloneMeetings({ brokers: this.#followers, clock, log, ...meetings })
     this.#server = createServer({
       ...tlsOptions(options.credential, options.anchors),
       minVersion: 'TLSv1.3',
@@ -105,6 +108,8 @@ export class FeedServer implements AsyncDisposable {
     /** Resolves when it is on disk; it is told again where it rejects. */
     onReport: (reported: Reported) => Promise<void>
     reportsPerSecond: number
+    /** Absent where nobody looks for clones. */
+    meetings?: { maxSuspended: number; onMet: (met: Met) => Promise<void> } | undefined
   }): Promise<FeedServer> {
     const server = new FeedServer(options)
     server.address = await listen(server.#server, options.listen)
@@ -266,6 +271,7 @@ export class FeedServer implements AsyncDisposable {
     const { id, askedAt, appliedSeq } = follower
     if (this.#followers.get(id) !== follower) return
     this.#followers.delete(id)
+    this.#meetings?.left(id)
     this.#lastAsked.set(id, askedAt)
     this.#log.warn({ event: 'feed.disconnected', broker: id, appliedSeq }, 'broker disconnected')
     // A registry that is closing has no need of it: the next hello tells.
@@ -315,6 +321,7 @@ export class FeedServer implements AsyncDisposable {
       knows,
       bounds,
       forks: { now: lastCommon.length, followed: known ? lastCommon.length : followed },
+      relays: this.#meetings !== undefined,
       now,
     })
     if (silenceMs !== undefined) endWhenSilent(socket, silencesBorne * silenceMs)
@@ -341,6 +348,8 @@ export class FeedServer implements AsyncDisposable {
       for (const wake of this.#waiting) wake()
     } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id, this.#clock())
     else if (message.kind === 'answer') follower.answered(message)
+    else if (message.kind === 'arrived') this.#meetings?.arrived(follower.id, message)
+    else if (message.kind === 'beside') this.#met(follower.id, message)
     else if (message.kind === 'report' && isReportId(message.id)) this.#reported(follower, message, length)
     else throw new Error('unexpected line')
   }
@@ -371,6 +380,13 @@ export class FeedServer implements AsyncDisposable {
       .catch((err: unknown) =>
         this.#log.warn({ event: 'report.failed', broker, id, err }, 'a report was not taken; it comes again'),
       )
+  }
+
+  #met(broker: string, message: Extract<FromBroker, { kind: 'beside' }>): void {
+    const taking = this.#meetings?.beside(broker, message)
+    taking?.catch((err: unknown) =>
+      this.#log.warn({ event: 'report.failed', broker, err }, 'what was seen of a key at two brokers was not noted'),
+    )
   }
 
   #held(broker: string, waitMs: number): void {
@@ -420,13 +436,6 @@ function unaskedBefore({ forgets }: { forgets?: unknown }, now: Date): Date | un
 }
 
 const peerOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`
-
-function endsOf(bounds: StaleBounds | undefined, askedAt: Date): Ends {
-  if (bounds === undefined) return {}
-  const end = (ms: number | null): string | null =>
-    ms === null ? null : new Date(askedAt.getTime() + ms).toISOString()
-  return { admitsUntil: end(bounds.admitsMs), servesUntil: end(bounds.servesMs) }
-}
 
 function endWhenSilent(socket: TLSSocket, ms: number): void {
   const timer = setTimeout(() => socket.destroy(), ms)

@@ -142,7 +142,8 @@ export async function createEnrollService(input: {
     changed: () => est.renew(credential()),
   })
   const alerts = new Alerts({ registry, clock, log })
-  const maxHeld = config.broker.clones.action === 'hold' ? config.broker.clones.maxSuspended : 0
+  const { action, maxSuspended } = config.broker.clones
+  const maxHeld = action === 'hold' ? maxSuspended : 0
   const clones = new CloneDesk({ registry, alerts, maxHeld, clock, log })
   const shownIn = ({ id, remoteAddress }: EdgeRequestHead): Shown => ({
     ...{ by: 'enroll', requestId: id, remoteAddress, at: clock().toISOString() },
@@ -160,6 +161,7 @@ export async function createEnrollService(input: {
       anchors,
       peers,
       reportsPerSecond: config.enroll.reportsPerSecond,
+      meetings: action === 'off' ? undefined : { maxSuspended, onMet: (met) => clones.met(met) },
       onReport: createReportDesk({
         registry,
         alerts,

@@ -14,7 +14,7 @@ import {
   type StaleBounds,
   startCursor,
 } from '../../contract/feed.ts'
-import { kickOrder, sessionQuery } from '../../contract/live-sessions.ts'
+import { keyOrder, kickOrder, sessionQuery, sightings } from '../../contract/live-sessions.ts'
 import type { ProblemCode } from '../../contract/problems.ts'
 import { splitAddress } from '../../runtime/config.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -35,6 +35,8 @@ const maxWaiting = 2_000
 const maxBatch = 500
 /** The same while a snapshot comes, in lines of a hundred facts. */
 const maxWaitingFacts = 40
+/** So much that enroll has not taken yet: what need not be said waits. */
+const maxUnsent = 1_048_576
 
 type FeedOptions = {
   address: string
@@ -49,6 +51,10 @@ type FeedOptions = {
   reports: Pick<Reports, 'start' | 'stop' | 'noted' | 'raise'>
   /** Told to enroll when somebody asks there. */
   answers: { [K in QuestionKind]: (query: Questions[K]['query']) => Promise<Questions[K]['answer'][]> }
+  /** Who was told of at another broker. */
+  onElsewhere: (told: Extract<FromEnroll, { kind: 'elsewhere' }>) => void
+  /** What was said on an earlier connection may not have been heard. */
+  onLive: () => void
   /** Told to enroll, which says it to whoever waits for this broker. */
   bounds: StaleBounds
   /** A connection that brings nothing for so long is dropped and dialled again. */
@@ -69,6 +75,7 @@ export class FeedClient implements AsyncDisposable {
   #connected = false
   /** Whether hello was said on the connection that there is: from then on it may be asked. */
   #greeted = false
+  #relays = false
   #closed = false
   #failures = 0
   #mistrustCursor = false
@@ -118,6 +125,18 @@ export class FeedClient implements AsyncDisposable {
   /** Lines that were heard and are not in force yet. */
   get waiting(): number {
     return this.#waiting.length
+  }
+
+  /**
+   * Says what other brokers are to hear. Where enroll is not there, or does not pass it on, nobody hears it.
+   *
+   * @returns false where it has to be said later
+   */
+  say(message: Extract<FromBroker, { kind: 'arrived' | 'beside' }>): boolean {
+    if (!this.#relays) return true
+    if (this.#socket!.writableLength > maxUnsent) return false
+    this.#send(message)
+    return true
   }
 
   /** Resolves when the feed's head has been reached once. */
@@ -263,6 +282,7 @@ export class FeedClient implements AsyncDisposable {
     }
     this.#connected = false
     this.#greeted = false
+    this.#relays = false
     const wait = Math.min(lastRetryMs, firstRetryMs * 2 ** Math.min(this.#failures++, 10))
     this.#retry = setTimeout(() => this.#dial(), wait * (0.5 + this.#options.random() / 2))
   }
@@ -362,6 +382,7 @@ export class FeedClient implements AsyncDisposable {
         for (const kept of change.kept ?? []) reports.raise({ type: 'revocation.kept', at, ...kept })
         this.#mistrustCursor = false
         this.#connected = true
+        this.#relays = message.relays === true
         this.#everLive = true
         this.#refusedFor = undefined
         this.#known = askedAt
@@ -369,8 +390,14 @@ export class FeedClient implements AsyncDisposable {
         log.info({ event: 'feed.connected', seq: message.seq }, 'trust feed followed')
         this.#confirm(socket, message.seq) // with what an earlier write may have failed to save
         if (message.notes) reports.start((id, report) => this.#send({ kind: 'report', id, report }))
+        this.#options.onLive()
         for (const listener of [...this.#liveListeners]) listener()
         this.#liveListeners.clear()
+        return
+      }
+      case 'elsewhere': {
+        const said = sightings.safeParse(message.sessions).data
+        if (said !== undefined) this.#options.onElsewhere({ ...message, sessions: said })
         return
       }
       case 'ask': {
@@ -406,6 +433,7 @@ export class FeedClient implements AsyncDisposable {
       return { kind: 'answer', id, sessions: await answers.sessions(sessionQuery.parse(asked.sessions)) }
     if ('verdicts' in asked)
       return { kind: 'answer', id, verdicts: await answers.verdicts(verdictQuery.parse(asked.verdicts)) }
+    if ('key' in asked) return { kind: 'answer', id, key: await answers.key(keyOrder.parse(asked.key)) }
     return { kind: 'answer', id, kick: await answers.kick(kickOrder.parse(asked.kick)) }
   }
 

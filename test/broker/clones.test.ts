@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { suite, test } from 'node:test'
-import { type Clone, Clones, placeOf, type Sites } from '../../broker/clones.ts'
+import { type Beside, type Clone, Clones, placeOf, type Sites } from '../../broker/clones.ts'
 import { parseNetwork } from '../../contract/networks.ts'
 
 const second = 1_000
@@ -14,6 +14,7 @@ class World {
   readonly sites: Sites
   now = 0
   verdicts: Clone<string>[] = []
+  beside: string[] = []
 
   constructor(...site: string[]) {
     this.sites = new Map([['site', site.map((text) => parseNetwork(text)!)]])
@@ -27,6 +28,13 @@ class World {
   come(id: string, address: string, clientId = 'cam-1'): this {
     const place = placeOf(address, this.sites)
     return this.#keep(this.clones.arrived({ key: 'k', id, clientId, place, at: this.now }))
+  }
+
+  /** Another broker has somebody with the key. */
+  elsewhere(address: string, isEarlier = false): this {
+    const place = placeOf(address, this.sites)
+    this.clones.elsewhere({ key: 'k', broker: 'broker-2', place, isEarlier, at: this.now })
+    return this
   }
 
   hear(...ids: string[]): this {
@@ -48,8 +56,9 @@ class World {
     return this.verdicts.map(({ rule }) => rule)
   }
 
-  #keep(verdict: Clone<string> | undefined): this {
-    if (verdict !== undefined) this.verdicts.push(verdict)
+  #keep(verdict: Clone<string> | Beside<string> | undefined): this {
+    if (verdict?.rule === 'beside') this.beside.push(`${verdict.contact.id} ${verdict.broker}`)
+    else if (verdict !== undefined) this.verdicts.push(verdict)
     return this
   }
 }
@@ -210,6 +219,54 @@ suite('it is quiet', () => {
     world.clones.arrived({ key: 'other', id: 'x', clientId: 'cam-2', place: placeOf(abroad), at: 0 })
     world.come('a', home)
     for (let n = 0; n < 30; n++) world.after(second).hear('a', 'x')
+  })
+})
+
+suite('one that is heard beside another at a second broker', () => {
+  test('is told of once, when it was heard for longer than a change of networks takes', () => {
+    const world = new World().come('a', home).after(minute).elsewhere(abroad)
+    for (let n = 0; n < 9; n++) world.after(second).hear('a')
+    assert.deepEqual([world.beside, world.clones.watched()], [[], ['a']])
+    world.after(second).hear('a').after(second).hear('a')
+    assert.deepEqual([world.beside, world.rules, world.clones.watched()], [['a broker-2'], [], []])
+  })
+
+  test('is measured from its own coming where the other was there before and is heard', () => {
+    const world = new World()
+      .come('a', home)
+      .after(4 * second)
+      .hear('a')
+      .elsewhere(abroad, true)
+    world.after(4 * second).hear('a')
+    assert.deepEqual(world.beside, [])
+    world.after(2 * second).hear('a')
+    assert.deepEqual(world.beside, ['a broker-2'])
+  })
+
+  test('is none that moved there: silent, or gone, or in the same place, or over IPv6', () => {
+    for (const address of ['198.51.100.8', '2001:db8::7']) {
+      const world = new World().come('a', home).after(minute).elsewhere(address).after(minute).hear('a')
+      assert.deepEqual([world.beside, world.clones.watched()], [[], []])
+    }
+    const gone = new World().come('a', home).after(second).elsewhere(abroad).after(second).lose('a')
+    assert.deepEqual(gone.clones.watched(), [])
+    gone.come('a2', home).after(minute).hear('a2')
+    assert.deepEqual(gone.beside, [])
+  })
+
+  test('is none that came after what it is told of: it has moved back, and is told of there', () => {
+    const world = new World().come('a', home).after(second).elsewhere(abroad, true).after(second).come('a2', home)
+    world.lose('a').after(minute).hear('a2')
+    assert.deepEqual(world.beside, [])
+  })
+
+  test('is remembered of no more brokers than there may be', () => {
+    const world = new World().come('a', home).after(second)
+    const place = placeOf(abroad)
+    for (let n = 0; n < 100; n++)
+      world.clones.elsewhere({ key: 'k', broker: `broker-${n}`, place, isEarlier: true, at: world.now })
+    for (let n = 0; n < 200; n++) world.after(minute).hear('a')
+    assert.equal(world.beside.length, 16)
   })
 })
 

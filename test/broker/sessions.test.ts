@@ -397,6 +397,39 @@ suite('one key in two places', () => {
     assert.equal(await harness.refusal(device), 0, 'no longer because a clock was set back')
   })
 
+  test('a key that is at another broker too is told of while it is heard, and suspended when enroll says so', async () => {
+    const device = await harness.device('apart-1')
+    const { spkiHash: key } = parseCertificate(new X509Certificate(device.pem).raw)
+    const told = async (kind: 'arrived' | 'beside') => {
+      for (;;) {
+        const [message] = await once(harness.feed, kind)
+        if (JSON.stringify(message).includes(key)) return message
+      }
+    }
+    const arrived = told('arrived')
+    const client = await harness.connect(device)
+    assert.deepEqual((await arrived).sessions.at(-1), { key, from: '127.0.0.1' })
+    const again = told('arrived')
+    harness.feed.drop()
+    await again // enroll may have been another process
+    const elsewhere = { kind: 'elsewhere', broker: 'broker-2', isEarlier: false }
+    harness.feed.put({ ...elsewhere, sessions: [{ key: 'no key' }] })
+    harness.feed.put({ ...elsewhere, sessions: [{ key, from: '192.0.2.7' }] })
+    assert.equal((await harness.feed.ask('key', { key, suspend: false })).length, 1)
+    const beside = told('beside')
+    skewMs = 11_000
+    client.publish('devices/apart-1/x', 'x')
+    const { broker, session } = await beside
+    assert.deepEqual([broker, session.clientId, session.remoteAddress], ['broker-2', 'apart-1', '127.0.0.1'])
+    const closed = closeOf(client)
+    const [ended] = await harness.feed.ask('key', { key, suspend: true })
+    assert.equal(ended!.clientId, 'apart-1')
+    await closed
+    assert.equal(await harness.refusal(device), 3)
+    assert.deepEqual(await harness.feed.ask('key', { key, suspend: false }), [])
+    skewMs = 0
+  })
+
   test('a device that roams, with the old connection silent, and one that fights with itself at one address, are let be', async () => {
     const device = await harness.device('roams-1')
     await using paths = new AsyncDisposableStack()

@@ -496,7 +496,7 @@ suite('the trust feed', () => {
     for (const cursor of [startCursor, { seq: tooOld, hash: then }]) {
       await using told = await followFeed(fleet, cursor, undefined, { snapshots: true })
       const live = await told.see(({ kind }) => kind === 'live')
-      assert.deepEqual(live, { kind: 'live', seq, notes: true })
+      assert.deepEqual(live, { kind: 'live', seq, notes: true, relays: true })
       assert.deepEqual(
         [told.messages[0]!.kind, told.messages.at(-2)],
         ['reset', { kind: 'snapshot', cursor: { seq, hash } }],

@@ -176,6 +176,10 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
       this.emit('answer', message)
       return
     }
+    if (message.kind === 'arrived' || message.kind === 'beside') {
+      this.emit(message.kind, message)
+      return
+    }
     if (message.kind === 'ping') this.emit('ping')
     if (!this.answering) return
     if (message.kind === 'report') {
@@ -203,7 +207,7 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
       this.#send(socket, { kind: 'snapshot', cursor: { seq: upTo, hash: this.#events[upTo - 1]!.hash } })
     }
     this.#flush(socket)
-    this.#send(socket, { kind: 'live', seq: this.head, notes: true })
+    this.#send(socket, { kind: 'live', seq: this.head, notes: true, relays: true })
   }
 
   #flush(socket: TLSSocket): void {
