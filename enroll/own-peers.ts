@@ -18,12 +18,12 @@ type OwnPeersOptions = {
 }
 
 /**
- * Who has shown a certificate at the admin API or the trust feed: a connection there ends with its certificate, and a stolen key
+ * Who has shown a certificate at the admin API or the trust feed: a connection there ends with its certificate, revoked or expired, and a stolen key
  * is told of, whatever the certificate is worth otherwise.
  */
 export class OwnPeers {
   readonly #options: OwnPeersOptions
-  readonly #peers = new Map<TLSSocket, OwnPeer>()
+  readonly #peers = new Map<TLSSocket, OwnPeer & { notAfter: Date }>()
   readonly #leaving = new WeakSet<TLSSocket>()
 
   constructor(options: OwnPeersOptions) {
@@ -35,7 +35,8 @@ export class OwnPeers {
     const der = socket.getPeerX509Certificate()?.raw
     const shown = der && findFacts(der)
     if (shown === undefined) return
-    this.#peers.set(socket, { edge, serial: shown.serial, name: valuesOf(shown.subject, 'CN')[0] })
+    const { serial, subject, notAfter } = shown
+    this.#peers.set(socket, { edge, serial, name: valuesOf(subject, 'CN')[0], notAfter })
     socket.once('close', () => this.#peers.delete(socket))
     const { registry, onWatchedKey, clock, log } = this.#options
     const { remoteAddress = 'unknown' } = socket
@@ -60,6 +61,17 @@ export class OwnPeers {
       }),
     )
     return ended.length
+  }
+
+  /** Ends those whose certificate has expired since it was shown. To be called about once a second. */
+  sweep(): void {
+    const { clock, log } = this.#options
+    const now = clock()
+    for (const [socket, { notAfter, ...peer }] of this.#peers) {
+      if (notAfter >= now || socket.destroyed) continue
+      log.warn({ event: 'peer.ended', reason: 'certificate_expired', ...peer }, 'a connection of our own ended')
+      socket.destroy()
+    }
   }
 
   /** Whether it has had its last answer. */

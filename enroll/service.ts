@@ -278,6 +278,7 @@ export async function createEnrollService(input: {
     for (const days of await noticeExpiring(registry, clock())) meters.noticed(days)
   }
   const lifecycle = setInterval(() => {
+    peers.sweep()
     ageing ??= age()
       .catch((err: unknown) =>
         log.error({ event: 'lifecycle.failed', err }, 'what is due for certificates was not done'),

@@ -152,7 +152,7 @@ export function changeOperator(
       role: change.role ?? known.doc.role,
       status: change.status ?? known.doc.status,
     }
-    const guard = isInCharge(known.doc) && !isInCharge(doc) ? [await anotherInCharge(registry, name)] : []
+    const guard = isInCharge(known.doc) && !isInCharge(doc) ? await anotherInCharge(registry, name, asked.now) : []
     const isRemoval = doc.status === 'removed'
     const ended = isRemoval ? (await certificatesOf(registry, name)).filter(isLive) : []
     const changed = fact(isRemoval ? 'operator.removed' : 'operator.changed', doc, asked)
@@ -190,14 +190,25 @@ const certificatesOf = async (registry: Registry, name: string): Promise<Stored<
 
 const isInCharge = ({ role, status }: OperatorRecord): boolean => role === 'admin' && status === 'active'
 
-/** Written as it is: of two who take each other's role away at the same time, one loses. */
-async function anotherInCharge(registry: Registry, name: string): Promise<Write> {
+/**
+ * Written as they are: of two who take each other's role or certificate away at the same time, one loses. Who has the role and no
+ * certificate that is good is nobody to rely on, unless nobody has one.
+ */
+async function anotherInCharge(registry: Registry, name: string, now: Date): Promise<Write[]> {
+  const good = await listInCharge(registry, now)
+  const certificate = good.find(({ doc }) => nameIn(doc) !== name)
+  const isMeant = ({ doc }: Stored<OperatorRecord>): boolean =>
+    certificate === undefined
+      ? good.length === 0 && doc.name !== name && isInCharge(doc)
+      : doc.name === nameIn(certificate.doc)
   const all: Stored<OperatorRecord>[] = await readAll((paging) => listOperators(registry, paging))
-  const other = all.find(({ doc }) => doc.name !== name && isInCharge(doc))
-  if (other !== undefined) return writeOperator(other.doc, other.rev)
-  throw new FleetError('conflict', `${name} is the last operator with the role admin; make another first`, {
-    context: { final: true },
-  })
+  const operator = all.find(isMeant)
+  if (operator === undefined) {
+    const sentence = `${name} is the last operator with the role admin and a certificate that is good; make another first`
+    throw new FleetError('conflict', sentence, { context: { final: true } })
+  }
+  const known = certificate === undefined ? [] : [writeCertificate(certificate.doc, certificate.rev)]
+  return [writeOperator(operator.doc, operator.rev), ...known]
 }
 
 const fact = (

@@ -234,4 +234,20 @@ suite('certificates of operators and brokers', () => {
       { subject: 'operator:operator', actor: 'system' },
     ])
   })
+
+  test('a connection to admin API or feed that stays ends when its certificate has expired, and no other', async () => {
+    await using feed = await followFeed(fleet, startCursor)
+    await feed.see(({ kind }) => kind === 'live')
+    const expiring = await greeted(fleet.operator)
+    clock.advance(60_000)
+    const later = await greeted(await fleet.newOperator('eve', 'viewer'))
+    const closed = Promise.all([once(expiring, 'close'), feed.see(() => false)])
+    const certificates = [fleet.operator, brokerCredential(fleet)].map(({ cert }) => parsePem(cert, 'CERTIFICATE')[0]!)
+    const ends = certificates.map((der) => parseCertificate(der).notAfter.getTime())
+    clock.advance(Math.max(...ends) + 1 - clock.now().getTime())
+    await closed
+    later.write('GET /v1/status HTTP/1.1\r\nHost: admin\r\n\r\n')
+    assert.match(String((await once(later, 'data'))[0]), /^HTTP\/1\.1 200 /)
+    later.destroy()
+  })
 })

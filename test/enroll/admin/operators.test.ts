@@ -8,7 +8,7 @@ import { after, before, suite, test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import { includesRole, type Role, roles } from '../../../contract/operator-api.ts'
 import { routes } from '../../../enroll/admin/table.ts'
-import { toPem } from '../../../pki/certificate.ts'
+import { parseCertificate, parsePem, toPem } from '../../../pki/certificate.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
 import { writeEndpoints } from '../../../runtime/endpoints.ts'
 import { EnrollHarness } from '../../harness/fleet.ts'
@@ -390,6 +390,11 @@ suite('operators and their roles', () => {
       Array(3).fill([409, 'conflict']),
     )
     assert.match(refused[0]!.body.detail, /the last operator with the role admin/)
+    const spare = await fleet.newOperator('spare', 'admin')
+    const { serial } = parseCertificate(parsePem(spare.cert, 'CERTIFICATE')[0]!)
+    await fleet.admin('POST', `/credentials/${serial}/revoke`, { reason: 'superseded' })
+    const alone = await fleet.admin('PATCH', '/operators/operator', { role: 'viewer' })
+    assert.equal(alone.body.code, 'conflict', 'an admin whose certificate is revoked is nobody to leave it to')
     await fleet.admin('PATCH', '/operators/the-admin', { role: 'admin' })
     const outcomes = await Promise.all([
       fleet.admin('PATCH', '/operators/operator', { role: 'viewer' }),
