@@ -41,6 +41,8 @@ type Kept = { thisUpdate: Date; nextUpdate: Date; etag: string }
 
 const requestTimeoutMs = 10_000
 const idleTimeoutMs = 30_000
+/** Up to this size a body is copied behind its head. */
+const joinedBytes = 4_096
 
 /**
  * The status port: revocation lists, OCSP and CA certificates over plain HTTP, for everybody. All of it is signed, so
@@ -208,6 +210,10 @@ function send(message: IncomingMessage, response: ServerResponse, found: Answer)
   response.writeHead(status, { ...headers, ...length, ...(message.complete ? {} : { Connection: 'close' }) })
   if (message.method === 'HEAD' || parts.length === 0) return void response.end()
   sends?.(response)
+  const [only, ...others] = parts
+  // One piece for the socket, head and body, where a Buffer would be another one behind the head.
+  if (only !== undefined && others.length === 0 && only.length <= joinedBytes)
+    return void response.end(only.toString('latin1'), 'latin1')
   // Pieces of a list go to the socket as they are: a list of megabytes is not copied for anybody.
   for (const part of parts.slice(0, -1)) response.write(part)
   response.end(parts.at(-1))

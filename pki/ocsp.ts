@@ -6,7 +6,7 @@ import {
   contextConstructed,
   contextPrimitive,
   DerError,
-  type DerReader,
+  DerReader,
   element,
   enumerated,
   generalizedTime,
@@ -21,9 +21,9 @@ import type { Signer } from './keystore.ts'
 import { oids } from './oids.ts'
 import { revocationReasonNames } from './revocation-list.ts'
 
-/** Whose status is asked for (CertID, RFC 6960 4.1.1). `issuer` is a key of `issuerIds`; `der` goes back as it came. */
+/** Whose status is asked for (CertID, RFC 6960 4.1.1). `issuer` is one of `issuerIds`; `der` goes back as it came, a view of the request. */
 export type CertificateId = { der: Buffer; issuer: string; serial: string }
-/** `nonce` is the extension's value as it was sent, the OCTET STRING. */
+/** `nonce` is the extension's value as it was sent, the OCTET STRING; a view of the request. */
 export type OcspRequest = { ids: CertificateId[]; nonce: Buffer | undefined }
 
 /** More than any request of one certificate, or of a chain, has. */
@@ -65,17 +65,20 @@ export function parseOcspRequest(der: Uint8Array): OcspRequest {
 
 function readId(single: DerReader): CertificateId {
   const { der, content } = single.next(tags.sequence)
-  const id = readDer(der, content.length + 8).enter()
+  const id = new DerReader(content, 0, content.length)
   const algorithm = id.enter()
-  const hash = algorithm.oid()
+  algorithm.next(tags.oid)
   algorithm.optional(tags.null)
   algorithm.end()
-  const [name, key] = [id.octetString(), id.octetString()]
-  const serial = id.integer()
+  id.next(tags.octetString)
+  id.next(tags.octetString)
+  const number = id.next(tags.integer)
   id.end()
+  const serial = number.content
   if (serial[0]! > 0x7f || serial.length > 21) throw new DerError('a serial number that no certificate has')
-  const text = serial.toString('hex').replace(/^00(?=.)/, '')
-  return { der: Buffer.from(der), issuer: issuerId(hash, name, key), serial: text }
+  const issuer = content.toString('latin1', 0, content.length - number.der.length)
+  const text = serial.toString('hex', serial[0] === 0 && serial.length > 1 ? 1 : 0)
+  return { der, issuer, serial: text }
 }
 
 function readRequestExtensions(wrapper: DerReader | undefined): ReadonlyMap<string, Extension> {
@@ -96,18 +99,21 @@ function readNonce(extensions: ReadonlyMap<string, Extension>): Buffer | undefin
   // RFC 9654 2.1: others are to be refused as malformed.
   if (nonce.content.length < 1 || nonce.content.length > 128)
     throw new DerError(`a nonce of ${nonce.content.length} octets`)
-  return Buffer.from(nonce.der)
+  return nonce.der
 }
 
-const issuerId = (hash: string, name: Uint8Array, key: Uint8Array): string =>
-  `${hash} ${Buffer.from(name).toString('hex')} ${Buffer.from(key).toString('hex')}`
-
-/** By what an issuer is named in requests: the hashes of its name and of its key's bits, for SHA-1 and for SHA-256. */
+/**
+ * What stands in a CertID before the serial number, as latin1: the hashes of the issuer's name and of its key's bits, by SHA-1 and
+ * by SHA-256, whose parameters are absent or NULL.
+ */
 export function issuerIds(issuer: CertificateFacts): string[] {
   const key = publicKeyBits(issuer)
-  return (['sha1', 'sha256'] as const).map((hash) =>
-    issuerId(oids[hash], createHash(hash).update(issuer.subject.der).digest(), createHash(hash).update(key).digest()),
-  )
+  return (['sha1', 'sha256'] as const).flatMap((hash) => {
+    const hashes = [issuer.subject.der, key].map((part) => octetString(createHash(hash).update(part).digest()))
+    return [[], [element(tags.null)]].map((parameters) =>
+      Buffer.concat([sequence(oid(oids[hash]), ...parameters), ...hashes]).toString('latin1'),
+    )
+  })
 }
 
 function publicKeyBits({ publicKeySpki }: CertificateFacts): Buffer {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { CertificateFacts } from '../../pki/certificate.ts'
 import {
+  type CertificateId,
   type CertificateStatus,
   issuerIds,
   type OcspRequest,
@@ -82,13 +83,14 @@ export class OcspResponder {
     const kept = isForAll && this.#isCurrent() ? this.#known.get(first.serial)?.answers.get(variant) : undefined
     if (kept !== undefined && isInFirstHalf(kept.kept, now)) return kept
 
-    const statuses = await Promise.all(ids.map(({ serial }) => this.#statusOf(serial, responder)))
-    const answers = ids.map((id, at) => ({ id, status: statuses[at]! }))
+    const answers: { id: CertificateId; status: CertificateStatus }[] = []
+    for (const id of ids)
+      answers.push({ id, status: this.#knownOf(id.serial) ?? (await this.#statusOf(id.serial, responder)) })
     const by = responder.signer()
     const nextUpdate = new Date(Math.min(now.getTime() + this.#validityMs, by.certificate.notAfter.getTime()))
     // It may be forgotten while it is signed, and then it is not kept; nor beside what another has found out since.
     const found = isForAll ? this.#known.get(first.serial) : undefined
-    const known = found?.status === statuses[0] ? found : undefined
+    const known = found?.status === answers[0]!.status ? found : undefined
     const signed = await signOcspResponse({ by, answers, nonce, thisUpdate: now, nextUpdate })
     if (known === undefined) return { der: signed }
     const etag = createHash('sha256').update(signed).digest('hex')
@@ -97,10 +99,12 @@ export class OcspResponder {
     return answer
   }
 
+  #knownOf(serial: string): CertificateStatus | undefined {
+    return this.#isCurrent() ? this.#known.get(serial)?.status : undefined
+  }
+
   async #statusOf(serial: string, responder: Responder): Promise<CertificateStatus> {
     const isCurrent = this.#isCurrent()
-    const known = isCurrent ? this.#known.get(serial) : undefined
-    if (known !== undefined) return known.status
     const changes = this.#changes
     const status = statusIn(await findCertificate(this.#registry, serial), responder)
     // Anybody can ask for serials that there are not, without end; and what has changed meanwhile may be this one.

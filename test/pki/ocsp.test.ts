@@ -3,9 +3,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type Enumerated, Integer, OctetString } from 'asn1js'
 import * as pkijs from 'pkijs'
-import { contextConstructed, element, integer, octetString, oid, sequence, tags } from '../../pki/der.ts'
+import { contextConstructed, element, integer, octetString, oid, readDer, sequence, tags } from '../../pki/der.ts'
 import { writeExtension } from '../../pki/extensions.ts'
 import {
+  type CertificateId,
   type CertificateStatus,
   issuerIds,
   maxOcspRequestBytes,
@@ -44,6 +45,13 @@ async function request(hashAlgorithm: string, nonce?: Uint8Array): Promise<Buffe
   return Buffer.from(made.toSchema(true).toBER())
 }
 
+function partsOf(der: Buffer): Buffer[] {
+  const reader = readDer(der, der.length).enter()
+  const parts: Buffer[] = []
+  while (!reader.done) parts.push(reader.next().der)
+  return parts
+}
+
 const respond = (asked: OcspRequest, status: CertificateStatus): Promise<Buffer> =>
   signOcspResponse({
     by,
@@ -58,13 +66,21 @@ const basicOf = (der: Buffer): pkijs.BasicOCSPResponse => {
   return pkijs.BasicOCSPResponse.fromBER(response.responseBytes!.response.valueBlock.valueHexView.slice().buffer)
 }
 
-test('a request of pkijs names certificate and issuer, by SHA-1 and by SHA-256', async () => {
+test('a request of pkijs names certificate and issuer, by SHA-1 and by SHA-256, with parameters NULL or none', async () => {
   const known = issuerIds(issuingIssuer.certificate)
-  for (const [at, hash] of ['SHA-1', 'SHA-256'].entries()) {
+  const seen = new Set<string>()
+  for (const hash of ['SHA-1', 'SHA-256']) {
     const { ids, nonce } = parseOcspRequest(await request(hash))
-    assert.deepEqual([ids.length, ids[0]!.issuer, ids[0]!.serial], [1, known[at], leaf.serial])
-    assert.equal(nonce, undefined)
+    const [{ issuer, serial, der }] = ids as [CertificateId]
+    assert.deepEqual([ids.length, known.includes(issuer), serial, nonce], [1, true, leaf.serial, undefined])
+    const [algorithm, name, key, number] = partsOf(der)
+    const bare = sequence(partsOf(algorithm!)[0]!)
+    const asked = sequence(sequence(sequence(sequence(sequence(bare, name!, key!, number!)))))
+    const other = parseOcspRequest(asked).ids[0]!.issuer
+    assert.ok(known.includes(other))
+    seen.add(issuer).add(other)
   }
+  assert.deepEqual([...seen].toSorted(), known.toSorted())
   assert.ok(!issuerIds(rootIssuer.certificate).some((id) => known.includes(id)))
 })
 

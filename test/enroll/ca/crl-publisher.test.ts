@@ -11,7 +11,7 @@ import { OcspResponder } from '../../../enroll/ca/ocsp-responder.ts'
 import { type CertificateRecord, writeCertificate } from '../../../enroll/registry/certificates.ts'
 import type { Registry } from '../../../enroll/registry/registry.ts'
 import type { SignedList } from '../../../pki/crl.ts'
-import { integer, octetString, oid, sequence } from '../../../pki/der.ts'
+import { integer, sequence } from '../../../pki/der.ts'
 import type { Signer } from '../../../pki/keystore.ts'
 import { issuerIds } from '../../../pki/ocsp.ts'
 import { createLog } from '../../../runtime/log.ts'
@@ -271,9 +271,8 @@ function responder(registry: Registry, isCurrent: () => boolean) {
     [{ authority: issuingIssuer.certificate, isOf: () => true, signer: () => ({ ...issuingIssuer, signer }) }],
     { validityMs: day, isCurrent },
   )
-  const [hash, ...ids] = issuerIds(issuingIssuer.certificate)[0]!.split(' ')
-  const issuer = [sequence(oid(hash!)), ...ids.map((id) => octetString(Buffer.from(id, 'hex')))]
-  const request = sequence(sequence(sequence(sequence(sequence(...issuer, integer(Buffer.from([1])))))))
+  const issuer = Buffer.from(issuerIds(issuingIssuer.certificate)[0]!, 'latin1')
+  const request = sequence(sequence(sequence(sequence(sequence(issuer, integer(1))))))
   const answered = async (): Promise<{ isRevoked: boolean; isKept: boolean }> => {
     const { der, kept } = await ocsp.answer(request, after(day))
     // A view into Node's pool would keep what others have put there, too.
