@@ -77,7 +77,12 @@ static void begin(struct device *device, int is_resumed) {
   SSL_set_app_data(device->ssl, device);
   SSL_set_fd(device->ssl, fd);
   SSL_set_connect_state(device->ssl);
-  if (is_resumed && device->ticket != NULL) SSL_set_session(device->ssl, device->ticket);
+  if (is_resumed && device->ticket != NULL) {
+    /* OpenSSL uses a session of TLS 1.3 once and marks it, and a server need not send another when one is resumed: Node does not. */
+    SSL_SESSION *copy = SSL_SESSION_dup(device->ticket);
+    if (copy == NULL || SSL_set_session(device->ssl, copy) != 1) die("a ticket cannot be used");
+    SSL_SESSION_free(copy);
+  }
   struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = device};
   epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
 }

@@ -25,19 +25,23 @@ export class Handshakes implements AsyncDisposable {
   readonly #program: Program
   readonly #lines: AsyncIterator<string>
 
-  private constructor(target: Target) {
+  private constructor(target: Target, isBackground: boolean) {
     this.#target = target
     const program = compile(this.#folder, 'handshakes')
     if (program === undefined)
       throw new Error('a C compiler with libssl is needed: JavaScript is slower than the brokers')
-    // Below others on its core, whose latency may be what is measured.
-    const command = ['nice', '-n', '19', program, String(target.port)]
+    const command = [...(isBackground ? ['nice', '-n', '19'] : []), program, String(target.port)]
     this.#program = new Program(1, command, { stdio: ['pipe', 'pipe', 'inherit'] })
     this.#lines = createInterface({ input: this.#program.child.stdout! })[Symbol.asyncIterator]()
   }
 
-  static async of(target: Target, devices: readonly Device[]): Promise<Handshakes> {
-    const handshakes = new Handshakes(target)
+  /** @param isBackground below others on its core, whose latency is what is measured */
+  static async of(
+    target: Target,
+    devices: readonly Device[],
+    { isBackground = false }: { isBackground?: boolean } = {},
+  ): Promise<Handshakes> {
+    const handshakes = new Handshakes(target, isBackground)
     for (const { id, chain, key } of devices) {
       const files = { crt: chain, key }
       const paths = Object.entries(files).map(([ending, text]) => {

@@ -32,7 +32,7 @@ type Side = {
 const sides: Side[] = []
 for (const target of bench.targets) {
   await bench.open(target.name, target, 4, publishers, subscribers, true)
-  const handshakes = stack.use(await Handshakes.of(target, comers))
+  const handshakes = stack.use(await Handshakes.of(target, comers, { isBackground: true }))
   sides.push({ target, handshakes, quiet: [], stormy: [], ratios: [], connected: 0, failed: 0, lost: 0 })
 }
 console.log(`${perSecond} messages a second beside ${devices} devices; ${rounds} rounds of ${seconds} s in turns\n`)
