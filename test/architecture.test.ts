@@ -129,6 +129,7 @@ const packages: Record<string, { in: string[]; for: string }> = {
   fastify: { in: ['enroll/admin'], for: 'the admin API' },
   mqtt: { in: ['device-sim/device.ts', 'device-sim/load/connection.ts'], for: 'MQTT as a device speaks it' },
   commander: { in: ['cli', 'device-sim/load/command.ts'], for: 'the command line' },
+  'lean-qr': { in: ['cli/qr.ts'], for: 'QR codes, for devices that have a camera and no keyboard' },
   'cli-progress': { in: ['cli', 'device-sim/load/command.ts'], for: 'progress bars' },
 }
 

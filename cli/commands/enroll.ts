@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { type EnrollmentCode, parseEnrollmentCode } from '../../contract/enrollment-code.ts'
 import { type DeviceId, isDeviceId } from '../../contract/ids.ts'
 import { CredentialFolder, requireOwn } from '../../device-sim/credential-folder.ts'
 import { EstClient, EstError, fetchTrust, type MakeCsr } from '../../device-sim/est-client.ts'
@@ -13,7 +14,7 @@ import { aborted, Interrupted, type Io } from '../io.ts'
 import { fields } from '../output.ts'
 import { addApprovals } from './approvals.ts'
 import { addLateRenewals } from './late-renewals.ts'
-import { deviceId, duration, examples, type Format, folderName, outputOption, print } from './shared.ts'
+import { deviceId, duration, estUrl, examples, type Format, folderName, outputOption, print } from './shared.ts'
 
 type Options = {
   url: string
@@ -22,6 +23,7 @@ type Options = {
   id?: DeviceId
   token?: string
   tokenFile?: string
+  code?: string
   cert?: string
   key?: string
   keyType: ClientKeyType
@@ -45,6 +47,12 @@ export function addEnroll(program: Command, io: Io): void {
     .option('--id <id>', 'device id (default: the name of this machine)', deviceId)
     .option('--token <token>', 'one-time token; others on this machine can read it in the list of processes')
     .option('--token-file <file>', 'the same, from a file')
+    .addOption(
+      new Option(
+        '--code <file>',
+        'the line of `token create --qr`, from a file, or with - from standard input',
+      ).conflicts(['url', 'caFingerprint', 'id', 'token', 'tokenFile']),
+    )
     .option('--cert <pem>', 'certificate that the device has from its factory')
     .option('--key <pem>', 'its key')
     .addOption(
@@ -58,7 +66,8 @@ export function addEnroll(program: Command, io: Io): void {
         .default(weekMs, '7d'),
     )
     .addOption(outputOption())
-    .action((options: Options, command: Command) => {
+    .action(async (given: Options, command: Command) => {
+      const options = given.code === undefined ? given : { ...given, ...(await readCode(given.code, io)) }
       for (const name of ['url', 'caFingerprint', 'out'] as const) {
         const flag = `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
         if (options[name] === undefined) command.error(`error: required option '${flag}' is not given`)
@@ -71,10 +80,19 @@ export function addEnroll(program: Command, io: Io): void {
   examples(
     enroll,
     'enroll --url https://gateway:8443 --ca-fingerprint 3f…a9 --id cam-1 --token-file token --out /var/lib/device',
+    'enroll --code code.txt --out /var/lib/device',
     'enroll --url https://gateway:8443/.well-known/est/line-1 --ca-fingerprint 3f…a9 --cert idevid.pem --key idevid.key --out id',
   )
   addApprovals(enroll, io)
   addLateRenewals(enroll, io)
+}
+
+/** @throws FleetError `request_malformed` without a word of it: there is a token in it */
+async function readCode(path: string, io: Io): Promise<EnrollmentCode> {
+  const code = parseEnrollmentCode(path === '-' ? await io.readSecret('enrollment code: ') : readText(path))
+  if (code !== undefined) return code
+  const where = path === '-' ? 'standard input' : path
+  throw new FleetError('request_malformed', `${where} holds no enrollment code; it begins with fleetgate://`)
 }
 
 async function runEnroll(options: Options, io: Io): Promise<void> {
@@ -156,11 +174,6 @@ function readText(path: string): string {
   } catch (cause) {
     throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
   }
-}
-
-function estUrl(text: string): string {
-  if (URL.parse(text)?.protocol === 'https:') return text
-  throw new InvalidArgumentError('Give a URL such as https://gateway.example:8443.')
 }
 
 function fingerprint(text: string): string {

@@ -66,6 +66,11 @@ export function folderName(text: string): string {
   return text
 }
 
+export function estUrl(text: string): string {
+  if (URL.parse(text)?.protocol === 'https:') return text
+  throw new InvalidArgumentError('Give a URL such as https://gateway.example:8443.')
+}
+
 export const outputOption = (formats: readonly Format[] = shown): Option =>
   new Option('-o, --output <format>', 'form of the answer').choices(formats).default('table')
 

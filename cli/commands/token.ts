@@ -1,16 +1,20 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { type TokenView, tokenTtlMs } from '../../contract/admin-api.ts'
+import { formatEnrollmentCode } from '../../contract/enrollment-code.ts'
 import { type DeviceId, isDeviceId, nameRule } from '../../contract/ids.ts'
+import { readEndpoints } from '../../runtime/endpoints.ts'
 import { openAdminClient } from '../admin-client.ts'
 import { type Row, readTokenRows, type TokenRow } from '../device-file.ts'
 import type { Io } from '../io.ts'
-import { csv, fields } from '../output.ts'
+import { csv, fields, visible } from '../output.ts'
+import { qrCode } from '../qr.ts'
 import {
   ask,
   type Common,
   deviceId,
   duration,
   durationText,
+  estUrl,
   examples,
   groupNames,
   profileName,
@@ -29,6 +33,8 @@ type Options = Common & {
   profile?: string
   group?: string[]
   quiet?: boolean
+  qr?: boolean
+  url?: string
 }
 
 const mostAtOnce = 100_000
@@ -41,6 +47,7 @@ export function addToken(program: Command, io: Io): void {
     'token create --device cam-1 --profile camera',
     'token create --device cam-1 --ttl 15m -o json',
     'token create --device cam-1 --quiet      # the token alone, for TOKEN=$(...)',
+    'token create --device cam-1 --qr --url https://gateway.example:8443',
     'token create --count 500 --prefix cam- --profile camera -o csv > tokens.csv',
     'token create --file devices.csv -o csv > tokens.csv',
   )
@@ -68,10 +75,20 @@ export function addToken(program: Command, io: Io): void {
     )
     .option('--profile <name>', 'create the device with this profile when there is none of that id', profileName)
     .option('--group <name>', 'group of a device that is created (may be repeated)', groupNames)
-    .option('-q, --quiet', 'print the token alone')
+    .addOption(new Option('-q, --quiet', 'print the token alone').conflicts('qr'))
+    .addOption(
+      new Option('--qr', 'print a QR code with all that the device needs, for its camera: enroll --code').conflicts([
+        'count',
+        'file',
+      ]),
+    )
+    .option('--url <url>', 'with --qr: where devices reach EST (default: as this machine does)', estUrl)
     .action(async (options: Options, command: Command) => {
-      const { device, quiet = false, output } = options
-      if (quiet && output !== 'table') command.error(`error: option '-q, --quiet' cannot be used with '-o ${output}'`)
+      const { device, quiet = false, qr = false, output } = options
+      const named = quiet ? '-q, --quiet' : '--qr'
+      if ((quiet || qr) && output !== 'table')
+        command.error(`error: option '${named}' cannot be used with '-o ${output}'`)
+      if (!qr && options.url !== undefined) command.error("error: option '--url' belongs to '--qr'")
       const ttlMs = options.ttl ?? tokenTtlMs.default
       const given = {
         ...(options.profile && { profile: options.profile }),
@@ -83,11 +100,28 @@ export function addToken(program: Command, io: Io): void {
         return createMany(io, options, { rows, given, ttlMs })
       }
       const body = { deviceId: device, ttlMs, ...given }
+      if (qr)
+        return ask(
+          io,
+          options,
+          (client) => client.createToken(body),
+          (view) => details(view) + code(view, options),
+        )
       if (!quiet) return ask(io, options, (client) => client.createToken(body), output === 'csv' ? record : details)
       using client = openAdminClient(options.data)
       io.out(`${(await client.createToken(body)).token}\n`)
     })
 
+  const code = ({ deviceId, token }: TokenView, { data, url }: Options): string => {
+    const { est, rootFingerprint } = readEndpoints(data)
+    const text = formatEnrollmentCode({
+      url: url ?? est,
+      caFingerprint: rootFingerprint,
+      id: deviceId as DeviceId,
+      token,
+    })
+    return `\n${qrCode(text, io.colour)}\n${visible(text)}\n`
+  }
   const record = (view: TokenView): string => csv(tokenColumns, [view])
   const details = (view: TokenView): string =>
     fields(

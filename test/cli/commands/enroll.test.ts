@@ -14,7 +14,9 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
+import { generate } from 'lean-qr'
 import { renewalDue } from '../../../device-sim/credential-folder.ts'
+import { writeEndpoints } from '../../../runtime/endpoints.ts'
 import { TestPki } from '../../harness/certificates.ts'
 import { EnrollHarness, movableClock, testConfiguration } from '../../harness/fleet.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
@@ -73,6 +75,62 @@ suite('fleetgate enroll and renew', () => {
     const again = await enroll('cam-1', '--token', 'x')
     assert.equal(again.code, 1)
     assert.match(again.err, /holds a certificate already/)
+  })
+
+  test('token create --qr draws what a device needs, dark on light, and enroll --code takes the line that is in it', async () => {
+    writeEndpoints(fleet.dataDir, { ...fleet.endpoints, mqtts: 'mqtts://localhost:1' })
+    const create = ['token', 'create', '--profile', 'camera', '--data', fleet.dataDir, '--device']
+    const { code, out, err } = await fleetgate([...create, 'cam-qr', '--qr'])
+    assert.deepEqual([code, err], [0, ''])
+    const [shown = '', drawn = '', line = ''] = out.split('\n\n')
+    assert.match(shown, /^device +cam-qr\n/)
+    const { size, get } = generate(line.trimEnd())
+    const rows = drawn.split('\n').map((row) => [...row])
+    const isDark = (x: number, y: number): boolean =>
+      (y % 2 === 0 ? ' ▄' : ' ▀').includes(rows[Math.floor(y / 2)]?.[x] ?? 'outside')
+    for (let y = 0; y < size + 8; y++)
+      for (let x = 0; x < size + 8; x++) assert.equal(isDark(x, y), get(x - 4, y - 4), `${x} ${y}`)
+    const coloured = (await fleetgate([...create, 'cam-qs', '--qr'], { colour: true })).out
+    assert.ok(coloured.includes('\u001b[97m\u001b[40m█'))
+
+    writeFileSync(at('code'), line)
+    const enrolled = await fleetgate(['enroll', '--code', at('code'), '--out', at('cam-qr')])
+    assert.deepEqual([enrolled.code, enrolled.err], [0, ''])
+    const other = await fleetgate([...create, 'cam-qt', '--qr', '--url', 'https://[::1]:8443/.well-known/est/line'])
+    const spoken = /\nfleetgate:\/\/cam-qt:(\S+)@\[::1\]:8443\/\.well-known\/est\/line\?ca=[0-9a-f]{64}\n$/.exec(
+      other.out,
+    )
+    assert.match(shown, /token +\S{43,}/)
+    assert.ok(spoken)
+    const stdin = { readSecret: async () => line.replace(/:[^:@]+@/, `:${'B'.repeat(43)}@`) }
+    const refused = await fleetgate(['enroll', '--code', '-', '--out', at('cam-qu')], stdin)
+    assert.deepEqual([refused.code, /token_\w+/.exec(refused.err)?.[0]], [3, 'token_invalid'])
+  })
+
+  test('a code of another form is refused without a word of it, and --qr is for one token at a terminal', async () => {
+    const good = 'fleetgate://cam-9:SECRET@localhost:8443/?ca='
+    for (const text of [
+      '',
+      'SECRET',
+      'https://SECRET',
+      good,
+      `${good}${'zz'.repeat(32)}`,
+      `${'x'.repeat(3_000)}SECRET`,
+    ]) {
+      writeFileSync(at('code'), text)
+      const { code, out, err } = await fleetgate(['enroll', '--code', at('code'), '--out', at('cam-9')])
+      assert.deepEqual([code, out, err.includes('SECRET')], [1, '', false])
+      assert.match(err, /holds no enrollment code \(request_malformed\); it begins with fleetgate:/)
+    }
+    for (const more of [
+      ['--device', 'cam-1', '--qr', '--quiet'],
+      ['--device', 'cam-1', '--qr', '-o', 'json'],
+      ['--count', '2', '--prefix', 'c', '--qr'],
+      ['--device', 'cam-1', '--url', 'https://x'],
+    ])
+      assert.equal((await fleetgate(['token', 'create', ...more])).code, 2, more.join(' '))
+    const both = ['enroll', '--code', at('code'), '--id', 'cam-1', '--out', at('x')]
+    assert.equal((await fleetgate(both)).code, 2)
   })
 
   test('renew does nothing and exits 0 when nothing is due; --check says that it is, with exit code 3', async () => {
