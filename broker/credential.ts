@@ -1,10 +1,11 @@
-import { createPrivateKey } from 'node:crypto'
+import { createPrivateKey, createPublicKey } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { parsePem, toPem } from '../pki/certificate.ts'
+import { parseCertificate, parsePem, toPem } from '../pki/certificate.ts'
 import { FleetError } from '../runtime/errors.ts'
-import { readPassphrase, readPrivateFile } from '../runtime/files.ts'
+import { readPassphrase, readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
 import type { EdgeCredential } from '../runtime/https.ts'
+import type { Log } from '../runtime/log.ts'
 
 /** What this broker proves itself with, to devices and to enroll. */
 export type BrokerCredential = EdgeCredential & {
@@ -17,6 +18,59 @@ export type BrokerCredential = EdgeCredential & {
 }
 
 const files = { key: 'tls.key', certificate: 'tls.crt', root: 'root.crt' }
+
+/** Follows the files of a credential, and keeps there what enroll renews. */
+export class CredentialFiles {
+  readonly #folder: string
+  readonly #passphraseFile: string | undefined
+  readonly #changed: () => void
+  readonly #log: Log
+  current: BrokerCredential
+
+  /** @throws FleetError as `readCredential` */
+  constructor(options: { folder: string; passphraseFile: string | undefined; changed: () => void; log: Log }) {
+    this.#folder = options.folder
+    this.#passphraseFile = options.passphraseFile
+    this.#changed = options.changed
+    this.#log = options.log
+    this.current = readCredential(this.#folder, this.#passphraseFile)
+  }
+
+  /** Looks at the files. What cannot be used leaves what was read before in force. */
+  refresh(): void {
+    if (credentialStamp(this.#folder) === this.current.stamp) return
+    const former = this.current
+    try {
+      this.current = readCredential(this.#folder, this.#passphraseFile)
+      this.#changed()
+      this.#log.info({ event: 'credential.renewed' }, 'new service certificate in use')
+    } catch (err) {
+      this.current = former
+      this.#log.error({ event: 'credential.notRenewed', err }, 'new service certificate cannot be used')
+    }
+  }
+
+  /** @param certificate PEM, the CA that issued it behind; on one machine it may stand in the files already */
+  keep(certificate: string): void {
+    this.refresh()
+    if (this.current.cert === certificate) return
+    try {
+      requireKeyOf(certificate, this.current)
+      writeFileAtomic(join(this.#folder, files.certificate), certificate)
+    } catch (err) {
+      this.#log.error({ event: 'credential.notRenewed', err }, 'new service certificate cannot be kept')
+    }
+    this.refresh()
+  }
+}
+
+/** @throws FleetError `request_malformed` */
+function requireKeyOf(certificate: string, { key, passphrase }: BrokerCredential): void {
+  const [leaf, issuer] = parsePem(certificate, 'CERTIFICATE').map((der) => parseCertificate(der))
+  const own = createPublicKey(createPrivateKey({ key, ...(passphrase === undefined ? {} : { passphrase }) }))
+  if (issuer?.isCa && leaf?.publicKeySpki.equals(own.export({ format: 'der', type: 'spki' }))) return
+  throw new FleetError('request_malformed', 'it is no certificate for the key of this broker, with its CA behind it')
+}
 
 /**
  * @param folder         written by enroll

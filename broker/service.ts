@@ -12,7 +12,7 @@ import { createProbes, type Readiness, seldom } from '../runtime/probes.ts'
 import { Authorities } from './authorities.ts'
 import { foretold } from './certificate-verdicts.ts'
 import { CloneWatch } from './clone-watch.ts'
-import { credentialStamp, readCredential } from './credential.ts'
+import { CredentialFiles } from './credential.ts'
 import { CutReports } from './cut-reports.ts'
 import { Denials, refusedOf } from './denials.ts'
 import { Entrances } from './entrances.ts'
@@ -70,7 +70,7 @@ export async function createBrokerService(options: {
   const { passphraseFile } = options.config.keys
   await using stack = new AsyncDisposableStack()
 
-  let credential = readCredential(credentialDir, passphraseFile)
+  const credential = new CredentialFiles({ folder: credentialDir, passphraseFile, changed: useCredential, log })
   mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   const store = stack.use(await BrokerStore.open(dataDir))
   const handlings = listenersOf(config).map(({ mode, handling }) => handlingTable(mode, handling))
@@ -116,7 +116,8 @@ export async function createBrokerService(options: {
       address: config.feed,
       brokerId: config.id,
       snapshot,
-      credential: () => credential,
+      credential: () => credential.current,
+      onCredential: (certificate) => credential.keep(certificate),
       onChange: (change, at) => {
         heardAt = at
         bringIntoForce(change)
@@ -145,7 +146,7 @@ export async function createBrokerService(options: {
     }),
   )
   const anchorsInForce = (): readonly string[] =>
-    snapshot.anchors.length > 0 ? snapshot.anchors : credential.authorities
+    snapshot.anchors.length > 0 ? snapshot.anchors : credential.current.authorities
   const authorities = new Authorities(config.trust)
   authorities.setOwn(anchorsInForce())
   authorities.requireOthers()
@@ -195,7 +196,7 @@ export async function createBrokerService(options: {
   const entrances = await Entrances.open({
     config,
     authorities,
-    credential,
+    credential: credential.current,
     gate,
     sessions,
     snapshot,
@@ -208,17 +209,7 @@ export async function createBrokerService(options: {
     throw error
   })
 
-  const renewal = setInterval(() => {
-    if (credentialStamp(credentialDir) === credential.stamp) return
-    try {
-      credential = readCredential(credentialDir, passphraseFile)
-      entrances.renew(credential)
-      if (snapshot.anchors.length === 0) trustOwn()
-      log.info({ event: 'credential.renewed' }, 'new service certificate in use')
-    } catch (err) {
-      log.error({ event: 'credential.notRenewed', err }, 'new service certificate cannot be used')
-    }
-  }, credentialPollMs)
+  const renewal = setInterval(() => credential.refresh(), credentialPollMs)
   renewal.unref()
   const sweep = setInterval(() => {
     gate.sweep()
@@ -234,6 +225,11 @@ export async function createBrokerService(options: {
   notes.unref()
   const forgetting = setInterval(forgetEnded, forgetMs)
   forgetting.unref()
+
+  function useCredential(): void {
+    entrances.renew(credential.current)
+    if (snapshot.anchors.length === 0) trustOwn()
+  }
 
   async function forgetEnded(): Promise<void> {
     if (!Number.isFinite(forgetsAfterMs)) return
@@ -301,7 +297,7 @@ export async function createBrokerService(options: {
     mqtt.review(change)
   }
 
-  const certificateEnds = (): Date => parseCertificate(parsePem(credential.cert, 'CERTIFICATE')[0]!).notAfter
+  const certificateEnds = (): Date => parseCertificate(parsePem(credential.current.cert, 'CERTIFICATE')[0]!).notAfter
   const ready = seldom(readiness)
   const metrics = new Metrics(brokerMetrics, async (tell) => {
     const read = { sessions, feed, snapshot, ready: await ready(), certificateEnds: certificateEnds(), now: clock() }

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { z } from 'zod'
+import type { z } from 'zod'
 import {
   type AllowanceView,
   type AllowDevices,
@@ -51,6 +51,15 @@ import {
   type ChainPage,
   chainPage,
 } from '../contract/audit-api.ts'
+import {
+  type BrokerCredential,
+  type BrokerForgotten,
+  type BrokerView,
+  brokerCredential,
+  brokerForgotten,
+  brokerList,
+  type CreateBroker,
+} from '../contract/broker-api.ts'
 import { type BulkReceipt, bulkReceipt, type ChangeDevices } from '../contract/bulk-api.ts'
 import { type CredentialReceipt, credentialReceipt, type RevokeCredential } from '../contract/credential-api.ts'
 import { type CrlPage, crlPage, type PublishReceipt, publishReceipt } from '../contract/crl-api.ts'
@@ -112,8 +121,16 @@ export class AdminClient implements Disposable {
     return this.#call(statusView, { method: 'GET', path: '/v1/status' })
   }
 
-  forgetBroker(id: string): Promise<{ id: string }> {
-    return this.#call(z.object({ id: z.string() }), { method: 'DELETE', path: `/v1/brokers/${encodeURIComponent(id)}` })
+  async listBrokers(): Promise<BrokerView[]> {
+    return (await this.#call(brokerList, { method: 'GET', path: '/v1/brokers' })).items
+  }
+
+  createBroker(body: CreateBroker): Promise<BrokerCredential> {
+    return this.#call(brokerCredential, { method: 'POST', path: '/v1/brokers', body })
+  }
+
+  forgetBroker(id: string): Promise<BrokerForgotten> {
+    return this.#call(brokerForgotten, { method: 'DELETE', path: `/v1/brokers/${encodeURIComponent(id)}` })
   }
 
   listCrls(): Promise<CrlPage> {

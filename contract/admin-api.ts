@@ -262,7 +262,7 @@ export const certificateView = z.object({
   pem: z.string().optional(),
 })
 const until = z.string().nullable().optional()
-const ends = {
+export const ends = {
   admitsUntil: until.describe(
     'If it hears nothing of enroll from now on, it lets devices in until then; null: without end',
   ),
@@ -391,8 +391,6 @@ export const statusView = z.object({
     z.object({ id: z.string(), connected: z.boolean(), appliedSeq: z.number(), lastSeenAt: z.string(), ...ends }),
   ),
 })
-
-export const brokerForgotten = z.object({ id: z.string() })
 
 export const pageOf = <T extends z.ZodType>(item: T) => z.object({ items: z.array(item), next: z.string().optional() })
 

@@ -1,7 +1,7 @@
 /** The whole configuration file: one schema, read by every process of a gateway, each taking its own part. */
 import { z } from 'zod'
 import { address, listeners, trust, unknownLabels } from './listeners.ts'
-import { audit, clones, stale, status } from './service-settings.ts'
+import { audit, brokerId, clones, stale, status } from './service-settings.ts'
 
 const hostName = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)$/
 
@@ -194,11 +194,7 @@ const fields = z.strictObject({
     .prefault({}),
   broker: z
     .strictObject({
-      id: z
-        .string()
-        .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/)
-        .default('broker-1')
-        .describe('Name of this broker in logs and receipts'),
+      id: brokerId.default('broker-1').describe('Name of this broker in logs and receipts'),
       listen: address.default('0.0.0.0:8883').describe('MQTT over mutual TLS, for devices'),
       feed: address.default('127.0.0.1:9444').describe('Where the trust feed of enroll is'),
       metrics: address

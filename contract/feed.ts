@@ -9,6 +9,7 @@
  *                   ended, which `answer` tells
  *                   events in order from the cursor, `live` once the head is reached, `pong`
  *                   `elsewhere` who has come to another broker, or was there before and is heard
+ *                   `credential`, the certificate that a broker is to show from now on
  *                   `reset` first when the feed does not go on at the cursor; then what it has said by now, in few words: `facts`,
  *                   and with `snapshot` the cursor at which events go on
  */
@@ -121,7 +122,7 @@ export type FromBroker =
   /**
    * `answers`: knows what an `ask` for denials is, and `questions`: for what else; what it does not know it is not asked.
    * `silenceMs`: sends a `ping` more often than that. `snapshots`: reads `facts`; `forgets`: certificates that
-   * it need not be told of then.
+   * it need not be told of then. `renews`: keeps what a `credential` brings.
    */
   | {
       kind: 'hello'
@@ -134,6 +135,7 @@ export type FromBroker =
       silenceMs?: number
       snapshots?: boolean
       forgets?: z.output<typeof forgetting>
+      renews?: boolean
     }
   | { kind: 'applied'; seq: number }
   | { kind: 'ping'; id: number }
@@ -160,6 +162,8 @@ export type FromEnroll =
   | { kind: 'pong'; id: number }
   | ({ kind: 'ask'; id: number } & Asked)
   | { kind: 'noted'; id: string }
+  /** PEM for the key of the certificate that was shown, the CA that issued it behind; it may be what the broker has already. */
+  | { kind: 'credential'; certificate: string }
 
 // hash(n) = SHA-256(hash(n-1), body(n)), the rule of runtime/chain.ts; before the first event stand 32 zero octets.
 export const genesis = '0'.repeat(64)

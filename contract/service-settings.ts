@@ -7,6 +7,11 @@ const network = z
   .string()
   .refine((text) => parseNetwork(text) !== undefined, 'a network is wanted, such as 192.0.2.0/24 or 2001:db8::/48')
 
+export const brokerIdRule = '1 to 64 letters, digits, ".", "_" and "-", the first a letter or digit'
+const brokerIds = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
+export const isBrokerId = (text: string): boolean => brokerIds.test(text)
+export const brokerId = z.string().regex(brokerIds)
+
 export const clones = z.strictObject({
   action: z
     .enum(['off', 'alert', 'hold'])

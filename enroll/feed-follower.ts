@@ -15,6 +15,7 @@ import {
 import { liveSession, sessionsAtOnce } from '../contract/live-sessions.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { readState, type StateWanted } from './feed-state.ts'
+import type { CertificateRecord } from './registry/certificates.ts'
 import type { Registry } from './registry/registry.ts'
 
 const batch = 500
@@ -52,6 +53,8 @@ export class Follower {
   forks: number
   readonly knows: ReadonlySet<string>
   readonly bounds: StaleBounds | undefined
+  /** What it has shown, of one that renews. */
+  readonly #shown: CertificateRecord | undefined
   /** When it last asked for the head of the feed. */
   askedAt: Date
   readonly #underWay = new Set<string>()
@@ -71,11 +74,13 @@ export class Follower {
       forks: { now: number; followed: number }
       /** Whether it is to say who has arrived. */
       relays: boolean
+      shown: CertificateRecord | undefined
       now: Date
     },
   ) {
-    const { cursor, state, knows, bounds, forks, relays, now } = options
+    const { cursor, state, knows, bounds, forks, relays, shown, now } = options
     this.#relays = relays
+    this.#shown = shown
     this.#forks = forks.now
     this.forks = forks.followed
     this.bounds = bounds
@@ -111,6 +116,12 @@ export class Follower {
     this.askedAt = now
     this.#pings.push(id)
     void this.pump()
+  }
+
+  /** @param successorOf PEM of what is to be shown in place of this, if anything */
+  async renew(successorOf: (shown: CertificateRecord) => Promise<string | undefined>): Promise<void> {
+    const certificate = this.#shown && (await successorOf(this.#shown))
+    if (certificate !== undefined) await this.#send({ kind: 'credential', certificate })
   }
 
   /** @returns undefined when no answer came in time */
@@ -226,4 +237,13 @@ export class Follower {
       this.socket.on('drain', go).on('close', go)
     })
   }
+}
+
+/** A broker that is silent for so many of its silences is gone, whatever TCP says. */
+const silencesBorne = 2
+
+export function endWhenSilent(socket: TLSSocket, silenceMs: number): void {
+  const timer = setTimeout(() => socket.destroy(), silencesBorne * silenceMs)
+  socket.on('data', () => timer.refresh())
+  socket.on('close', () => clearTimeout(timer))
 }

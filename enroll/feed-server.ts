@@ -22,10 +22,12 @@ import { LogLimit } from '../runtime/log-limit.ts'
 import { BrokerQuestions } from './broker-questions.ts'
 import { type BrokerState, type Confirmation, endsOf } from './broker-state.ts'
 import { CloneMeetings, type Met } from './clone-meetings.ts'
-import { Follower } from './feed-follower.ts'
+import { FeedConfirmations } from './feed-confirmations.ts'
+import { endWhenSilent, Follower } from './feed-follower.ts'
 import type { OwnPeers } from './own-peers.ts'
 import { readCertificateEvidence } from './ra/current-certificate.ts'
 import { type BrokerRecord, findBroker, listBrokers, writeBroker } from './registry/brokers.ts'
+import type { CertificateRecord } from './registry/certificates.ts'
 import { findForks } from './registry/feed-forks.ts'
 import { type Registry, readAll, untilNoConflict } from './registry/registry.ts'
 import { BrokerTurns } from './report-turns.ts'
@@ -41,8 +43,6 @@ const maxConnections = 100
 const maxStrangers = 50
 /** In which one that is refused has to take the reason. */
 const refusedMs = 1_000
-/** A broker that is silent for so many of its silences is gone, whatever TCP says. */
-const silencesBorne = 2
 
 /** Tells brokers what they must know, and knows how far each has got. */
 export class FeedServer implements AsyncDisposable {
@@ -53,11 +53,12 @@ export class FeedServer implements AsyncDisposable {
   readonly #server: Server
   readonly #anchors: string[]
   readonly #onReport: (reported: Reported) => Promise<void>
+  readonly #successorOf: (shown: CertificateRecord) => Promise<string | undefined>
   readonly #followers = new Map<string, Follower>()
   readonly questions: BrokerQuestions
   /** Of those that are gone: when each last asked. */
   readonly #lastAsked = new Map<string, Date>()
-  readonly #waiting = new Set<() => void>()
+  readonly #confirmations = new FeedConfirmations(() => this.brokers())
   readonly #strangers = new Map<string, Socket>()
   readonly #taking = new Set<Promise<unknown>>()
   readonly #turns: BrokerTurns
@@ -74,6 +75,7 @@ export class FeedServer implements AsyncDisposable {
     this.#log = options.log
     this.#anchors = options.anchors
     this.#onReport = options.onReport
+    this.#successorOf = options.successorOf
     this.#turns = new BrokerTurns(options.reportsPerSecond, () => performance.now())
     const { meetings, clock, log } = options
     this.#meetings = meetings && new CloneMeetings({ brokers: this.#followers, clock, log, ...meetings })
@@ -110,6 +112,8 @@ export class FeedServer implements AsyncDisposable {
     reportsPerSecond: number
     /** Absent where nobody looks for clones. */
     meetings?: { maxSuspended: number; onMet: (met: Met) => Promise<void> } | undefined
+    /** PEM of what a broker is to show in place of this, if anything. */
+    successorOf: (shown: CertificateRecord) => Promise<string | undefined>
   }): Promise<FeedServer> {
     const server = new FeedServer(options)
     server.address = await listen(server.#server, options.listen)
@@ -118,6 +122,18 @@ export class FeedServer implements AsyncDisposable {
 
   renew(credential: EdgeCredential): void {
     this.#server.setSecureContext({ ...tlsOptions(credential, this.#anchors), minVersion: 'TLSv1.3' })
+  }
+
+  /** Gives brokers the certificates that are due; each is looked at when it comes, too. */
+  async renewBrokers(): Promise<void> {
+    await Promise.all([...this.#followers.values()].map((follower) => this.#renew(follower)))
+  }
+
+  #renew(follower: Follower): Promise<void> {
+    return follower.renew(this.#successorOf).catch((err: unknown) => {
+      const fields = { event: 'credentials.notRenewed', broker: follower.id, err }
+      this.#log.error(fields, 'a broker was given no new certificate')
+    })
   }
 
   isConnected(id: string): boolean {
@@ -147,30 +163,9 @@ export class FeedServer implements AsyncDisposable {
     return this.#lastAsked.get(id) ?? (askedAt === undefined ? this.#startedAt : new Date(askedAt))
   }
 
-  /**
-   * Waits until every known broker has put in force what the feed has up to `seq`.
-   *
-   * @param timeoutMs 0 asks and does not wait
-   */
-  async confirmations(seq: number, timeoutMs: number): Promise<Confirmation[]> {
-    const started = performance.now()
-    const confirmedMs = new Map<string, number>()
-    const look = async (): Promise<Confirmation[]> => {
-      const brokers = await this.brokers()
-      return brokers.map(({ id, connected, appliedSeq, lastSeenAt, admitsUntil, servesUntil }) => {
-        const confirmed = appliedSeq >= seq
-        if (confirmed && !confirmedMs.has(id)) confirmedMs.set(id, Math.round((performance.now() - started) * 10) / 10)
-        const ms = confirmedMs.get(id)
-        const seen = connected ? {} : { lastSeenAt }
-        const ends = confirmed || admitsUntil === undefined ? {} : { admitsUntil, servesUntil }
-        return { broker: id, connected, confirmed, ...(ms === undefined ? {} : { confirmedMs: ms }), ...seen, ...ends }
-      })
-    }
-    for (;;) {
-      const progressed = this.#progress(Math.max(0, timeoutMs - (performance.now() - started)))
-      const state = await look()
-      if (state.every(({ confirmed }) => confirmed) || !(await progressed)) return state
-    }
+  /** @see FeedConfirmations.until */
+  confirmations(seq: number, timeoutMs: number): Promise<Confirmation[]> {
+    return this.#confirmations.until(seq, timeoutMs)
   }
 
   /** Resolves when what brokers have reported by now is written, or could not be. */
@@ -193,20 +188,6 @@ export class FeedServer implements AsyncDisposable {
     if (told) this.#log.warn({ event: 'feed.refused', reason, remoteAddress, err, ...told }, 'feed connection refused')
   }
 
-  /** @returns true at the next report of a broker, false when none came in time */
-  #progress(timeoutMs: number): Promise<boolean> {
-    return new Promise((resolve) => {
-      const done = (progressed: boolean): void => {
-        clearTimeout(timer)
-        this.#waiting.delete(wake)
-        resolve(progressed)
-      }
-      const wake = (): void => done(true)
-      const timer = setTimeout(() => done(false), timeoutMs)
-      this.#waiting.add(wake)
-    })
-  }
-
   #arrived(socket: Socket): void {
     const peer = peerOf(socket)
     this.#strangers.set(peer, socket)
@@ -222,8 +203,9 @@ export class FeedServer implements AsyncDisposable {
     socket.on('error', () => socket.destroy())
     const deadline = setTimeout(() => socket.destroy(), 10_000)
     let id: string
+    let shown: CertificateRecord
     try {
-      id = await this.#identify(socket)
+      ;({ id, shown } = await this.#identify(socket))
     } catch (error) {
       clearTimeout(deadline)
       const code = isFleetError(error) ? error.code : 'internal'
@@ -245,7 +227,7 @@ export class FeedServer implements AsyncDisposable {
       else if (message.kind === 'hello' && message.protocol === 1) {
         greeted = true
         clearTimeout(deadline)
-        void this.#welcome(id, socket, message).then((welcomed) => {
+        void this.#welcome(id, shown, socket, message).then((welcomed) => {
           follower = welcomed
           for (const line of early.splice(0)) hear(line)
         }, refuse)
@@ -281,7 +263,7 @@ export class FeedServer implements AsyncDisposable {
   }
 
   /** Only a certificate that the registry knows as a broker's may follow. */
-  async #identify(socket: TLSSocket): Promise<string> {
+  async #identify(socket: TLSSocket): Promise<{ id: string; shown: CertificateRecord }> {
     const { record, certificate } = await readCertificateEvidence(
       this.#registry,
       {
@@ -292,10 +274,15 @@ export class FeedServer implements AsyncDisposable {
     )
     if (record.doc.kind !== 'broker')
       throw new FleetError('certificate_wrong_usage', "the certificate is not a broker's")
-    return valuesOf(certificate.subject, 'CN')[0]!
+    return { id: valuesOf(certificate.subject, 'CN')[0]!, shown: record.doc }
   }
 
-  async #welcome(id: string, socket: TLSSocket, hello: Extract<FromBroker, { kind: 'hello' }>): Promise<Follower> {
+  async #welcome(
+    id: string,
+    shown: CertificateRecord,
+    socket: TLSSocket,
+    hello: Extract<FromBroker, { kind: 'hello' }>,
+  ): Promise<Follower> {
     const { cursor } = hello
     const knows = new Set([
       ...(hello.answers ? ['denials'] : []),
@@ -322,9 +309,10 @@ export class FeedServer implements AsyncDisposable {
       bounds,
       forks: { now: lastCommon.length, followed: known ? lastCommon.length : followed },
       relays: this.#meetings !== undefined,
+      shown: hello.renews === true ? shown : undefined,
       now,
     })
-    if (silenceMs !== undefined) endWhenSilent(socket, silencesBorne * silenceMs)
+    if (silenceMs !== undefined) endWhenSilent(socket, silenceMs)
     this.#followers.get(id)?.socket.destroy()
     // One that is gone by now has nobody to say so later.
     if (socket.destroyed) return follower
@@ -339,13 +327,14 @@ export class FeedServer implements AsyncDisposable {
     const isOther = !known && cursor.seq > 0 && (cursor.seq >= (feedFrom ?? 0) || isBehindFork)
     if (!known) socket.write(encodeLine({ kind: 'reset', ...(isOther ? { isOther } : {}) }))
     void follower.pump()
+    void this.#renew(follower)
     return follower
   }
 
   #hear(follower: Follower, { message, length }: Line): void {
     if (message.kind === 'applied' && Number.isSafeInteger(message.seq)) {
       follower.applied(message.seq)
-      for (const wake of this.#waiting) wake()
+      this.#confirmations.progressed()
     } else if (message.kind === 'ping' && Number.isSafeInteger(message.id)) follower.ping(message.id, this.#clock())
     else if (message.kind === 'answer') follower.answered(message)
     else if (message.kind === 'arrived') this.#meetings?.arrived(follower.id, message)
@@ -436,9 +425,3 @@ function unaskedBefore({ forgets }: { forgets?: unknown }, now: Date): Date | un
 }
 
 const peerOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`
-
-function endWhenSilent(socket: TLSSocket, ms: number): void {
-  const timer = setTimeout(() => socket.destroy(), ms)
-  socket.on('data', () => timer.refresh())
-  socket.on('close', () => clearTimeout(timer))
-}

@@ -14,9 +14,11 @@ import type { Log } from '../runtime/log.ts'
 import { createProbes, seldom } from '../runtime/probes.ts'
 import { createAdmin } from './admin/routes.ts'
 import { Alerts } from './alerts.ts'
+import { successorOf } from './ca/brokers.ts'
 import { CertificateAuthority } from './ca/certificate-authority.ts'
 import { Checkpoints } from './ca/checkpoints.ts'
 import { noticeExpiring } from './ca/expiry.ts'
+import { nameIn } from './ca/in-charge.ts'
 import type { ServedList } from './ca/revocation-lists.ts'
 import { supersedeDue } from './ca/supersession.ts'
 import { CloneDesk, type Shown } from './clone-desk.ts'
@@ -160,6 +162,11 @@ export async function createEnrollService(input: {
       credential: credential(),
       anchors,
       peers,
+      successorOf: (shown) =>
+        successorOf({ registry, issuing: hierarchy.issuing }, shown, {
+          isKept: nameIn(shown) === config.broker.id,
+          now: clock(),
+        }),
       reportsPerSecond: config.enroll.reportsPerSecond,
       meetings: action === 'off' ? undefined : { maxSuspended, onMet: (met) => clones.met(met) },
       onReport: createReportDesk({
@@ -207,6 +214,7 @@ export async function createEnrollService(input: {
         anchors,
         clientAuthorities,
         issuing: hierarchy.issuing,
+        ownBroker: config.broker.id,
         startedAt: clock(),
         configuration: () => reconfiguration.view,
         reload: load === undefined ? undefined : () => reconfiguration.apply(load),
@@ -262,14 +270,16 @@ export async function createEnrollService(input: {
       .keep()
       .then(async (changed) => {
         await status?.keepUp()
-        if (!changed) return
-        for (const listener of [feed, admin, est]) listener.renew(credential())
-        current = readResponder()
-        log.info({ event: 'credentials.renewed' }, 'service certificates renewed')
+        if (changed) {
+          for (const listener of [feed, admin, est]) listener.renew(credential())
+          current = readResponder()
+          log.info({ event: 'credentials.renewed' }, 'service certificates renewed')
+        }
       })
       .catch((err: unknown) =>
         log.error({ event: 'credentials.notRenewed', err }, 'service certificates could not be renewed'),
       )
+      .then(() => feed.renewBrokers())
   }, renewalCheckMs)
   opened.defer(() => clearInterval(renewal))
   let ageing: Promise<void> | undefined

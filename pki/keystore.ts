@@ -29,14 +29,19 @@ export function createKeyFile(path: string, passphrase?: string): Signer {
   if (passphrase === '') throw new FleetError('key_passphrase', `The passphrase for ${path} is empty`)
   if (existsSync(path)) throw new FleetError('conflict', `${path} exists; a private key is never overwritten`)
   const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-  const pem = privateKey.export({
-    format: 'pem',
-    type: 'pkcs8',
-    ...(passphrase === undefined ? {} : { cipher: 'aes-256-cbc', passphrase }),
-  })
-  writeFileAtomic(path, pem, 0o600)
+  writeFileAtomic(path, sealedKey(privateKey, passphrase), 0o600)
   return signerOf(privateKey)
 }
+
+/** PKCS#8 PEM, encrypted when a passphrase is given. */
+export const sealedKey = (key: KeyObject, passphrase?: string): string =>
+  key
+    .export({
+      format: 'pem',
+      type: 'pkcs8',
+      ...(passphrase === undefined ? {} : { cipher: 'aes-256-cbc', passphrase }),
+    })
+    .toString()
 
 /**
  * @throws FleetError `key_passphrase` when the passphrase is wrong, missing, or given for a key that is not encrypted;

@@ -44,6 +44,8 @@ type FeedOptions = {
   snapshot: Snapshot
   /** Asked at each attempt, so that a renewed credential is used. */
   credential: () => EdgeCredential & { root: string }
+  /** Keeps a certificate that takes the place of the one that was shown; PEM, the CA that issued it behind. */
+  onCredential: (certificate: string) => void
   /** Puts a change in force with the sessions that are open; `applied` is reported after it. @param heardAt `performance.now()` */
   onChange: (change: SnapshotChange, heardAt: number) => void
   /** Resolves when the connections that were ended by now are closed; `applied` is reported after it. */
@@ -215,6 +217,7 @@ export class FeedClient implements AsyncDisposable {
         bounds,
         silenceMs,
         snapshots: true,
+        renews: true,
         ...(Number.isFinite(forgetsAfterMs)
           ? { forgets: { at: askedAt.at.toISOString(), afterMs: forgetsAfterMs } }
           : {}),
@@ -408,6 +411,9 @@ export class FeedClient implements AsyncDisposable {
         )
         return
       }
+      case 'credential':
+        this.#options.onCredential(message.certificate)
+        return
       case 'noted':
         reports.noted(message.id)
         return

@@ -1,34 +1,74 @@
-import { randomBytes } from 'node:crypto'
+import { createPrivateKey, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
-import type { Command } from 'commander'
-import type { StatusView } from '../../contract/admin-api.ts'
+import { join } from 'node:path'
+import { type Command, InvalidArgumentError } from 'commander'
+import { type BrokerCredential, type BrokerView, isHostName } from '../../contract/broker-api.ts'
+import { address } from '../../contract/listeners.ts'
+import { brokerIdRule, isBrokerId } from '../../contract/service-settings.ts'
+import { toPem } from '../../pki/certificate.ts'
+import { sealedKey } from '../../pki/keystore.ts'
+import { createKeyAndCsr } from '../../pki/x509.ts'
+import { readEndpoints, shellQuoted } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
-import { writeFileAtomic } from '../../runtime/files.ts'
+import { readPassphrase, writeFileAtomic } from '../../runtime/files.ts'
 import { hashPassword, maxPasswordBytes, readPasswordFile, saltBytes } from '../../runtime/passwords.ts'
+import { readText } from '../access-folder.ts'
+import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
-import { ask, type Common, deviceId, examples, named, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, examples, folderName, named, print, withCommon } from './shared.ts'
 
-type Broker = StatusView['brokers'][number]
+type Create = Common & { name: string[]; feed: string; out: string; passphraseFile?: string }
 
 export function addBroker(program: Command, io: Io): void {
   const broker = program
     .command('broker')
     .description('brokers that follow this gateway, and have to confirm a revocation')
 
+  examples(
+    withCommon(broker.command('create')),
+    'broker create broker-2 --name mqtt-2.example --feed enroll.example:9444 --out broker-2',
+  )
+    .description('make a key, a certificate and a configuration for another broker: a folder for its machine')
+    .argument('<id>', 'name of the broker, in logs and receipts', brokerId)
+    .requiredOption(
+      '--name <name>',
+      'DNS name or IP address that devices reach it by, again for each (required)',
+      hostNames,
+    )
+    .requiredOption(
+      '--feed <host:port>',
+      'where it reaches the trust feed of enroll, enroll.feed (required)',
+      feedAddress,
+    )
+    .requiredOption('--out <dir>', 'folder to make (required)', folderName)
+    .option('--passphrase-file <file>', 'encrypt the key with this; there it is what keys.passphraseFile names')
+    .action(async (id: string, options: Create) => {
+      print(io, options, await create(id, options), (view) => details(view) + howToStart(options.out))
+    })
+
   examples(withCommon(broker.command('ls'), named), 'broker ls', 'broker ls -o json')
     .description('list them, with how far each has followed')
-    .action((options: Common) => ask(io, options, async (client) => ({ items: (await client.status()).brokers }), list))
+    .action((options: Common) => ask(io, options, async (client) => ({ items: await client.listBrokers() }), list))
 
   examples(withCommon(broker.command('forget')), 'broker forget broker-2')
-    .description('wait no longer for a broker that was taken out of service; one that is connected is not forgotten')
+    .description(
+      'take a broker out of service for good: nobody waits for it, and its certificates are revoked. One that is connected is not forgotten',
+    )
     .argument('<id>', 'name of the broker')
     .action((id: string, options: Common) =>
       ask(
         io,
         options,
         (client) => client.forgetBroker(id),
-        (answer) => fields([['forgotten', answer.id]], io.colour),
+        (answer) =>
+          fields(
+            [
+              ['forgotten', answer.id],
+              ['revoked', answer.certificates.join(', ')],
+            ],
+            io.colour,
+          ),
       ),
     )
 
@@ -42,22 +82,80 @@ export function addBroker(program: Command, io: Io): void {
     .option('--file <file>', 'put it into this file, in place of the line that the device has there')
     .action((id: string, options: { file?: string }) => setPassword(io, id, options.file))
 
-  const list = ({ items }: { items: Broker[] }): string =>
+  const list = ({ items }: { items: BrokerView[] }): string =>
     table(
-      ['broker', 'connected', 'applied', 'last seen', 'admits until'],
+      ['broker', 'connected', 'applied', 'last seen', 'admits until', 'certificate ends'],
       items.map((item) => [
         item.id,
         item.connected ? 'yes' : 'no',
-        String(item.appliedSeq),
+        item.appliedSeq === undefined ? 'never came' : String(item.appliedSeq),
         item.lastSeenAt,
-        admitsUntil(item),
+        item.appliedSeq === undefined ? '' : admitsUntil(item),
+        item.expiresAt,
       ]),
+      io.colour,
+    )
+
+  const details = ({ id, names, serial, expiresAt }: Created): string =>
+    fields(
+      [
+        ['broker', id],
+        ['names', names.join(', ')],
+        ['certificate', serial],
+        ['ends', expiresAt],
+      ],
       io.colour,
     )
 }
 
+type Created = Omit<BrokerCredential, 'certificate'>
+
+/** The key is made here and stays in the folder; the gateway sees its certificate request alone. */
+async function create(id: string, { data, name: names, feed, out, passphraseFile }: Create): Promise<Created> {
+  const folder = join(out, 'services', 'broker')
+  const file = (name: string): string => join(folder, name)
+  if (existsSync(file('tls.crt'))) {
+    throw new FleetError('conflict', `${file('tls.crt')} is there already; name another folder`)
+  }
+  const root = readText(readEndpoints(data).rootCertificate)
+  const passphrase = readPassphrase(passphraseFile)
+  const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: id })
+  // Before the gateway is asked: a certificate for a key that could not be kept is worth nothing, and the name is taken.
+  writeFileAtomic(file('tls.key'), sealedKey(createPrivateKey(privateKeyPem), passphrase), 0o600)
+  using client = openAdminClient(data)
+  const { certificate, ...view } = await client.createBroker({ id, names, csr: toPem(csrDer, 'CERTIFICATE REQUEST') })
+  writeFileAtomic(file('root.crt'), root)
+  writeFileAtomic(join(out, 'fleetgate.yaml'), configurationOf(id, feed))
+  writeFileAtomic(file('tls.crt'), certificate)
+  return view
+}
+
+const configurationOf = (id: string, feed: string): string =>
+  `# Settings of the broker ${id}; docs/configuration.md has all of them.\nbroker: { id: ${JSON.stringify(id)}, feed: ${JSON.stringify(feed)} }\n`
+
+/** In the folder of this project, on the machine that it is for. */
+function howToStart(out: string): string {
+  const [folder, file] = [out, join(out, 'fleetgate.yaml')].map(shellQuoted)
+  return `start it, once the folder is where it belongs: node broker/main.ts --config ${file} --data ${folder}\n`
+}
+
+function brokerId(text: string): string {
+  if (isBrokerId(text)) return text
+  throw new InvalidArgumentError(`The name of a broker is ${brokerIdRule}.`)
+}
+
+function hostNames(text: string, before: string[] | undefined): string[] {
+  if (isHostName(text)) return [...(before ?? []), text]
+  throw new InvalidArgumentError('Give a DNS name or an IP address.')
+}
+
+function feedAddress(text: string): string {
+  if (address.safeParse(text).success) return text
+  throw new InvalidArgumentError('Give host:port, such as enroll.example:9444.')
+}
+
 /** How long a broker that is away lets devices in that it may not know to be revoked. */
-export function admitsUntil({ connected, admitsUntil }: Broker): string {
+export function admitsUntil({ connected, admitsUntil }: Pick<BrokerView, 'connected' | 'admitsUntil'>): string {
   if (connected) return ''
   return admitsUntil === undefined ? 'not known' : (admitsUntil ?? 'no end')
 }

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import * as adminApi from '../../contract/admin-api.ts'
 import * as batchApi from '../../contract/batch-api.ts'
+import * as brokerApi from '../../contract/broker-api.ts'
 import * as bulkApi from '../../contract/bulk-api.ts'
 import * as verdicts from '../../contract/certificate-verdicts.ts'
 import * as denials from '../../contract/denials.ts'
@@ -213,7 +214,7 @@ const problemResponse = (codes: ProblemCode[]): Schema => ({
 function nameSchemas(): z.core.$ZodRegistry<{ id: string }> {
   const registry = z.registry<{ id: string }>()
   const modules = [
-    ...[adminApi, batchApi, bulkApi, denials, incidents, lateRenewalApi, operatorApi, policy, sessionApi],
+    ...[adminApi, batchApi, brokerApi, bulkApi, denials, incidents, lateRenewalApi, operatorApi, policy, sessionApi],
     ...[verdicts, verifyApi],
   ]
   for (const [id, schema] of modules.flatMap((module) => Object.entries(module))) {

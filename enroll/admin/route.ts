@@ -37,8 +37,10 @@ export type AdminContext = {
   anchors: readonly string[]
   /** PEM of the CAs that a chain may be built from at the EST service. */
   clientAuthorities: () => readonly string[]
-  /** The CA that signs the certificates of devices and operators. */
+  /** The CA that signs the certificates of devices, operators and brokers. */
   issuing: Authority
+  /** Name of the broker whose credential enroll keeps in the data folder. */
+  ownBroker: string
   startedAt: Date
   configuration: () => ConfigurationView
   /** absent where the service does not know how its configuration is read */

@@ -1,11 +1,9 @@
-import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { issue, newSerialNumber, parseCertificate, parsePem, prepare } from '../../pki/certificate.ts'
+import { parseCertificate, parsePem } from '../../pki/certificate.ts'
 import { createKeyFile, openKeyFile } from '../../pki/keystore.ts'
-import { buildName, formatName, parseName } from '../../pki/names.ts'
 import {
   auditorProfile,
   type CertificateProfile,
@@ -14,6 +12,7 @@ import {
   registrationProfile,
   serverAndClientProfile,
 } from '../../pki/profile.ts'
+import { spkiHashOf } from '../../pki/public-key.ts'
 import { writeFileAtomic } from '../../runtime/files.ts'
 import { type CertificateRecord, findCertificate, indexOwn, writeCertificate } from '../registry/certificates.ts'
 import { findOperator, writeOperator } from '../registry/operators.ts'
@@ -21,6 +20,7 @@ import type { Registry, Write } from '../registry/registry.ts'
 import { findWatchedKey } from '../registry/watched-keys.ts'
 import type { Hierarchy } from './hierarchy.ts'
 import { firstOperator, keepFirstOperator } from './operators.ts'
+import { issuedFact, signOwn } from './own-certificates.ts'
 
 /** The name that clients of enroll's own listeners ask for, whatever address they reach it by. */
 export const enrollName = 'enroll.fleetgate.internal'
@@ -123,63 +123,22 @@ async function keepCredential(credential: Credential, context: Context): Promise
   const keyPath = join(credential.folder, `${credential.stem}.key`)
   const certificatePath = join(credential.folder, `${credential.stem}.crt`)
   const signer = existsSync(keyPath) ? openKeyFile(keyPath, passphrase) : createKeyFile(keyPath, passphrase)
-  const spkiHash = createHash('sha256').update(signer.publicKeySpki).digest('hex')
-  if ((await findWatchedKey(registry, spkiHash)) !== undefined) return 'revoked'
+  if ((await findWatchedKey(registry, spkiHashOf(signer.publicKeySpki))) !== undefined) return 'revoked'
   if (existsSync(certificatePath)) {
     const found = await standingOf(certificatePath, credential, context, signer.publicKeySpki)
     if (found !== 'unfit') return found
   }
 
   const { issuing } = hierarchy
-  const ips = credential.names.filter((name) => isIP(name))
-  const dns = credential.names.filter((name) => !isIP(name))
-  const subject = buildName({ commonName: credential.commonName })
-  const prepared = prepare({
-    profile: credential.profile,
-    issuer: { certificate: issuing.certificate, signer: issuing.signer },
-    serial: newSerialNumber(randomBytes),
-    subject,
-    subjectAltName: credential.names.length > 0 ? { dns, ips } : {},
-    publicKeySpki: signer.publicKeySpki,
-    notBefore: now,
-    notAfter: new Date(now.getTime() + credential.profile.validityMs),
-  })
-  const made = await issue(prepared)
-  const record: CertificateRecord = {
-    serial: made.serial,
-    kind: credential.kind,
-    profile: credential.profile.name,
-    status: 'issued',
-    spkiHash: parseCertificate(made.der).spkiHash,
-    reservedAt: now.toISOString(),
-    fingerprint: made.fingerprint,
-    der: made.der.toString('base64'),
-    subject: formatName(parseName(subject)),
-    notBefore: made.notBefore.toISOString(),
-    notAfter: made.notAfter.toISOString(),
-    issuedAt: now.toISOString(),
-    via: 'setup',
-  }
-  const requestId = `setup-${made.serial}`
+  const { kind, profile, commonName, names } = credential
+  const { publicKeySpki } = signer
+  const made = await signOwn(issuing, { kind, profile, commonName, names, publicKeySpki, via: 'setup' }, now)
+  const requestId = `setup-${made.record.serial}`
   // Recorded before the file is there: no listener ever shows a certificate that the registry does not know.
   await registry.commit({
     requestId,
-    writes: [writeCertificate(record, 0), ...(credential.kind === 'operator' ? [await newest(registry, record)] : [])],
-    audit: [
-      {
-        action: 'certificate.issued',
-        actor: 'system',
-        subject: `certificate:${made.serial}`,
-        outcome: 'done',
-        details: {
-          kind: credential.kind,
-          name: credential.commonName,
-          names: credential.names,
-          notAfter: record.notAfter!,
-        },
-        requestId,
-      },
-    ],
+    writes: [writeCertificate(made.record, 0), ...(kind === 'operator' ? [await newest(registry, made.record)] : [])],
+    audit: [issuedFact(made.record, { actor: 'system', requestId }, { name: commonName, names })],
     at: now,
   })
   writeFileAtomic(certificatePath, made.pem + issuing.pem)

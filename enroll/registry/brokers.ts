@@ -1,6 +1,4 @@
 import type { StaleBounds } from '../../contract/feed.ts'
-import { FleetError } from '../../runtime/errors.ts'
-import type { Asked } from './asked.ts'
 import type { Stored } from './engine.ts'
 import type { Page, Paging, Registry, Write } from './registry.ts'
 
@@ -28,20 +26,9 @@ export const listBrokers = (registry: Registry, paging: Paging): Promise<Page<Br
 /** @param expect the revision it was read at; 0: it must not exist */
 export const writeBroker = (doc: BrokerRecord, expect: number): Write => ({ kind: 'broker', id: doc.id, expect, doc })
 
-/**
- * Nobody waits for this broker any more.
- *
- * @throws FleetError `not_found`
- */
-export async function forgetBroker(registry: Registry, id: string, asked: Asked): Promise<void> {
-  const { actor, remoteAddress, requestId, digest, now } = asked
-  const known = await findBroker(registry, id)
-  if (known === undefined) throw new FleetError('not_found', 'there is no such broker')
-  await registry.commit({
-    requestId: `${requestId}-forget`,
-    digest,
-    writes: [{ kind: 'broker', id, expect: known.rev, doc: undefined }],
-    audit: [{ action: 'broker.forgotten', actor, subject: `broker:${id}`, outcome: 'done', remoteAddress, requestId }],
-    at: now,
-  })
-}
+export const removeBroker = ({ doc: { id }, rev }: Stored<BrokerRecord>): Write => ({
+  kind: 'broker',
+  id,
+  expect: rev,
+  doc: undefined,
+})

@@ -4,9 +4,12 @@ import { once } from 'node:events'
 import { chmodSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
+import { setImmediate as turn } from 'node:timers/promises'
+import { connect } from 'node:tls'
 import { credentialStamp, readCredential } from '../../broker/credential.ts'
 import { createBrokerService } from '../../broker/service.ts'
 import { configuration } from '../../contract/configuration.ts'
+import { splitAddress } from '../../runtime/config.ts'
 import { BrokerHarness, closeOf, connectPacket, Inbox, parsePolicy } from '../harness/broker.ts'
 
 let harness: BrokerHarness
@@ -126,4 +129,29 @@ test('a missing credential is one sentence, and a renewed one has another stamp'
   })
   writeFileSync(path, text)
   assert.notEqual(credentialStamp(credentialDir), before)
+})
+
+test('a certificate that enroll gives for its key is kept and shown from then on; any other is not', async () => {
+  const { key, cert } = readCredential(credentialDir, undefined)
+  const shown = async () => {
+    const socket = connect({ ...splitAddress(new URL(harness.broker.endpoints.mqtts).host), ca: harness.pki.root.pem })
+    await once(socket, 'secureConnect')
+    const pem = socket.getPeerX509Certificate()!.toString()
+    socket.destroy()
+    return pem
+  }
+  const strange = await harness.pki.service('broker')
+  const { pem } = await harness.pki.service('broker', key)
+  for (const unfit of [strange.chain, 'x', pem]) {
+    const { length } = harness.testLog.lines
+    harness.feed.give(unfit)
+    while (!harness.testLog.lines.slice(length).some(({ event }) => event === 'credential.notRenewed')) await turn()
+  }
+  assert.equal(readCredential(credentialDir, undefined).cert, cert)
+  const next = await harness.pki.service('broker', key)
+  harness.feed.give(next.chain)
+  await harness.testLog.until('credential.renewed')
+  assert.equal(readCredential(credentialDir, undefined).cert, next.chain)
+  assert.equal(await shown(), next.pem)
+  assert.ok(harness.broker.feed.connected)
 })

@@ -157,9 +157,11 @@ export class TestPki {
     return make({ name, ...more }, this.issuing)
   }
 
-  service(name: string): Promise<TestCertificate> {
+  /** @param key PKCS#8 PEM of one that there is already */
+  service(name: string, key?: string): Promise<TestCertificate> {
     return make(
       {
+        ...(key === undefined ? {} : { key }),
         name: [{ CN: [name] }],
         usage: [serverAuth, clientAuth],
         dns: ['localhost', `${name}.fleetgate.internal`],

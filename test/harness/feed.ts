@@ -148,6 +148,10 @@ export class FakeFeed extends EventEmitter implements AsyncDisposable {
     for (const socket of this.#sent.keys()) this.#send(socket, { kind: 'ask', id: 1, ...question } as FromEnroll)
   }
 
+  give(certificate: string): void {
+    for (const socket of this.#sent.keys()) this.#send(socket, { kind: 'credential', certificate })
+  }
+
   #accept(socket: TLSSocket): void {
     this.#sockets.add(socket)
     socket.on('error', () => socket.destroy())

@@ -336,9 +336,9 @@ const cases: {
   },
   {
     argv: ['broker', 'forget', 'broker-1'],
-    answer: { id: 'broker-1' },
+    answer: { id: 'broker-1', certificates: ['0a1b'] },
     asked: { method: 'DELETE', path: '/v1/brokers/broker-1' },
-    shown: /forgotten +broker-1\n/,
+    shown: /forgotten +broker-1\nrevoked +0a1b\n/,
   },
 ]
 

@@ -1,0 +1,56 @@
+import type { BrokerState, Confirmation } from './broker-state.ts'
+
+/** Who has put in force what the feed has up to a place. */
+export class FeedConfirmations {
+  readonly #brokers: () => Promise<BrokerState[]>
+  readonly #waiting = new Set<() => void>()
+
+  constructor(brokers: () => Promise<BrokerState[]>) {
+    this.#brokers = brokers
+  }
+
+  /** A broker has put more in force. */
+  progressed(): void {
+    for (const wake of this.#waiting) wake()
+  }
+
+  /**
+   * Waits until every known broker has put in force what the feed has up to `seq`.
+   *
+   * @param timeoutMs 0 asks and does not wait
+   */
+  async until(seq: number, timeoutMs: number): Promise<Confirmation[]> {
+    const started = performance.now()
+    const confirmedMs = new Map<string, number>()
+    const look = async (): Promise<Confirmation[]> => {
+      const brokers = await this.#brokers()
+      return brokers.map(({ id, connected, appliedSeq, lastSeenAt, admitsUntil, servesUntil }) => {
+        const confirmed = appliedSeq >= seq
+        if (confirmed && !confirmedMs.has(id)) confirmedMs.set(id, Math.round((performance.now() - started) * 10) / 10)
+        const ms = confirmedMs.get(id)
+        const seen = connected ? {} : { lastSeenAt }
+        const ends = confirmed || admitsUntil === undefined ? {} : { admitsUntil, servesUntil }
+        return { broker: id, connected, confirmed, ...(ms === undefined ? {} : { confirmedMs: ms }), ...seen, ...ends }
+      })
+    }
+    for (;;) {
+      const progressed = this.#progress(Math.max(0, timeoutMs - (performance.now() - started)))
+      const state = await look()
+      if (state.every(({ confirmed }) => confirmed) || !(await progressed)) return state
+    }
+  }
+
+  /** @returns true at the next report of a broker, false when none came in time */
+  #progress(timeoutMs: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      const done = (progressed: boolean): void => {
+        clearTimeout(timer)
+        this.#waiting.delete(wake)
+        resolve(progressed)
+      }
+      const wake = (): void => done(true)
+      const timer = setTimeout(() => done(false), timeoutMs)
+      this.#waiting.add(wake)
+    })
+  }
+}
