@@ -60,6 +60,9 @@ class Terminals implements AsyncDisposable {
     this.folder = folder
     const path = [join(folder, 'node_modules/.bin'), process.env.PATH].join(delimiter)
     this.env = { ...process.env, PATH: path }
+    after(() => {
+      for (const child of this.#going) signalGroup(child, 'SIGKILL')
+    })
   }
 
   /** @returns what the lines have said. @throws Error when they fail, or end before they have said `until` */
@@ -72,7 +75,6 @@ class Terminals implements AsyncDisposable {
       detached: true,
     })
     this.#going.push(child)
-    after(() => signalGroup(child, 'SIGKILL'))
     let text = ''
     const ended = once(child, 'close').then(([code]) => {
       this.#going.splice(this.#going.indexOf(child), 1)
