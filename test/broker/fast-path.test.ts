@@ -389,7 +389,7 @@ class Side {
   }
 }
 
-const patienceMs = 5_000
+const patienceMs = 60_000
 /** Of the event loop, which a message needs at most to be through aedes. */
 const busTurns = 20
 

@@ -22,7 +22,7 @@ import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type ComposeService, mountsOf, readCompose, root } from '../harness/compose.ts'
 
-const linux = { timeout: 180_000, skip: process.platform === 'win32' && 'the containers are of Linux' }
+const linux = { skip: process.platform === 'win32' && 'the containers are of Linux' }
 const main = join(root, 'bin', 'fleetgate.js')
 
 class Project {
