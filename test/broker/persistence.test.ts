@@ -1,8 +1,7 @@
-/** What outlives the broker's process: sessions with their queues, wills, retained messages. */
+/** What outlives the broker: sessions, wills, retained messages. test/long/persistence.test.ts kills its process. */
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import type { IClientOptions, MqttClient } from 'mqtt'
-import { killAgainAndAgain, policy as killPolicy } from '../crash/kill.ts'
 import { BrokerHarness, eventually, Inbox, parsePolicy, type TestDevice } from '../harness/broker.ts'
 
 const policy = parsePolicy(`
@@ -172,12 +171,4 @@ test('a broker that was away while a device was revoked and let in again purges 
   await watcher.subscribeAsync('devices/thief-2/#', { qos: 1 })
   await seen.until('new')
   assert.deepEqual(seen.payloads, ['new'])
-})
-
-test('what was acknowledged is delivered after SIGKILL, QoS 2 once', async () => {
-  await using other = await BrokerHarness.start({ policy: killPolicy })
-  const { met } = await killAgainAndAgain(other, { rounds: 2, seed: 1 })
-  for (const what of ['inbound QoS 2 half-way', 'outbound QoS 2 without an answer', 'outbound QoS 1 sent again']) {
-    assert.ok(met.has(what), `${what}: not met`)
-  }
 })

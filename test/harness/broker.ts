@@ -394,9 +394,10 @@ export class EventInbox {
 const isEvent = (event: FleetEvent, type: EventType, fields: Partial<FleetEvent>): boolean =>
   event.type === type && Object.entries(fields).every(([name, value]) => event[name as keyof FleetEvent] === value)
 
-/** For what is seen by looking only: checks at every turn of the event loop. */
+/** For what is seen by looking only. What takes longer than a few turns of the event loop is not waited for by a busy one. */
 export async function eventually(check: () => boolean): Promise<void> {
-  while (!check()) await new Promise((resolve) => setImmediate(resolve))
+  for (let turns = 0; !check(); turns++)
+    await new Promise((resolve) => (turns < 100 ? setImmediate(resolve) : setTimeout(resolve, 1)))
 }
 
 /** Everything a peer sends until it closes. */

@@ -1,9 +1,33 @@
-/** The ways a demo ends, each with a gateway of its own; the shortest are in test/cli/commands/demo.test.ts. */
+/** A demo from its beginning to each of its ends; those before it has a gateway are in test/cli/commands/demo.test.ts. */
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { DemoProcess, interruptedBy } from '../harness/demo-process.ts'
 import { fleetgate } from '../harness/stub-io.ts'
+
+test('demo --once -o json tells every step to a script, and exit code 0 that each of them held', async () => {
+  const { code, out, err } = await fleetgate(['demo', '--devices', '4', '--once', '-o', 'json'])
+  assert.deepEqual([code, err], [0, ''])
+  const { ok, steps } = JSON.parse(out)
+  assert.equal(ok, true)
+  assert.deepEqual(
+    steps.map(({ name }: { name: string }) => name),
+    [
+      'fleet-enrolled',
+      'telemetry-flows',
+      'foreign-topic-refused',
+      'no-certificate-refused',
+      'self-signed-refused',
+      'foreign-ca-refused',
+      'command-answered',
+      'renewal-loses-nothing',
+      'stolen-camera-cut',
+      'stolen-camera-stays-out',
+      'others-unaffected',
+    ],
+  )
+  for (const step of steps) assert.deepEqual(Object.keys(step), ['name', 'title', 'ok', 'detail', 'ms', 'measured'])
+})
 
 test('demo without --once goes on until it is interrupted', async () => {
   const stop = new AbortController()

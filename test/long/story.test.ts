@@ -1,18 +1,24 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { after, before, test } from 'node:test'
 import type { FleetServer } from '../../device-sim/fleet.ts'
 import { runStory, type StepResult } from '../../device-sim/story.ts'
 import { LiveGateway } from '../harness/live-gateway.ts'
 
-async function story(server: FleetServer, patienceMs = 2_000): Promise<StepResult[]> {
+let live: LiveGateway
+before(async () => {
+  live = await LiveGateway.start()
+})
+after(() => live[Symbol.asyncDispose]())
+
+async function story(server: FleetServer): Promise<StepResult[]> {
   const told: StepResult[] = []
-  const options = { server, devices: 4, clock: () => new Date(), onEnrolled: () => undefined, patienceMs }
+  const options = { server, devices: 4, clock: () => new Date(), onEnrolled: () => undefined }
   await using told4 = await runStory({ ...options, onStep: (step) => told.push(step) })
   assert.deepEqual(told4.steps, told)
   return told
 }
+
 test('what does not hold is found out by its step: no token, a policy that allows everything, a revocation only claimed', async () => {
-  await using live = await LiveGateway.start()
   const { server } = live
   const poor = { ...server.operator, createToken: () => Promise.reject(new Error('no token today')) }
   assert.deepEqual(
@@ -27,4 +33,14 @@ test('what does not hold is found out by its step: no token, a policy that allow
     steps.filter(({ ok }) => !ok).map(({ name }) => name),
     ['foreign-topic-refused', 'stolen-camera-cut', 'stolen-camera-stays-out'],
   )
+})
+
+test('a story that is stopped ends at once, says where it was and leaves no device connected', async () => {
+  const stop = new AbortController()
+  const options = { server: live.server, devices: 4, clock: () => new Date(), onStep: () => undefined }
+  const onEnrolled = (): void => stop.abort()
+  await assert.rejects(runStory({ ...options, onEnrolled, stop: stop.signal }), {
+    name: 'StoryStopped',
+    message: 'while: the fleet enrolls over EST and connects; 0 of 11 steps were observed',
+  })
 })

@@ -12,6 +12,39 @@ import { Up } from '../harness/up-process.ts'
 const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
 after(() => rmSync(folder, { recursive: true, force: true }))
 
+test('up runs a gateway, keeps a second one from its data, and stops cleanly at SIGTERM', async () => {
+  const dataDir = join(folder, 'first')
+  const gateway = new Up(dataDir)
+  await gateway.says('Ctrl-C stops the gateway.')
+  const { rootFingerprint } = readEndpoints(dataDir)
+  assert.match(gateway.out, /✔ enroll is ready after .*EST https:.*\n✔ broker is ready after .*MQTT mqtts:/)
+  assert.ok(gateway.out.includes(`root SHA-256      ${rootFingerprint}`))
+
+  const status = await fleetgate(['status', '-o', 'json', '--data', dataDir])
+  assert.equal(status.code, 0)
+  assert.equal(JSON.parse(status.out).rootFingerprint, rootFingerprint)
+
+  const doctor = await fleetgate(['doctor', '-o', 'json', '--data', dataDir])
+  assert.deepEqual([doctor.code, doctor.err], [0, ''], doctor.out)
+  const { findings } = JSON.parse(doctor.out) as { findings: { check: string; state: string; what: string }[] }
+  const said = (check: string) => findings.filter((one) => one.check === check).map(({ what }) => what)
+  assert.match(said('TLS of mqtts')[0]!, /speaks TLSv1\.3 with TLS_AES_\d+_GCM_SHA\d+; its chain ends at the root/)
+  assert.match(said('TLS of est')[1]!, /is valid until .* days left/)
+  assert.match(said('brokers')[0]!, /^broker-1 is connected, and has all/)
+  assert.match(said('clock')[0]!, /agree/)
+  assert.match(said('keys')[0]!, /are readable by their owner alone/)
+
+  const second = new Up(dataDir)
+  assert.deepEqual(await second.ended(), [2, null])
+  assert.match(second.err, /error: .* is in use by another instance \(data_in_use\); .*--data\n$/)
+  assert.ok(existsSync(endpointsFile(dataDir)))
+
+  gateway.process.kill('SIGTERM')
+  assert.deepEqual(await gateway.ended(), [0, null])
+  assert.match(gateway.out, /stopping \.\.\.\nstopped\n$/)
+  assert.equal(existsSync(endpointsFile(dataDir)), false)
+})
+
 test('up treats a SIGHUP as a stop, and so a reader who closes its output', async () => {
   const dataDir = join(folder, 'hung-up')
   const gateway = new Up(dataDir)

@@ -3,30 +3,6 @@ import { rmSync } from 'node:fs'
 import { test } from 'node:test'
 import { fleetgate } from '../../harness/stub-io.ts'
 
-test('demo --once -o json tells every step to a script, and exit code 0 that each of them held', async () => {
-  const { code, out, err } = await fleetgate(['demo', '--devices', '4', '--once', '-o', 'json'])
-  assert.deepEqual([code, err], [0, ''])
-  const { ok, steps } = JSON.parse(out)
-  assert.equal(ok, true)
-  assert.deepEqual(
-    steps.map(({ name }: { name: string }) => name),
-    [
-      'fleet-enrolled',
-      'telemetry-flows',
-      'foreign-topic-refused',
-      'no-certificate-refused',
-      'self-signed-refused',
-      'foreign-ca-refused',
-      'command-answered',
-      'renewal-loses-nothing',
-      'stolen-camera-cut',
-      'stolen-camera-stays-out',
-      'others-unaffected',
-    ],
-  )
-  for (const step of steps) assert.deepEqual(Object.keys(step), ['name', 'title', 'ok', 'detail', 'ms', 'measured'])
-})
-
 test('demo --once that is interrupted before its gateway runs says so', async () => {
   const stop = AbortSignal.abort('SIGINT')
   const { code, out, err } = await fleetgate(['demo', '--once'], { untilSignal: () => stop })
