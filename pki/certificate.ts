@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { type Fingerprint, isFingerprint, isSerialNumber, type SerialNumber } from '../contract/ids.ts'
 import { FleetError } from '../runtime/errors.ts'
 import {
@@ -125,7 +125,7 @@ function serialOf(tbs: TbsCertificate): SerialNumber {
 }
 
 function fingerprintOf(der: Uint8Array): Fingerprint {
-  const text = createHash('sha256').update(der).digest('hex')
+  const text = hash('sha256', der)
   if (!isFingerprint(text)) throw new DerError('no fingerprint')
   return text
 }
@@ -149,7 +149,8 @@ export type PrepareInput = {
 }
 export type IssuedCertificate = {
   der: Buffer
-  pem: string
+  /** Made when it is asked for. */
+  readonly pem: string
   serial: SerialNumber
   fingerprint: Fingerprint
   notBefore: Date
@@ -283,7 +284,9 @@ export async function issue(prepared: Prepared): Promise<IssuedCertificate> {
   const der = sequence(tbs, signatureAlgorithm, bitString(await signer.sign(tbs)))
   return {
     der,
-    pem: toPem(der),
+    get pem() {
+      return toPem(der)
+    },
     serial: prepared.serial,
     fingerprint: fingerprintOf(der),
     notBefore: prepared.notBefore,

@@ -1,4 +1,4 @@
-import { createHash, createPublicKey, type KeyObject } from 'node:crypto'
+import { createPublicKey, hash, type KeyObject } from 'node:crypto'
 import { FleetError } from '../runtime/errors.ts'
 import { DerError, type DerReader, readDer, tags } from './der.ts'
 import { oids } from './oids.ts'
@@ -115,13 +115,13 @@ function bitLength(positive: Buffer): number {
 const unsupported = (seen: string): FleetError => new FleetError('csr_key_unsupported', `${seen}; ${wanted}`)
 
 /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex: the name of a key. */
-export const spkiHashOf = (spki: Uint8Array): string => createHash('sha256').update(spki).digest('hex')
+export const spkiHashOf = (spki: Uint8Array): string => hash('sha256', spki)
 
 /** Key identifier after RFC 7093 2 (1): the leftmost 160 bits of the SHA-256 of the public key's bits. */
 export function keyIdentifierOf(spki: Uint8Array): Buffer {
   const reader = readDer(spki, maxSpkiBytes).enter()
   reader.next(tags.sequence)
-  return createHash('sha256').update(reader.bitString()).digest().subarray(0, 20)
+  return hash('sha256', reader.bitString(), 'buffer').subarray(0, 20)
 }
 
 /** @throws FleetError `csr_malformed` when it is no key, for example a point that is not on its curve */

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 
 /**
  * The hash chain of the feed and of the audit log: hash(n) = SHA-256(hash(n-1), body(n)).
@@ -7,5 +7,5 @@ import { createHash } from 'node:crypto'
  * @param body     the entry's text, byte for byte as it is stored
  */
 export function chainHash(previous: string, body: string): string {
-  return createHash('sha256').update(Buffer.from(previous, 'hex')).update(body).digest('hex')
+  return hash('sha256', Buffer.concat([Buffer.from(previous, 'hex'), Buffer.from(body)]))
 }

@@ -63,14 +63,20 @@ export class CertificateAuthority {
     const { device, profile } = approval
     const reservedSerial = reserved.certificate.doc.serial as SerialNumber
     const status = this.#points?.assign(reservedSerial)
-    const certificate = await this.#sign(reservedSerial, approval, request, context.now, status?.pointers)
+    const subject = subjectOf(device.doc, profile)
+    const certificate = await this.#sign(
+      reservedSerial,
+      { approval, subject, pointers: status?.pointers },
+      request,
+      context.now,
+    )
     const noticeAt = nextNotice(certificate, context.now)
     const record: CertificateRecord = {
       ...reserved.certificate.doc,
       status: 'issued',
       fingerprint: certificate.fingerprint,
       der: certificate.der.toString('base64'),
-      subject: formatName(parseName(subjectOf(device.doc, profile))),
+      subject: formatName(parseName(subject)),
       notBefore: certificate.notBefore.toISOString(),
       notAfter: certificate.notAfter.toISOString(),
       issuedAt: context.now.toISOString(),
@@ -184,10 +190,9 @@ export class CertificateAuthority {
 
   #sign(
     serial: SerialNumber,
-    approval: Approval,
+    { approval, subject, pointers }: { approval: Approval; subject: Buffer; pointers: StatusPointers | undefined },
     request: RequestedCertificate,
     now: Date,
-    pointers: StatusPointers | undefined,
   ) {
     const { device, profile } = approval
     const { issuing } = this.#hierarchy
@@ -196,7 +201,7 @@ export class CertificateAuthority {
         profile,
         issuer: { certificate: issuing.certificate, signer: issuing.signer },
         serial,
-        subject: subjectOf(device.doc, profile),
+        subject,
         subjectAltName: { uris: [deviceUri(device.doc.id as DeviceId)] },
         publicKeySpki: request.publicKeySpki,
         notBefore: new Date(Math.max(now.getTime() - backdateMs, issuing.certificate.notBefore.getTime())),

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { EstOperation } from '../../contract/configuration.ts'
 import { type ProblemCode, problems } from '../../contract/problems.ts'
 import type { MessageSigner } from '../../pki/signed-data.ts'
@@ -227,17 +227,13 @@ const tooMany = (waitMs: number): FleetError =>
 function credentialOf({ headers, certificate, remoteAddress }: EdgeRequestHead): string | undefined {
   const { authorization } = headers
   if (authorization === undefined && certificate === undefined) return undefined
-  const shown = createHash('sha256').update(authorization ?? '')
-  const digest = shown
-    .update('\0')
-    .update(certificate ?? '')
-    .digest('hex')
-  return `${networkOf(remoteAddress)} ${digest}`
+  const shown = Buffer.concat([Buffer.from(`${authorization ?? ''}\0`), certificate ?? Buffer.of()])
+  return `${networkOf(remoteAddress)} ${hash('sha256', shown)}`
 }
 
 /** What a caller says it is, so that its refusals are counted apart from its neighbours' at the same address. */
 function nameOf(request: EdgeRequestHead): string {
-  if (request.certificate !== undefined) return createHash('sha256').update(request.certificate).digest('hex')
+  if (request.certificate !== undefined) return hash('sha256', request.certificate)
   return findBasicCredentials(request)?.username.slice(0, 64) ?? ''
 }
 

@@ -57,10 +57,9 @@ export function aboutOf({ actor, subject, details = {} }: Pick<AuditFact, 'actor
   return [...new Set(named.filter(isAbout))]
 }
 
-function isAbout(text: string): boolean {
-  const [kind, id = '', ...more] = text.split(':')
-  return more.length === 0 && ((kind === 'device' && isDeviceId(id)) || (kind === 'certificate' && isSerialNumber(id)))
-}
+const isAbout = (text: string): boolean =>
+  (text.startsWith('device:') && isDeviceId(text.slice(7))) ||
+  (text.startsWith('certificate:') && isSerialNumber(text.slice(12)))
 
 /** The index of it; ids are the numbers of entries. */
 export const aboutIndex = 'audit.about'

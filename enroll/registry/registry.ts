@@ -147,8 +147,9 @@ export class Registry implements AsyncDisposable {
   }
 
   async find<K extends RecordKind>(kind: K, id: string): Promise<Stored<RecordTypes[K]> | undefined> {
-    const [found] = await this.findMany(kind, [id])
-    return found
+    if (!isKeyPart(id)) return undefined
+    const [found] = await this.#engine.getMany([recordKey(kind, id)])
+    return found as Stored<RecordTypes[K]> | undefined
   }
 
   /** Those that exist, in the order of `ids`. */
