@@ -348,6 +348,14 @@ export const theftReceipt = revocationReceipt.extend({
     .string()
     .optional()
     .describe('Fingerprint of the claim certificate that it shares with others, whose key the thief has too'),
+  sameHardware: z
+    .array(z.string())
+    .optional()
+    .describe('Devices with a factory certificate for the same key: they are on hold, until somebody enables them'),
+  sameSerialNumber: z
+    .array(z.string())
+    .optional()
+    .describe('Devices that came in by the same serial number: nothing was done about them'),
 })
 export const holdReceipt = z.object({
   deviceId: z.string(),

@@ -116,6 +116,8 @@ export function addStanding(device: Command, io: Io, details: (view: DeviceView)
         ...revocationOf(receipt),
         ['stolen', `${receipt.stolenAt}${receipt.alreadyStolen ? ' (by an earlier call)' : ''}`],
         ['incident', receipt.incident],
+        ['same hardware', onHold(receipt)],
+        ['same serial', sameSerial(receipt)],
         ['still open', sharedKey(receipt)],
         ...brokersOf(receipt),
       ],
@@ -132,6 +134,14 @@ const revocationOf = (receipt: RevocationReceipt): [string, string][] => [
   ['approvals deleted', String(receipt.approvalsDeleted)],
   ['keys watched', String(receipt.keysWatched)],
 ]
+
+const onHold = ({ sameHardware }: TheftReceipt): string | undefined =>
+  sameHardware &&
+  `${sameHardware.join(', ')}: on hold, by the key of the factory certificate; enable it, or report it stolen too`
+
+const sameSerial = ({ sameSerialNumber }: TheftReceipt): string | undefined =>
+  sameSerialNumber &&
+  `${sameSerialNumber.join(', ')}: left as it is; is it the same hardware? Then report it stolen too`
 
 const sharedKey = ({ claimCertificate }: TheftReceipt): string | undefined =>
   claimCertificate &&

@@ -3,9 +3,10 @@ import type { ProblemCode } from '../../contract/problems.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import { type Registry, untilNoConflict } from '../registry/registry.ts'
+import { barring, barringAttempts } from './barring.ts'
 import { planHold } from './hold.ts'
 import { carryOut, type Plan } from './plan.ts'
-import { barring, barringAttempts, planRevocation, planTheft, type TheftReport } from './revocation.ts'
+import { planRevocation, planTheft, type TheftReport } from './revocation.ts'
 
 export type BulkVerb = 'revoke' | 'disable' | 'enable' | 'stolen'
 export type BulkOutcome = {

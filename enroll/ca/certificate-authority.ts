@@ -11,10 +11,10 @@ import { type DeviceRecord, writeDevice } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
 import type { Registry, Write } from '../registry/registry.ts'
 import { findVoucher, type Voucher, writeVoucher } from '../registry/vouchers.ts'
+import { findBarred } from './barring.ts'
 import type { DistributionPoints } from './distribution-points.ts'
 import { nextNotice } from './expiry.ts'
 import type { Hierarchy } from './hierarchy.ts'
-import { findBarred } from './revocation.ts'
 import { endSurplus } from './supersession.ts'
 
 /** What the registration authority approved: the CA signs this and nothing else. */
@@ -29,6 +29,8 @@ export type Approval = {
   renews?: string
   /** Spent in the same batch that records the certificate. */
   vouchers: readonly Voucher[]
+  /** Devices whose theft from now on would be one of this hardware. */
+  sharers?: readonly Stored<DeviceRecord>[]
 }
 export type IssueContext = { requestId: string; remoteAddress: string; now: Date }
 
@@ -89,6 +91,8 @@ export class CertificateAuthority {
       writeCertificate(record, reserved.certificate.rev),
       // Written even where nothing else changes: a revocation that came in between makes this commit a loser.
       writeDevice({ ...device.doc, currentSerial: serial, unused }, device.rev),
+      // As they are: of the theft of one and this commit one loses, and then looks for the other.
+      ...(approval.sharers ?? []).map(({ doc, rev }) => writeDevice(doc, rev)),
     ]
     const spent = { status: 'spent', spkiHash: request.spkiHash, serial, spentAt: record.issuedAt! } as const
     for (const voucher of reserved.vouchers) writes.push(writeVoucher(voucher, spent))

@@ -5,7 +5,8 @@ import { type CertificateRecord, getCertificate, listCertificates, writeCertific
 import { getDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
 import { watchKeys } from '../registry/watched-keys.ts'
-import { barringAttempts, certificateRevoked, isLive, revokedCertificate } from './revocation.ts'
+import { barringAttempts } from './barring.ts'
+import { certificateRevoked, isLive, revokedCertificate } from './revocation.ts'
 
 export type CertificateRevocation = {
   serial: string

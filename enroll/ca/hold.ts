@@ -4,8 +4,8 @@ import type { Asked } from '../registry/asked.ts'
 import { type CertificateRecord, listCertificates, writeCertificate } from '../registry/certificates.ts'
 import { type DeviceRecord, deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
 import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
+import { barring, barringAttempts } from './barring.ts'
 import { carryOut, type Plan } from './plan.ts'
-import { barring, barringAttempts } from './revocation.ts'
 
 export type Hold = {
   status: 'active' | 'held'

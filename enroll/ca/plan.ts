@@ -3,8 +3,12 @@ import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
 import type { Registry, Write } from '../registry/registry.ts'
 
-/** What is to be made of one device: the answer, and the parts of the batch that make it true; none where it is so already. */
-export type Plan<T> = { answer: T; change?: { writes: Write[]; audit: AuditFact; feed: FeedFact[] } }
+type Change = { writes: Write[]; audit: AuditFact; feed: FeedFact[] }
+/**
+ * What is to be made of one device: the answer, and the parts of the batch that make it true; none where it is so already.
+ * `also`: of other devices, where nothing else is planned for them.
+ */
+export type Plan<T> = { answer: T; change?: Change; also?: readonly Plan<unknown>[] }
 
 /**
  * Makes plans true, all of them in one durable batch.
@@ -17,7 +21,7 @@ export async function carryOut(
   plans: readonly Plan<unknown>[],
   { requestId, digest, now }: Pick<Asked, 'requestId' | 'digest' | 'now'>,
 ): Promise<number> {
-  const changes = plans.flatMap(({ change }) => change ?? [])
+  const changes = changesOf(plans)
   if (changes.length === 0) return (await registry.head()).feed.seq
   // Two devices may have had one key: it is watched once.
   const writes = new Map(
@@ -32,4 +36,11 @@ export async function carryOut(
     at: now,
   })
   return feedSeq
+}
+
+/** One for each device; what was ordered of it goes before what follows from the order of another. */
+function changesOf(plans: readonly Plan<unknown>[]): Change[] {
+  const all = [...plans, ...plans.flatMap(({ also = [] }) => also)].flatMap(({ change }) => change ?? [])
+  const bySubject = new Map(all.toReversed().map((change) => [change.audit.subject, change]))
+  return all.filter((change) => bySubject.get(change.audit.subject) === change)
 }

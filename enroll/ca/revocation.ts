@@ -6,11 +6,14 @@ import { type CertificateRecord, listCertificates, writeCertificate } from '../r
 import { findClaim } from '../registry/claims.ts'
 import { type DeviceRecord, deviceChanged, getDevice, purging, writeDevice } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
+import { listSharers } from '../registry/hardware.ts'
 import { type IncidentRecord, incidentIdOf, writeIncident } from '../registry/incidents.ts'
 import { deleteLateRenewal, findLateRenewal } from '../registry/late-renewals.ts'
 import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
 import { listTokens, writeToken } from '../registry/tokens.ts'
 import { watchKeys } from '../registry/watched-keys.ts'
+import { barring, barringAttempts } from './barring.ts'
+import { planHold } from './hold.ts'
 import { carryOut, type Plan } from './plan.ts'
 
 export type Revocation = {
@@ -32,26 +35,10 @@ export type Theft = Revocation & {
   incident: string
   /** Fingerprint of the certificate that it once enrolled with and shares with others: the thief has that key too. */
   claimCertificate?: string
-}
-
-// What was begun before the revocation may still make a few attempts lose.
-export const barringAttempts = 25
-
-/**
- * Devices that are being revoked or put on hold in this process: the CA issues nothing to them meanwhile. Without it a device
- * that renews without end would change its own record faster than a revocation can read it.
- */
-const underWay = new Map<string, Barred>()
-export type Barred = 'device_revoked' | 'device_held'
-export const findBarred = (deviceId: string): Barred | undefined => underWay.get(deviceId)
-
-export async function barring<T>(deviceIds: readonly string[], as: Barred, work: () => Promise<T>): Promise<T> {
-  for (const id of deviceIds) underWay.set(id, as)
-  try {
-    return await work()
-  } finally {
-    for (const id of deviceIds) underWay.delete(id)
-  }
+  /** Devices that came in with a factory certificate for the same key, which are on hold: it is the same hardware. */
+  sameHardware?: string[]
+  /** That came in by the same serial number, and are left as they are: it may be that of another factory's hardware. */
+  sameSerialNumber?: string[]
 }
 
 export type RevocationOrder = Asked & {
@@ -69,23 +56,32 @@ export type TheftReport = Omit<RevocationOrder, 'reason'>
  * @throws FleetError `device_unknown`
  */
 export const revokeDevice = (registry: Registry, input: RevocationOrder): Promise<Revocation> =>
-  ending(registry, input, () => planRevocation(registry, input))
+  ending(registry, input, [], () => planRevocation(registry, input))
 
 /**
  * Revokes a device that a thief may have, whatever became of it before, and opens an incident, in one durable batch. All keys
- * that it ever had a certificate for are watched. It comes back only when an operator says that it was recovered.
+ * that it ever had a certificate for are watched. It comes back only when an operator says that it was recovered. What is the
+ * same hardware under another name is put on hold with it.
  *
  * @throws FleetError `device_unknown`
  */
-export const reportStolen = (registry: Registry, input: TheftReport): Promise<Theft> =>
-  ending(registry, input, () => planTheft(registry, input))
+export async function reportStolen(registry: Registry, input: TheftReport): Promise<Theft> {
+  const { byKey } = await listSharers(registry, (await getDevice(registry, input.id)).doc)
+  return ending(
+    registry,
+    input,
+    byKey.map(({ doc }) => doc.id),
+    () => planTheft(registry, input),
+  )
+}
 
 const ending = <T>(
   registry: Registry,
   input: TheftReport,
+  others: string[],
   plan: () => Promise<Plan<T>>,
 ): Promise<T & { feedSeq: number }> =>
-  barring([input.id], 'device_revoked', () =>
+  barring([input.id, ...others], 'device_revoked', () =>
     untilNoConflict(async () => {
       const planned = await plan()
       const requestId = `${input.requestId}-revoke`
@@ -110,7 +106,13 @@ export async function planTheft(registry: Registry, report: TheftReport): Promis
   const { doc: device, rev } = await getDevice(registry, input.id)
   const holdings = await readHoldings(registry, input.id)
   const claim = await findClaim(registry, input.id)
-  const known = claim === undefined ? {} : { claimCertificate: claim.doc.fingerprint }
+  const { byKey, bySerial } = await listSharers(registry, device)
+  const [sameHardware, sameSerialNumber] = [byKey, bySerial].map((some) => some.map(({ doc }) => doc.id))
+  const known = {
+    ...(claim === undefined ? {} : { claimCertificate: claim.doc.fingerprint }),
+    ...(byKey.length === 0 ? {} : { sameHardware }),
+    ...(bySerial.length === 0 ? {} : { sameSerialNumber }),
+  }
   const stolenAt = device.stolenAt ?? input.now.toISOString()
   const about = { kind: 'stolen' as const, deviceId: device.id, openedAt: stolenAt }
   const theft = { ...known, stolenAt, alreadyStolen: device.stolenAt !== undefined, incident: incidentIdOf(about) }
@@ -129,6 +131,8 @@ export async function planTheft(registry: Registry, report: TheftReport): Promis
   return {
     answer: { ...answer, ...theft },
     change: { ...change, writes: [...change.writes, writeIncident(opened, 0)] },
+    // Whether the thief has it under that name too a person can say, and take it back.
+    also: await Promise.all(byKey.map(({ doc }) => planHold(registry, 'held', { ...input, id: doc.id as DeviceId }))),
   }
 }
 
@@ -162,7 +166,7 @@ async function endDevice(
   registry: Registry,
   { device, rev, holdings, action }: { device: DeviceRecord; rev: number; holdings: Holdings; action: string },
   { id, reason, purged, actor, remoteAddress, requestId, now }: RevocationOrder,
-): Promise<Required<Plan<Omit<Revocation, 'feedSeq'>>>> {
+): Promise<Required<Omit<Plan<Omit<Revocation, 'feedSeq'>>, 'also'>>> {
   const { heldAt: _, ...rest } = device
   const isStolen = device.stolenAt !== undefined
   const revokedAt = now.toISOString()

@@ -7,7 +7,9 @@ import { attributesOf, formatName } from '../../pki/names.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 import { findAllowance, isAllowListed } from '../registry/allowances.ts'
-import { findDevice } from '../registry/devices.ts'
+import { type DeviceRecord, findDevice } from '../registry/devices.ts'
+import type { Stored } from '../registry/engine.ts'
+import { listSharing } from '../registry/hardware.ts'
 import type { Registry } from '../registry/registry.ts'
 import { requireNotStolen } from './stolen-hardware.ts'
 
@@ -74,11 +76,23 @@ export async function findFactoryProof(
   return { kind: 'factory', deviceId: deviceId as DeviceId, serial, spkiHash }
 }
 
-/** @throws FleetError `device_not_allowed` when it was taken off the list meanwhile, `hardware_stolen` */
-export async function requireStillAllowed(registry: Registry, proof: FactoryProof, label: string): Promise<void> {
+/**
+ * @returns other devices that share the hardware, or may: the theft of one from now on has to meet this enrollment
+ * @throws FleetError `device_not_allowed` when it was taken off the list meanwhile, `hardware_stolen`
+ */
+export async function requireStillAllowed(
+  registry: Registry,
+  proof: FactoryProof,
+  label: string,
+): Promise<Stored<DeviceRecord>[]> {
   const allowance = await findAllowance(registry, label, proof.serial)
   if (allowance?.doc.removedAt !== undefined) throw notAllowed(proof.serial, { deviceId: proof.deviceId })
-  await requireNotStolen(registry, { ...proof, otherThan: allowance?.doc.otherThan ?? [] })
+  const otherThan = allowance?.doc.otherThan ?? []
+  const { deviceId: id, spkiHash, serial } = proof
+  // Read before the look for stolen ones, so that a theft in between shows in one or the other.
+  const { byKey, bySerial } = await listSharing(registry, { id, keys: [spkiHash], serials: [serial], otherThan })
+  await requireNotStolen(registry, { ...proof, otherThan })
+  return [...byKey, ...bySerial]
 }
 
 function notAllowed(serial: string, context: Record<string, string>): FleetError {

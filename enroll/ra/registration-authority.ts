@@ -85,10 +85,11 @@ export class RegistrationAuthority {
     if (deviceId === undefined) return this.#decideUnproven(evidence, asking)
     // A credential for a device that is not there any more proves nothing.
     const device = await this.#getActiveDevice(deviceId)
+    const sharers: Stored<DeviceRecord>[] = []
     for (const proof of evidence.proofs) {
       if (proof.kind === 'token') requireTokenFor(proof, request.spkiHash, now)
       // Once more, after the device: who takes it off the list from now on writes the device too, so this issue would lose.
-      if (proof.kind === 'factory') await requireStillAllowed(this.#registry, proof, label.name)
+      if (proof.kind === 'factory') sharers.push(...(await requireStillAllowed(this.#registry, proof, label.name)))
     }
     requireSubject(request, deviceId)
     const profile = this.#profileFor(asking, device.doc.profile)
@@ -116,7 +117,7 @@ export class RegistrationAuthority {
     const shown = evidence.proofs.find((proof) => proof.kind === 'factory')
     // Known with the first certificate that it gives, so that the hardware is known again when the device is stolen.
     const known = shown === undefined ? device : { ...device, doc: withFactoryKey(device.doc, shown.spkiHash) }
-    return { decision: 'approved', approval: { device: known, profile, label: label.name, via, vouchers } }
+    return { decision: 'approved', approval: { device: known, profile, label: label.name, via, vouchers, sharers } }
   }
 
   /**

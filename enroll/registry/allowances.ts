@@ -44,6 +44,10 @@ export const listAllowances = (
 export const listBySerial = (registry: Registry, serial: string, paging: Paging): Promise<Page<AllowanceRecord>> =>
   registry.list('allowance', serialEntry(serial), paging)
 
+/** The same of one device, those that do not hold any more too. */
+export const listAllOf = (registry: Registry, deviceId: string, paging: Paging): Promise<Page<AllowanceRecord>> =>
+  registry.list('allowance', { index: 'allowance.device', value: deviceId }, paging)
+
 /** Whether some label knows it by a serial number, or did. */
 export const isAllowListed = async (registry: Registry, deviceId: string): Promise<boolean> =>
   (await registry.count({ index: 'allowance.device', value: deviceId }, 1)) > 0

@@ -1,7 +1,7 @@
 /** What an operator decides of a device, at once with all that a device and other operators do. */
 import assert from 'node:assert/strict'
 import { createHash, X509Certificate } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -14,6 +14,7 @@ import { holdDevice, releaseDevice } from '../../enroll/ca/hold.ts'
 import { reportStolen, revokeDevice } from '../../enroll/ca/revocation.ts'
 import { simpleenroll, simplereenroll } from '../../enroll/est/enroll.ts'
 import type { EstContext } from '../../enroll/est/routes.ts'
+import { allowDevices } from '../../enroll/ra/allow-list.ts'
 import { ApprovalQueue } from '../../enroll/ra/approval-queue.ts'
 import { createToken } from '../../enroll/ra/enrollment-tokens.ts'
 import { Profiles } from '../../enroll/ra/profiles.ts'
@@ -29,6 +30,7 @@ import { createCsr, createKeyAndCsr } from '../../pki/x509.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 import { AttemptLimit } from '../../runtime/limits.ts'
+import { TestPki } from '../harness/certificates.ts'
 import { beforeWrite, dawdling } from '../harness/engines.ts'
 import { basic, certificateOf, testConfiguration } from '../harness/fleet.ts'
 import { randomOf } from '../harness/random.ts'
@@ -84,6 +86,76 @@ export function watchedKeyRace(): void {
   })
 }
 
+/** One piece of hardware under two names: the one is enrolled just when the other is reported stolen. */
+export function hardwareRace(): void {
+  test('of an enrollment and the theft of the same hardware under another name neither misses the other', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+    const engine = await openDatabase(join(folder, 'registry'))
+    await using registry = new Registry(engine)
+    const maker = await TestPki.create('Maker')
+    const authorities = join(folder, 'maker.pem')
+    writeFileSync(authorities, maker.issuing.pem)
+    let before: { at: number; work: () => Promise<unknown> } | undefined
+    let writes = 0
+    const held = beforeWrite(engine, async () => {
+      if (++writes === before?.at) await before.work()
+    })
+    const meanwhile = async (at: number, work: () => Promise<unknown>, what: () => Promise<unknown>) => {
+      writes = 0
+      before = { at, work }
+      await what()
+      before = undefined
+    }
+    try {
+      const racingRegistry = new Registry(held)
+      const { still, racing } = await startService(folder, registry, racingRegistry, {
+        profiles: { gauge: { evidence: ['factory'] } },
+        labels: { line: { profile: 'gauge', factory: { authorities } } },
+      })
+      const stolen = (id: string, own: Registry) =>
+        reportStolen(own, { id: id as DeviceId, purged: () => [], ...asked() })
+      const pair = async (n: number) => {
+        const shown = await maker.factory([{ '2.5.4.5': [`SN${n}`] }])
+        const again = await maker.factory([{ '2.5.4.5': [`SN${n}-b`] }], { key: shown.key })
+        const entries = [
+          { serial: `SN${n}`, deviceId: `first-${n}` as DeviceId },
+          { serial: `SN${n}-b`, deviceId: `second-${n}` as DeviceId },
+        ]
+        const profile = 'gauge' as ProfileName
+        await allowDevices(registry, { label: 'line', profile, groups: [], entries, otherHardware: false }, asked())
+        const enroll = async (id: string, { pem }: { pem: string }, own: typeof still) => {
+          const { csrDer } = await createKeyAndCsr({ commonName: id })
+          const certificate = new X509Certificate(pem).raw
+          return own.ask(simpleenroll, 'line', { certificate, body: Buffer.from(csrDer.toString('base64')) })
+        }
+        await enroll(`first-${n}`, shown, still)
+        return { enrollOther: (own: typeof still) => enroll(`second-${n}`, again, own) }
+      }
+      const one = await pair(1)
+      // Reserving is the first write of an issue, and recording the second.
+      await meanwhile(
+        2,
+        () => stolen('first-1', registry),
+        () => assert.rejects(one.enrollOther(racing), { code: 'hardware_stolen' }),
+      )
+      const two = await pair(2)
+      await meanwhile(
+        1,
+        () => two.enrollOther(still),
+        async () => assert.deepEqual((await stolen('first-2', racingRegistry)).sameHardware, ['second-2']),
+      )
+      assert.equal((await getDevice(registry, 'second-2')).doc.status, 'held')
+      const { items } = await listCertificates(registry, { deviceId: 'second-2', limit: 10 })
+      assert.deepEqual(
+        items.map(({ doc }) => doc.status),
+        ['held'],
+      )
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
+}
+
 type Service = Awaited<ReturnType<typeof startService>>
 let requests = 0
 const asked = () => ({
@@ -94,13 +166,14 @@ const asked = () => ({
 })
 
 /** @param racing the same registry, for what is to happen at once */
-async function startService(folder: string, registry: Registry, racing: Registry) {
+async function startService(folder: string, registry: Registry, racing: Registry, more: object = {}) {
   const hierarchy = await openHierarchy({
     ...{ folder: join(folder, 'ca'), registry, passphrase: undefined, now: new Date() },
   })
   const config = testConfiguration({
     profiles: { camera: {}, kiosk: { evidence: ['approval'] } },
     labels: { lobby: { profile: 'kiosk' } },
+    ...more,
   })
   const profiles = new Profiles(config)
   const over = (own: Registry) => {

@@ -263,9 +263,12 @@ const cases: {
       alreadyStolen: false,
       incident: '0123456789ab',
       claimCertificate: 'ab'.repeat(32),
+      sameHardware: ['cam-8'],
+      sameSerialNumber: ['cam-9', 'cam-10'],
     },
     asked: { method: 'POST', path: '/v1/devices/cam-1/stolen', body: { waitMs: 10_000 } },
-    shown: /incident +0123456789ab\nstill open +it enrolled with the claim certificate abab/,
+    shown:
+      /incident +0123456789ab\nsame hardware +cam-8: on hold, .*\nsame serial +cam-9, cam-10: left as it is; .*\nstill open +it enrolled with the claim certificate abab/,
   },
   {
     argv: ['device', 'readmit', 'cam-1', '--stolen-recovered'],

@@ -29,6 +29,15 @@ test('device allow sends what the file has, five hundred at a time, and adds up 
   ])
 })
 
+test('device allow --other-hardware says so of each part of the file, and nothing does without it', async () => {
+  writeFileSync(file, Array.from({ length: 501 }, (_, n) => `SN${n}\n`).join(''))
+  await using stub = await StubAdmin.start(() => ({ status: 200, body: { added: 0 } }))
+  const argv = ['device', 'allow', '--file', file, '--label', 'line', '--data', stub.dataDir]
+  for (const more of [['--other-hardware'], []]) assert.equal((await fleetgate([...argv, ...more])).code, 0)
+  const said = stub.requests.map(({ body }) => (body as { otherHardware: boolean }).otherHardware)
+  assert.deepEqual(said, [true, true, false, false])
+})
+
 test('device allow rm takes off what the same file has, and what is named', async () => {
   writeFileSync(file, 'SN1\nPID:G1 SN:2,gauge-2\n')
   await using stub = await StubAdmin.start(() => ({ status: 200, body: { removed: 3 } }))

@@ -1,5 +1,6 @@
-import { verbRaces, watchedKeyRace } from '../../suites/verb-races.ts'
+import { hardwareRace, verbRaces, watchedKeyRace } from '../../suites/verb-races.ts'
 
 // More of it: npm run long.
 verbRaces(5)
 watchedKeyRace()
+hardwareRace()

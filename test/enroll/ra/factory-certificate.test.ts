@@ -200,7 +200,8 @@ suite('factory certificates', () => {
     const rivals = { label: 'rivals' }
     assert.equal((await enroll('gauge-60', idevid)).status, 200)
     assert.equal((await enroll('gauge-61', twin, rivals)).status, 200)
-    const { incident } = (await fleet.admin('POST', '/devices/gauge-60/stolen')).body
+    const { incident, ...theft } = (await fleet.admin('POST', '/devices/gauge-60/stolen')).body
+    assert.deepEqual([theft.sameSerialNumber, theft.sameHardware], [['gauge-61'], undefined])
     assert.deepEqual(await refusedAs(enroll('gauge-61', twin, rivals)), [403, 'hardware_stolen'])
     // The refusal does not wait until it is noted.
     const evidenceOf = async () => (await fleet.admin('GET', `/incidents/${incident}`)).body.evidence
@@ -223,6 +224,41 @@ suite('factory certificates', () => {
       ['gauge-62', sameKey, 'rivals'],
     ] as const)
       assert.equal((await enroll(id, shown, { label })).status, 200)
+  })
+
+  test('the same hardware that came in under two names is put on hold with the theft of one, until somebody enables it', async () => {
+    const pair = async (n: number) => {
+      const entries = ['a', 'b'].map((name) => ({ serial: `T${n}${name}`, deviceId: `twin-${n}${name}` }))
+      await fleet.admin('POST', '/devices/allow', { label: 'line', entries })
+      const first = await maker.factory(named(entries[0]!.serial))
+      const second = await maker.factory(named(entries[1]!.serial), { key: first.key })
+      await enroll(entries[0]!.deviceId, first)
+      return certificateOf(await enroll(entries[1]!.deviceId, second)).serial
+    }
+    const states = async (...ids: string[]) =>
+      Promise.all(ids.map(async (id) => (await fleet.admin('GET', `/devices/${id}`)).body.status))
+    const second = await pair(1)
+    for (const _ of [1, 2]) {
+      const { body } = await fleet.admin('POST', '/devices/twin-1a/stolen')
+      assert.deepEqual([body.sameHardware, body.sameSerialNumber], [['twin-1b'], undefined])
+      const { evidence } = (await fleet.admin('GET', `/incidents/${body.incident}`)).body
+      assert.deepEqual(evidence[0].details.sameHardware, ['twin-1b'])
+    }
+    assert.deepEqual(await states('twin-1a', 'twin-1b'), ['revoked', 'held'])
+    assert.equal((await fleet.admin('GET', `/certificates/${second}`)).body.status, 'held')
+    assert.equal((await fleet.admin('POST', '/devices/twin-1b/enable')).status, 200)
+    await fleet.admin('POST', '/devices/twin-1a/stolen')
+    assert.deepEqual(await states('twin-1b'), ['active'], 'the same report again takes back nothing')
+    // Both in one order: what is said of a device goes before what follows from the other.
+    await pair(2)
+    const ids = ['twin-2a', 'twin-2b']
+    const { body } = await fleet.admin('POST', '/devices/bulk', { verb: 'stolen', ids })
+    assert.deepEqual(
+      body.devices.map(({ outcome }: { outcome: string }) => outcome),
+      ['done', 'done'],
+      JSON.stringify(body),
+    )
+    assert.deepEqual(await states(...ids), ['revoked', 'revoked'])
   })
 
   test('two at once: neither token nor factory certificate is enough alone, and both have to be of one device', async () => {
