@@ -217,8 +217,12 @@ export class Gate {
   isVoid({ from, publishedAt }: Message, kept: keyof Purge): boolean {
     const device = this.#options.snapshot.findDevice(deviceOf(from))
     const before = device?.purge?.[kept]
-    // Clocks differ: what a device published that is revoked now was published before, whatever ours says.
-    return before !== undefined && (device?.status === 'revoked' || publishedAt <= Date.parse(before))
+    if (device === undefined || before === undefined) return false
+    // Clocks differ: what a device published that is revoked now was published before, whatever ours says. So was what our
+    // clock has stamped by the time when we heard of a readmission, unless it was set back since.
+    const { status, purgeHeardAt = 0 } = device
+    const until = Math.max(Date.parse(before), purgeHeardAt <= this.#options.clock().getTime() ? purgeHeardAt : 0)
+    return status === 'revoked' || publishedAt <= until
   }
 
   /** Ends every connection that a change leaves without standing; the others meet the new policy at their next message. */

@@ -9,6 +9,8 @@ export type DeviceState = {
   attributes?: DeviceAttributes
   status: DeviceStatus
   purge?: Purge
+  /** When that was heard, in milliseconds by our own clock, where it was heard as news. */
+  purgeHeardAt?: number
   stolen?: true
   /** Of a device that was stolen: SHA-256 of the SubjectPublicKeyInfo of each key that it had. */
   watchedKeys?: string[]

@@ -300,7 +300,7 @@ export class FeedClient implements AsyncDisposable {
       while (this.#waiting.length > 0 && !this.#closed) {
         const events = this.#takeEvents()
         if (events.length > 0) {
-          this.#options.onChange(this.#options.snapshot.apply(events), this.#heardAt)
+          this.#options.onChange(this.#options.snapshot.apply(events, this.#now().at), this.#heardAt)
           const { seq } = events.at(-1)!
           this.#options.log.debug({ event: 'snapshot.applied', seq, events: events.length }, 'feed events in force')
           if (!this.#options.snapshot.building) this.#confirm(socket, seq)

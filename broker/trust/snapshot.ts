@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises'
-import type { Cursor, DeviceStatus, FeedData, FeedEvent } from '../../contract/feed.ts'
+import type { Cursor, DeviceStatus, FeedData, FeedEvent, Purge } from '../../contract/feed.ts'
 import { chainHash } from '../../runtime/chain.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { Log } from '../../runtime/log.ts'
@@ -135,12 +135,15 @@ export class Snapshot implements AsyncDisposable {
   /**
    * Puts events in force, or into the draft.
    *
-   * @param events the next ones of the feed, in order
+   * @param events  the next ones of the feed, in order
+   * @param heardAt by our own clock
    * @throws FleetError `data_damaged` when they do not continue the chain or cannot be read; then nothing was applied
    */
-  apply(events: readonly FeedEvent[]): SnapshotChange {
+  apply(events: readonly FeedEvent[], heardAt?: Date): SnapshotChange {
     const state = this.#draft ?? this.#state
-    const { update, news, younger } = readEvents(state, events, this.#state.writtenAt)
+    // What builds a draft is not news: it may have been said long ago.
+    const newsAt = state === this.#state ? heardAt?.getTime() : undefined
+    const { update, news, younger } = readEvents(state, events, { knownUntil: this.#state.writtenAt, newsAt })
     if (state !== this.#state) {
       state.merge(update, nothing())
       for (const id of younger) this.#younger.add(id)
@@ -190,6 +193,11 @@ export class Snapshot implements AsyncDisposable {
         { event: 'feed.wentBack', kept: kept.length, policy, known: before.writtenAt },
         'the feed has forgotten what was known here; revocations stay in force, and are reported',
       )
+    }
+    for (const id of before.devices.idsWith(({ purgeHeardAt }) => purgeHeardAt !== undefined)) {
+      const [was, is] = [before.devices.find(id)!, draft.devices.find(id)]
+      if (is !== undefined && isSamePurge(was.purge, is.purge))
+        draft.devices.set(id, { ...is, purgeHeardAt: was.purgeHeardAt! })
     }
     await this.#inTurn(async () => {
       await this.#records.replace(draft.records())
@@ -278,7 +286,7 @@ const joined = (first: Unsaved, then: Unsaved): Unsaved => ({
 function readEvents(
   state: SnapshotState,
   events: readonly FeedEvent[],
-  knownUntil = '',
+  { knownUntil = '', newsAt }: { knownUntil?: string | undefined; newsAt?: number | undefined },
 ): { update: SnapshotUpdate; news: RegistryNews[]; younger: string[] } {
   const news: RegistryNews[] = []
   const younger: string[] = []
@@ -293,12 +301,12 @@ function readEvents(
     update.writtenAt = read.at
     news.push(...newsOf(state, update, read))
     if (read.type === 'device.changed' && read.at > knownUntil) younger.push(read.data.id)
-    note(state, update, read)
+    note(state, update, read, newsAt)
   }
   return { update, news, younger }
 }
 
-function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact): void {
+function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact, newsAt?: number): void {
   const findDevice = (id: string): DeviceState | undefined => update.devices.get(id) ?? state.devices.find(id)
   switch (type) {
     case 'trust.changed':
@@ -309,13 +317,16 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
       return
     case 'device.changed': {
       const { id, profile, groups, attributes, status, purge, stolen } = data
-      const { watchedKeys } = findDevice(id) ?? {}
+      const before = findDevice(id)
+      const { watchedKeys } = before ?? {}
+      const purgeHeardAt = isSamePurge(before?.purge, purge) ? before?.purgeHeardAt : before && newsAt
       update.devices.set(id, {
         profile,
         groups,
         status,
         ...(attributes === undefined ? {} : { attributes }),
         ...(purge === undefined ? {} : { purge }),
+        ...(purge === undefined || purgeHeardAt === undefined ? {} : { purgeHeardAt }),
         ...(stolen === undefined ? {} : { stolen }),
         // A key that was stolen is watched for ever, whatever becomes of the device.
         ...(watchedKeys === undefined ? {} : { watchedKeys }),
@@ -342,6 +353,9 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
     case 'alert.raised': // nor is anybody's standing another
   }
 }
+
+const isSamePurge = (one: Purge | undefined, other: Purge | undefined): boolean =>
+  one?.retained === other?.retained && one?.queued === other?.queued
 
 const distinct = (texts: string[]): string[] => [...new Set(texts)]
 

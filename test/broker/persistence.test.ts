@@ -172,3 +172,28 @@ test('a broker that was away while a device was revoked and let in again purges 
   await seen.until('new')
   assert.deepEqual(seen.payloads, ['new'])
 })
+
+test('what was queued before a readmission stays void where the clock of the broker is an hour ahead', async () => {
+  skewMs += 3_600_000
+  const reader = await harness.device('reader-3')
+  const { client: absent } = await resume(reader)
+  await absent.subscribeAsync('devices/thief-3/#', { qos: 1 })
+  await absent.endAsync()
+  const thief = await harness.device('thief-3')
+  const purge = () => ({ retained: new Date().toISOString(), queued: new Date().toISOString() })
+  const client = await harness.connect(thief)
+  await client.publishAsync('devices/thief-3/log', 'lie', { qos: 1 })
+  await harness.revokeDevice(thief, { purge: purge() })
+  const readmitted = { id: thief.id, profile: 'sensor', groups: [], status: 'active' as const, purge: purge() }
+  const again = await harness.strangeDevice(thief.id)
+  harness.feed.append({ type: 'device.changed', data: readmitted }, harness.issuedFact(again))
+  await harness.feed.untilApplied()
+  await (await harness.connect(again)).publishAsync('devices/thief-3/log', 'truth', { qos: 1 })
+  await harness.stopBroker()
+  await harness.startBroker()
+  const { inbox, client: back } = await resume(reader)
+  await inbox.until('truth')
+  await back.endAsync()
+  assert.deepEqual(inbox.payloads, ['truth'])
+  skewMs -= 3_600_000
+})
