@@ -9,20 +9,27 @@ import { hear } from './hear.ts'
 
 type Wanted = { folder: string; broker: Partial<Configuration['broker']>; skewMs: number }
 
+type Options = { broker?: Partial<Configuration['broker']>; skewMs?: number }
+
 /** In the folder of a harness, whose own broker is stopped, and with its feed. */
 export async function startBrokerProcess(
   harness: BrokerHarness,
-  options: { broker?: Partial<Configuration['broker']>; skewMs?: number } = {},
+  options: Options = {},
 ): Promise<{ child: ChildProcess; port: number }> {
+  const child = spawnBrokerProcess(harness, options)
+  return { child, port: Number(new URL(await hear(child)).port) }
+}
+
+/** The same, and is not waited for. */
+export function spawnBrokerProcess(harness: BrokerHarness, options: Options = {}): ChildProcess {
   const wanted: Wanted = {
     folder: harness.folder,
     broker: { feed: harness.feed.address, ...options.broker },
     skewMs: options.skewMs ?? 0,
   }
-  const child = spawn(process.execPath, [import.meta.filename, JSON.stringify(wanted)], {
+  return spawn(process.execPath, [import.meta.filename, JSON.stringify(wanted)], {
     stdio: ['pipe', 'pipe', 'inherit'],
   })
-  return { child, port: Number(new URL(await hear(child)).port) }
 }
 
 if (process.argv[1] === import.meta.filename) {

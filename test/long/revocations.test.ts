@@ -4,11 +4,12 @@ import { hash } from 'node:crypto'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { BrokerStore } from '../../broker/store.ts'
 import { Snapshot } from '../../broker/trust/snapshot.ts'
 import { decodeBody, type FeedFact } from '../../contract/feed.ts'
 import { BrokerHarness, type TestDevice } from '../harness/broker.ts'
-import { startBrokerProcess } from '../harness/broker-process.ts'
+import { spawnBrokerProcess, startBrokerProcess } from '../harness/broker-process.ts'
 
 const count = 10_000
 const kills = 4
@@ -81,4 +82,42 @@ test('what was confirmed before a kill is in force before enroll is heard again,
   await harness.stopBroker()
   assert.deepEqual(await missing(harness.feed.head), [])
   await harness.startBroker()
+})
+
+test('a kill while a snapshot is told leaves what was known before, or all that was told, and never a part of it', async () => {
+  const before = harness.feed.head
+  await harness.stopBroker()
+  const revoked = Array.from({ length: count + 2_000 }, (_, n) => factOf(n, 'certificate.revoked'))
+  harness.feed.append(...revoked.slice(-1))
+  harness.feed.shorten(...revoked)
+  const outcomes: ('before' | 'after')[] = []
+  for (let waitMs = 0; outcomes.at(-1) !== 'after'; waitMs = 2 * waitMs + 50) {
+    const child = spawnBrokerProcess(harness)
+    const exited = once(child, 'exit')
+    await new Promise<void>((resolve) => {
+      harness.feed.once('hello', () => {
+        // The first before anything is told.
+        if (waitMs === 0) child.kill('SIGKILL')
+        resolve()
+      })
+    })
+    await delay(waitMs)
+    child.kill('SIGKILL')
+    await exited
+    await using store = await BrokerStore.open(join(harness.folder, 'data'))
+    await using snapshot = await Snapshot.load(store.snapshot, harness.testLog.log)
+    const known = revoked.filter(
+      ({ data }) => 'fingerprint' in data && snapshot.findCertificate(data.fingerprint)?.status === 'revoked',
+    ).length
+    const { seq } = snapshot.cursor
+    assert.ok(
+      [`${before} ${count}`, `${harness.feed.head} ${revoked.length}`].includes(`${seq} ${known}`),
+      `${seq} ${known}`,
+    )
+    outcomes.push(seq === before ? 'before' : 'after')
+  }
+  assert.equal(outcomes[0], 'before')
+  assert.equal(harness.testLog.find('snapshot.damaged'), undefined)
+  await harness.startBroker()
+  assert.equal(harness.feed.hellos.at(-1)!.cursor.seq, harness.feed.head)
 })
