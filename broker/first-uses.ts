@@ -3,7 +3,7 @@ import type { Log } from '../runtime/log.ts'
 import type { Connection } from './sessions.ts'
 import type { Area } from './store.ts'
 
-type FirstUsesOptions = { area: Area; raise: (report: BrokerReport) => void; clock: () => Date; log: Log }
+type FirstUsesOptions = { area: Area; raise: (report: BrokerReport) => boolean; clock: () => Date; log: Log }
 
 /** Of those told of, so many are known without a look at the disk. */
 const rememberedAtMost = 10_000
@@ -28,7 +28,7 @@ export class FirstUses {
     try {
       const [known] = await area.getMany([key(fingerprint)])
       if (known !== undefined) return this.#remember(fingerprint)
-      raise({
+      const isRaised = raise({
         type: 'certificate.used',
         at: clock().toISOString(),
         listener: rules.name.slice(0, reportBounds.name),
@@ -38,6 +38,8 @@ export class FirstUses {
         fingerprint,
         ...(clientId === undefined ? {} : { clientId: clientId.slice(0, reportBounds.clientId) }),
       })
+      // The next session with it says so.
+      if (!isRaised) return
       await area.write([{ type: 'put', key: key(fingerprint), value: Buffer.alloc(0) }], { sync: false })
       this.#remember(fingerprint)
     } catch (err) {

@@ -19,7 +19,7 @@ const count = z.number().min(0)
 
 export const liveSession = z.object({
   clientId: text(reportBounds.clientId),
-  deviceId: text(reportBounds.name),
+  deviceId: z.string().refine((id): boolean => isDeviceId(id)),
   serial: text(reportBounds.name).optional().describe('Of its certificate'),
   listener: text(reportBounds.name),
   remoteAddress: text(reportBounds.name),

@@ -47,6 +47,8 @@ export class Follower {
   #again = false
   #pings: number[] = []
   appliedSeq: number
+  /** The last event that it may have. */
+  #toldSeq: number
   readonly #forks: number
   readonly #relays: boolean
   /** As in its record: what it has put in force is of this feed, and of none before so many restores. */
@@ -91,7 +93,7 @@ export class Follower {
     this.#registry = registry
     this.#cursor = cursor
     this.#state = state
-    this.appliedSeq = cursor.seq
+    this.appliedSeq = this.#toldSeq = cursor.seq
     socket.once('close', () => {
       this.#gone.abort()
       for (const { resolve } of this.#asked.values()) resolve(undefined)
@@ -104,8 +106,13 @@ export class Follower {
     return this.#gone.signal
   }
 
-  /** It has been told everything before it says so. */
+  /**
+   * It has been told everything before it says so.
+   *
+   * @throws FleetError `request_malformed` of what it cannot have: it would confirm what is still to come
+   */
   applied(seq: number): void {
+    if (seq < 0 || seq > this.#toldSeq) throw new FleetError('request_malformed', `event ${seq} was not told`)
     this.appliedSeq = seq
     this.forks = this.#forks
   }
@@ -206,6 +213,7 @@ export class Follower {
       if (facts.length === 0) continue
       await this.#send({ kind: 'facts', facts: facts.map((fact) => ({ at, ...fact })) })
     }
+    this.#toldSeq = feed.seq
     await this.#send({ kind: 'snapshot', cursor: feed })
     this.#cursor = feed
     this.#state = undefined
@@ -213,11 +221,17 @@ export class Follower {
 
   async #sendNew(): Promise<void> {
     if (this.#state !== undefined) await this.#sendState(this.#state)
+    if (this.socket.destroyed) return
     for (;;) {
       const events = await this.#registry.feedAfter(this.#cursor.seq, batch)
       // Forgotten before this broker had it: it comes again, and is given all that counts.
       if (events.length > 0 && events[0]!.seq !== this.#cursor.seq + 1) throw new Error('the feed does not go on here')
-      for (const event of events) await this.#send({ kind: 'event', ...event })
+      for (const event of events) {
+        // Nobody is there to be told the rest of a long feed.
+        if (this.socket.destroyed) return
+        this.#toldSeq = event.seq
+        await this.#send({ kind: 'event', ...event })
+      }
       const last: FeedEvent | undefined = events.at(-1)
       if (last) this.#cursor = { seq: last.seq, hash: last.hash }
       if (events.length < batch) break

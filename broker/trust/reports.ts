@@ -11,7 +11,7 @@ type ReportsOptions = {
   newId: () => string
   clock: () => Date
   log: Log
-  /** More that wait are not kept: enroll is away, or cannot write. */
+  /** More that wait are not kept: enroll is away, or cannot write. Of verdicts, four fifths of it. */
   maxWaiting?: number
   /** One that is not noted by then was not written there, and goes out again. */
   repeatMs?: number
@@ -60,19 +60,26 @@ export class Reports implements AsyncDisposable {
     return this.#waiting.size
   }
 
-  /** It is on its way to the disk and, where enroll is there, to enroll when this returns. */
-  raise(report: BrokerReport): void {
+  /**
+   * It is on its way to the disk and, where enroll is there, to enroll when this returns.
+   *
+   * @returns false where too much waits, and it was dropped
+   */
+  raise(report: BrokerReport): boolean {
     const { newId, clock, log } = this.#options
-    if (this.#waiting.size >= this.#maxWaiting) {
+    // A fleet that is refused for nobody knowing who is revoked must not take the room of what a theft has ended.
+    const room = report.type === 'verdict' ? this.#maxWaiting * 0.8 : this.#maxWaiting
+    if (this.#waiting.size >= room) {
       const told = this.#dropped.take(report.type, clock().getTime())
       if (told) log.error({ event: 'report.dropped', type: report.type, ...told }, 'too much waits to be reported')
-      return
+      return false
     }
     const id = newId()
     const key = `${prefix}${String(this.#next++).padStart(16, '0')}`
     this.#waiting.set(id, { key, report, sentAt: undefined })
     this.#flush()
     this.#write({ type: 'put', key, value: Buffer.from(JSON.stringify({ id, report })) })
+    return true
   }
 
   /** Enroll is there and takes reports: what waits goes out, in order, from here on. */

@@ -168,7 +168,7 @@ test('what no broker says is refused, and what one says without end', async () =
     Array(501).fill({ key, from: 'x' }),
   ])
     refused('request_malformed', wrong)
-  for (const wrong of [{ key: 'x' }, { session: { ...home, deviceId: 7 } }, { broker: 7 }])
+  for (const wrong of [{ key: 'x' }, { session: { ...home, deviceId: 'no/device' } }, { broker: 7 }])
     await assert.rejects(
       world.meetings.beside('one', { kind: 'beside', key, broker: 'two', session: home, ...(wrong as object) }),
       {

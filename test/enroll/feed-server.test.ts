@@ -427,6 +427,18 @@ suite('the trust feed', () => {
     }
   })
 
+  test('a broker that says it has what was not told yet is cut off: it would confirm what is still to come', async () => {
+    await using feed = await followFeed(fleet, startCursor)
+    const live = await feed.see(({ kind }) => kind === 'live')
+    const seq = live?.kind === 'live' ? live.seq : 0
+    feed.send({ kind: 'applied', seq })
+    feed.send({ kind: 'applied', seq: seq + 1_000_000 })
+    await feed.see(() => false)
+    assert.ok(feed.socket.destroyed)
+    const { brokers } = (await fleet.admin('GET', '/status')).body
+    assert.equal(brokers[0].appliedSeq, seq)
+  })
+
   test('a report that is longer than any can be is not looked at, and does not come again', async () => {
     await using feed = await followFeed(fleet, startCursor)
     await feed.see(({ kind }) => kind === 'live')

@@ -95,3 +95,12 @@ test('more than may wait is dropped, and the log says so once', async () => {
   note(0)
   note(1)
 })
+
+test('verdicts leave room for what else there is to be told, and who raises hears what is dropped', async () => {
+  await using reports = await open({ maxWaiting: 10 })
+  const verdict = { ...report('v'), type: 'verdict' } as unknown as BrokerReport
+  const raised = (one: BrokerReport) => Array.from({ length: 10 }, () => reports.raise(one)).filter((kept) => kept)
+  assert.deepEqual([raised(verdict).length, raised(report('a')).length], [8, 2])
+  const { sent, note } = enroll(reports)
+  for (let at = 0; at < sent.length; at++) note(at)
+})
