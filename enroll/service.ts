@@ -183,7 +183,7 @@ export async function createEnrollService(input: {
       registry,
       pastAll: async () => {
         const brokers = await feed.brokers()
-        const inLists = status?.lists.published.feedSeq ?? Number.POSITIVE_INFINITY
+        const inLists = status?.lists.needsFeedAfter ?? Number.POSITIVE_INFINITY
         return Math.min(inLists, ...brokers.map(({ appliedSeq }) => appliedSeq))
       },
       keepMs: config.enroll.feedKeepMs,

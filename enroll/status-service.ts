@@ -50,7 +50,10 @@ export async function openStatus(input: {
   const { url, shards, everyMs, overlapMs, ocspValidityMs } = settings
   await using opened = new AsyncDisposableStack()
   const points = new DistributionPoints(issuing.certificate, { url, shards, hasResponder: true })
-  const lists = opened.use(new CrlPublisher({ registry, issuer: issuing, points, everyMs, overlapMs, clock, log }))
+  const keptIn = join(dataDir, 'enroll', 'lists', points.name)
+  const lists = opened.use(
+    new CrlPublisher({ registry, issuer: issuing, points, everyMs, overlapMs, keptIn, clock, log }),
+  )
   let rootList: SignedList | undefined
   const keepRoot = async (): Promise<void> => {
     const now = clock()

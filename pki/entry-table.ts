@@ -23,6 +23,32 @@ export class EntryTable {
     return this.#bytes.subarray(0, this.#used)
   }
 
+  /** With each entry the next four octets of it, in the order that this machine has numbers in; a view, too. */
+  get expiries(): Buffer {
+    return Buffer.from(this.#expiries.buffer, 0, this.#count * 4)
+  }
+
+  /**
+   * A table as another one was.
+   *
+   * @param sizes octets of its `bytes`, and its `count`
+   * @param fill  is given the place of its `bytes`, then that of its `expiries`
+   */
+  static async read(
+    sizes: { bytes: number; count: number },
+    fill: (into: Buffer) => Promise<void>,
+  ): Promise<EntryTable> {
+    const table = new EntryTable()
+    // With room to begin with: the first that comes does not move all that is there.
+    table.#bytes = Buffer.alloc(sizes.bytes + table.#bytes.length)
+    table.#expiries = new Uint32Array(sizes.count + table.#expiries.length)
+    table.#used = sizes.bytes
+    table.#count = sizes.count
+    await fill(table.bytes)
+    await fill(table.expiries)
+    return table
+  }
+
   /** For an entry whose serial is known not to be here. */
   append(entry: TableEntry): void {
     this.#push(encodeEntry(entry), Math.min(Math.ceil(entry.notAfter.getTime() / 1000), 0xffff_ffff))

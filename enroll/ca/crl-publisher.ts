@@ -13,6 +13,7 @@ import type { Stored } from '../registry/engine.ts'
 import { type Page, type Registry, readAll } from '../registry/registry.ts'
 import { findListRecord, type RevocationListRecord, writeListRecord } from '../registry/revocation-lists.ts'
 import type { DistributionPoints } from './distribution-points.ts'
+import { type KeptTables, readKeptTables, writeKeptTables } from './kept-tables.ts'
 import { type PublishedList, RevocationLists, type ServedList } from './revocation-lists.ts'
 
 type Options = {
@@ -23,6 +24,8 @@ type Options = {
   everyMs: number
   /** how long a list goes on holding when the next one does not come */
   overlapMs: number
+  /** Where a start finds what the lists said when they were last signed on schedule; without it, it reads the whole registry. */
+  keptIn?: string
   clock: () => Date
   log: Log
   /** The feed's wake is a hint, and the schedule has none. */
@@ -38,7 +41,8 @@ const maxDeltaEntries = 20_000
 
 /**
  * Keeps a CA's revocation lists as the registry has it: follows the trust feed, whose events are in the batch of the fact,
- * and signs anew at once and on schedule. The lists are in memory; a start makes them from the registry.
+ * and signs anew at once and on schedule. The lists are in memory. What they said is kept on disk with each schedule, and a start
+ * goes on from there; where that cannot be, it makes them from the registry.
  */
 export class CrlPublisher implements AsyncDisposable {
   readonly #options: Options
@@ -52,6 +56,9 @@ export class CrlPublisher implements AsyncDisposable {
   #dueAt = Number.NEGATIVE_INFINITY
   #scheduledAt: string | undefined
   #published = { number: 0, feedSeq: 0 }
+  /** The place in the feed from which a start can go on. */
+  #keptTo: number | undefined
+  #keeping: Promise<void> | undefined
   #retry: NodeJS.Timeout | undefined
   #running: Promise<void> | undefined
   #again = false
@@ -105,6 +112,11 @@ export class CrlPublisher implements AsyncDisposable {
     return this.#published
   }
 
+  /** The place in the feed that whoever shortens it must not pass: a start goes on from there. */
+  get needsFeedAfter(): number {
+    return Math.min(this.#published.feedSeq, this.#keptTo ?? Number.POSITIVE_INFINITY)
+  }
+
   /**
    * Whether listeners have heard of everything that was committed, as far as is known: not while lists are loaded, nor
    * before a failure is tried again.
@@ -155,6 +167,7 @@ export class CrlPublisher implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended.abort()
     await this.#running
+    await this.#keeping
   }
 
   /** A call during a run makes the run look once more. */
@@ -177,7 +190,7 @@ export class CrlPublisher implements AsyncDisposable {
   }
 
   async #run(): Promise<void> {
-    let lists = this.#lists ?? (await this.#load())
+    let lists = this.#lists ?? (await this.#restore()) ?? (await this.#load())
     this.#lists = lists
     while (this.#again && !this.#ended.signal.aborted) {
       this.#again = false
@@ -194,12 +207,43 @@ export class CrlPublisher implements AsyncDisposable {
     }
   }
 
+  /** @param stored what is known of lists that certificates may name */
+  #newLists(stored: Stored<RevocationListRecord> | undefined): RevocationLists {
+    const { issuer, points, everyMs, overlapMs } = this.#options
+    const shards = Math.max(points.shards, stored?.doc.shards ?? 0)
+    return new RevocationLists({ issuer, points, shards, validityMs: everyMs + overlapMs })
+  }
+
+  /** @returns undefined where nothing is kept that this registry can go on from */
+  async #restore(): Promise<RevocationLists | undefined> {
+    const { registry, points, keptIn, log } = this.#options
+    if (keptIn === undefined) return undefined
+    let kept: KeptTables | undefined
+    try {
+      kept = await readKeptTables(keptIn)
+    } catch (err) {
+      log.warn(
+        { event: 'revocationLists.notKept', err },
+        'what was kept of revocation lists is damaged; making them anew',
+      )
+    }
+    // One that was restored from a backup has another event at this place, or none; and the feed may begin after it.
+    if (kept?.authority !== points.name || (await registry.feedHashAt(kept.cursor.seq)) !== kept.cursor.hash)
+      return undefined
+    const stored = await findListRecord(registry, points.name)
+    if (stored === undefined) return undefined
+    const lists = this.#newLists(stored)
+    lists.restore(kept)
+    for (const [device, serials] of kept.held) this.#held.set(device, new Set(serials))
+    this.#cursor = this.#keptTo = kept.cursor.seq
+    return lists
+  }
+
   async #load(): Promise<RevocationLists> {
-    const { registry, issuer, points, everyMs, overlapMs, clock } = this.#options
+    const { registry, points, clock } = this.#options
     const stored = await findListRecord(registry, points.name)
     if (stored === undefined) await indexRevoked(registry, clock())
-    const shards = Math.max(points.shards, stored?.doc.shards ?? 0)
-    const lists = new RevocationLists({ issuer, points, shards, validityMs: everyMs + overlapMs })
+    const lists = this.#newLists(stored)
     // What changes while they are read comes again with the feed.
     const { feed } = await registry.head()
     // RFC 5280 3.3: who had expired by then has been on a list that was made on schedule since.
@@ -293,6 +337,7 @@ export class CrlPublisher implements AsyncDisposable {
       if (isScheduled) {
         this.#dueAt = at.getTime() + everyMs
         this.#scheduledAt = at.toISOString()
+        this.#keep(lists, number)
       }
       this.#published = { number, feedSeq }
     } else this.#published = { ...this.#published, feedSeq }
@@ -301,6 +346,29 @@ export class CrlPublisher implements AsyncDisposable {
       this.#waiters.delete(waiter)
       waiter.resolve(this.#published.number)
     }
+  }
+
+  /** Beside everything else: nothing waits for it, and where it fails a start takes longer. */
+  #keep(lists: RevocationLists, number: number): void {
+    const { registry, points, keptIn, log } = this.#options
+    const seq = this.#cursor
+    // The beginning is the same of every feed, and says nothing of whose it is.
+    if (keptIn === undefined || this.#keeping !== undefined || seq === 0) return
+    const { tables, leavesOut } = lists
+    const held = new Map([...this.#held].map(([device, serials]) => [device, new Set(serials)]))
+    const keep = async (): Promise<void> => {
+      const hash = await registry.feedHashAt(seq)
+      if (hash === undefined) return
+      await writeKeptTables(keptIn, { authority: points.name, number, cursor: { seq, hash }, leavesOut, tables, held })
+      this.#keptTo = seq
+    }
+    this.#keeping = keep()
+      .catch((err: unknown) =>
+        log.warn({ event: 'revocationLists.notKept', err }, 'revocation lists are not kept; a start makes them anew'),
+      )
+      .finally(() => {
+        this.#keeping = undefined
+      })
   }
 
   /** On disk before it is signed: RFC 5280 5.2.3 has numbers grow, whatever is lost. */

@@ -3,6 +3,7 @@ import type { ListScope } from '../../contract/crl-api.ts'
 import { encodeEntry, type ListIssuer, type SignedList, signList } from '../../pki/crl.ts'
 import { EntryTable, type TableEntry } from '../../pki/entry-table.ts'
 import type { DistributionPoints } from './distribution-points.ts'
+import type { KeptTables } from './kept-tables.ts'
 
 /** Up to this size the list of all is signed with every change; a larger one on schedule, its delta with every change. */
 const atOnceBytes = 4 * 1_048_576
@@ -16,7 +17,7 @@ export type ServedList = PublishedList & { authority: string; file: string; scop
 /** The certificates that name one list, or (`name` undefined) that name none. */
 class Partition {
   readonly name: string | undefined
-  readonly table = new EntryTable()
+  table = new EntryTable()
   /** Since the base of the deltas: what came and went, and with which number. */
   readonly changes = new Map<string, { number: number; entry: Buffer }>()
   pending = new Map<string, TableEntry | undefined>()
@@ -97,6 +98,19 @@ export class RevocationLists {
   /** Before the first `publish`; each serial once. */
   load(entry: TableEntry, shard: number | undefined): void {
     this.#partition(shard).table.append(entry)
+  }
+
+  /** Before the first `publish`, in place of `load`: everything as it was when lists of this number were signed on schedule. */
+  restore({ number, tables, leavesOut }: Pick<KeptTables, 'number' | 'tables' | 'leavesOut'>): void {
+    this.#partition(tables.length - 2)
+    for (const [at, table] of tables.entries()) this.#all[at]!.table = table
+    this.#scheduled = number
+    this.leavesOut = leavesOut
+  }
+
+  /** Of certificates that name no list, then of each list; as of the last `publish`. */
+  get tables(): EntryTable[] {
+    return this.#all.map(({ table }) => table)
   }
 
   /** From the next `publish` on. @param entry undefined: it is on no list any more */

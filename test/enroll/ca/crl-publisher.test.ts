@@ -1,5 +1,8 @@
 import 'reflect-metadata'
 import assert from 'node:assert/strict'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { X509Crl, X509CrlReason } from '@peculiar/x509'
@@ -64,13 +67,15 @@ const deviceIs = (status: DeviceStatus): FeedFact => ({
   data: { id: 'cam-1', profile: 'camera', groups: [], status },
 })
 
-function publisher(registry: Registry, options: { shards?: number; clock?: () => Date; signer?: Signer } = {}) {
+type Options = { shards?: number; clock?: () => Date; signer?: Signer; keptIn?: string }
+function publisher(registry: Registry, options: Options = {}) {
   const lists = new CrlPublisher({
     registry,
     issuer: { certificate: issuingIssuer.certificate, signer: options.signer ?? issuingIssuer.signer },
     points: points(options.shards ?? 2),
     everyMs,
     overlapMs,
+    ...(options.keptIn === undefined ? {} : { keptIn: options.keptIn }),
     clock: options.clock ?? (() => now),
     log: createLog('enroll', 'silent'),
     pollMs: 5,
@@ -375,6 +380,120 @@ for (const when of ['at any time', 'in the midst of publishing'])
       assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise })
       assert.ok(told.includes('02'))
     }))
+
+async function withKept(body: (registry: Registry, keptIn: string) => Promise<void>): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetgate-lists-'))
+  try {
+    await withRegistry((registry) => body(registry, join(folder, 'lists', 'ca')))
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
+/** Counts reads of all that is revoked. */
+function countLoads(registry: Registry): () => number {
+  const list = registry.list.bind(registry)
+  let loads = 0
+  registry.list = (kind, range, ...rest) => {
+    if ('index' in range && range.index === 'certificate.status' && range.value === 'revoked') loads++
+    return list(kind, range, ...rest)
+  }
+  return () => loads
+}
+
+test('a start goes on from what the last schedule has left, with what has changed since, and with its deltas', () =>
+  withKept(async (registry, keptIn) => {
+    const clock = movableClock(now)
+    const { name } = points(1)
+    const held = record('02', ended('certificateHold'))
+    const other = { deviceId: 'cam-2', distributionPoint: `${name}/1` }
+    const gone = record('01', { ...ended('keyCompromise'), deviceId: 'cam-3' })
+    const unnamed = record('04', { ...ended('superseded'), deviceId: 'cam-4', distributionPoint: undefined as never })
+    await put(registry, [gone, held, record('03', other), unnamed], [revoked('01')])
+    const loads = countLoads(registry)
+    let scheduled: number
+    {
+      await using lists = publisher(registry, { clock: clock.now, keptIn })
+      scheduled = await lists.carries(0)
+    }
+    assert.equal(loads(), 1)
+    // While nobody looks: one is released, one revoked.
+    await put(registry, [record('02')], [deviceIs('active')])
+    const feedSeq = await put(registry, [record('03', { ...other, ...ended('superseded') })], [revoked('03')])
+    clock.advance(1_000)
+    {
+      await using lists = publisher(registry, { clock: clock.now, keptIn })
+      assert.ok((await lists.carries(feedSeq)) > scheduled)
+      const all = { '01': keyCompromise, '03': superseded, '04': superseded }
+      assert.deepEqual(entries(lists.find('all.crl')), all)
+      assert.deepEqual(entries(lists.find('0.crl')), { '01': keyCompromise })
+      assert.deepEqual(entries(lists.find('1.crl')), { '03': superseded })
+      // Whoever has the list of that schedule needs no whole one.
+      const delta = lists.find('all-delta.crl')!
+      assert.deepEqual([delta.base, entries(delta)], [scheduled, { '02': removeFromCRL, '03': superseded }])
+    }
+    // A third start finds what the second has left.
+    await using lists = publisher(registry, { clock: clock.now, keptIn, shards: 3 })
+    await lists.carries(feedSeq)
+    assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise, '03': superseded, '04': superseded })
+    assert.deepEqual(entries(lists.find('2.crl')), {})
+    assert.equal(loads(), 1)
+    assert.equal(lists.needsFeedAfter, feedSeq)
+  }))
+
+test('the feed is needed from where the lists were kept, while they go on without being kept', () =>
+  withKept(async (registry, keptIn) => {
+    const kept = await put(registry, [record('01', ended('keyCompromise'))], [revoked('01')])
+    await using lists = publisher(registry, { keptIn })
+    assert.equal(lists.needsFeedAfter, 0)
+    await lists.carries(kept)
+    await until(() => existsSync(keptIn))
+    await lists.carries(await put(registry, [record('02', ended('keyCompromise'))], [revoked('02')]))
+    await until(() => lists.needsFeedAfter > 0)
+    assert.equal(lists.needsFeedAfter, kept)
+  }))
+
+test('what was kept and is damaged, or is of another registry, is passed over: a start reads who is revoked', () =>
+  withKept(async (registry, keptIn) => {
+    await put(registry, [record('01', ended('keyCompromise'))], [revoked('01')])
+    const loads = countLoads(registry)
+    const found = async (from: Registry): Promise<string[]> => {
+      await using lists = publisher(from, { keptIn })
+      await lists.carries(0)
+      return Object.keys(entries(lists.find('all.crl')))
+    }
+    assert.deepEqual([await found(registry), await found(registry), loads()], [['01'], ['01'], 1])
+    const whole = readFileSync(keptIn)
+    const entry = whole.indexOf(Buffer.from('0201', 'hex'))
+    const changed = Buffer.from(whole)
+    changed[entry + 2] = 7
+    const longer = Buffer.from(whole)
+    longer.writeUInt32BE(0x7fff_ffff)
+    for (const [at, damaged] of [changed, longer, whole.subarray(0, -40), Buffer.from('\0\0\0\x02{}')].entries()) {
+      writeFileSync(keptIn, damaged)
+      assert.deepEqual([await found(registry), loads()], [['01'], at + 2])
+    }
+    writeFileSync(keptIn, whole)
+    await withRegistry(async (another) => {
+      await put(another, [record('09', ended('keyCompromise'))], [revoked('09')])
+      assert.deepEqual(await found(another), ['09'])
+    })
+    // One that has no events has nothing to tell it from others.
+    rmSync(keptIn)
+    await withRegistry(async (another) => {
+      await put(another, [record('09', ended('keyCompromise'))])
+      assert.deepEqual([await found(another), existsSync(keptIn)], [['09'], false])
+    })
+  }))
+
+test('lists that cannot be kept are published all the same', () =>
+  withKept(async (registry, keptIn) => {
+    writeFileSync(dirname(keptIn), 'a file where the folder belongs')
+    await put(registry, [record('01', ended('keyCompromise'))], [revoked('01')])
+    await using lists = publisher(registry, { keptIn })
+    await lists.carries(0)
+    assert.deepEqual(entries(lists.find('all.crl')), { '01': keyCompromise })
+  }))
 
 test('what was revoked before there was an index of it is found', () =>
   withRegistry(async (registry) => {
