@@ -3,7 +3,7 @@
  * connected over mutual TLS: some are revoked one after the other while nothing else happens, then more while each device
  * publishes once a second and an application hears all of them. Two figures are known that are not less than the one wanted:
  * from the commit to enroll knowing the socket to be closed, and from the request being sent to the device seeing that. Of each
- * revocation the smaller one is judged. Beside it, in the same run and in turns: a durable write that no broker has to confirm.
+ * revocation the smaller one is judged. Where the time goes is told by the receipts, in whole milliseconds. Beside it, in the same run and in turns: a durable write that no broker has to confirm.
  *
  *   npm run bench -- revocation-lag [devices] [revoked at idle] [revoked under load]
  */
@@ -42,14 +42,22 @@ listener.on('message', (topic) => {
 })
 await listener.subscribe('devices/+/telemetry/#')
 
-type Samples = { closed: number[]; seen: number[]; took: number[]; receipt: number[]; write: number[] }
+type Samples = {
+  closed: number[]
+  seen: number[]
+  committed: number[]
+  told: number[]
+  took: number[]
+  receipt: number[]
+  write: number[]
+}
 /** After the latest time that the commit can have been at, and the bound. */
 const late: string[] = []
 const ended: { id: string; committedBy: number }[] = []
 let spare = 0
 
 async function revoke(count: number): Promise<Samples> {
-  const samples: Samples = { closed: [], seen: [], took: [], receipt: [], write: [] }
+  const samples: Samples = { closed: [], seen: [], committed: [], told: [], took: [], receipt: [], write: [] }
   const time = async (into: number[], work: () => Promise<unknown>): Promise<void> => {
     const started = performance.now()
     await work()
@@ -60,10 +68,13 @@ async function revoke(count: number): Promise<Samples> {
     const closed = once(device, 'closed')
     const revoked = live.admin.revokeDevice(device.id, 'keyCompromise', 10_000)
     await Promise.all([time(samples.seen, () => closed), time(samples.receipt, () => revoked)])
-    const { inForce, brokers, sessions } = await revoked
+    const { inForce, committedMs, brokers, sessions } = await revoked
     if (!inForce || sessions.length !== 1) throw new Error(`${device.id}: ${inForce}, ${sessions.length} sessions`)
-    samples.closed.push(Math.min(sessions[0]!.closedMs, samples.seen.at(-1)!))
-    samples.took.push(sessions[0]!.tookMs)
+    const { closedMs, tookMs } = sessions[0]!
+    samples.closed.push(Math.min(closedMs, samples.seen.at(-1)!))
+    samples.committed.push(committedMs!)
+    samples.took.push(tookMs)
+    samples.told.push(Math.max(0, closedMs - committedMs! - tookMs))
     ended.push({ id: device.id, committedBy: performance.now() - brokers[0]!.confirmedMs! })
     device.drop()
   }
@@ -73,7 +84,9 @@ async function revoke(count: number): Promise<Samples> {
 function tell(what: string, samples: Samples, wanted: number): boolean {
   console.log(heading)
   console.log(row(`${what}: commit -> socket closed`, samples.closed))
+  console.log(row('of that, until it is on disk', samples.committed))
   console.log(row('of that, broker has heard -> socket closed', samples.took))
+  console.log(row('of that, to the broker and back', samples.told))
   console.log(row('revoke sent -> socket closed at the device', samples.seen))
   console.log(row('revoke sent -> receipt back', samples.receipt))
   console.log(row('a durable write, no broker waited for', samples.write))

@@ -312,6 +312,10 @@ export const inForce = {
     .number()
     .optional()
     .describe('Of the revocation lists that carry it; missing where there are none, or not yet'),
+  committedMs: z
+    .number()
+    .optional()
+    .describe('From the time of the change to its being on disk; missing where an earlier call has made it'),
   brokers: z.array(brokerConfirmation),
   sessions: z.array(endedSession).default([]).describe('Connections that were ended, as far as brokers have told'),
 }

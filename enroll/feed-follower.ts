@@ -226,12 +226,8 @@ export class Follower {
       const events = await this.#registry.feedAfter(this.#cursor.seq, batch)
       // Forgotten before this broker had it: it comes again, and is given all that counts.
       if (events.length > 0 && events[0]!.seq !== this.#cursor.seq + 1) throw new Error('the feed does not go on here')
-      for (const event of events) {
-        // Nobody is there to be told the rest of a long feed.
-        if (this.socket.destroyed) return
-        this.#toldSeq = event.seq
-        await this.#send({ kind: 'event', ...event })
-      }
+      this.#toldSeq = events.at(-1)?.seq ?? this.#toldSeq
+      await this.#write(events.map((event) => encodeLine({ kind: 'event', ...event })).join(''))
       const last: FeedEvent | undefined = events.at(-1)
       if (last) this.#cursor = { seq: last.seq, hash: last.hash }
       if (events.length < batch) break
@@ -241,8 +237,12 @@ export class Follower {
     await this.#send({ kind: 'live', seq: this.#cursor.seq, notes: true, relays: this.#relays })
   }
 
-  async #send(message: FromEnroll): Promise<void> {
-    if (this.socket.destroyed || this.socket.write(encodeLine(message))) return
+  #send(message: FromEnroll): Promise<void> {
+    return this.#write(encodeLine(message))
+  }
+
+  async #write(lines: string): Promise<void> {
+    if (lines === '' || this.socket.destroyed || this.socket.write(lines)) return
     await new Promise<void>((resolve) => {
       const go = (): void => {
         this.socket.off('drain', go).off('close', go)

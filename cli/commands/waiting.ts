@@ -12,7 +12,10 @@ const maxWaitMs = 60_000
 
 export type Waiting = Common & { wait: boolean; timeout: number }
 /** What a change answers once it is on disk, and what the brokers say of it. */
-export type Receipt = Pick<RevocationReceipt, 'inForce' | 'ticketsVoid' | 'crlNumber' | 'brokers' | 'sessions'>
+export type Receipt = Pick<
+  RevocationReceipt,
+  'inForce' | 'ticketsVoid' | 'crlNumber' | 'committedMs' | 'brokers' | 'sessions'
+>
 
 export const reasonOption = (): Option =>
   new Option('--reason <reason>', 'RFC 5280 reason (required)').choices(revocationReasons).makeOptionMandatory()
@@ -54,7 +57,8 @@ export function requireInForce(
 }
 
 /** How far it is in force, and each session that it ended. */
-export const brokersOf = ({ brokers, sessions, ticketsVoid, crlNumber }: Receipt): [string, string][] => [
+export const brokersOf = ({ brokers, sessions, ticketsVoid, crlNumber, committedMs }: Receipt): [string, string][] => [
+  ...(committedMs === undefined ? [] : ([['on disk', `after ${milliseconds(committedMs)}`]] as [string, string][])),
   ['in force', inForceOn(brokers)],
   ...brokers.map((broker): [string, string] => [broker.broker, standingAt(broker)]),
   ...(ticketsVoid ? ([['TLS tickets', 'void']] as [string, string][]) : []),

@@ -13,16 +13,18 @@ type Change = {
 }
 
 /**
- * A change with what the brokers say of it, after at most `waitMs`, and the connections that were ended since it was made, by
+ * A change that is on disk by now, with what the brokers say of it, after at most `waitMs`, and the connections that were ended since it was made, by
  * this call or an earlier one.
  */
 export async function confirmed<T extends Change>(
-  { registry, feed, lists }: AdminContext,
+  { registry, feed, lists, clock }: AdminContext,
   change: T,
   { waitMs, asked }: { waitMs: number; asked: Asked },
 ) {
   const { deviceId, feedSeq, revokedAt, heldAt, serial, certificates } = change
   const since = revokedAt ?? heldAt
+  const isOfThisCall = since === asked.now.toISOString()
+  const committed = isOfThisCall ? { committedMs: clock().getTime() - asked.now.getTime() } : {}
   const [brokers, crlNumber] = await Promise.all([
     feed.confirmations(feedSeq, waitMs),
     since === undefined ? undefined : lists?.carriedAt(feedSeq, AbortSignal.timeout(waitMs)),
@@ -38,5 +40,13 @@ export async function confirmed<T extends Change>(
       { subject: `device:${deviceId}`, certificates, feedSeq, brokers, sessions, ...carried },
       asked,
     )
-  return { ...change, inForce, ticketsVoid: inForce && since !== undefined, ...carried, brokers, sessions }
+  return {
+    ...change,
+    inForce,
+    ticketsVoid: inForce && since !== undefined,
+    ...carried,
+    ...committed,
+    brokers,
+    sessions,
+  }
 }

@@ -135,8 +135,8 @@ class LevelEngine implements RegistryEngine {
     return { ids, cursors, ...records, ...(entries.length > limit && last !== undefined ? { next: last } : {}) }
   }
 
-  feedAfter(seq: number, limit: number): Promise<FeedEvent[]> {
-    return this.#entriesAfter('f', seq, limit)
+  async feedAfter(seq: number, limit: number): Promise<FeedEvent[]> {
+    return (await this.#read(async () => this.#lastEvents(seq, limit))) ?? this.#entriesAfter('f', seq, limit)
   }
 
   feedHashAt(seq: number): Promise<string | undefined> {
@@ -328,6 +328,23 @@ class LevelEngine implements RegistryEngine {
     if (seq < first) return undefined
     const text: string | undefined = await this.#read(() => this.#level.get(entryKey(log, seq)))
     return text?.slice(0, genesis.length)
+  }
+
+  /**
+   * The last events, where they are few: read here, as a revocation may be among them.
+   *
+   * @returns undefined where there may be more
+   */
+  #lastEvents(seq: number, limit: number): FeedEvent[] | undefined {
+    const events: FeedEvent[] = []
+    while (events.length < Math.min(limit, readHereAtMost)) {
+      const next = seq + events.length + 1
+      const text: string | undefined = this.#level.getSync(entryKey('f', next))
+      // What is kept has no gaps, and need not begin here.
+      if (text === undefined) return events.length === 0 ? undefined : events
+      events.push(decodeEntry(next, text))
+    }
+    return events.length === limit ? events : undefined
   }
 
   async #entriesAfter(

@@ -141,6 +141,21 @@ export function registrySuite(engine: string, createPlace: () => Promise<Place>)
     },
   )
 
+  check('the feed is read on from any place, to its end or to the limit, be it little or much', async (place) => {
+    await using registry = await open(place)
+    const all: number[] = []
+    for (let n = 1; n <= 20; n++) {
+      await registry.commit(creation(device(`cam-${n}`)))
+      all.push(n)
+    }
+    for (const limit of [1, 3, 8, 9, 50]) {
+      for (const seq of [0, 5, 11, 12, 18, 19, 20, 21]) {
+        const seqs = (await registry.feedAfter(seq, limit)).map((event) => event.seq)
+        assert.deepEqual(seqs, all.slice(seq, seq + limit), `${limit} after ${seq}`)
+      }
+    }
+  })
+
   check(
     'of 60 concurrent commits that expect the same revision one wins, and the losers leave nothing',
     async (place) => {

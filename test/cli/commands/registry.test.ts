@@ -22,6 +22,7 @@ const receipt = {
   brokers: [{ broker: 'broker-1', connected: true, confirmed: true, confirmedMs: 4.25 }],
   ticketsVoid: true,
   crlNumber: 7,
+  committedMs: 3,
   sessions: [
     {
       broker: 'broker-1',
@@ -190,7 +191,7 @@ const cases: {
     answer: receipt,
     asked: { method: 'POST', path: '/v1/devices/cam-1/revoke', body: { reason: 'keyCompromise', waitMs: 10_000 } },
     shown:
-      /in force +on 1 of 1, 4\.3 ms\nbroker-1 +in force after 4\.3 ms\nTLS tickets +void\nCRL number +7\ncam-1 +session from 192\.0\.2\.9 closed after 4\.0 ms on broker-1 mqtts; last packet: publish devices\/cam-1\/x at 2026/,
+      /on disk +after 3\.0 ms\nin force +on 1 of 1, 4\.3 ms\nbroker-1 +in force after 4\.3 ms\nTLS tickets +void\nCRL number +7\ncam-1 +session from 192\.0\.2\.9 closed after 4\.0 ms on broker-1 mqtts; last packet: publish devices\/cam-1\/x at 2026/,
   },
   {
     argv: ['session', 'ls', '--broker', 'broker-1', '--listener', 'mqtts'],

@@ -441,7 +441,9 @@ suite('revoking a device', () => {
     assert.deepEqual([first.broker, first.tookMs, first.lastPacket], ['broker-1', 1.25, cut.lastPacket])
     assert.ok(first.closedMs >= 0 && first.closedMs < 60_000)
     assert.deepEqual([body.inForce, body.ticketsVoid], [true, true])
-    assert.deepEqual((await revoke(0)).body.sessions, body.sessions)
+    assert.ok(body.committedMs >= 0 && body.committedMs <= first.closedMs)
+    const again = (await revoke(0)).body
+    assert.deepEqual([again.sessions, again.committedMs], [body.sessions, undefined])
     const ended = (ids: string, since: string) => fleet.admin('GET', `/sessions/ended?deviceId=${ids}&since=${since}`)
     const { closedMs } = body.sessions.toSorted((a: Ended, b: Ended) => b.closedMs - a.closedMs)[0]
     const counted = (await ended('cam-5,cam-7,ghost,cam-7', body.revokedAt)).body
