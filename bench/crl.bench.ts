@@ -271,6 +271,7 @@ async function measureOcsp(registry: Registry, serials: string[]): Promise<void>
     settings: { listen: '127.0.0.1:0', url: 'http://status.example', maxAgeMs: 0, maxConnections: 1_000 },
     authorities: new Map(),
     ocsp,
+    answered: () => {},
     readers: new ListReaders(),
     clock: () => now,
     log,

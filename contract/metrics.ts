@@ -47,6 +47,10 @@ export const brokerMetrics = {
   fleetgate_broker_certificate_not_after_seconds: gauge('End of the certificate of this broker, in seconds since 1970'),
 } satisfies Table
 
+/** What an OCSP request may be answered with. */
+export const ocspAnswers = ['kept', 'signed', 'malformedRequest', 'unauthorized', 'tryLater'] as const
+export type OcspAnswerKind = (typeof ocspAnswers)[number]
+
 export const enrollMetrics = {
   fleetgate_enroll_requests_total: counter(
     'EST requests; outcome is ok, pending, or the code of the refusal',
@@ -89,6 +93,10 @@ export const enrollMetrics = {
   ),
   fleetgate_enroll_crl_lag_seconds: gauge(
     'Age of the oldest event of the feed that revocation lists do not carry yet; 0 where they carry all',
+  ),
+  fleetgate_enroll_ocsp_answers_total: counter(
+    'OCSP answers: kept is one that was signed before, signed one that was signed for it; the others are the failures of RFC 6960 2.3',
+    'answer',
   ),
   fleetgate_enroll_ready: gauge('What /readyz says: 1 for a part that can do its work, certificate or store', 'part'),
   fleetgate_enroll_certificate_not_after_seconds: gauge('End of the certificate of enroll, in seconds since 1970'),

@@ -1,7 +1,7 @@
 import { type EstOperation, estOperations } from '../contract/configuration.ts'
 import { listScopes } from '../contract/crl-api.ts'
 import { decodeBody, deviceStatuses } from '../contract/feed.ts'
-import { type EnrollMetric, enrollMetrics } from '../contract/metrics.ts'
+import { type EnrollMetric, enrollMetrics, type OcspAnswerKind, ocspAnswers } from '../contract/metrics.ts'
 import { Metrics, Tally, type Tell } from '../runtime/metrics.ts'
 import type { Readiness } from '../runtime/probes.ts'
 import { type NoticeDays, noticeDays } from './ca/expiry.ts'
@@ -37,6 +37,7 @@ export class Meters {
   readonly #options: MetersOptions
   readonly #requests = new Tally()
   readonly #notices = new Map<NoticeDays, number>()
+  readonly #ocsp = new Map<OcspAnswerKind, number>()
   #attached: Attached | undefined
   #counted: { at: number; samples: Parameters<Tell<EnrollMetric>>[] } | undefined
 
@@ -59,6 +60,10 @@ export class Meters {
     this.#notices.set(days, (this.#notices.get(days) ?? 0) + 1)
   }
 
+  ocspAnswered(kind: OcspAnswerKind): void {
+    this.#ocsp.set(kind, (this.#ocsp.get(kind) ?? 0) + 1)
+  }
+
   took(path: string, ms: number): void {
     this.metrics.observe('fleetgate_enroll_request_duration_seconds', ms / 1_000, operationOf(path))
   }
@@ -70,6 +75,7 @@ export class Meters {
     // From nought on: the first step of a counter that was not there before is none.
     for (const days of noticeDays)
       tell('fleetgate_enroll_expiry_notices_total', this.#notices.get(days) ?? 0, String(days))
+    for (const kind of ocspAnswers) tell('fleetgate_enroll_ocsp_answers_total', this.#ocsp.get(kind) ?? 0, kind)
     const head = (await registry.head()).feed.seq
     for (const { id, connected, appliedSeq } of (await this.#attached?.feed.brokers()) ?? []) {
       tell('fleetgate_enroll_feed_broker_connected', Number(connected), id)

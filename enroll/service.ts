@@ -114,6 +114,7 @@ export async function createEnrollService(input: {
             registry,
             hierarchy,
             passphrase,
+            answered: (kind) => meters.ocspAnswered(kind),
             clock,
             log,
           }),

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { OcspAnswerKind } from '../contract/metrics.ts'
 import type { StatusSettings } from '../contract/service-settings.ts'
 import { parseCertificate, parsePem } from '../pki/certificate.ts'
 import type { SignedList } from '../pki/crl.ts'
@@ -42,10 +43,12 @@ export async function openStatus(input: {
   registry: Registry
   hierarchy: Hierarchy
   passphrase: string | undefined
+  /** Hears of each OCSP answer. */
+  answered: (kind: OcspAnswerKind) => void
   clock: () => Date
   log: Log
 }): Promise<StatusService> {
-  const { settings, dataDir, registry, hierarchy, passphrase, clock, log } = input
+  const { settings, dataDir, registry, hierarchy, passphrase, answered, clock, log } = input
   const { issuing, root } = hierarchy
   const { url, shards, everyMs, overlapMs, ocspValidityMs } = settings
   await using opened = new AsyncDisposableStack()
@@ -109,7 +112,7 @@ export async function openStatus(input: {
     ],
   ])
   const { address } = opened.use(
-    await createStatus({ settings, authorities, ocsp, readers: new ListReaders(), clock, log }),
+    await createStatus({ settings, authorities, ocsp, answered, readers: new ListReaders(), clock, log }),
   )
   const resources = opened.move()
   return {

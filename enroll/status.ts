@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { OcspAnswerKind } from '../contract/metrics.ts'
 import type { StatusSettings } from '../contract/service-settings.ts'
 import type { SignedList } from '../pki/crl.ts'
 import { lengthOf } from '../pki/der.ts'
@@ -25,6 +26,8 @@ type Options = {
   /** by the name that stands in paths */
   authorities: ReadonlyMap<string, Published>
   ocsp: OcspResponder
+  /** Hears of each OCSP answer. */
+  answered: (kind: OcspAnswerKind) => void
   readers: ListReaders
   clock: () => Date
   log: Log
@@ -121,7 +124,7 @@ const certificateOf = ({ certificate }: Published, { settings }: Options): Answe
 
 /** RFC 6960 appendix A: POST, or GET with base64 in the path. */
 async function answerOcsp(message: IncomingMessage, encoded: string, options: Options): Promise<Answer> {
-  const { ocsp, clock, log } = options
+  const { ocsp, answered, clock, log } = options
   const isGet = message.method === 'GET' || message.method === 'HEAD'
   if (!isGet && message.method !== 'POST') return notAllowed('GET, HEAD, POST')
   if (!isGet && message.headers['content-type'] !== 'application/ocsp-request') {
@@ -129,10 +132,15 @@ async function answerOcsp(message: IncomingMessage, encoded: string, options: Op
   }
   const request = isGet ? decodePath(encoded) : await readBody(message)
   if (request === undefined) return refusal(413, `body_too_large: more than ${maxOcspRequestBytes} bytes`)
-  const { der, kept: info } = await ocsp.answer(request, clock()).catch((err: unknown): OcspAnswer => {
+  const {
+    der,
+    kind,
+    kept: info,
+  } = await ocsp.answer(request, clock()).catch((err: unknown): OcspAnswer => {
     log.error({ event: 'ocsp.failed', err }, 'OCSP answer failed')
-    return { der: ocspFailure('tryLater') }
+    return { der: ocspFailure('tryLater'), kind: 'tryLater' }
   })
+  answered(kind)
   const type = 'application/ocsp-response'
   if (isGet && info !== undefined) return kept(message, options, [der], type, info)
   // Signed for this one alone: those of one turn leave together. A write may wake a peer on this machine, a cache say, and to

@@ -5,7 +5,7 @@ import { test } from 'node:test'
 import { z } from 'zod'
 import { estOperations } from '../contract/configuration.ts'
 import { denialStages, ownProblems } from '../contract/denials.ts'
-import { brokerMetrics, enrollMetrics } from '../contract/metrics.ts'
+import { brokerMetrics, enrollMetrics, ocspAnswers } from '../contract/metrics.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
 import { Metrics } from '../runtime/metrics.ts'
 import { parseYaml } from '../runtime/yaml.ts'
@@ -78,6 +78,7 @@ const valuesOf: Record<string, readonly string[]> = {
   cause: codes,
   outcome: ['ok', 'pending', ...codes],
   stage: denialStages,
+  answer: ocspAnswers,
   operation: [...estOperations, 'other'],
   part: ['feed', 'certificate', 'store'],
   state: ['handshaken', 'connecting', 'live', 'quarantined'],

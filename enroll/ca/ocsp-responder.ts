@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import type { OcspAnswerKind } from '../../contract/metrics.ts'
 import type { CertificateFacts } from '../../pki/certificate.ts'
 import {
   type CertificateId,
@@ -22,7 +23,11 @@ export type Responder = {
   signer: () => OcspSigner
 }
 /** `kept`: the same for everybody who asks, until then. */
-export type OcspAnswer = { der: Buffer; kept?: { thisUpdate: Date; nextUpdate: Date; etag: string } }
+export type OcspAnswer = {
+  der: Buffer
+  kind: OcspAnswerKind
+  kept?: { thisUpdate: Date; nextUpdate: Date; etag: string }
+}
 
 /** What is known of a certificate until its status changes, and the answers about it, by CertID as it was written. */
 type Known = { status: CertificateStatus; answers: Map<string, Required<OcspAnswer>> }
@@ -69,14 +74,14 @@ export class OcspResponder {
       request = parseOcspRequest(der)
     } catch (error) {
       if (!isFleetError(error, 'request_malformed')) throw error
-      return { der: ocspFailure('malformedRequest') }
+      return { der: ocspFailure('malformedRequest'), kind: 'malformedRequest' }
     }
     const { ids, nonce } = request
     const first = ids[0]!
     const responder = this.#byIssuer.get(first.issuer)
     // One signature is by one CA's responder.
     if (responder === undefined || ids.some(({ issuer }) => this.#byIssuer.get(issuer) !== responder)) {
-      return { der: ocspFailure('unauthorized') }
+      return { der: ocspFailure('unauthorized'), kind: 'unauthorized' }
     }
     const isForAll = ids.length === 1 && nonce === undefined
     const variant = isForAll ? first.der.toString('latin1') : ''
@@ -92,11 +97,11 @@ export class OcspResponder {
     const found = isForAll ? this.#known.get(first.serial) : undefined
     const known = found?.status === answers[0]!.status ? found : undefined
     const signed = await signOcspResponse({ by, answers, nonce, thisUpdate: now, nextUpdate })
-    if (known === undefined) return { der: signed }
+    if (known === undefined) return { der: signed, kind: 'signed' }
     const etag = createHash('sha256').update(signed).digest('hex')
-    const answer = { der: unpooled(signed), kept: { thisUpdate: now, nextUpdate, etag } }
+    const answer = { der: unpooled(signed), kind: 'kept' as const, kept: { thisUpdate: now, nextUpdate, etag } }
     known.answers.set(variant, answer)
-    return answer
+    return { ...answer, kind: 'signed' }
   }
 
   #knownOf(serial: string): CertificateStatus | undefined {

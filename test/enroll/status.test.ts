@@ -12,6 +12,7 @@ import { AuthorityInfoAccessExtension, X509Certificate, X509Crl, X509CrlReason }
 import { OctetString } from 'asn1js'
 import * as pkijs from 'pkijs'
 import { listScopes } from '../../contract/crl-api.ts'
+import { ocspAnswers } from '../../contract/metrics.ts'
 import type { OcspResponder } from '../../enroll/ca/ocsp-responder.ts'
 import { ListReaders } from '../../enroll/list-readers.ts'
 import { createStatus } from '../../enroll/status.ts'
@@ -199,6 +200,22 @@ suite('the status port', () => {
       assert.ok(age! >= 0 && age! < 3_600 && end! > ends, scope)
     }
     assert.match(text, /^fleetgate_enroll_crl_lag_seconds 0$/m)
+  })
+
+  test('OCSP answers are counted by kind, those that there were none of too', async () => {
+    const counted = async (): Promise<number[]> => {
+      const text = await (await fetch(`${fleet.probes}/metrics`)).text()
+      return ocspAnswers.map((kind) =>
+        Number(new RegExp(`^fleetgate_enroll_ocsp_answers_total\\{answer="${kind}"\\} (\\d+)$`, 'm').exec(text)?.[1]),
+      )
+    }
+    const before = await counted()
+    await fetch(`${base}/ocsp/MAA=`)
+    assert.deepEqual(
+      (await counted()).map((count, at) => count - before[at]!),
+      ocspAnswers.map((kind) => Number(kind === 'malformedRequest')),
+    )
+    assert.equal(before[ocspAnswers.indexOf('tryLater')], 0)
   })
 
   test("the certificates of the gateway's own services name no list: a client may insist on fetching it", async () => {
@@ -445,6 +462,7 @@ test('where answers cannot be signed, clients are told to try later, and the log
     settings: { listen: '127.0.0.1:0', url: 'http://s.test/under', maxAgeMs: 0, maxConnections: 10 },
     authorities: new Map(),
     ocsp: { answer } as unknown as OcspResponder,
+    answered: (kind) => lines.push(kind),
     readers: new ListReaders(),
     clock: clock.now,
     log,
@@ -455,7 +473,7 @@ test('where answers cannot be signed, clients are told to try later, and the log
     const body = Buffer.from(await got.arrayBuffer())
     assert.deepEqual([got.status, got.headers.get('cache-control'), body], [200, 'no-store', ocspFailure('tryLater')])
   }
-  assert.deepEqual(lines, ['ocsp.failed', 'ocsp.failed'])
+  assert.deepEqual(lines, ['ocsp.failed', 'tryLater', 'ocsp.failed', 'tryLater'])
 })
 
 test('a peer that asks for a list and does not read it is cut', async () => {
@@ -470,6 +488,7 @@ test('a peer that asks for a list and does not read it is cut', async () => {
     settings: { listen: '127.0.0.1:0', url: 'http://s.test', maxAgeMs: 0, maxConnections: 10 },
     authorities: new Map([['ca', { certificate: Buffer.of(), find: () => list, isLoaded: true }]]),
     ocsp: {} as OcspResponder,
+    answered: () => {},
     readers: new ListReaders({ heldBytes: 0, bytesPerSecond: 1_000, graceMs: 100 }),
     clock: clock.now,
     log: {} as Log,
