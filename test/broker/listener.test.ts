@@ -2,6 +2,8 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { after, before, describe, test } from 'node:test'
+import { setImmediate } from 'node:timers/promises'
+import { Listener } from '../../broker/listener.ts'
 import { BrokerHarness, closeOf, eventually } from '../harness/broker.ts'
 
 // Long enough for the handshakes of a busy machine, which have to be in time here too.
@@ -73,6 +75,48 @@ test('many who connect at once and say nothing hold nobody up who does', async (
   for (const socket of sockets) socket.destroy()
   for (const client of clients) client.end(true)
 })
+
+test('of all whom a proxy names at once each turn of the event loop begins with one, first come first', async () => {
+  await using stack = new AsyncDisposableStack()
+  const { key, chain } = await harness.pki.service('broker')
+  let turn = 0
+  const begun: { turn: number; who: string }[] = []
+  const listener = await Listener.open({
+    listen: '127.0.0.1:0',
+    context: { credential: { key, cert: chain }, anchors: harness.pki.anchors },
+    names: [],
+    proxies: ['127.0.0.1/32'],
+    handshakeTimeoutMs: 10_000,
+    maxConnections: 100,
+    onPeer: () => {},
+    // As soon as TLS is given what it says, which is no TLS.
+    onRefused: (_reason, _message, who) => begun.push({ turn, who }),
+  })
+  stack.defer(() => listener.stop())
+  const proxied = Array.from({ length: 20 }, (_, n) => `192.0.2.${n + 1}`)
+  const sockets = await Promise.all(
+    proxied.map(async () => {
+      const socket = connect(listener.address.port, '127.0.0.1')
+      stack.defer(() => void socket.destroy())
+      socket.on('error', () => {})
+      await once(socket, 'connect')
+      return socket
+    }),
+  )
+  // The system deals them out one in a turn; after these the listener has them all.
+  for (let n = 0; n < 100; n++) await setImmediate()
+  for (const [n, socket] of sockets.entries()) socket.write(Buffer.concat([headerOf(n + 1), Buffer.from('GET /')]))
+  for (; begun.length < proxied.length; turn++) await setImmediate()
+  assert.equal(new Set(begun.map((one) => one.turn)).size, proxied.length, JSON.stringify(begun))
+  assert.deepEqual(
+    begun.map(({ who }) => who),
+    proxied,
+  )
+})
+
+/** PROXY protocol, version 2: TCP over IPv4 from 192.0.2.n. */
+const headerOf = (n: number): Buffer =>
+  Buffer.from(`0d0a0d0a000d0a515549540a2111000cc00002${n.toString(16).padStart(2, '0')}c000026403e822b3`, 'hex')
 
 test('a port in use is one sentence', async () => {
   const server = createServer().listen(0, '127.0.0.1')
