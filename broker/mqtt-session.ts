@@ -224,7 +224,7 @@ export class MqttSession implements LinkEvents, Receiver {
     this.#isResumed = claim.present
     if (claim.displaced !== undefined) index.removeClient(claim.displaced)
     if (!claim.present) index.removeClient(clientId)
-    wills.look()
+    if (claim.isWillLeft) wills.look()
     if (packet.will !== undefined) {
       const der = connection.certificate?.der
       await store.putWill(clientId, claim.epoch, storedWill(packet.will, clientId, der, clock().getTime()))

@@ -26,7 +26,9 @@ const lookMs = 1_000
 export class PublishGuard {
   readonly #connection: Connection
   readonly #context: MqttContext
-  readonly #stopped = new AbortController()
+  /** Of who waits; to abort one costs more than most connections publish. */
+  #stopped: AbortController | undefined
+  #isStopped = false
   /** Of the last refusal, for a client of version 5. */
   sentence = ''
   /** The last refusal, for a while. */
@@ -54,10 +56,11 @@ export class PublishGuard {
 
   /** To be waited for in the order of the messages that were told `later`. @returns `pass`, `never`, or a reason code */
   async turn(packet: AskedMessage): Promise<number> {
+    this.#stopped ??= new AbortController()
     const { signal } = this.#stopped
     try {
       for (;;) {
-        if (signal.aborted) return never
+        if (this.#isStopped) return never
         const code = this.#ask(packet)
         if (code !== later) return code
         await sleep(Math.min(this.#waitMs, lookMs), undefined, { signal }).catch(() => {})
@@ -69,7 +72,8 @@ export class PublishGuard {
 
   /** Nobody waits any more: what was not acknowledged is the client's to send again. */
   stop(): void {
-    this.#stopped.abort()
+    this.#isStopped = true
+    this.#stopped?.abort()
   }
 
   #ask(packet: AskedMessage): number {

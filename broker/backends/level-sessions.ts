@@ -112,6 +112,7 @@ export class LevelSessions implements SessionStore {
     const present = before?.isOnDisk === true && options.clean !== true && !this.#hasEnded(before)
     const displaced = before === undefined ? this.#findDisplaced(deviceOf(clientId)) : undefined
     const formerOwner = before?.owner
+    const isWillLeft = [before, displaced].some((one) => one !== undefined && this.#wills.has(one.clientId, one.epoch))
 
     const operations: Operation[] = []
     const epoch = takeNumber(state, operations)
@@ -140,6 +141,7 @@ export class LevelSessions implements SessionStore {
     return {
       epoch,
       present,
+      isWillLeft,
       ...(formerOwner === undefined ? {} : { formerOwner }),
       ...(displaced === undefined ? {} : { displaced: displaced.clientId }),
     }

@@ -100,6 +100,8 @@ export type Claim = {
   readonly formerOwner?: string
   /** Client id of a session of the same device that had to go for this one. */
   readonly displaced?: string
+  /** Whether a will that was waiting may be due now. */
+  readonly isWillLeft: boolean
 }
 
 /** What one device may have stored, all its sessions together. */

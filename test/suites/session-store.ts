@@ -684,8 +684,11 @@ export function sessionStoreSuite(engine: string, createPlace: () => Promise<Pla
         if (id !== 'none') await store.release(id, epoch, Number.POSITIVE_INFINITY)
       }
       place.now = start + 1_000
-      for (const id of ['delayed', 'none', 'late']) await store.claim(id, 'b2', forGood)
-      const { epoch } = await store.claim('clean', 'b2', { ...forGood, clean: true })
+      for (const id of ['delayed', 'none', 'late'])
+        assert.equal((await store.claim(id, 'b2', forGood)).isWillLeft, true)
+      const { epoch, isWillLeft } = await store.claim('clean', 'b2', { ...forGood, clean: true })
+      assert.equal(isWillLeft, true)
+      assert.equal((await store.claim('new', 'b2', forGood)).isWillLeft, false)
       await store.putWill('clean', epoch, will('new', 0))
       assert.deepEqual(await dueWills(store, place.now), ['none', 'clean', 'late'])
     },
