@@ -23,8 +23,11 @@ function measure(side: keyof typeof folders, round: number): Map<string, number>
   const figuresFile = join(scratch, `${side}-${round}`)
   const bench = join(folders[side], 'bench', `${name}.bench.ts`)
   const env = { ...process.env, BENCH_FIGURES: figuresFile }
-  spawnSync(process.execPath, [bench, ...settings], { cwd: folders[side], env, stdio: ['ignore', 'ignore', 'inherit'] })
-  if (!existsSync(figuresFile)) throw new Error(`${bench} said no figure`)
+  const stdio = ['ignore', 'ignore', 'pipe'] as const
+  const { stderr } = spawnSync(process.execPath, [bench, ...settings], { cwd: folders[side], env, stdio: [...stdio] })
+  // One that only misses what is wanted of it ends with 1, too.
+  const failure = /^\w*Error.*$/m.exec(String(stderr))?.[0]
+  if (failure !== undefined || !existsSync(figuresFile)) throw new Error(`${bench}: ${failure ?? 'it said no figure'}`)
   const lines = readFileSync(figuresFile, 'utf8').trim().split('\n')
   return new Map(
     lines.map((line) => {
@@ -48,4 +51,5 @@ for (let round = 0; round < Number(rounds); round++) {
   }
   console.log(`round ${round + 1} of ${rounds}, load ${loadavg()[0]!.toFixed(1)}`)
 }
+if (ratios.size === 0) throw new Error('the two have no figure in common')
 for (const [what, of] of ratios) console.log(`${what.padEnd(64)}change / base ${range(of)}`)
