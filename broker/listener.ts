@@ -23,6 +23,8 @@ export type ListenerOptions = {
   maxConnections: number
   /** Others listen at the same address, and the system deals connections out. */
   isShared?: boolean
+  /** For so long a handshake that has begun is one of those that may be answered all at once. */
+  placeMs?: number
   onPeer: (socket: PeerSocket, facts: PeerFacts) => void
   onRefused: (reason: HandshakeRefusal, message: string, remoteAddress: string) => void
 }
@@ -41,7 +43,13 @@ type Handshake = {
   readonly timer: NodeJS.Timeout
   readonly onClose: () => void
   remoteAddress: string
+  place: NodeJS.Timeout | undefined
 }
+
+/** What may be answered in one turn, and then is computed in it: some tens of milliseconds. */
+const mostUnderWay = 32
+/** A peer that takes longer does not hold up who waits: so many who say nothing slow the others down, and keep none out. */
+const placeMs = 100
 
 const keepAliveMs = 60_000
 
@@ -53,6 +61,9 @@ export class Listener implements Door {
   readonly #acceptor: PlainServer
   /** Who is to begin with TLS, first come first. */
   readonly #waiting: Socket[] = []
+  /** Who has begun, and is expected to answer. */
+  readonly #places = new Set<Handshake>()
+  #isBeginning = false
   readonly #isProxy: (address: string) => boolean
   readonly #handshakes = new Map<string, Handshake>()
   #closed: Promise<void> | undefined
@@ -112,9 +123,10 @@ export class Listener implements Door {
       clearTimeout(timer)
       if (this.#handshakes.get(key) !== handshake) return
       this.#handshakes.delete(key)
+      this.#leavePlace(handshake)
       this.#options.onRefused('handshake_failed', 'the connection ended before TLS', handshake.remoteAddress)
     }
-    const handshake: Handshake = { socket, timer, onClose, remoteAddress }
+    const handshake: Handshake = { socket, timer, onClose, remoteAddress, place: undefined }
     this.#handshakes.set(key, handshake)
     socket.once('close', onClose)
   }
@@ -126,6 +138,7 @@ export class Listener implements Door {
     if (handshake === undefined) return undefined
     // What is known of it would stay with its connection.
     clearTimeout(handshake.timer)
+    this.#leavePlace(handshake)
     handshake.socket.removeListener('close', handshake.onClose)
     return handshake
   }
@@ -159,18 +172,34 @@ export class Listener implements Door {
       }
     }
     this.#waiting.push(socket)
-    if (this.#waiting.length === 1) setImmediate(this.#beginTls)
+    this.#goOn()
   }
 
   /**
-   * Each turn of the event loop begins one handshake. Those of a whole fleet that comes back at once would be computed in one
-   * turn, during which nobody's messages move; a bound on how many are under way would let silent peers keep the others out.
+   * Each turn of the event loop begins one handshake, and few are under way. Those of a whole fleet that comes back at once would
+   * be computed in one turn, when all of it comes or when all of it answers, during which nobody's messages move.
    */
+  #goOn(): void {
+    if (this.#isBeginning || this.#waiting.length === 0 || this.#places.size >= mostUnderWay) return
+    this.#isBeginning = true
+    setImmediate(this.#beginTls)
+  }
+
   #beginTls = (): void => {
-    const socket = this.#waiting[0]!
-    if (!socket.destroyed) this.#server.emit('connection', socket)
-    this.#waiting.shift()
-    if (this.#waiting.length > 0) setImmediate(this.#beginTls)
+    this.#isBeginning = false
+    const socket = this.#waiting.shift()!
+    const handshake = this.#handshakes.get(connectionOf(socket))
+    if (handshake?.socket === socket && !socket.destroyed) {
+      this.#places.add(handshake)
+      handshake.place = setTimeout(() => this.#leavePlace(handshake), this.#options.placeMs ?? placeMs)
+      this.#server.emit('connection', socket)
+    }
+    this.#goOn()
+  }
+
+  #leavePlace(handshake: Handshake): void {
+    clearTimeout(handshake.place)
+    if (this.#places.delete(handshake)) this.#goOn()
   }
 
   #accept(socket: TLSSocket): void {
