@@ -13,7 +13,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Figure } from './figures.ts'
 
-/** What the project is judged by comes first: where time runs out it is for the others. No bench takes longer than its seconds. */
+/** No bench takes longer than its seconds; nor, where others still wait, than its share of the time that is left. */
 const benches: { name: string; settings: number[]; seconds: number }[] = [
   { name: 'fan-in', settings: [1, 12_000], seconds: 30 },
   { name: 'fan-out', settings: [1, 40_000], seconds: 30 },
@@ -48,9 +48,9 @@ process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
 type Result = { name: string; figures: Figure[]; why: string | undefined }
 const started = performance.now()
 
-async function run({ name, settings, seconds }: (typeof benches)[number]): Promise<Result> {
+async function run({ name, settings, seconds }: (typeof benches)[number], waiting: number): Promise<Result> {
   const left = started + allMs - performance.now()
-  if (left <= 0) return { name, figures: [], why: 'the time was not enough' }
+  const limitMs = Math.min(seconds * 1_000, (left * seconds) / (seconds + waiting))
   const figuresFile = join(folder, name)
   const file = join(import.meta.dirname, `${name}.bench.ts`)
   const child = spawn(process.execPath, [file, ...settings.map(String)], {
@@ -73,7 +73,7 @@ async function run({ name, settings, seconds }: (typeof benches)[number]): Promi
   process.once('exit', stop)
   const exited = once(child, 'exit')
   const timer = new AbortController()
-  const limit = sleep(Math.min(seconds * 1_000, left), true, timer).catch(() => false)
+  const limit = sleep(limitMs, true, timer).catch(() => false)
   const isLate = await Promise.race([exited.then(() => false), limit])
   timer.abort()
   if (isLate) {
@@ -103,7 +103,8 @@ for (const [at, bench] of benches.entries()) {
   const began = performance.now()
   const called = [bench.name, ...bench.settings].join(' ')
   process.stdout.write(`${`${at + 1}/${benches.length}`.padStart(6)}  ${called.padEnd(34)}`)
-  const result = await run(bench)
+  const waiting = benches.slice(at + 1).reduce((sum, { seconds }) => sum + seconds, 0)
+  const result = await run(bench, waiting)
   results.push(result)
   const took = `${((performance.now() - began) / 1_000).toFixed(0)} s`
   console.log(`${took.padStart(5)}  load ${load()}${result.why === undefined ? '' : `  ${result.why}`}`)
