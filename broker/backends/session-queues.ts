@@ -306,7 +306,7 @@ export class SessionQueues {
     for (const [session, entry] of stored) {
       entry.shared = shared
       operations.push({ type: 'put', key: keys.entry(session.id, seq), value: encodeEntry(entry) })
-      wanted ||= session.window.has(seq)
+      wanted ||= session.owner !== undefined
     }
     if (!wanted) return
     const own = ownOf(message)
@@ -344,7 +344,9 @@ export class SessionQueues {
   async #extendWindow(session: Session, limit: number): Promise<void> {
     await this.#alone(session, async () => {
       const { epoch } = session
-      await this.#readBehind(session, session.windowEnd, limit, (entries, last) => {
+      // As much as it may hold: each reading waits for what is being written, and one that is behind would never catch up.
+      const entriesAtOnce = Math.max(limit, this.#windowEntries)
+      await this.#readBehind(session, session.windowEnd, entriesAtOnce, (entries, last) => {
         // The window was closed meanwhile: the next owner begins at the head of the queue, not behind this page.
         if (session.owner === undefined || session.epoch !== epoch) return
         for (const entry of entries) session.window.set(entry.seq, entry)

@@ -289,6 +289,37 @@ test('what QoS 1 and 2 promise is flushed, and an acknowledgement of QoS 1 is no
   })
 })
 
+test('a client that has fallen behind is caught up with by few readings, each of which waits for what is being written', async () => {
+  let readings = 0
+  const wrap = (area: Area): Area => ({
+    ...area,
+    page: (...args) => {
+      readings++
+      return area.page(...args)
+    },
+    getMany: (keys) => {
+      readings++
+      return area.getMany(keys)
+    },
+  })
+  await withStore({ wrap, windowEntries: 100 }, async (store) => {
+    const { epoch } = await store.claim('d', 'b1', forGood)
+    const sent = Array.from({ length: 1_000 }, (_, n) => `${n}`)
+    await Promise.all(sent.map((text) => enqueue(store, messageOf(text), 'd')))
+    readings = 0
+    const heard: string[] = []
+    for (let packetId = 1; heard.length < sent.length; packetId++) {
+      const [one] = await store.readQueue('d', epoch, 0, 1)
+      assert.ok(one?.state === 'publish')
+      heard.push(`${one.message.payload}`)
+      await store.assignPacketId('d', epoch, one.seq, packetId)
+      await store.ack('d', epoch, [packetId])
+    }
+    assert.deepEqual(heard, sent)
+    assert.ok(readings <= 10, `${readings} readings`)
+  })
+})
+
 const briefly = { keepMs: 0 }
 
 test('a session that ends with its connection is not written, nor what waits for it, and others have their own', async () => {
