@@ -17,6 +17,8 @@ type PresenceOptions = {
   gate: Pick<Gate, 'standingOf'>
   clock: () => Date
   onFailed(error: unknown): void
+  /** Waits so long; a timer by default. */
+  pause?: (ms: number) => Promise<unknown>
 }
 /** The last connection of a device, once it has none. */
 type Ended = { readonly connection: Connection; readonly reason: EndReason; readonly at: Date }
@@ -118,7 +120,7 @@ export class Presence implements AsyncDisposable {
       for (const [deviceId] of batch) this.#changed.delete(deviceId)
       const told = await Promise.all(batch.map((one) => this.#tellOne(...one)))
       isTaken = told.every((isTold) => isTold)
-      if (isTaken) await setTimeout(apartMs)
+      if (isTaken) await (this.#options.pause ?? setTimeout)(apartMs)
     }
     this.#telling = undefined
   }

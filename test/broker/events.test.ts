@@ -370,17 +370,67 @@ test('an event that somebody may not have is denied without another event, a wil
   )
 })
 
+const connectionOf = (deviceId: string) => ({
+  deviceId,
+  clientId: deviceId,
+  remoteAddress: '192.0.2.1',
+  rules: { name: 'mqtts' },
+  state: 'live',
+})
+
+test('who comes and goes until some time after a write is told in one, as it stands then, and who comes alone at once', async () => {
+  const told: string[] = []
+  const connections = ['d-1', 'd-2', 'd-3'].map(connectionOf)
+  let go = (): void => {}
+  const presence = await Presence.open({
+    settings,
+    brokerId: 'b-1',
+    events: { raise: () => {} },
+    store: { async *retained() {} },
+    router: {
+      retain: async ({ payload }) => {
+        const { deviceId, status } = JSON.parse(String(payload)) as Body
+        told.push(`${deviceId} ${status}`)
+      },
+      route: async () => false,
+    },
+    sessions: {
+      ofDevice: (id) =>
+        connections.filter(({ deviceId, state }) => deviceId === id && state === 'live') as unknown as Connection[],
+    },
+    gate: { standingOf: () => 'active' },
+    clock,
+    onFailed: assert.ifError,
+    pause: (ms) => {
+      told.push(`pause ${ms}`)
+      return new Promise<void>((resolve) => {
+        go = resolve
+      })
+    },
+  })
+  const [first, second, third] = connections as unknown as Connection[]
+  presence.opened(first!)
+  await eventually(() => told.length === 2)
+  presence.opened(second!)
+  // A turn of its own, in which what the one before has brought would be told.
+  await new Promise((resolve) => setImmediate(() => setImmediate(resolve)))
+  presence.opened(third!)
+  connections[1]!.state = 'closed'
+  presence.closed(second!, 'connection_lost')
+  await new Promise((resolve) => setImmediate(() => setImmediate(resolve)))
+  assert.deepEqual(told, ['d-1 connected', 'pause 25'])
+  go()
+  await eventually(() => told.length === 5)
+  assert.deepEqual(told.slice(2), ['d-2 disconnected', 'd-3 connected', 'pause 25'])
+  go()
+  await presence[Symbol.asyncDispose]()
+})
+
 test('a presence is told as it stands when its turn comes, and again when the store did not take it', async ({
   mock,
 }) => {
   mock.timers.enable({ apis: ['setInterval'] })
-  const connection = {
-    deviceId: 'd-1',
-    clientId: 'd-1',
-    remoteAddress: '192.0.2.1',
-    rules: { name: 'mqtts' },
-    state: 'live',
-  }
+  const connection = connectionOf('d-1')
   const retained: (Body | undefined)[] = []
   const failed: unknown[] = []
   let isFull = false
