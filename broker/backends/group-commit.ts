@@ -2,7 +2,8 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { Area, Operation } from '../store.ts'
 
 type Group = {
-  readonly operations: Operation[]
+  /** By key: of several on one the last counts, as LevelDB has it. */
+  readonly operations: Map<string, Operation>
   /** It is being written, and takes no more. */
   closed: boolean
   bytes: number
@@ -47,12 +48,15 @@ export class GroupCommit {
     // Nothing to write is an answer that rests on what was decided before it.
     if (operations.length === 0) return options.sync ? this.settled() : nothing
     const group = this.#open()
+    const { bytes } = group
+    const { size } = group.operations
     for (const operation of operations) {
-      group.operations.push(operation)
-      group.bytes += sizeOf(operation)
-      this.#backlogBytes += sizeOf(operation)
+      const before = group.operations.get(operation.key)
+      group.operations.set(operation.key, operation)
+      group.bytes += sizeOf(operation) - (before === undefined ? 0 : sizeOf(before))
     }
-    this.#backlog += operations.length
+    this.#backlogBytes += group.bytes - bytes
+    this.#backlog += group.operations.size - size
     group.sync ||= options.sync
     this.#draining ??= this.#drain()
     return group.outcome.promise
@@ -69,12 +73,12 @@ export class GroupCommit {
 
   #open(): Group {
     const last = this.#groups.at(-1)
-    if (last !== undefined && !last.closed && last.operations.length < groupAtMost) return last
+    if (last !== undefined && !last.closed && last.operations.size < groupAtMost) return last
     const outcome = Promise.withResolvers<void>()
     // Callers may leave a note of little weight unawaited; they learn of a failure by the next call.
     outcome.promise.catch(() => {})
     const timer = setTimeout(() => outcome.reject(unknown()), this.#deadlineMs)
-    const group: Group = { operations: [], closed: false, bytes: 0, sync: false, outcome, timer }
+    const group: Group = { operations: new Map(), closed: false, bytes: 0, sync: false, outcome, timer }
     this.#groups.push(group)
     return group
   }
@@ -85,7 +89,7 @@ export class GroupCommit {
     for (let group = this.#groups[0]; group !== undefined; group = this.#groups[0]) {
       group.closed = true
       try {
-        await this.#area.write(group.operations, { sync: group.sync })
+        await this.#area.write([...group.operations.values()], { sync: group.sync })
       } catch (cause) {
         for (const lost of this.#groups) this.#end(lost).reject(unknown(cause))
         this.#groups.length = 0
@@ -100,7 +104,7 @@ export class GroupCommit {
 
   #end(group: Group): PromiseWithResolvers<void> {
     clearTimeout(group.timer)
-    this.#backlog -= group.operations.length
+    this.#backlog -= group.operations.size
     this.#backlogBytes -= group.bytes
     return group.outcome
   }

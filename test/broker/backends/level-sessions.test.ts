@@ -289,6 +289,27 @@ test('what QoS 1 and 2 promise is flushed, and an acknowledgement of QoS 1 is no
   })
 })
 
+test('of what is said of one thing before the next write begins, the last is written', async () => {
+  const written: string[] = []
+  const wrap = (area: Area): Area => ({
+    ...area,
+    write: (operations, options) => {
+      written.push(operations.map(({ type, key }) => `${type} ${key[0]}`).join(', '))
+      return area.write(operations, options)
+    },
+  })
+  await withStore({ wrap }, async (store, area) => {
+    const { epoch } = await store.claim('d', 'b1', forGood)
+    written.length = 0
+    const enqueued = enqueue(store, messageOf('x'), 'd')
+    const [entry] = await store.readQueue('d', epoch, 0, 1)
+    await enqueued
+    await Promise.all([store.assignPacketId('d', epoch, entry!.seq, 1), store.ack('d', epoch, [1])])
+    assert.deepEqual(written, ['put m, put q', 'del q, del m'])
+    assert.deepEqual(await Promise.all([keysOf(area, 'q'), keysOf(area, 'm')]), [[], []])
+  })
+})
+
 test('a client that has fallen behind is caught up with by few readings, each of which waits for what is being written', async () => {
   let readings = 0
   const wrap = (area: Area): Area => ({
