@@ -16,7 +16,8 @@ import { type TestCertificate, TestPki } from '../test/harness/certificates.ts'
 import { FakeFeed } from '../test/harness/feed.ts'
 import type { Answer, Identity, Opening, Outcome, Request, Run } from './load.ts'
 
-export type Peer = 'fleetgate' | 'aedes' | 'mosquitto'
+/** `mosquitto on disk`: with persistence, saving after each change. */
+export type Peer = 'fleetgate' | 'aedes' | 'mosquitto' | 'mosquitto on disk'
 export type Device = Identity & TestCertificate
 
 const root = join(import.meta.dirname, '..')
@@ -79,7 +80,7 @@ export class Bench implements AsyncDisposable {
     this.#stack.defer(() => this.#generator.stop())
   }
 
-  static async start(): Promise<Bench> {
+  static async start({ hasMosquittoOnDisk = false } = {}): Promise<Bench> {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
     const pki = await TestPki.create()
     const bench = new Bench(pki, await pki.service('broker'), await FakeFeed.start(pki))
@@ -92,8 +93,10 @@ export class Bench implements AsyncDisposable {
     )
     await bench.#startOurs()
     await bench.#startAedes()
-    if (has('mosquitto', '-h')) await bench.#startMosquitto()
-    else console.log('mosquitto is not on the PATH: the others alone are measured\n')
+    if (has('mosquitto', '-h')) {
+      await bench.#startMosquitto('mosquitto', {})
+      if (hasMosquittoOnDisk) await bench.#startMosquittoOnDisk()
+    } else console.log('mosquitto is not on the PATH: the others alone are measured\n')
     return bench
   }
 
@@ -124,7 +127,7 @@ export class Bench implements AsyncDisposable {
     version: Version,
     publishers: Device[],
     subscribers: Device[],
-    isPaced = false,
+    { isPaced = false, isKept = false }: Partial<Pick<Opening, 'isPaced' | 'isKept'>> = {},
   ): Promise<void> {
     const opening: Opening = {
       name,
@@ -134,6 +137,7 @@ export class Bench implements AsyncDisposable {
       publishers,
       subscribers,
       isPaced,
+      isKept,
     }
     await this.#ask({ open: opening })
   }
@@ -186,7 +190,14 @@ export class Bench implements AsyncDisposable {
     this.targets.push({ name: 'aedes', port, program })
   }
 
-  async #startMosquitto(): Promise<void> {
+  async #startMosquittoOnDisk(): Promise<void> {
+    const folder = join(this.#folder, 'mosquitto.db')
+    mkdirSync(folder)
+    const settings = { persistence_location: `${folder}/`, autosave_interval: 1, autosave_on_changes: true }
+    await this.#startMosquitto('mosquitto on disk', { persistence: true, ...settings })
+  }
+
+  async #startMosquitto(name: Peer, more: Record<string, unknown>): Promise<void> {
     const port = await freePort()
     const files = { key: this.#service.key, crt: this.#service.chain, ca: this.#pki.anchors.join('') }
     for (const [name, text] of Object.entries(files)) writeFileSync(join(this.#folder, `mosquitto.${name}`), text)
@@ -203,8 +214,9 @@ export class Bench implements AsyncDisposable {
       log_dest: 'none',
       max_inflight_messages: 100, // as ours
       max_queued_messages: 0, // nothing is dropped
+      ...more,
     }
-    const config = join(this.#folder, 'mosquitto.conf')
+    const config = join(this.#folder, `${name}.conf`)
     writeFileSync(
       config,
       Object.entries(settings)
@@ -213,7 +225,7 @@ export class Bench implements AsyncDisposable {
     )
     const program = this.#run(['mosquitto', '-c', config], false)
     await listening(port)
-    this.targets.push({ name: 'mosquitto', port, program })
+    this.targets.push({ name, port, program })
   }
 
   #run(command: string[], hasChannel: boolean): Program {

@@ -16,7 +16,7 @@ const publishers = await bench.devices(100, 'sensor', 'pub')
 const subscribers = await bench.devices(1, 'service', 'sub')
 const samples = new Map(bench.targets.map(({ name }) => [name, [] as number[]]))
 const p99s = new Map(bench.targets.map(({ name }) => [name, [] as number[]]))
-for (const target of bench.targets) await bench.open(target.name, target, 4, publishers, subscribers, true)
+for (const target of bench.targets) await bench.open(target.name, target, 4, publishers, subscribers, { isPaced: true })
 console.log(
   `100 publishers, 1 subscriber, 128 octets, ${perSecond} a second; ${rounds} rounds of ${seconds} s in turns\n`,
 )

@@ -39,10 +39,10 @@ export class FleetInC {
   }
 
   async open(): Promise<void> {
-    const { publishers, subscribers, version } = this.#opening
+    const { publishers, subscribers, version, isKept } = this.#opening
     const attach = (kind: 'p' | 's', { id, chain, key }: Identity): Promise<string> => {
       const files = [this.#write(`${id}.crt`, chain), this.#write(`${id}.key`, key)]
-      return this.#ask(`${kind} ${files.join(' ')} ${this.#hex(connectOf(id, version))}`)
+      return this.#ask(`${kind} ${files.join(' ')} ${this.#hex(connectOf(id, version, kind === 's' && isKept))}`)
     }
     for (const identity of publishers) await attach('p', identity)
     for (const identity of subscribers) await attach('s', identity)

@@ -19,8 +19,10 @@ export type Opening = {
   version: Version
   publishers: Identity[]
   subscribers: Identity[]
-  /** for runs with `perSecond` */
+  /** for runs with `perSecond`, and for round trips */
   isPaced: boolean
+  /** The sessions of subscribers outlive their connections. */
+  isKept: boolean
 }
 /** Ends after `messages` to all subscribers together, or after `ms`. @property perSecond 0: as many as the broker takes */
 export type Run = {
@@ -33,6 +35,8 @@ export type Run = {
   perSecond: number
   messages: number
   ms: number
+  /** One message of each publisher under way; what is measured is how long its PUBACK takes. */
+  areRoundTrips?: boolean
 }
 /** @property lost sent and not received within two seconds @property cpuMs of the generator */
 export type Outcome = { received: number; lost: number; ms: number; cpuMs: number; latencies: number[] }
@@ -42,12 +46,13 @@ export type Answer = { done: Outcome | undefined } | { failed: string }
 const telemetry = (id: string): string => `devices/${id}/telemetry/value`
 export const everybody = 'devices/+/telemetry/#'
 
-export const connectOf = (id: string, version: Version): Packet => ({
+export const connectOf = (id: string, version: Version, isKept = false): Packet => ({
   type: 'connect',
   version,
-  clean: true,
+  clean: !isKept,
   keepAlive: 0,
   clientId: `${id}:${version}`,
+  ...(isKept && version === 5 ? { properties: { sessionExpiryInterval: 3_600 } } : {}),
 })
 
 /** At QoS 1 with packet identifier 1. */
@@ -74,13 +79,14 @@ const lostMs = 2_000
 async function attach(
   opening: Opening,
   { id, key, chain }: Identity,
+  isKept = false,
 ): Promise<{ socket: TLSSocket; read: FrameReader }> {
   const { port, ca, version } = opening
   const socket = connect({ host: '127.0.0.1', port, ca, key, cert: chain, servername: 'localhost' })
   socket.setNoDelay(true)
   await once(socket, 'secureConnect')
   const read = new FrameReader(65_536)
-  socket.write(encode(connectOf(id, version), version))
+  socket.write(encode(connectOf(id, version, isKept), version))
   await answer(socket, read, version, 'connack')
   return { socket, read }
 }
@@ -100,7 +106,10 @@ class Publisher {
   #next = 0
   #rest: Buffer = Buffer.alloc(0)
   #unacknowledged = 0
+  #wroteAt = 0
   acknowledged: () => void = () => undefined
+  /** Of its PUBACKs, where it has one message under way. */
+  roundTrips: number[] | undefined
 
   constructor(socket: TLSSocket) {
     this.socket = socket
@@ -116,7 +125,8 @@ class Publisher {
 
   get isReady(): boolean {
     // What is written before the last write is done would be put together with others into one record.
-    return this.#unacknowledged < ids && this.socket.writableLength === 0
+    const atMost = this.roundTrips === undefined ? ids : 1
+    return this.#unacknowledged < atMost && this.socket.writableLength === 0
   }
 
   write(qos: 0 | 1, stamp: number | undefined): void {
@@ -126,6 +136,7 @@ class Publisher {
       frame.writeDoubleBE(stamp, frame.length - 8)
     }
     this.#unacknowledged += qos
+    this.#wroteAt = performance.now()
     this.socket.write(frame)
   }
 
@@ -136,6 +147,7 @@ class Publisher {
     while (at + 1 < octets.length && at + 2 + octets[at + 1]! <= octets.length) {
       at += 2 + octets[at + 1]!
       this.#unacknowledged--
+      this.roundTrips?.push(performance.now() - this.#wroteAt)
     }
     this.#rest = octets.subarray(at)
     this.acknowledged()
@@ -224,13 +236,13 @@ export class Fleet {
     const { publishers, subscribers, version } = this.#opening
     for (const identity of publishers) this.#publishers.push(new Publisher((await this.#attach(identity)).socket))
     for (const identity of subscribers) {
-      const { socket, read } = await this.#attach(identity)
+      const { socket, read } = await this.#attach(identity, this.#opening.isKept)
       this.#subscribers.push(new Subscriber(socket, read, version))
     }
   }
 
-  async #attach(identity: Identity): Promise<{ socket: TLSSocket; read: FrameReader }> {
-    const attached = await attach(this.#opening, identity)
+  async #attach(identity: Identity, isKept = false): Promise<{ socket: TLSSocket; read: FrameReader }> {
+    const attached = await attach(this.#opening, identity, isKept)
     attached.socket.on('close', () => this.#onLost(`${this.#opening.name} disconnected ${identity.id}`))
     this.#sockets.push(attached.socket)
     return attached
@@ -240,7 +252,7 @@ export class Fleet {
     for (const socket of this.#sockets) socket.removeAllListeners('close').destroy()
   }
 
-  async run({ qos, granted, payloadBytes, underWay, perSecond, messages, ms }: Run): Promise<Outcome> {
+  async run({ qos, granted, payloadBytes, underWay, perSecond, messages, ms, areRoundTrips }: Run): Promise<Outcome> {
     const { publishers: identities, version } = this.#opening
     const publishers = this.#publishers
     const payload = Buffer.alloc(payloadBytes, 'x')
@@ -281,7 +293,10 @@ export class Fleet {
       progress = performance.now()
       if (!isPaced || isOver) pump()
     }
-    for (const publisher of publishers) publisher.acknowledged = isPaced ? () => undefined : pump
+    for (const publisher of publishers) {
+      publisher.acknowledged = isPaced ? () => undefined : pump
+      publisher.roundTrips = areRoundTrips ? latencies : undefined
+    }
     const outgoing = Math.min(qos, granted) as 0 | 1
     for (const subscriber of this.#subscribers) {
       subscriber.prepare(identities[0]!.id, outgoing, payload, onReceived, isPaced ? latencies : undefined)

@@ -31,7 +31,7 @@ type Side = {
 }
 const sides: Side[] = []
 for (const target of bench.targets) {
-  await bench.open(target.name, target, 4, publishers, subscribers, true)
+  await bench.open(target.name, target, 4, publishers, subscribers, { isPaced: true })
   const handshakes = stack.use(await Handshakes.of(target, comers, { isBackground: true }))
   sides.push({ target, handshakes, quiet: [], stormy: [], ratios: [], connected: 0, failed: 0, lost: 0 })
 }
