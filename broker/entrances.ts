@@ -138,6 +138,18 @@ export class Entrances implements AsyncDisposable {
     }
   }
 
+  /** Other modes of listeners, for who is connected too; what a listener says of single faults stays. */
+  reconfigure(next: Configuration['broker']): void {
+    const { config, gate } = this.#options
+    for (const { rules } of this.#entrances) {
+      const { handling } = listenersOf(config).find(({ name }) => name === rules.name)!
+      const mode = listenersOf(next).find(({ name }) => name === rules.name)?.mode ?? rules.mode
+      if (mode === rules.mode) continue
+      Object.assign(rules, { mode, handling: handlingTable(mode, handling) })
+      gate.enforceRules()
+    }
+  }
+
   /** What each listener would do with a peer that presents these certificates now. */
   foresee(chain: readonly [X509Certificate, ...X509Certificate[]]): Promise<Foreseen[]> {
     const { gate, clock } = this.#options

@@ -1,3 +1,4 @@
+import type { Configuration } from '../contract/configuration.ts'
 import type { DeviceStatus, Purge } from '../contract/feed.ts'
 import type { DeviceId } from '../contract/ids.ts'
 import { ownAuthority } from '../contract/listeners.ts'
@@ -49,7 +50,7 @@ type GateOptions = {
   authorities: Pick<Authorities, 'findLabel' | 'isListed'>
   /** When an earlier process last followed the feed. */
   lastLive: Date | undefined
-  maxConnectionsPerDevice: number
+  limits: Readonly<Pick<Configuration['broker'], 'maxConnectionsPerDevice'>>
   clock: () => Date
   /** What follows the device id in a client id of our own; never the same twice. */
   newSuffix: () => string
@@ -253,6 +254,11 @@ export class Gate {
     for (const connection of connections) if (connection.state !== 'closed') this.#review(connection)
   }
 
+  /** A listener has other rules: looks at everybody again. */
+  enforceRules(): void {
+    this.enforceOn([...this.#options.sessions])
+  }
+
   /** Ends sessions whose time is up, as that of a certificate that has expired. To be called about once a second. */
   sweep(): void {
     const { sessions, clock, clones } = this.#options
@@ -383,14 +389,14 @@ export class Gate {
   }
 
   #decide(connection: Connection, connect: ConnectFacts, before?: Admission): Admission {
-    const { snapshot, sessions, maxConnectionsPerDevice } = this.#options
+    const { snapshot, sessions, limits } = this.#options
     const deviceId = deviceIdOf(connection.evidence, snapshot)
     const admission = admitConnect({
       ...this.#situation(connection),
       connect,
       remoteAddress: connection.remoteAddress,
       otherConnections: deviceId === undefined ? 0 : sessions.countOthers(deviceId, connect.clientId || deviceId),
-      maxConnections: maxConnectionsPerDevice,
+      maxConnections: limits.maxConnectionsPerDevice,
       before,
     })
     connection.verdict = admission.verdict

@@ -182,6 +182,11 @@ export class MqttService implements AsyncDisposable {
     connection.link = new Link({ socket: connection.stream, limits, events, clock })
   }
 
+  /** Other limits are in force. */
+  reconfigure(config: Configuration['broker']): void {
+    this.#context.quotas.rebase(baseQuota(config))
+  }
+
   /** To be called about once a second. */
   sweep(): void {
     this.#quarantine.sweep()

@@ -47,8 +47,7 @@ export class Quarantine {
   readonly #denials: Pick<Denials, 'note'>
   readonly #lines = new LogLimit({ burst: 10, everyMs: 60_000 })
   readonly #events: Pick<Events, 'raise'>
-  readonly #maxConnections: number
-  readonly #maxOfOne: number
+  readonly #limits: Pick<Configuration['broker'], 'maxQuarantined' | 'maxConnectionsPerDevice'>
   readonly #admissions = new AttemptLimit(admissionsPerMinute)
   readonly #asks = new AttemptLimit(asksPerMinute)
   readonly #counts = new Map<string, number>()
@@ -70,8 +69,7 @@ export class Quarantine {
     this.#clock = options.clock
     this.#log = options.log
     this.#denials = options.denials
-    this.#maxConnections = options.config.maxQuarantined
-    this.#maxOfOne = options.config.maxConnectionsPerDevice
+    this.#limits = options.config
     this.#stayMs = options.config.quarantineStayMs
   }
 
@@ -84,7 +82,8 @@ export class Quarantine {
     if (this.#admissions.waitMs(network, now) > 0) return 'too many quarantined connections in a minute'
     this.#admissions.note(network, now)
     const ofOne = this.#counts.get(peer) ?? 0
-    if (this.#inside.size >= this.#maxConnections || ofOne >= this.#maxOfOne)
+    const { maxQuarantined, maxConnectionsPerDevice } = this.#limits
+    if (this.#inside.size >= maxQuarantined || ofOne >= maxConnectionsPerDevice)
       return 'too many connections are in quarantine'
     this.#inside.set(connection, now)
     this.#counts.set(peer, ofOne + 1)

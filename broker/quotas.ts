@@ -8,7 +8,7 @@ const fewBudgets = 1_000
 
 /** What policies let each device have, over all its connections: messages and bytes in time, and what is kept for it. */
 export class Quotas {
-  readonly #base: DeviceQuota
+  #base: DeviceQuota
   readonly #budgets = new Map<string, Budget>()
   /** Of devices whose policy gives them less than everybody. */
   readonly #kept = new Map<string, DeviceQuota>()
@@ -17,6 +17,12 @@ export class Quotas {
   /** @param base what the configuration gives every device */
   constructor(base: DeviceQuota) {
     this.#base = base
+  }
+
+  /** Other numbers of sessions and of what waits for them, for every device. */
+  rebase(base: DeviceQuota): void {
+    this.#base = base
+    for (const [id, { retained, retainedBytes }] of this.#kept) this.#kept.set(id, { ...base, retained, retainedBytes })
   }
 
   /**

@@ -2,6 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import type { Configuration } from '../contract/configuration.ts'
 import { listenersOf } from '../contract/listeners.ts'
+import type { Reloaded } from '../contract/live-settings.ts'
 import { brokerMetrics } from '../contract/metrics.ts'
 import { problems } from '../contract/problems.ts'
 import { handlingTable } from '../contract/verification.ts'
@@ -24,6 +25,7 @@ import { kickSession, listSessions } from './live-sessions.ts'
 import { Meters } from './meters.ts'
 import { MqttService } from './mqtt.ts'
 import { who } from './mqtt-context.ts'
+import { Reconfiguration } from './reconfiguration.ts'
 import { Sessions } from './sessions.ts'
 import { expiredAskedMs, isFresh, staleBounds } from './stale.ts'
 import { BrokerStore } from './store.ts'
@@ -38,6 +40,8 @@ export type BrokerService = AsyncDisposable & {
   /** URL of metrics and probes, where the configuration has an address for them. */
   probes: string | undefined
   feed: Pick<FeedClient, 'everLive' | 'connected' | 'untilLive' | 'sync'>
+  /** @param load throws FleetError `config_invalid` */
+  reconfigure(load: () => Configuration): Reloaded
   sessions: Pick<Sessions, 'size' | 'findLive' | 'ofDevice' | typeof Symbol.iterator>
 }
 
@@ -60,13 +64,16 @@ export async function createBrokerService(options: {
   config: Configuration
   dataDir: string
   credentialDir: string
+  /** Reads the configuration anew, for enroll to ask for. */
+  load?: () => Configuration
   clock?: () => Date
   log: Log
   /** See `MqttService`. */
   isFast?: boolean | undefined
 }): Promise<BrokerService> {
   const { dataDir, credentialDir, log, clock = () => new Date(), isFast } = options
-  const config = options.config.broker
+  // Limits in it are replaced in place.
+  const config = { ...options.config.broker }
   const { passphraseFile } = options.config.keys
   await using stack = new AsyncDisposableStack()
 
@@ -129,6 +136,7 @@ export async function createBrokerService(options: {
         denials: (query) => denials.list(query),
         sessions: async (query) => listSessions(sessions, query, clock()),
         kick: (order) => kickSession(sessions, order, clock()),
+        reload: async () => (options.load === undefined ? [] : [reconfiguration.apply(options.load)]),
         verdicts: (query) => foretold(query, { entrances, document: snapshot.policy.document, now: clock() }),
         key: async (order) => clones.order(order),
       },
@@ -175,7 +183,7 @@ export async function createBrokerService(options: {
     verdicts: new VerdictReports({ report: raise, clock }),
     newSuffix: randomUUID,
     log,
-    maxConnectionsPerDevice: config.maxConnectionsPerDevice,
+    limits: config,
   })
 
   const mqtt = await MqttService.start({
@@ -207,6 +215,17 @@ export async function createBrokerService(options: {
   }).catch(async (error: unknown) => {
     await mqtt[Symbol.asyncDispose]()
     throw error
+  })
+
+  const reconfiguration = new Reconfiguration(options.config, {
+    log,
+    put: ({ log: { level }, broker }, changed) => {
+      if (changed.includes('log.level')) log.level = level
+      const { maxConnectionsPerDevice, maxQuarantined } = broker
+      Object.assign(config, { maxConnectionsPerDevice, maxQuarantined })
+      mqtt.reconfigure(config)
+      entrances.reconfigure(broker)
+    },
   })
 
   const renewal = setInterval(() => credential.refresh(), credentialPollMs)
@@ -344,6 +363,7 @@ export async function createBrokerService(options: {
     endpoints: entrances.endpoints as BrokerService['endpoints'],
     probes: probes?.url,
     feed,
+    reconfigure: (load) => reconfiguration.apply(load),
     sessions,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   }

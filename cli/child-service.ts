@@ -69,6 +69,11 @@ export class ChildService {
     return !this.#ranUntilStop || child?.exitCode === 0
   }
 
+  /** Has it read its configuration once more; one that is just being started does so anyway. */
+  reload(): void {
+    if (this.#readyAt !== 0) this.#child?.kill('SIGHUP')
+  }
+
   kill(): void {
     this.#child?.kill('SIGKILL')
   }

@@ -18,6 +18,8 @@ export type Io = {
    * @param hurry called at the next signal after that, which asks to end at once; without it there is no hurrying
    */
   untilSignal(hurry?: () => void): AbortSignal
+  /** From the call on a SIGHUP has this done, and ends nothing, unless it tells that the terminal is gone. */
+  onHangUp(act: () => void): void
 }
 
 /** Ended by its caller before it had done what it was called for: a failure, and none of the gateway's. */

@@ -1,3 +1,4 @@
+import { closeSync, openSync } from 'node:fs'
 import type { Io } from './io.ts'
 import { run } from './program.ts'
 import { readLine, readSecret } from './secret.ts'
@@ -7,6 +8,7 @@ const oneCtrlCMs = 250
 const hurryAtMostMs = 2_000
 
 let stop: AbortController | undefined
+let hangUp: (() => void) | undefined
 let outputFailed = false
 
 const io: Io = {
@@ -29,9 +31,24 @@ const io: Io = {
       hurry()
       setTimeout(() => process.exit(1), hurryAtMostMs).unref()
     }
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => told(signal))
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => told(signal))
+    process.on('SIGHUP', () => (hangUp === undefined || isTerminalGone() ? told('SIGHUP') : hangUp()))
     return controller.signal
   },
+  onHangUp(act) {
+    hangUp = act
+  },
+}
+
+/** Whoever runs without a terminal has none to lose; a process that had one can open it for as long as it is there. */
+function isTerminalGone(): boolean {
+  if (![process.stdin, process.stdout, process.stderr].some(({ isTTY }) => isTTY)) return false
+  try {
+    closeSync(openSync('/dev/tty', 'r'))
+    return false
+  } catch {
+    return true
+  }
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {

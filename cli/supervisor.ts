@@ -51,6 +51,11 @@ export class Gateway {
     return { enroll: this.#children.enroll.pid, broker: this.#children.broker.pid }
   }
 
+  /** Both read their configuration once more; their log says what became of it. */
+  reload(): void {
+    for (const child of [this.#children.enroll, this.#children.broker]) child.reload()
+  }
+
   /** Drains the broker, then enroll. @returns the names of those that did not end by themselves with exit code 0 */
   stop(): Promise<string[]> {
     this.#stopped ??= stopAll(this.#children, this.#killAfterMs).then((unclean) => {

@@ -18,6 +18,7 @@ import {
   nameRule,
   revocationReasons,
 } from './ids.ts'
+import { reloaded } from './live-settings.ts'
 import { policyDocument } from './policy-document.ts'
 
 export const deviceId = z.string().refine(isDeviceId, { error: `a device id is ${nameRule}` })
@@ -376,16 +377,7 @@ export const denialPage = z.object({
   items: z.array(denialView),
   unheard: z.array(z.string()).describe('Brokers that did not answer: what they refused is not among the items'),
 })
-const configurationView = z.object({
-  refused: z
-    .string()
-    .optional()
-    .describe('What is wrong with the configuration file as it is now; the one before is in force'),
-  waitsForRestart: z.array(z.string()).describe('Settings that were changed, and are in force after a restart'),
-})
-export const reloadReceipt = configurationView.extend({
-  changed: z.array(z.string()).describe('Profiles and labels that are others from now on'),
-})
+const configurationView = reloaded.omit({ changed: true })
 export const statusView = z.object({
   version: z.string(),
   startedAt: z.string(),
@@ -427,6 +419,5 @@ export type TheftReceipt = z.output<typeof theftReceipt>
 export type HoldReceipt = z.output<typeof holdReceipt>
 export type PolicyView = z.output<typeof policyView>
 export type DenialPage = z.output<typeof denialPage>
-export type ReloadReceipt = z.output<typeof reloadReceipt>
 export type ConfigurationView = z.output<typeof configurationView>
 export type StatusView = z.output<typeof statusView>

@@ -20,6 +20,7 @@ import type { ListenerVerdict, VerdictQuery } from './certificate-verdicts.ts'
 import type { Denial, DenialQuery } from './denials.ts'
 import type { DeviceAttributes } from './device-attributes.ts'
 import type { KeyOrder, KickOrder, LiveSession, SessionQuery, Sighting } from './live-sessions.ts'
+import type { Reloaded } from './live-settings.ts'
 import type { PolicyDocument } from './policy-document.ts'
 import type { ProblemCode } from './problems.ts'
 
@@ -106,6 +107,8 @@ export type Questions = {
   sessions: { query: SessionQuery; answer: LiveSession }
   /** Of every listener about a certificate; nobody is taken to have used it. */
   verdicts: { query: VerdictQuery; answer: ListenerVerdict }
+  /** An order to read its configuration once more; answered by one that knows how to, once that is in force. */
+  reload: { query: Record<string, never>; answer: Reloaded }
   /** An order: carried out when it is answered. */
   kick: { query: KickOrder; answer: LiveSession }
   /** An order where it says so. */
@@ -115,7 +118,7 @@ export type QuestionKind = keyof Questions
 type Asked = { [K in QuestionKind]: { [k in K]: Questions[K]['query'] } }[QuestionKind]
 type Answered = { [K in QuestionKind]: { [k in K]: Questions[K]['answer'][] } }[QuestionKind]
 /** Those that a broker of this version names in its hello; one of another may name others. */
-export const laterQuestions = ['sessions', 'kick', 'verdicts', 'key'] as const satisfies QuestionKind[]
+export const laterQuestions = ['sessions', 'kick', 'verdicts', 'key', 'reload'] as const satisfies QuestionKind[]
 export const knownQuestions = z.array(z.string().max(40)).max(40)
 
 export type FromBroker =

@@ -1,5 +1,6 @@
 import { byLastAt, type Denial, type DenialQuery } from '../contract/denials.ts'
 import type { QuestionKind, Questions } from '../contract/feed.ts'
+import type { ReloadReceipt } from '../contract/reload-api.ts'
 import type { KickReceipt, ListSessions, SessionPage, Unheard } from '../contract/session-api.ts'
 import type { VerificationView } from '../contract/verify-api.ts'
 import { FleetError } from '../runtime/errors.ts'
@@ -76,6 +77,12 @@ export class BrokerQuestions {
   async verdicts(certificates: readonly Buffer[]): Promise<Pick<VerificationView, 'brokers' | 'unheard'>> {
     const query = { certificates: certificates.map((der) => der.toString('base64')) }
     const { answers, unheard } = await this.#ask('verdicts', query, undefined, askVerdictsMs)
+    return { brokers: answers.flatMap(({ broker, items }) => items.map((one) => ({ ...one, broker }))), unheard }
+  }
+
+  /** Has each broker read its configuration once more. */
+  async reload(): Promise<Pick<ReloadReceipt, 'brokers' | 'unheard'>> {
+    const { answers, unheard } = await this.#ask('reload', {})
     return { brokers: answers.flatMap(({ broker, items }) => items.map((one) => ({ ...one, broker }))), unheard }
   }
 

@@ -13,6 +13,7 @@ import {
   type StaleBounds,
 } from '../contract/feed.ts'
 import { liveSession, sessionsAtOnce } from '../contract/live-sessions.ts'
+import { reloaded } from '../contract/live-settings.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { readState, type StateWanted } from './feed-state.ts'
 import type { CertificateRecord } from './registry/certificates.ts'
@@ -30,6 +31,7 @@ const answers = {
   kick: { item: liveSession, atMost: 1 },
   verdicts: { item: listenerVerdict, atMost: listenersAtMost },
   key: { item: liveSession, atMost: 20 },
+  reload: { item: reloaded, atMost: 1 },
 }
 
 type Asked = { kind: QuestionKind; resolve: (items: unknown[] | undefined) => void }

@@ -34,19 +34,22 @@ await runService('enroll', async (log) => {
 function watched(service: EnrollService, config: Configuration, load: () => Configuration) {
   const file = values.config
   if (file === undefined) return service
-  const reload = async (): Promise<void> => {
+  const reload = async (by: 'file' | 'signal'): Promise<void> => {
     let next: Configuration | undefined
-    await service.reconfigure(() => {
-      next = load()
-      return next
-    })
+    await service.reconfigure(
+      () => {
+        next = load()
+        return next
+      },
+      { by, actor: 'system' },
+    )
     if (next !== undefined) watch.watch([file, ...filesNamedIn(next)])
   }
-  const watch = new FileWatch(watchEveryMs, () => void reload())
+  const watch = new FileWatch(watchEveryMs, () => void reload('file'))
   watch.watch([file, ...filesNamedIn(config)])
   return {
     endpoints: service.endpoints,
-    reload,
+    reload: () => reload('signal'),
     async [Symbol.asyncDispose]() {
       watch[Symbol.dispose]()
       await service[Symbol.asyncDispose]()

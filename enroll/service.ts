@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { ReloadReceipt } from '../contract/admin-api.ts'
 import type { Configuration } from '../contract/configuration.ts'
+import type { Reloaded } from '../contract/live-settings.ts'
 import { parseCertificate, parsePem, toPem } from '../pki/certificate.ts'
 import { openKeyFile } from '../pki/keystore.ts'
 import type { MessageSigner } from '../pki/signed-data.ts'
@@ -32,7 +32,7 @@ import { ApprovalQueue } from './ra/approval-queue.ts'
 import { EnrollmentDenials } from './ra/enrollment-denials.ts'
 import { Profiles } from './ra/profiles.ts'
 import { RegistrationAuthority } from './ra/registration-authority.ts'
-import { Reconfiguration } from './reconfiguration.ts'
+import { Reconfiguration, type Wanted } from './reconfiguration.ts'
 import { createReportDesk } from './reports.ts'
 import { openStatus } from './status-service.ts'
 
@@ -55,7 +55,7 @@ export type EnrollService = AsyncDisposable & {
    *
    * @param load throws FleetError `config_invalid`
    */
-  reconfigure(load: () => Configuration): Promise<ReloadReceipt>
+  reconfigure(load: () => Configuration, wanted: Wanted): Promise<Reloaded>
 }
 
 const renewalCheckMs = 3_600_000
@@ -142,6 +142,11 @@ export async function createEnrollService(input: {
     registry,
     clock,
     log,
+    put: (next, changed) => {
+      if (changed.includes('log.level')) log.level = next.log.level
+      renewals.allow(next.enroll.renewalsPerHour)
+      requests.allow(next.enroll.attemptsPerMinute)
+    },
     changed: () => est.renew(credential()),
   })
   const alerts = new Alerts({ registry, clock, log })
@@ -218,7 +223,7 @@ export async function createEnrollService(input: {
         ownBroker: config.broker.id,
         startedAt: clock(),
         configuration: () => reconfiguration.view,
-        reload: load === undefined ? undefined : () => reconfiguration.apply(load),
+        reload: load === undefined ? undefined : (who) => reconfiguration.apply(load, { ...who, by: 'request' }),
       },
       { listen: config.enroll.admin, credential: credential(), anchors },
     ),
@@ -234,6 +239,24 @@ export async function createEnrollService(input: {
     overlapMs,
   } = config.enroll
   const renewals = new AttemptLimit(renewalsPerHour, { periodMs: 3_600_000, maxKeys: 100_000 })
+  const requests = createEst({
+    registry,
+    hierarchy,
+    profiles,
+    ra,
+    ca,
+    responder,
+    clock,
+    log,
+    attemptsPerMinute,
+    denials,
+    onWatchedKey: (use) => alerts.keyUsed(use),
+    onFork: (fork, request) => suspected(clones.forked(fork, shownIn(request))),
+    onOutlived: (serial, request) => suspected(clones.renewedLate(serial, shownIn(request))),
+    meters,
+    renewals,
+    overlapMs,
+  })
   const est = opened.use(
     await createEdge({
       listen: config.enroll.est,
@@ -245,24 +268,7 @@ export async function createEnrollService(input: {
       requestTimeoutMs,
       handshakeTimeoutMs,
       log,
-      ...createEst({
-        registry,
-        hierarchy,
-        profiles,
-        ra,
-        ca,
-        responder,
-        clock,
-        log,
-        attemptsPerMinute,
-        denials,
-        onWatchedKey: (use) => alerts.keyUsed(use),
-        onFork: (fork, request) => suspected(clones.forked(fork, shownIn(request))),
-        onOutlived: (serial, request) => suspected(clones.renewedLate(serial, shownIn(request))),
-        meters,
-        renewals,
-        overlapMs,
-      }),
+      ...requests,
     }),
   )
 
@@ -334,7 +340,7 @@ export async function createEnrollService(input: {
       operatorKey: join(dataDir, 'operator', 'operator.key'),
     },
     probes: probes?.url,
-    reconfigure: (load) => reconfiguration.apply(load),
+    reconfigure: (load, wanted) => reconfiguration.apply(load, wanted),
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
 }

@@ -9,7 +9,7 @@ const drainMs = 8_000
 
 export type Service = AsyncDisposable & {
   endpoints: Record<string, string>
-  /** Reads anew what can be changed while it runs; it does not throw. */
+  /** Reads anew what can be changed while it runs, at SIGHUP; it does not throw. */
   reload?(): Promise<void>
 }
 

@@ -3,7 +3,7 @@
  * hostile keys cannot grow it without bound.
  */
 export class AttemptLimit {
-  readonly #perPeriod: number
+  #perPeriod: number
   readonly #periodMs: number
   readonly #maxKeys: number
   readonly #attempts = new Map<string, { count: number; since: number }>()
@@ -12,6 +12,11 @@ export class AttemptLimit {
     this.#perPeriod = perPeriod
     this.#periodMs = periodMs
     this.#maxKeys = maxKeys
+  }
+
+  /** From now on so many; what was counted before counts. */
+  allow(perPeriod: number): void {
+    this.#perPeriod = perPeriod
   }
 
   /** @returns milliseconds to wait before `key` may try again, 0 when it may now */

@@ -440,6 +440,7 @@ export class FeedClient implements AsyncDisposable {
     if ('verdicts' in asked)
       return { kind: 'answer', id, verdicts: await answers.verdicts(verdictQuery.parse(asked.verdicts)) }
     if ('key' in asked) return { kind: 'answer', id, key: await answers.key(keyOrder.parse(asked.key)) }
+    if ('reload' in asked) return { kind: 'answer', id, reload: await answers.reload({}) }
     return { kind: 'answer', id, kick: await answers.kick(kickOrder.parse(asked.kick)) }
   }
 

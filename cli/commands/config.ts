@@ -1,8 +1,9 @@
 import { existsSync } from 'node:fs'
 import type { Command } from 'commander'
-import { reloadReceipt } from '../../contract/admin-api.ts'
 import { configurationSchema } from '../../contract/configuration-schema.ts'
+import { type ReloadReceipt, reloadReceipt } from '../../contract/reload-api.ts'
 import { readConfig } from '../../runtime/config.ts'
+import { FleetError } from '../../runtime/errors.ts'
 import { openConnection } from '../admin-batches.ts'
 import { type Io, settingsOf } from '../io.ts'
 import { fields, json, table, yaml } from '../output.ts'
@@ -58,20 +59,31 @@ export function addConfig(program: Command, io: Io): void {
     .action(async (options: Options & Common) => {
       using connection = openConnection(options.data)
       const call = { method: 'POST', path: '/v1/configuration/reload', body: {} } as const
-      print(io, options, await connection.call(reloadReceipt, call), ({ changed, waitsForRestart }) =>
-        fields(
-          [
-            ['in force now', changed.join(', ') || 'nothing is another'],
-            ['needs a restart', waitsForRestart.join(', ')],
-          ],
-          io.colour,
-        ),
-      )
+      const receipt = await connection.call(reloadReceipt, call)
+      print(io, options, receipt, (shown) => reloadedBy(shown, io.colour))
+      const failed = receipt.brokers.find(({ refused }) => refused !== undefined)
+      if (failed === undefined) return
+      const sentence = `${failed.broker} goes on with what it had: ${failed.refused}`
+      throw new FleetError('config_invalid', sentence, { context: { refused: true } })
     })
 
   examples(config.command('schema'), 'config schema > fleetgate.schema.json')
     .description('print the JSON Schema of the file, for editors')
     .action(() => io.out(json(configurationSchema())))
+}
+
+function reloadedBy({ brokers, unheard, ...enroll }: ReloadReceipt, colour: boolean): string {
+  const all = [enroll, ...brokers]
+  const changed = [...new Set(all.flatMap((one) => one.changed))]
+  const waiting = [...new Set(all.flatMap(({ waitsForRestart }) => waitsForRestart))]
+  return fields(
+    [
+      ['in force now', changed.join(', ') || 'nothing is another'],
+      ['needs a restart', waiting.join(', ')],
+      ...unheard.map(({ broker, why }): [string, string] => ['not asked', `${broker} (${why})`]),
+    ],
+    colour,
+  )
 }
 
 const isOfEnvironment = ({ from }: Setting): boolean => from.startsWith('FLEETGATE_')

@@ -48,6 +48,10 @@ async function up(options: UpOptions, io: Io): Promise<void> {
     throw error
   }
   io.out(welcome(gateway.endpoints, dataDir, io.colour))
+  io.onHangUp(() => {
+    io.out('reading the configuration again; the log says what is in force\n')
+    gateway.reload()
+  })
   await aborted(stop)
   io.out('stopping ...\n')
   const unclean = await gateway.stop()

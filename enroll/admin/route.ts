@@ -1,6 +1,7 @@
 import type { TLSSocket } from 'node:tls'
 import type { z } from 'zod'
-import type { ConfigurationView, ReloadReceipt } from '../../contract/admin-api.ts'
+import type { ConfigurationView } from '../../contract/admin-api.ts'
+import type { Reloaded } from '../../contract/live-settings.ts'
 import type { Role } from '../../contract/operator-api.ts'
 import type { ProblemCode } from '../../contract/problems.ts'
 import type { Log } from '../../runtime/log.ts'
@@ -14,6 +15,7 @@ import type { ApprovalQueue } from '../ra/approval-queue.ts'
 import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
 import type { Asked } from '../registry/asked.ts'
+import type { AuditFact } from '../registry/audit-log.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { Streams } from './events.ts'
 
@@ -44,7 +46,7 @@ export type AdminContext = {
   startedAt: Date
   configuration: () => ConfigurationView
   /** absent where the service does not know how its configuration is read */
-  reload: (() => Promise<ReloadReceipt>) | undefined
+  reload: ((who: Pick<AuditFact, 'actor' | 'remoteAddress'>) => Promise<Reloaded>) | undefined
   streams: Streams
 }
 

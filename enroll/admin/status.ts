@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
-import { reloadReceipt, statusView } from '../../contract/admin-api.ts'
+import { statusView } from '../../contract/admin-api.ts'
+import { type ReloadReceipt, reloadReceipt } from '../../contract/reload-api.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { route } from './route.ts'
 
@@ -26,14 +27,32 @@ export const reloadRoute = route({
   method: 'POST',
   path: '/v1/configuration/reload',
   role: 'admin',
-  summary: 'Read the configuration file anew',
+  summary: 'Read the configuration file anew, here and at every broker',
   answer: reloadReceipt,
   problems: ['not_found', 'config_invalid'],
-  handle: async (_input, { reload }) => {
+  handle: async ({ asked }, { reload, registry, feed, clock }): Promise<ReloadReceipt> => {
     if (reload === undefined)
       throw new FleetError('not_found', 'this service was started without a configuration to read')
-    const receipt = await reload()
-    if (receipt.refused !== undefined) throw new FleetError('config_invalid', receipt.refused)
-    return receipt
+    const { actor, remoteAddress, requestId } = asked
+    const own = await reload({ actor, remoteAddress })
+    if (own.refused !== undefined) throw new FleetError('config_invalid', own.refused)
+    const { brokers, unheard } = await feed.questions.reload()
+    // A broker has no audit log, and keeps what it said in its own log alone.
+    const told = brokers.map(({ broker, refused, changed }) =>
+      `${broker} ${refused ?? changed.join(' ')}`.slice(0, 500),
+    )
+    await registry.commit({
+      requestId: `${requestId}-reload`,
+      writes: [],
+      audit: [
+        {
+          ...{ action: 'configuration.reloaded', actor, subject: 'brokers', outcome: 'done' },
+          details: { brokers: told, unheard: unheard.map(({ broker, why }) => `${broker} ${why}`) },
+          ...{ remoteAddress, requestId },
+        },
+      ],
+      at: clock(),
+    })
+    return { ...own, brokers, unheard }
   },
 })

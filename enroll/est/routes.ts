@@ -74,6 +74,8 @@ export function createEst(context: EstContext): {
   handle(request: EdgeRequest): Promise<EdgeAnswer>
   fail(error: unknown, request: EdgeRequestHead): Promise<EdgeAnswer>
   drop(cause: ProblemCode, message: string, remoteAddress: string): string
+  /** From now on so many refusals of a caller in a minute. */
+  allow(attemptsPerMinute: number): void
 } {
   const failures = new AttemptLimit(context.attemptsPerMinute)
   const failuresOfNetwork = new AttemptLimit(context.attemptsPerMinute * 10)
@@ -215,7 +217,12 @@ export function createEst(context: EstContext): {
       if (told) context.log.warn({ ...fields, ...error.context, ...told }, 'enrollment refused')
     }
   }
-  return { handle, fail, drop }
+  const allow = (attempts: number): void => {
+    for (const limit of [failures, guesses]) limit.allow(attempts)
+    failuresOfNetwork.allow(attempts * 10)
+    failuresOfAll.allow(attempts * 20)
+  }
+  return { handle, fail, drop, allow }
 }
 
 const tooMany = (waitMs: number): FleetError =>

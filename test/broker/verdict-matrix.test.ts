@@ -14,6 +14,7 @@ import {
   verificationFaults,
 } from '../../contract/verification.ts'
 import { parsePem, toPem } from '../../pki/certificate.ts'
+import { FleetError } from '../../runtime/errors.ts'
 import { BrokerHarness, closeOf, EventInbox, type LogLine, parsePolicy } from '../harness/broker.ts'
 import { revocationList, type TestCertificate, TestPki } from '../harness/certificates.ts'
 
@@ -219,6 +220,46 @@ for (const state of verificationFaults) {
     }
   })
 }
+
+test('a listener that is given another mode while it serves takes strangers into quarantine, and ends them when it is taken back', async () => {
+  const name = 'enforce-grace'
+  const rows = (mode: 'enforce' | 'permissive') =>
+    listeners.map((one) => ({
+      ...one,
+      ...{ listen: '127.0.0.1:0', trust: ['fleetgate', 'listed', 'pinned'] },
+      ...(one.name === name ? { mode } : {}),
+    }))
+  const stranger = await TestPki.selfSigned('mode-1')
+  const changed = [`broker.listeners.${name}.mode`]
+  assert.equal(await answer(name, stranger, 'mode-1'), undefined)
+  assert.deepEqual(harness.reconfigure({ listeners: rows('permissive') }), { changed, waitsForRestart: [] })
+  const client = harness.dialUrl(harness.broker.endpoints[name]!, stranger, { clientId: 'mode-1', protocolVersion: 5 })
+  const closed = closeOf(client)
+  await new Promise((resolve) => client.once('connect', resolve))
+  assert.deepEqual(harness.reconfigure({ listeners: rows('enforce') }).changed, changed)
+  await closed
+  assert.equal(await answer(name, stranger, 'mode-1'), undefined)
+})
+
+test('limits are others while the broker serves, also for who is connected; what waits for a restart is named, and a fault changes nothing', async () => {
+  const device = await harness.device('limited', { notAfter: new Date(Date.now() + 9 * hour) })
+  await harness.connect(device)
+  const second = () => harness.refusal(device, { clientId: 'limited:b' })
+  const { reconfigure } = harness.broker
+  assert.deepEqual(harness.reconfigure({ maxConnectionsPerDevice: 1, id: 'other' }), {
+    changed: ['broker.maxConnectionsPerDevice'],
+    waitsForRestart: ['broker.id'],
+  })
+  assert.equal(typeof (await second()), 'number')
+  const refused = reconfigure(() => {
+    throw new FleetError('config_invalid', 'line 3')
+  })
+  assert.deepEqual(refused, { refused: 'line 3', changed: [], waitsForRestart: [] })
+  assert.equal(typeof (await second()), 'number')
+  assert.deepEqual(harness.reconfigure({}).changed, ['broker.maxConnectionsPerDevice'])
+  assert.equal(await second(), 0)
+  assert.deepEqual(await harness.feed.ask('reload', {}), [], 'this one was started without a file to read')
+})
 
 test('certificates that no trusted CA has issued are not reported: anybody can make as many as he likes', () => {
   const reported = [...harness.feed.reports.values()].flatMap(({ report }) =>

@@ -120,15 +120,24 @@ export class BrokerHarness implements AsyncDisposable {
     if (this.feed.answering) await this.broker.feed.untilLive()
   }
 
+  #configuration(change: Settings['broker'] = {}) {
+    // A clock that leaps is no sign of a long silence.
+    const leaping = this.settings.clock === undefined ? {} : { stale: { afterMs: 10 * 365 * 86_400_000 } }
+    return configuration.parse({
+      broker: { listen: '127.0.0.1:0', feed: this.feed.address, ...leaping, ...this.settings.broker, ...change },
+    })
+  }
+
+  /** Has it read another configuration. */
+  reconfigure(change: Settings['broker']) {
+    return this.broker.reconfigure(() => this.#configuration(change))
+  }
+
   /** Starts the broker and does not wait for its feed. */
   async startDetached(): Promise<void> {
     const { clock, isFast } = this.settings
-    // A clock that leaps is no sign of a long silence.
-    const leaping = clock === undefined ? {} : { stale: { afterMs: 10 * 365 * 86_400_000 } }
     this.broker = await createBrokerService({
-      config: configuration.parse({
-        broker: { listen: '127.0.0.1:0', feed: this.feed.address, ...leaping, ...this.settings.broker },
-      }),
+      config: this.#configuration(),
       dataDir: join(this.folder, 'data'),
       credentialDir: join(this.folder, 'credential'),
       log: this.testLog.log,

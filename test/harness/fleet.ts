@@ -77,7 +77,7 @@ export class EnrollHarness implements AsyncDisposable {
   }
 
   async reconfigure(load: () => Configuration): Promise<void> {
-    await this.#service!.reconfigure(load)
+    await this.#service!.reconfigure(load, { by: 'file', actor: 'system' })
   }
 
   /** Ends the service and leaves its folder. */

@@ -24,6 +24,7 @@ export async function fleetgate(argv: string[], more: Partial<Io> = {}): Promise
     readSecret: async () => '',
     readLine: async () => '',
     untilSignal: () => new AbortController().signal,
+    onHangUp: () => {},
     ...more,
   }
   const code = await run(argv, io)

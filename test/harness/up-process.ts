@@ -13,9 +13,11 @@ export class Up {
   out = ''
   err = ''
 
-  constructor(dataDir: string) {
+  constructor(dataDir: string, ...more: string[]) {
     const env = { ...process.env, FLEETGATE_NAMES: 'localhost,127.0.0.1' }
-    this.process = endsWithTest(spawn(process.execPath, [main, 'up', '--ports', 'auto', '--data', dataDir], { env }))
+    this.process = endsWithTest(
+      spawn(process.execPath, [main, 'up', '--ports', 'auto', '--data', dataDir, ...more], { env }),
+    )
     this.#closed = once(this.process, 'close').finally(() => {
       this.#hasEnded = true
     })
@@ -31,6 +33,14 @@ export class Up {
     while (!this.out.includes(text)) {
       if (this.#hasEnded) throw new Error(`up ended and never said "${text}": ${this.out}${this.err}`)
       await Promise.race([once(this.process.stdout!, 'data'), this.#closed])
+    }
+  }
+
+  /** Of either service. */
+  async logs(text: string): Promise<void> {
+    while (!this.err.includes(text)) {
+      if (this.#hasEnded) throw new Error(`up ended and never logged "${text}": ${this.out}${this.err}`)
+      await Promise.race([once(this.process.stderr!, 'data'), this.#closed])
     }
   }
 

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -45,14 +45,49 @@ test('up runs a gateway, keeps a second one from its data, and stops cleanly at 
   assert.equal(existsSync(endpointsFile(dataDir)), false)
 })
 
-test('up treats a SIGHUP as a stop, and so a reader who closes its output', async () => {
+test('up reads its configuration again at SIGHUP, in both services, and goes on with a file that is not in order', async () => {
   const dataDir = join(folder, 'hung-up')
-  const gateway = new Up(dataDir)
+  const file = join(folder, 'fleetgate.yaml')
+  const write = (text: string): void => writeFileSync(file, text)
+  const before = 'broker: { maxConnectionsPerDevice: 3, listeners: [{ name: mqtts, mode: enforce }] }\n'
+  write(before)
+  const gateway = new Up(dataDir, '--config', file)
   await gateway.says('Ctrl-C stops the gateway.')
+  const endpoints = readEndpoints(dataDir)
+  write(
+    'broker: { maxConnectionsPerDevice: 4, listeners: [{ name: mqtts, mode: permissive }] }\nlog: { level: debug }\n',
+  )
   gateway.process.kill('SIGHUP')
+  await gateway.says('reading the configuration again')
+  const changed = ['log.level', 'broker.maxConnectionsPerDevice', 'broker.listeners.mqtts.mode']
+  await gateway.logs(`"changed":${JSON.stringify(changed)}`)
+  await gateway.logs('"changed":["log.level"]')
+  write('broker: { maxConnectionsPerDevice: many }\n')
+  gateway.process.kill('SIGHUP')
+  await gateway.logs('"service":"broker","event":"configuration.notRead"')
+  await gateway.logs('"service":"enroll","event":"configuration.refused"')
+  write(`${before}names: [localhost, 127.0.0.1, gateway.example]\n`)
+  const { code, out } = await fleetgate(['config', 'reload', '--data', dataDir])
+  assert.deepEqual([code, out], [0, `in force now  ${changed.join(', ')}\n`], 'names are of the environment here')
+  assert.deepEqual(readEndpoints(dataDir), endpoints)
+  const { out: audit } = await fleetgate(['audit', 'tail', '-n', '20', '-o', 'json', '--data', dataDir])
+  const entries = audit.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line)]))
+  assert.deepEqual(
+    entries.flatMap(({ action, actor, outcome, details }) =>
+      action === 'configuration.changed' ? [[actor, details.by, outcome]] : [],
+    ),
+    [
+      ['system', 'signal', 'done'],
+      ['system', 'signal', 'refused'],
+      ['operator:operator', 'request', 'done'],
+    ],
+  )
+  gateway.process.kill('SIGTERM')
   assert.deepEqual(await gateway.ended(), [0, null])
-  assert.equal(existsSync(endpointsFile(dataDir)), false)
+})
 
+test('up stops when a reader closes its output', async () => {
+  const dataDir = join(folder, 'unread')
   const unread = new Up(dataDir)
   await unread.says('enroll is ready')
   unread.process.stdout!.destroy()

@@ -331,7 +331,7 @@ test('ten thousand events arrive in order and in few batches', async () => {
 
 test('who is connected is told page by page in the order of client ids; a question it does not know is no answer', async () => {
   const { feed } = harness
-  assert.deepEqual(feed.hellos[0]!.questions, ['sessions', 'kick', 'verdicts', 'key'])
+  assert.deepEqual(feed.hellos[0]!.questions, ['sessions', 'kick', 'verdicts', 'key', 'reload'])
   const [one, two] = [await harness.device('sensor-1'), await harness.device('sensor-2')]
   const clients = [
     await harness.connect(two),

@@ -2,11 +2,14 @@ import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
+import { startCursor } from '../../../contract/feed.ts'
+import type { Reloaded } from '../../../contract/live-settings.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
 import { loadConfig } from '../../../runtime/config.ts'
 import { writeEndpoints } from '../../../runtime/endpoints.ts'
 import { TestPki } from '../../harness/certificates.ts'
 import { EnrollHarness } from '../../harness/fleet.ts'
+import { followFeed } from '../../harness/follower.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
 suite('devices and tokens by the hundred', () => {
@@ -198,12 +201,41 @@ suite('devices and tokens by the hundred', () => {
   test('the configuration is read anew on demand: what is another now, what waits, and a fault by its place', async () => {
     const { broker } = fleet.config
     const profiles = { ...fleet.config.profiles, camera: { ...fleet.config.profiles.camera!, validityDays: 9 } }
-    fleet.load = () => ({ ...fleet.config, profiles, broker: { ...broker, maxConnections: 7 } })
-    const done = await cli('config', 'reload')
+    const enroll = { ...fleet.config.enroll, renewalsPerHour: 1 }
+    const changed = { ...broker, maxConnections: 7, maxConnectionsPerDevice: 3 }
+    fleet.load = () => ({ ...fleet.config, profiles, enroll, broker: changed })
+    await using feed = await followFeed(fleet, undefined)
+    feed.send({ kind: 'hello', protocol: 1, broker: 'broker-1', cursor: startCursor, questions: ['reload'] })
+    await feed.see(({ kind }) => kind === 'live')
+    const answered = async (id: number, answer: Reloaded): Promise<void> => {
+      const asked = await feed.see((message) => message.kind === 'ask' && message.id === id)
+      assert.deepEqual(asked, { kind: 'ask', id, reload: {} })
+      feed.send({ kind: 'answer', id, reload: [answer] })
+    }
+    const ofBroker = { changed: ['broker.maxConnectionsPerDevice'], waitsForRestart: ['broker.maxConnections'] }
+    const [done] = await Promise.all([cli('config', 'reload'), answered(1, ofBroker)])
     assert.deepEqual(
       [done.code, done.out],
-      [0, 'in force now     profile camera\nneeds a restart  broker.maxConnections\n'],
+      [
+        0,
+        'in force now     profile camera, enroll.renewalsPerHour, broker.maxConnectionsPerDevice\nneeds a restart  broker.maxConnections\n',
+      ],
     )
+    const device = await fleet.enrolledDevice('limited-1')
+    const renewal = await fleet.renewalCsr(device)
+    assert.equal((await fleet.reenroll(device, renewal)).status, 200)
+    assert.equal((await fleet.reenroll(device, renewal)).status, 429)
+    const { items } = (await fleet.admin('GET', '/audit?limit=50')).body
+    const told = (action: string) => items.find((entry: { action: string }) => entry.action === action)
+    assert.deepEqual(
+      [told('configuration.changed').actor, told('configuration.changed').details.by],
+      ['operator:operator', 'request'],
+    )
+    assert.deepEqual(told('configuration.reloaded').details.brokers, ['broker-1 broker.maxConnectionsPerDevice'])
+    const unable = { refused: 'line 3: no', changed: [], waitsForRestart: [] }
+    const [kept] = await Promise.all([cli('config', 'reload'), answered(2, unable)])
+    assert.deepEqual([kept.code, kept.out.split('\n')[0]], [3, 'in force now     nothing is another'])
+    assert.match(kept.err, /broker-1 goes on with what it had: line 3: no \(config_invalid\)/)
     const bad = file('bad.yaml', 'log: { level: warn }\nprofiles:\n  camera: { validityDays: nine }\n')
     fleet.load = () => loadConfig({ file: bad, env: {} })
     const refused = await cli('config', 'reload')
