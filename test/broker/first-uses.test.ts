@@ -29,9 +29,10 @@ class Place {
         }
       },
     }
-    const raise = (report: BrokerReport): number => {
+    const raise = (report: BrokerReport): boolean => {
       assert.equal(report.type, 'certificate.used')
-      return this.told.push(report.fingerprint)
+      this.told.push(report.fingerprint)
+      return true
     }
     return new FirstUses({ area: area as Area, raise, clock, log: pino({ enabled: false }) })
   }
