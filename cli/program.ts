@@ -1,4 +1,5 @@
 import { Command, CommanderError } from 'commander'
+import { didYouMean } from '../contract/near-names.ts'
 import type { ProblemCode } from '../contract/problems.ts'
 import manifest from '../package.json' with { type: 'json' }
 import { commandLine, defaultDataDir } from '../runtime/endpoints.ts'
@@ -110,8 +111,14 @@ function addHelp(program: Command): void {
       let found = program
       for (const word of words) {
         const next = found.commands.find((command) => command.name() === word)
-        if (next === undefined) program.error(`error: unknown command '${words.join(' ')}'`)
-        else found = next
+        if (next === undefined) {
+          const near = didYouMean(
+            word,
+            found.commands.map((command) => command.name()),
+          )
+          program.error(`error: unknown command '${words.join(' ')}'${near}`)
+        }
+        found = next
       }
       found.help()
     })

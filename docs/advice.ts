@@ -3,30 +3,36 @@ import type { ProblemCode } from '../contract/problems.ts'
 /** What the reader of a refusal can do about it; printed into errors.md beside status and title. */
 export const advice: Record<ProblemCode, string> = {
   request_malformed:
-    'Read the sentence that came with it: it names the field or the place. Send the request again, corrected.',
+    'Read the sentence that came with it: it names the field or the place. Send the request again, corrected; `npx fleetgate help COMMAND` has what a command takes, [openapi.json](openapi.json) what the API does.',
   unauthenticated:
     'Present a credential: EST wants HTTP Basic with device id and enrollment token, or a client certificate; the admin API wants the operator certificate.',
-  forbidden: 'Use a credential that is meant for this. A device certificate, for example, does not open the admin API.',
+  forbidden:
+    'Use a credential that is meant for this: a device certificate, for example, does not open the admin API. `npx fleetgate operator create NAME --role ROLE --out DIR` makes one that does, `npx fleetgate api-token create` one for programs.',
   role_insufficient:
     'Ask somebody with the role that the sentence names, or have yours changed: `npx fleetgate operator set-role NAME ROLE`.',
-  not_found: 'Check the path. EST is under `/.well-known/est/`, the admin API under `/v1/`.',
+  not_found:
+    'Check the path. EST is under `/.well-known/est/`, with the labels that `labels` of the configuration has, the admin API under `/v1/`. Of a name: `ls` lists those there are, as `npx fleetgate session ls`, `npx fleetgate incident ls`.',
   method_not_allowed: 'Use the method named in the `Allow` header.',
-  conflict: 'Somebody else changed it first, or it exists. Read it again, then decide.',
+  conflict:
+    'Somebody else changed it first, or it exists. Read it again (`npx fleetgate device show ID`, or what else it is about), then decide; `npx fleetgate audit tail` has who did what.',
   body_too_large: 'Send less, or raise `enroll.maxBodyBytes`.',
   media_type_unsupported:
-    'Set the content type that the sentence names; for EST it is `application/pkcs10`, for the admin API `application/json`.',
+    'Set the content type that the sentence names; for EST it is `application/pkcs10`, for the admin API `application/json`, which `fleetgate enroll` and the other commands send by themselves: for a call of your own see [openapi.json](openapi.json).',
   misdirected:
     'Ask for a name or address that stands in the server certificate (`names` in the configuration), over https, or send the path alone.',
   too_many_requests:
     'Wait for the time in `Retry-After`. If honest devices meet it behind one address, raise `enroll.attemptsPerMinute`.',
-  internal: 'Look for the request id in the log of the service. Report it if the log does not explain it.',
+  internal:
+    'Look for the request id in the log of the service (`log.level: debug` has more of it, without a restart), and at `npx fleetgate doctor`. Report it if they do not explain it.',
   unavailable: 'Try again after `Retry-After`. If it lasts, look whether the service runs: `npx fleetgate status`.',
   outcome_unknown:
-    'Ask again with the same `Idempotency-Key` (EST: the same request): the change has one effect, however often it is asked for.',
+    'Ask again with the same `Idempotency-Key` (EST: the same request; `fleetgate` does so by itself when it is called again): the change has one effect, however often it is asked for. If it lasts, `npx fleetgate doctor` looks at the disk.',
 
-  precondition_failed: 'Somebody else changed it first. Read it again for its new `ETag`, then decide.',
+  precondition_failed:
+    'Somebody else changed it first: `npx fleetgate audit tail` says who. Read it again for its new `ETag`, then decide.',
   operator_unknown: 'See which there are: `npx fleetgate operator ls`.',
-  operator_exists: 'Take another name: the audit log names who did what by it, so it is given once.',
+  operator_exists:
+    'Take another name: the audit log names who did what by it, so it is given once. `npx fleetgate operator ls` has those there are; one that is disabled comes back by `npx fleetgate operator enable NAME`.',
   api_token_invalid: 'It was removed, or cut when it was copied. Make a new one: `npx fleetgate api-token create`.',
   api_token_expired: 'Make a new one: `npx fleetgate api-token create`. `api-token ls` says when each expires.',
   api_token_unknown: 'See which there are: `npx fleetgate api-token ls`.',
@@ -35,10 +41,12 @@ export const advice: Record<ProblemCode, string> = {
     'An operator with the role admin can say why, and let you in again: `npx fleetgate operator enable NAME`. One that was removed does not come back.',
 
   csr_malformed:
-    'Send base64 of one DER PKCS#10 request, for example from `openssl req -new -outform DER | openssl base64 -A`.',
-  csr_signature_invalid: 'The request was changed after it was signed, or signed with another key. Make a new one.',
-  csr_key_unsupported: 'Use P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits with exponent 65537.',
-  csr_key_too_weak: 'Make a larger key; P-256 is the usual choice.',
+    'Send base64 of one DER PKCS#10 request, for example from `openssl req -new -outform DER | openssl base64 -A`; `npx fleetgate enroll` makes its own. For `operator create --csr` it is a PEM file.',
+  csr_signature_invalid:
+    'The request was changed after it was signed, or signed with another key. Make a new one, or have `npx fleetgate enroll` make it.',
+  csr_key_unsupported:
+    'Use P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits with exponent 65537, of those that `keyTypes` of the profile in `profiles` has: `npx fleetgate enroll --key-type P-256`.',
+  csr_key_too_weak: 'Make a larger key; P-256 is the usual choice: `npx fleetgate enroll --key-type P-256`.',
   csr_subject_mismatch: 'Set the CN of the request to the device id, alone: `-subj /CN=cam-1`.',
   channel_binding_missing:
     'Put base64 of the channel binding into challengePassword (libest: `-z`; RFC 7030 3.5), or use a profile with `channelBinding: optional`.',
@@ -58,7 +66,7 @@ export const advice: Record<ProblemCode, string> = {
     'Name the key of the current certificate by its subjectKeyIdentifier; it must be EC or RSA, and enrolled since `serverKeygen` was set in the profile. The sentence says what is missing.',
   subject_changed: 'Renew with the subject and names of the current certificate. A new name is a new device.',
   key_compromised:
-    'Somebody uses a key whose device was stolen, or whose certificate was revoked for keyCompromise. The audit log has the address. A device of yours has to make a new key.',
+    'Somebody uses a key whose device was stolen, or whose certificate was revoked for keyCompromise. `npx fleetgate incident ls` has the address. A device of yours has to make a new key: `npx fleetgate token create --device ID`, and enroll it in a new folder.',
   lint_failed: 'Nothing was signed. Look at the log for the rule and the profile, and correct the profile.',
   key_unavailable: 'Look at the log of enroll: the key file is gone, unreadable or encrypted with another passphrase.',
 
@@ -76,7 +84,8 @@ export const advice: Record<ProblemCode, string> = {
   token_expired: 'Make a new one: `npx fleetgate token create --device ID`.',
   token_spent:
     'A token enrolls one key. The same request may fetch its answer again; for another key make a new token. If you did not enroll the device, somebody else did: revoke it.',
-  token_void: 'The device was revoked, and its unused tokens with it.',
+  token_void:
+    'The device was revoked, and its unused tokens with it: `npx fleetgate device show ID` says why. To have it back: `npx fleetgate device readmit ID`, then `npx fleetgate token create --device ID`.',
   device_not_allowed:
     'Allow it by the serial number in the sentence: `npx fleetgate device allow --file serials.csv --label L`, or register a device of that name.',
   hardware_stolen:
@@ -101,12 +110,16 @@ export const advice: Record<ProblemCode, string> = {
   last_operator:
     'Make another operator first; or confirm it, `npx fleetgate cert revoke SERIAL --yes`. Who holds the data folder gets back in: delete `operator/operator.crt` and `operator/operator.key` there and start enroll again, which makes another.',
 
-  certificate_missing: 'Give the client its certificate and key (mosquitto: `--cert`, `--key`).',
-  certificate_self_signed: 'Enroll the device; a certificate that it made itself is worth nothing here.',
-  certificate_untrusted: 'The certificate is of another CA. Enroll the device with this gateway.',
+  certificate_missing:
+    'Give the client its certificate and key (mosquitto: `--cert`, `--key`); it has none? `npx fleetgate token create --device ID`, and enroll it. An operator names the folder that has theirs: `--data DIR`, as `npx fleetgate operator create` made it.',
+  certificate_self_signed:
+    'A certificate that a device made itself is worth nothing here. Enroll it: `npx fleetgate token create --device ID`.',
+  certificate_untrusted:
+    'The certificate is of another CA, or its chain does not hold: `npx fleetgate cert verify FILE` says which. Enroll the device with this gateway, or trust that CA: `broker.trust`.',
   certificate_expired:
     'Let the device renew with it once more, `npx fleetgate enroll allow-late ID --ttl 24h`, or enroll it again with a new token. Look why it did not renew in time, and check its clock.',
-  certificate_not_yet_valid: 'Check the clocks of gateway and device.',
+  certificate_not_yet_valid:
+    'Check the clocks of gateway and device: `npx fleetgate doctor` looks at those of the gateway.',
   certificate_wrong_usage:
     'A server certificate was used as a client certificate. Use the one that was enrolled for the device.',
   certificate_superseded:
@@ -122,7 +135,7 @@ export const advice: Record<ProblemCode, string> = {
   certificate_status_stale:
     'Fetch a new revocation list into the `crl` file of `broker.trust`; it is read again by itself.',
   certificate_unregistered:
-    'The CA signed it, the registry does not know it: another data folder, or a restored backup that is too old. Enroll the device again.',
+    'The CA signed it, the registry does not know it: another data folder, or a restored backup that is too old. Enroll the device again, `npx fleetgate token create --device ID`; `npx fleetgate cert inspect FILE` says what the certificate is.',
 
   password_wrong:
     'Check user name (the device id, or none) and password; set another with `fleetgate broker passwd DEVICE`.',
@@ -170,7 +183,7 @@ export const advice: Record<ProblemCode, string> = {
   interrupted: 'Nothing is left behind; start the command again.',
 
   config_invalid:
-    'The sentence names file, line and key, or the variable. All keys are in [configuration.md](configuration.md).',
+    'The sentence names file, line and key, or the variable; `npx fleetgate config check FILE` says it again. All keys are in [configuration.md](configuration.md). A gateway that runs goes on with what it had.',
   policy_invalid:
     'The sentence names file, line and statement. Try it with `npx fleetgate policy check FILE` before you apply it.',
   port_in_use: 'Stop what uses the port, choose another address, or start with `--ports auto`.',
@@ -183,7 +196,7 @@ export const advice: Record<ProblemCode, string> = {
   audit_broken:
     'The sentence says which entry or checkpoint. Keep the file and the data folder as they are, and compare with an earlier export: `npx fleetgate audit verify FILE --continues EARLIER`.',
   data_damaged:
-    'The sentence names the file. Restore the data folder as a whole from a backup; never mix files of two.',
+    'The sentence names the file. Restore the data folder as a whole, `npx fleetgate backup restore FILE --data DIR`; never mix files of two.',
   key_permissions: 'Run the `chmod` in the sentence, and consider whether somebody has read the key.',
   key_passphrase: 'Point `keys.passphraseFile` to the passphrase that the keys were made with.',
 }

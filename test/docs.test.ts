@@ -5,7 +5,10 @@ import { test } from 'node:test'
 import { configuration } from '../contract/configuration.ts'
 import { policyDocument } from '../contract/policy-document.ts'
 import { problems } from '../contract/problems.ts'
+import { advice } from '../docs/advice.ts'
 import { pages, standards } from '../docs/generate.ts'
+import { codesOf } from '../enroll/admin/openapi.ts'
+import { routes } from '../enroll/admin/table.ts'
 import { loadConfig } from '../runtime/config.ts'
 import { parseYaml } from '../runtime/yaml.ts'
 import { blocksOf, pages as followed, read } from './harness/documents.ts'
@@ -24,6 +27,14 @@ for (const [name, text] of Object.entries(pages)) {
 test('every code is explained, with something to do', () => {
   for (const code of Object.keys(problems))
     assert.match(pages['errors.md']!, new RegExp(`\\| \`${code}\` \\| \\d{3} \\| .{10,} \\| .{20,} \\|`))
+})
+
+test('each code that the admin API can answer has advice that names a command or a setting', () => {
+  const named = /`(?:npx )?fleetgate [a-z]|`(?:enroll|broker|labels|profiles|names|keys|log)\b[\w.]*`/
+  const codes = new Set(routes.flatMap(codesOf))
+  assert.ok(codes.size > 40)
+  const vague = [...codes].filter((code) => !named.test(advice[code]))
+  assert.deepEqual(vague, [])
 })
 
 const samples = { metrics: '127.0.0.1:9464', url: 'http://some.where', keepDays: '365' }

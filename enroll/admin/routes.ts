@@ -11,6 +11,7 @@ import type { Log } from '../../runtime/log.ts'
 import { describeIssue } from '../../runtime/yaml.ts'
 import { type Caller, Doorkeeper, requireRole } from './auth.ts'
 import { Streams } from './events.ts'
+import { withNearNames } from './near-names.ts'
 import type { AdminContext, Route } from './route.ts'
 import { routes } from './table.ts'
 
@@ -38,7 +39,10 @@ export async function createAdmin(
   app.addHook('onResponse', async ({ raw: { socket } }) => {
     if (context.peers.isLeaving(socket as TLSSocket)) socket.destroySoon()
   })
-  app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply, context.log))
+  app.setErrorHandler(async (error, request, reply) => {
+    const told = await withNearNames(error, context.registry).catch(() => error)
+    return sendProblem(told, request, reply, context.log)
+  })
   app.setNotFoundHandler(async (request, reply) =>
     sendProblem(
       new FleetError('not_found', 'there is nothing here; the API is under /v1'),

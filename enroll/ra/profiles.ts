@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Configuration, EvidenceKind, LabelConfiguration } from '../../contract/configuration.ts'
 import { type Purge, purgeKinds } from '../../contract/feed.ts'
+import { didYouMean } from '../../contract/near-names.ts'
 import type { CertificateProfile } from '../../pki/profile.ts'
 import type { KeyType } from '../../pki/public-key.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -69,8 +70,11 @@ export class Profiles {
   getProfile(name: string): EnrollmentProfile {
     const profile = this.#inForce.profiles.get(name)
     if (profile) return profile
-    const known = [...this.#inForce.profiles.keys()].join(', ')
-    throw new FleetError('profile_unknown', `there is no profile ${name}; known: ${known}`)
+    const known = [...this.#inForce.profiles.keys()]
+    throw new FleetError(
+      'profile_unknown',
+      `there is no profile ${name}; known: ${known.join(', ')}${didYouMean(name, known)}`,
+    )
   }
 
   /** What of a device's messages its revocation makes void. A thief's are worth nothing; those of an old meter are data. */

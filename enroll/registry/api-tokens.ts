@@ -36,7 +36,9 @@ export async function findApiToken(registry: Registry, token: string): Promise<S
 export async function getApiToken(registry: Registry, name: string): Promise<Stored<ApiTokenRecord>> {
   const known = await registry.find('apiToken', name)
   if (known !== undefined) return known
-  throw new FleetError('api_token_unknown', `there is no API token ${name.slice(0, 64)}`)
+  throw new FleetError('api_token_unknown', `there is no API token ${name.slice(0, 64)}`, {
+    context: { unknown: name },
+  })
 }
 
 /** In order of name, expired ones too. */

@@ -38,7 +38,7 @@ export const findDevice = (registry: Registry, id: string): Promise<Stored<Devic
 export async function getDevice(registry: Registry, id: string): Promise<Stored<DeviceRecord>> {
   const device = await findDevice(registry, id)
   if (device === undefined)
-    throw new FleetError('device_unknown', `there is no device ${id}`, { context: { deviceId: id } })
+    throw new FleetError('device_unknown', `there is no device ${id}`, { context: { deviceId: id, unknown: id } })
   return device
 }
 

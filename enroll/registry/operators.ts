@@ -23,7 +23,7 @@ export const findOperator = (registry: Registry, name: string): Promise<Stored<O
 export async function getOperator(registry: Registry, name: string): Promise<Stored<OperatorRecord>> {
   const operator = await findOperator(registry, name)
   if (operator !== undefined) return operator
-  throw new FleetError('operator_unknown', `there is no operator ${name.slice(0, 64)}`)
+  throw new FleetError('operator_unknown', `there is no operator ${name.slice(0, 64)}`, { context: { unknown: name } })
 }
 
 /** In order of name, removed ones too unless those that are there are asked for. */

@@ -33,6 +33,8 @@ for (const command of commands) {
 
 const misused: [argv: string[], says: RegExp][] = [
   [['nonsense'], /unknown command 'nonsense'/],
+  [['devcie'], /unknown command 'devcie'\n\(Did you mean device\?\)/],
+  [['device', 'ls', '--grup', 'x'], /unknown option '--grup'\n\(Did you mean --group\?\)/],
   [['device'], /Usage: fleetgate device/],
   [['device', 'ls', '--colour'], /unknown option '--colour'/],
   [['device', 'ls', '-o', 'xml'], /Allowed choices are table, json/],
@@ -54,6 +56,7 @@ const misused: [argv: string[], says: RegExp][] = [
   [['up', '--data', ''], /Name a folder/],
   [['token', 'create', '--device', 'cam-1', '--quiet', '-o', 'json'], /'-q, --quiet' cannot be used with '-o json'/],
   [['help', 'device', 'make'], /unknown command 'device make'/],
+  [['help', 'device', 'creat'], /unknown command 'device creat'; did you mean create\?/],
   [['up', '--ports', 'some'], /Allowed choices are configured, auto/],
   [['demo', '--devices', '3'], /Give a whole number from 4 to 1000/],
   [['up', '--config', 'no-such-file.yaml'], /no-such-file.yaml cannot be read/],

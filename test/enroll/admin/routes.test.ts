@@ -100,6 +100,25 @@ suite('the admin API', () => {
     }
   })
 
+  test('an unknown name is answered with those that are near, of devices, operators and API tokens', async () => {
+    for (const id of ['near-0041', 'near-0042', 'far-1'])
+      await fleet.admin('POST', '/devices', { id, profile: 'camera' })
+    await fleet.admin('POST', '/api-tokens', { name: 'backup-job', role: 'viewer' })
+    const rows: [string, string, string][] = [
+      ['GET', '/devices/NEAR-0041', 'there is no device NEAR-0041; did you mean near-0041 or near-0042?'],
+      ['POST', '/devices/naer-0042/disable', 'there is no device naer-0042; did you mean near-0042 or near-0041?'],
+      ['GET', '/devices/elsewhere', 'there is no device elsewhere'],
+      ['GET', '/operators/operatr', 'there is no operator operatr; did you mean operator?'],
+      ['DELETE', '/api-tokens/backup-jop', 'there is no API token backup-jop; did you mean backup-job?'],
+    ]
+    for (const [method, path, detail] of rows) {
+      const { status, body } = await fleet.admin(method, path, method === 'POST' ? {} : undefined)
+      assert.deepEqual([status, body.detail], [404, detail])
+    }
+    const { body } = await fleet.admin('POST', '/devices', { id: 'near-1', profile: 'camra' })
+    assert.match(body.detail, /^there is no profile camra; known: .*; did you mean camera\?$/)
+  })
+
   test('lists are filtered by what stands in their records', async () => {
     const site = { id: 'filter-1', profile: 'camera', groups: ['filter'], attributes: { site: 'a=b' } }
     await fleet.admin('POST', '/devices', site)
