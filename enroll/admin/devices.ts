@@ -82,9 +82,13 @@ export const deviceRoutes = [
     problems: ['device_exists', 'conflict', 'profile_unknown'],
     status: 201,
     body: createDevice,
-    handle: async ({ body, asked }, { registry, ra }) => {
+    handle: async ({ body, asked, tag }, { registry, ra }) => {
       ra.requireProfile(body.profile)
-      return show(await create(registry, body, asked))
+      await create(registry, body, asked)
+      // As it is now: of a request that came twice, it may have been changed since the first.
+      const { doc, rev } = await getDevice(registry, body.id)
+      tag(rev)
+      return show(doc)
     },
   }),
   route({
@@ -119,8 +123,12 @@ export const deviceRoutes = [
     conditional: true,
     problems: ['precondition_failed', 'device_unknown', 'device_revoked', 'conflict'],
     body: changeDevice,
-    handle: async ({ params, body, asked }, { registry }) =>
-      show(await setAttributes(registry, { id: requireId(params.id), changes: body.attributes }, asked)),
+    handle: async ({ params, body, asked, tag }, { registry }) => {
+      const changes = body.attributes
+      const { doc, rev } = await setAttributes(registry, { id: requireId(params.id), changes }, asked)
+      tag(rev)
+      return show(doc)
+    },
   }),
   route({
     method: 'POST',

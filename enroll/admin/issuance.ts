@@ -143,7 +143,11 @@ export const issuanceRoutes = [
     conditional: true,
     problems: ['precondition_failed', 'conflict'],
     body: policyDocument,
-    handle: ({ body, asked }, { registry }) => putPolicy(registry, body, asked),
+    handle: async ({ body, asked, tag }, { registry }) => {
+      const { doc, rev } = await putPolicy(registry, body, asked)
+      tag(rev)
+      return doc
+    },
   }),
 ]
 

@@ -99,10 +99,11 @@ export const operatorRoutes = [
 async function change(
   name: string,
   wanted: Parameters<typeof changeOperator>[1]['change'],
-  { asked, socket }: Pick<Parameters<Route['handle']>[0], 'asked' | 'socket'>,
+  { asked, socket, tag }: Pick<Parameters<Route['handle']>[0], 'asked' | 'socket' | 'tag'>,
   { registry, peers }: AdminContext,
 ): Promise<OperatorView> {
-  const operator = await changeOperator(registry, { name, change: wanted }, asked)
+  const { doc: operator, rev } = await changeOperator(registry, { name, change: wanted }, asked)
+  tag(rev)
   if (operator.status !== 'active') await peers.end((peer) => peer.edge === 'admin' && peer.name === name, socket)
   return show(operator)
 }

@@ -139,12 +139,12 @@ export function changeOperator(
     change,
   }: { name: string; change: { role?: Role | undefined; status?: OperatorRecord['status'] | undefined } },
   asked: Asked,
-): Promise<OperatorRecord> {
+): Promise<Stored<OperatorRecord>> {
   return atRevision(asked, async () => {
     const known = await getOperator(registry, name)
     const request = { requestId: `${asked.requestId}-operator`, digest: asked.digest }
     if (known.doc.status === 'removed') {
-      if ((await registry.findReceipt(request)) !== undefined) return known.doc
+      if ((await registry.findReceipt(request)) !== undefined) return known
       throw new FleetError('operator_unknown', `the operator ${name} was removed`)
     }
     const doc: OperatorRecord = {
@@ -158,10 +158,11 @@ export function changeOperator(
     const changed = fact(isRemoval ? 'operator.removed' : 'operator.changed', doc, asked)
     const certificates = ended.map((one) => one.doc.serial)
     const revokedAt = asked.now.toISOString()
+    const expect = asked.ifMatch ?? known.rev
     const { replayed } = await registry.commit({
       ...request,
       writes: [
-        writeOperator(doc, asked.ifMatch ?? known.rev),
+        writeOperator(doc, expect),
         ...guard,
         ...ended.map((one) => writeCertificate(revokedCertificate(one.doc, whenRemoved, revokedAt), one.rev)),
       ],
@@ -169,7 +170,7 @@ export function changeOperator(
       feed: ended.map(({ doc }) => credentialRevoked(doc, { kind: 'operator', name, reason: whenRemoved })),
       at: asked.now,
     })
-    return replayed ? (await getOperator(registry, name)).doc : doc
+    return replayed ? getOperator(registry, name) : { doc, rev: expect + 1 }
   })
 }
 

@@ -3,6 +3,7 @@ import type { DeviceId } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import { type DeviceRecord, deviceChanged, getDevice, writeDevice } from '../registry/devices.ts'
+import type { Stored } from '../registry/engine.ts'
 import { atRevision, type Registry } from '../registry/registry.ts'
 
 /**
@@ -15,17 +16,18 @@ export function setAttributes(
   registry: Registry,
   { id, changes }: { id: DeviceId; changes: AttributeChanges },
   asked: Asked,
-): Promise<DeviceRecord> {
+): Promise<Stored<DeviceRecord>> {
   const names = Object.keys(changes)
   const set = changedAttributes({}, changes)
   return atRevision(asked, async () => {
     const { doc, rev } = await getDevice(registry, id)
     if (doc.status === 'revoked') throw new FleetError('device_revoked', `${id} was revoked at ${doc.revokedAt}`)
+    const expect = asked.ifMatch ?? rev
     const device: DeviceRecord = { ...doc, attributes: merged(doc, changes) }
     const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-attributes`,
       digest: asked.digest,
-      writes: [writeDevice(device, asked.ifMatch ?? rev)],
+      writes: [writeDevice(device, expect)],
       audit: [
         {
           action: 'device.changed',
@@ -40,7 +42,7 @@ export function setAttributes(
       feed: [deviceChanged(device)],
       at: asked.now,
     })
-    return replayed ? (await getDevice(registry, id)).doc : device
+    return replayed ? getDevice(registry, id) : { doc: device, rev: expect + 1 }
   })
 }
 

@@ -261,6 +261,49 @@ test('limits are others while the broker serves, also for who is connected; what
   assert.deepEqual(await harness.feed.ask('reload', {}), [], 'this one was started without a file to read')
 })
 
+test('what devices publish is recorded nowhere: log, denials, events, metrics and reports have topics and sizes alone', async () => {
+  const id = 'discreet'
+  const secret = 'pajl0ad-that-nobody-keeps'
+  harness.setPolicy(
+    parsePolicy(`policies:
+      - { name: teller, match: { profile: service }, allow: { subscribe: ["$fleetgate/events/#"] } }
+      - { name: own, allow: { publish: ["devices/\${device.id}/#"], subscribe: ["devices/\${device.id}/#"] }, limits: { payloadBytes: 100 } }`),
+  )
+  const device = await harness.device(id, { notAfter: new Date(Date.now() + 9 * hour) })
+  const will = { topic: `devices/${id}/will`, payload: Buffer.from(secret), qos: 1, retain: true } as const
+  const client = await harness.connect(device, { protocolVersion: 5, will })
+  await client.subscribeAsync(`devices/${id}/#`)
+  const properties = { correlationData: Buffer.from(secret), userProperties: { note: secret } }
+  const publish = (topic: string, payload: string) =>
+    client.publishAsync(topic, payload, { qos: 1, retain: true, properties }).catch(() => undefined)
+  await publish(`devices/${id}/state`, secret)
+  await publish(`devices/${id}/large`, secret.repeat(9))
+  await publish('devices/other/state', secret)
+  const closed = closeOf(client)
+  await harness.revokeDevice(device)
+  await closed
+  await harness.feed.untilReport('session.cut', ({ deviceId }) => deviceId === id)
+  const refused = await harness.feed.askDenials({ deviceId: id, limit: 50 })
+  assert.deepEqual(
+    new Set(refused.map(({ cause }) => cause)),
+    new Set(['payload_too_large', 'publish_denied', 'device_revoked']),
+  )
+  const recorded: Record<string, unknown> = {
+    log: harness.testLog.lines,
+    denials: refused,
+    reports: [...harness.feed.reports.values()],
+    events: events.events,
+    metrics: await (await fetch(`${harness.broker.probes}/metrics`)).text(),
+  }
+  for (const [where, what] of Object.entries(recorded)) {
+    const text = JSON.stringify(what)
+    assert.ok(text.length > 2, where)
+    for (const form of ['utf8', 'base64', 'hex'] as const)
+      assert.ok(!text.includes(Buffer.from(secret).toString(form).replace(/=+$/, '')), `${where}: ${form}`)
+  }
+  assert.ok(JSON.stringify(recorded.log).includes('devices/other/state'), 'the log has what was denied')
+})
+
 test('certificates that no trusted CA has issued are not reported: anybody can make as many as he likes', () => {
   const reported = [...harness.feed.reports.values()].flatMap(({ report }) =>
     report.type === 'verdict' ? [report] : [],

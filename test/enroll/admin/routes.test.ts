@@ -79,6 +79,45 @@ suite('the admin API', () => {
     )
   })
 
+  test('a write answers with the ETag of what it made, so that the next one can be asked for at it', async () => {
+    const ask = async (method: string, path: string, body: object, headers: Record<string, string> = {}) => {
+      const answer = await fleet.ask(`${fleet.endpoints.admin}/v1${path}`, {
+        ...{ method, body: JSON.stringify(body), ...fleet.operator, agent: fleet.kept },
+        headers: { 'Content-Type': 'application/json', ...headers },
+      })
+      return { status: answer.status, tag: String(answer.headers.etag), body: JSON.parse(answer.body) }
+    }
+    const { document } = (await fleet.admin('GET', '/policy')).body
+    await fleet.newOperator('etag-ann', 'viewer')
+    const chains: [string, () => Promise<{ tag: string }>, string, (at: number) => object][] = [
+      [
+        '/devices/etag-2',
+        () => ask('POST', '/devices', { id: 'etag-2', profile: 'camera' }),
+        'PATCH',
+        (at) => ({ attributes: { at: `${at}` } }),
+      ],
+      ['/policy', () => ask('PUT', '/policy', document), 'PUT', () => document],
+      [
+        '/operators/etag-ann',
+        () => ask('PATCH', '/operators/etag-ann', { role: 'operator' }),
+        'PATCH',
+        (at) => ({ role: at % 2 === 0 ? 'viewer' : 'enroller' }),
+      ],
+    ]
+    for (const [path, first, method, bodyOf] of chains) {
+      let { tag } = await first()
+      for (const at of [1, 2]) {
+        const headers = { 'If-Match': tag, 'Idempotency-Key': `chain-${path.length}-${at}` }
+        const done = await ask(method, path, bodyOf(at), headers)
+        assert.deepEqual([done.status, done.tag !== tag], [200, true], path)
+        assert.equal((await ask(method, path, bodyOf(at), headers)).tag, done.tag, `${path}: of the same request`)
+        tag = done.tag
+      }
+      const { headers } = await fleet.ask(`${fleet.endpoints.admin}/v1${path}`, fleet.operator)
+      assert.equal(headers.etag, tag, path)
+    }
+  })
+
   test('a cursor is good for its own list and filter alone, whatever is made of it', async () => {
     const page = async (query: string) => (await fleet.admin('GET', query)).body
     const { next } = await page('/devices?group=hall&limit=2')
