@@ -1,9 +1,9 @@
 /** A folder that is handed to somebody who is to use the admin API: `--data` names it, wherever it is put. */
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { join, resolve } from 'node:path'
 import { InvalidArgumentError, Option } from 'commander'
 import { type Role, roles } from '../contract/operator-api.ts'
-import { commandLine, type Endpoints, writeEndpoints } from '../runtime/endpoints.ts'
+import { changeEndpoints, commandLine, type Endpoints, readEndpoints, writeEndpoints } from '../runtime/endpoints.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { writeFileAtomic } from '../runtime/files.ts'
 
@@ -29,6 +29,23 @@ export function writeAccess(
   } = own
   writeEndpoints(folder, { ...rest, admin: url ?? own.admin, rootCertificate: 'root.crt', ...credential })
 }
+
+/**
+ * Puts another key and certificate in the place of those that a folder has. They get names of their own, and one rename of
+ * `endpoints.json` is the change: killed at any place, the folder names a pair that belongs together.
+ */
+export function replaceAccess(folder: string, { key, certificate }: { key: string; certificate: string }): void {
+  const former = ['operator', 'operator-2']
+  const { operatorKey } = readEndpoints(folder)
+  const [stem = '', old = ''] = operatorKey === resolve(folder, 'operator-2.key') ? former : former.toReversed()
+  writeFileAtomic(join(folder, `${stem}.key`), key, 0o600)
+  writeFileAtomic(join(folder, `${stem}.crt`), certificate)
+  changeEndpoints(folder, { operatorKey: `${stem}.key`, operatorCertificate: `${stem}.crt` })
+  for (const end of ['key', 'crt']) rmSync(join(folder, `${old}.${end}`), { force: true })
+}
+
+/** Enroll renews what is in a data folder of its own. */
+export const isOfGateway = (folder: string): boolean => existsSync(join(folder, 'enroll'))
 
 export const howToUse = (folder: string): string => `use it: ${commandLine(['status'], folder)}\n`
 

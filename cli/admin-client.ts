@@ -81,6 +81,7 @@ import {
   operatorCredential,
   operatorView,
   type RemovedOperator,
+  type RenewOperator,
   removedOperator,
 } from '../contract/operator-api.ts'
 import type { PolicyDocument } from '../contract/policy-document.ts'
@@ -358,6 +359,14 @@ export class AdminClient implements Disposable {
 
   createOperator(body: CreateOperator): Promise<OperatorCredential> {
     return this.#call(operatorCredential, { method: 'POST', path: '/v1/operators', body })
+  }
+
+  renewOperator(name: string, body: RenewOperator): Promise<OperatorCredential> {
+    return this.#call(operatorCredential, {
+      method: 'POST',
+      path: `/v1/operators/${encodeURIComponent(name)}/renew`,
+      body,
+    })
   }
 
   changeOperator(name: string, body: ChangeOperator): Promise<OperatorView> {

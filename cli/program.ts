@@ -28,6 +28,7 @@ import { dataDirOf, type Format } from './commands/shared.ts'
 import { addStatus } from './commands/status.ts'
 import { addToken } from './commands/token.ts'
 import { addUp } from './commands/up.ts'
+import { expiryWarning } from './expiry.ts'
 import { Interrupted, type Io, isDebugging } from './io.ts'
 import { json, visible } from './output.ts'
 
@@ -131,7 +132,12 @@ function note(command: Command, asked: Asked, io: Io): void {
   if (!command.options.some(({ long }) => long === '--data')) return
   asked.data = dataDirOf(options, io.env)
   command.setOptionValue('data', asked.data)
+  if (asked.output !== 'table' || isRenewal(command)) return
+  const warning = expiryWarning(asked.data, new Date())
+  if (warning !== undefined) io.err(warning)
 }
+
+const isRenewal = (command: Command): boolean => command.name() === 'renew' && command.parent?.name() === 'operator'
 
 function exitCode(error: unknown): number {
   return error instanceof FleetError && error.context.refused === true ? 3 : exitCodeOf(error)

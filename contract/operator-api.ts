@@ -17,14 +17,11 @@ export const operatorName = z
   .string()
   .refine(isOperatorName, { error: `the name of an operator is ${operatorNameRule}` })
 
-export const createOperator = z.strictObject({
-  name: operatorName,
-  role,
-  csr: z
-    .string()
-    .max(24_000)
-    .describe('PKCS#10 in PEM, for a key that stays with the operator; its subject is not looked at'),
-})
+/** For whom a key and certificate are. */
+const csrOf = (whom: string) =>
+  z.string().max(24_000).describe(`PKCS#10 in PEM, for a key that stays with the ${whom}; its subject is not looked at`)
+export const createOperator = z.strictObject({ name: operatorName, role, csr: csrOf('operator') })
+export const renewOperator = z.strictObject({ csr: csrOf('operator') })
 export const changeOperator = z
   .strictObject({ role: role.optional(), status: z.enum(['active', 'disabled']).optional() })
   .refine((change) => Object.keys(change).length > 0, { error: 'give role or status' })
@@ -74,6 +71,7 @@ export const removedOperator = operatorView.extend({
 })
 
 export type CreateOperator = z.input<typeof createOperator>
+export type RenewOperator = z.input<typeof renewOperator>
 export type ChangeOperator = z.input<typeof changeOperator>
 export type OperatorView = z.output<typeof operatorView>
 export type RemovedOperator = z.output<typeof removedOperator>

@@ -25,6 +25,12 @@ export const endpointsFile = (dataDir: string): string => join(dataDir, 'endpoin
 export const writeEndpoints = (dataDir: string, content: Endpoints): void =>
   writeFileAtomic(endpointsFile(dataDir), `${JSON.stringify(content, null, 2)}\n`)
 
+/** Paths stay as they are written: those of the folder, or absolute. */
+export function changeEndpoints(dataDir: string, change: Partial<Endpoints>): void {
+  const content = endpoints.parse(JSON.parse(readFileSync(endpointsFile(dataDir), 'utf8')))
+  writeEndpoints(dataDir, { ...content, ...change })
+}
+
 export const removeEndpoints = (dataDir: string): void => rmSync(endpointsFile(dataDir), { force: true })
 
 /** @throws FleetError `unavailable` when no gateway runs on `dataDir`, `data_damaged` when that cannot be told */

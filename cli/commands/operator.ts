@@ -3,23 +3,35 @@ import { join } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import {
   isOperatorName,
+  type OperatorCredential,
   type OperatorView,
   operatorNameRule,
   type RemovedOperator,
   type Role,
   roles,
 } from '../../contract/operator-api.ts'
-import { toPem } from '../../pki/certificate.ts'
+import { parseCertificate, parsePem, toPem } from '../../pki/certificate.ts'
+import { valuesOf } from '../../pki/names.ts'
 import { createKeyAndCsr } from '../../pki/x509.ts'
 import { readEndpoints } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { writeFileAtomic } from '../../runtime/files.ts'
-import { accessUrl, howToUse, readText, roleName, roleOption, writeAccess } from '../access-folder.ts'
-import { openAdminClient } from '../admin-client.ts'
+import {
+  accessUrl,
+  howToUse,
+  isOfGateway,
+  readText,
+  replaceAccess,
+  roleName,
+  roleOption,
+  writeAccess,
+} from '../access-folder.ts'
+import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { ask, type Common, examples, folderName, named, print, withCommon } from './shared.ts'
 
+type Renew = Common & { out?: string; csr?: string; url?: string }
 type Create = Common & { role: Role; out: string; csr?: string; url?: string }
 
 export function addOperator(program: Command, io: Io): void {
@@ -38,6 +50,24 @@ export function addOperator(program: Command, io: Io): void {
     .option('--url <url>', 'where they reach the admin API (default: as this machine does)', accessUrl)
     .action(async (name: string, options: Create) => {
       print(io, options, await create(name, options), (view) => details(view) + howToUse(options.out))
+    })
+
+  examples(withCommon(operator.command('renew')), 'operator renew --data ann', 'operator renew ann --out ann-again')
+    .description(
+      'another key and certificate for the operator whose folder --data names, or, by an admin, for one that is named; those before end once it is used',
+    )
+    .argument('[name]', 'an operator whose certificate has ended or is lost', operatorName)
+    .option('--out <dir>', 'folder for key and certificates of the operator that is named', folderName)
+    .option('--csr <file>', 'certificate request (PEM) for a key that they have, in place of a new one')
+    .option('--url <url>', 'where they reach the admin API (default: as this machine does)', accessUrl)
+    .action(async (name: string | undefined, options: Renew, command: Command) => {
+      const { out, csr, url } = options
+      if ((name === undefined) !== (out === undefined)) command.error('error: name an operator and --out, or neither')
+      if (out === undefined && (csr ?? url) !== undefined)
+        command.error('error: --csr and --url are for an operator who is named')
+      const view =
+        name === undefined || out === undefined ? await renewOwn(options) : await renewOther(name, { ...options, out })
+      print(io, options, view, (shown) => details(shown) + (out === undefined ? '' : howToUse(out)))
     })
 
   examples(withCommon(operator.command('ls'), named), 'operator ls', 'operator ls -o json')
@@ -120,8 +150,17 @@ export function addOperator(program: Command, io: Io): void {
     )
 }
 
+type Handed = Pick<Create, 'data' | 'out' | 'csr' | 'url'>
+type Certify = (client: AdminClient, csr: string) => Promise<OperatorCredential>
+
+const create = (name: string, { role, ...handed }: Create): Promise<OperatorView> =>
+  handOver(name, handed, (client, csr) => client.createOperator({ name, role, csr }))
+
+const renewOther = (name: string, handed: Handed): Promise<OperatorView> =>
+  handOver(name, handed, (client, csr) => client.renewOperator(name, { csr }))
+
 /** The key is made here and stays in the folder; the gateway sees its certificate request alone. */
-async function create(name: string, { data, role, out, csr, url }: Create): Promise<OperatorView> {
+async function handOver(name: string, { data, out, csr, url }: Handed, certify: Certify): Promise<OperatorView> {
   const file = (stem: string): string => join(out, stem)
   const certificateFile = file('operator.crt')
   if (existsSync(certificateFile)) {
@@ -133,10 +172,30 @@ async function create(name: string, { data, role, out, csr, url }: Create): Prom
   // Before the gateway is asked: a certificate for a key that could not be kept is worth nothing, and its name is taken.
   if (made !== undefined) writeFileAtomic(file('operator.key'), made.privateKeyPem, 0o600)
   using client = openAdminClient(data)
-  const { certificate, ...view } = await client.createOperator({ name, role, csr: request })
+  const { certificate, ...view } = await certify(client, request)
   writeFileAtomic(certificateFile, certificate)
   writeAccess(out, endpoints, { url, operatorCertificate: 'operator.crt', operatorKey: 'operator.key' })
   return view
+}
+
+/** What was there before is good until the new one is shown, so nothing that goes wrong on the way locks anybody out. */
+async function renewOwn({ data }: Common): Promise<OperatorView> {
+  const { operatorCertificate } = readEndpoints(data)
+  if (operatorCertificate === undefined)
+    throw new FleetError('conflict', `${data} has an API token; make another: fleetgate api-token create`)
+  if (isOfGateway(data))
+    throw new FleetError(
+      'conflict',
+      `enroll renews the certificate in ${data} by itself; for another key, see Rotate in docs/operations.md`,
+    )
+  const [der = Buffer.of()] = parsePem(readText(operatorCertificate), 'CERTIFICATE')
+  const [name = ''] = valuesOf(parseCertificate(der).subject, 'CN')
+  const { privateKeyPem: key, csrDer } = await createKeyAndCsr({ commonName: name })
+  using former = openAdminClient(data)
+  const { certificate } = await former.renewOperator(name, { csr: toPem(csrDer, 'CERTIFICATE REQUEST') })
+  replaceAccess(data, { key, certificate })
+  using client = openAdminClient(data)
+  return client.getOperator(name)
 }
 
 function operatorName(text: string): string {

@@ -7,8 +7,19 @@ export const fail = (check: string, what: string, fix: string): Finding => ({ ch
 
 const dayMs = 86_400_000
 
+const ofGateway = {
+  expired: 'restart the gateway: it makes a new one',
+  expiring: 'it ought to have been renewed: look into the log of enroll, then restart the gateway',
+}
+
 /** Those of the gateway are renewed with a third of their life left, so one with less than a quarter was not. */
-export function validity(check: string, name: string, life: { notBefore: Date; notAfter: Date }, now: Date): Finding {
+export function validity(
+  check: string,
+  name: string,
+  life: { notBefore: Date; notAfter: Date },
+  now: Date,
+  fix = ofGateway,
+): Finding {
   const { notBefore, notAfter } = life
   const leftMs = notAfter.getTime() - now.getTime()
   const days = `${Math.floor(leftMs / dayMs)} days left`
@@ -17,11 +28,9 @@ export function validity(check: string, name: string, life: { notBefore: Date; n
     const sentence = `${name} is valid from ${notBefore.toISOString()}, and it is ${now.toISOString()} here`
     return fail(check, sentence, 'set the clock of this machine')
   }
-  if (leftMs <= 0)
-    return fail(check, `${name} has expired: it was valid ${until}`, 'restart the gateway: it makes a new one')
+  if (leftMs <= 0) return fail(check, `${name} has expired: it was valid ${until}`, fix.expired)
   if (leftMs < (notAfter.getTime() - notBefore.getTime()) / 4) {
-    const fix = 'it ought to have been renewed: look into the log of enroll, then restart the gateway'
-    return warn(check, `${name} is valid ${until}, ${days}`, fix)
+    return warn(check, `${name} is valid ${until}, ${days}`, fix.expiring)
   }
   return ok(check, `${name} is valid ${until}, ${days}`)
 }

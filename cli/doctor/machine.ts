@@ -3,7 +3,8 @@ import { accessSync, constants, lstatSync, readdirSync, readFileSync, statfsSync
 import { join } from 'node:path'
 import type { Configuration } from '../../contract/configuration.ts'
 import { parseCertificate, parsePem } from '../../pki/certificate.ts'
-import { shellQuoted } from '../../runtime/endpoints.ts'
+import { commandLine, shellQuoted } from '../../runtime/endpoints.ts'
+import { isOfGateway } from '../access-folder.ts'
 import { type Finding, fail, ok, validity, warn } from './finding.ts'
 
 const leastNode = 24
@@ -83,14 +84,18 @@ export function lookAtKeys(dataDir: string, passphraseFile: string | undefined):
   return open.length > 0 ? open : [ok('keys', `${secrets.length} are readable by their owner alone`)]
 }
 
-/** Those that the gateway has for itself. */
+/** Those that the gateway has for itself, or an operator in a folder that was handed over. */
 export function lookAtCertificates(dataDir: string, now: Date): Finding[] {
+  const renew = commandLine(['operator', 'renew'], dataDir)
+  const fix = isOfGateway(dataDir)
+    ? undefined
+    : { expiring: renew, expired: 'an admin gives you another: fleetgate operator renew NAME --out DIR' }
   const paths = filesBelow(dataDir).filter((path) => path.endsWith('.crt') && !path.includes('.tmp'))
   return paths.flatMap((path): Finding[] => {
     try {
       return parsePem(readFileSync(path, 'utf8'), 'CERTIFICATE')
         .slice(0, 1)
-        .map((der) => validity('certificates', path, parseCertificate(der), now))
+        .map((der) => validity('certificates', path, parseCertificate(der), now, fix))
     } catch (error) {
       const sentence = `${path} cannot be read: ${(error as Error).message}`
       return [fail('certificates', sentence, 'restore it from a backup')]

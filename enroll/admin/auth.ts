@@ -4,6 +4,7 @@ import { includesRole, type Role } from '../../contract/operator-api.ts'
 import { valuesOf } from '../../pki/names.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { AttemptLimit, networkOf } from '../../runtime/limits.ts'
+import { supersedeOperatorCertificates } from '../ca/operators.ts'
 import { readCertificateEvidence } from '../ra/current-certificate.ts'
 import { type ApiTokenRecord, findApiToken, writeApiToken } from '../registry/api-tokens.ts'
 import type { Stored } from '../registry/engine.ts'
@@ -32,12 +33,12 @@ export class Doorkeeper {
    */
   authenticate(shown: Shown, now: Date): Promise<Caller> {
     return shown.authorization === undefined
-      ? this.#byCertificate(shown.socket, now)
+      ? this.#byCertificate(shown, now)
       : this.#byToken(shown.authorization, shown.remoteAddress, now)
   }
 
   /** Operators have a certificate that the registry knows as an operator's; a device's is not enough. */
-  async #byCertificate(socket: TLSSocket, now: Date): Promise<Caller> {
+  async #byCertificate({ socket, remoteAddress }: Shown, now: Date): Promise<Caller> {
     const { record, certificate } = await readCertificateEvidence(
       this.#registry,
       {
@@ -50,8 +51,12 @@ export class Doorkeeper {
     const name = valuesOf(certificate.subject, 'CN')[0] ?? ''
     const operator = record.doc.kind === 'operator' ? await findOperator(this.#registry, name) : undefined
     if (operator === undefined) throw new FleetError('forbidden', "the certificate is not an operator's", { context })
-    const { role, status } = operator.doc
+    const { role, status, serial, isUnused } = operator.doc
     if (status !== 'active') throw new FleetError('operator_disabled', `the operator ${name} is ${status}`, { context })
+    if (isUnused === true && serial === record.doc.serial) {
+      const requestId = `use-${randomUUID()}`
+      await supersedeOperatorCertificates(this.#registry, name, { remoteAddress, requestId, now })
+    }
     return { actor: `operator:${name}`, role }
   }
 

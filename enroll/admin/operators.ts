@@ -7,11 +7,13 @@ import {
   operatorCredential,
   operatorView,
   removedOperator,
+  renewOperator as renewBody,
 } from '../../contract/operator-api.ts'
-import { parsePem, toPem } from '../../pki/certificate.ts'
-import { FleetError } from '../../runtime/errors.ts'
-import { changeOperator, createOperator, listLeftBehind } from '../ca/operators.ts'
+import { toPem } from '../../pki/certificate.ts'
+import { changeOperator, createOperator, listLeftBehind, renewOperator } from '../ca/operators.ts'
 import { getOperator, listOperators, type OperatorRecord } from '../registry/operators.ts'
+import { requireRole } from './auth.ts'
+import { requestIn } from './csr.ts'
 import { readPage } from './paging.ts'
 import { type AdminContext, type Route, route } from './route.ts'
 
@@ -57,11 +59,31 @@ export const operatorRoutes = [
     status: 201,
     body: createBody,
     handle: async ({ body: { name, role, csr }, asked }, { registry, issuing }) => {
-      const [der, ...more] = parsePem(csr, 'CERTIFICATE REQUEST')
-      if (der === undefined || more.length > 0) {
-        throw new FleetError('csr_malformed', 'csr is one certificate request in PEM')
-      }
-      const made = await createOperator({ registry, issuing }, { name, role, csr: der }, asked)
+      const made = await createOperator({ registry, issuing }, { name, role, csr: requestIn(csr) }, asked)
+      return { ...show(made.operator), certificate: toPem(made.der) + issuing.pem }
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/operators/:name/renew',
+    role: 'viewer',
+    summary:
+      'Certify another key of an operator, oneself or, as admin, anybody; the certificates before end once the new one is used',
+    answer: operatorCredential,
+    problems: [
+      'operator_unknown',
+      'conflict',
+      'csr_malformed',
+      'csr_signature_invalid',
+      'csr_key_unsupported',
+      'csr_key_too_weak',
+      'key_compromised',
+    ],
+    status: 201,
+    body: renewBody,
+    handle: async ({ params: { name = '' }, body: { csr }, asked, role }, { registry, issuing }) => {
+      if (asked.actor !== `operator:${name}`) requireRole({ actor: asked.actor, role }, 'admin')
+      const made = await renewOperator({ registry, issuing }, { name, csr: requestIn(csr) }, asked)
       return { ...show(made.operator), certificate: toPem(made.der) + issuing.pem }
     },
   }),
@@ -108,4 +130,4 @@ async function change(
   return show(operator)
 }
 
-const show = (doc: OperatorRecord): OperatorView => doc
+const show = ({ isUnused: _, ...doc }: OperatorRecord): OperatorView => doc

@@ -53,6 +53,8 @@ export type AdminContext = {
 type Input = {
   params: Record<string, string>
   asked: Asked
+  /** What who asks may. */
+  role: Role
   /** Of the end of the request, answered or not. */
   signal: AbortSignal
   socket: TLSSocket

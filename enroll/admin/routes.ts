@@ -93,6 +93,7 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
     handler: async (request, reply) => {
       const key = request.headers['idempotency-key']
       const now = context.clock()
+      const { caller } = request as FastifyRequest & { caller: Caller }
       const ended = new AbortController()
       reply.raw.once('close', () => ended.abort())
       const input = {
@@ -100,7 +101,7 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
         query: row.query ? check(row.query, request.query) : undefined,
         body: row.body ? check(row.body, request.body ?? {}) : undefined,
         asked: {
-          actor: (request as FastifyRequest & { caller: Caller }).caller.actor,
+          actor: caller.actor,
           remoteAddress: request.ip,
           ...(key === undefined
             ? { requestId: `admin-${randomUUID()}` }
@@ -108,6 +109,7 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
           ifMatch: revisionOf(row, request.headers['if-match']),
           now,
         },
+        role: caller.role,
         tag: (rev: number) => {
           reply.header('ETag', `"${rev}"`)
         },

@@ -1,8 +1,5 @@
-import { randomBytes } from 'node:crypto'
 import type { Role } from '../../contract/operator-api.ts'
-import { issue, newSerialNumber, prepare } from '../../pki/certificate.ts'
 import { parseCsr } from '../../pki/csr.ts'
-import { buildName, formatName, parseName } from '../../pki/names.ts'
 import { operatorProfile } from '../../pki/profile.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { type ApiTokenRecord, listApiTokens } from '../registry/api-tokens.ts'
@@ -11,11 +8,11 @@ import type { AuditFact } from '../registry/audit-log.ts'
 import { type CertificateRecord, getCertificate, listOwn, writeCertificate } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
 import { findOperator, getOperator, listOperators, type OperatorRecord, writeOperator } from '../registry/operators.ts'
-import { atRevision, type Registry, readAll, type Write } from '../registry/registry.ts'
-import { findWatchedKey } from '../registry/watched-keys.ts'
+import { atRevision, type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
 import { credentialRevoked } from './credential-revocation.ts'
 import type { Authority } from './hierarchy.ts'
 import { listInCharge, nameIn } from './in-charge.ts'
+import { byWhom, issuedFact, type OwnCertificate, requireUnwatched, signOwn } from './own-certificates.ts'
 import { isLive, revokedCertificate } from './revocation.ts'
 
 /** Made at the first start, with a key in the data folder. */
@@ -51,6 +48,9 @@ export async function keepFirstOperator(registry: Registry, isThere: boolean, no
   return true
 }
 
+type Certified = { operator: OperatorRecord; der: Buffer }
+type Issuer = { registry: Registry; issuing: Authority }
+
 /**
  * Makes an operator and certifies its key, in one batch. What the request names as its subject is not looked at.
  *
@@ -58,73 +58,112 @@ export async function keepFirstOperator(registry: Registry, isThere: boolean, no
  * @throws FleetError `operator_exists`, also of a name that was removed; `key_compromised` and the faults of a request
  */
 export async function createOperator(
-  { registry, issuing }: { registry: Registry; issuing: Authority },
+  { registry, issuing }: Issuer,
   { name, role, csr }: { name: string; role: Role; csr: Buffer },
   asked: Asked,
-): Promise<{ operator: OperatorRecord; der: Buffer }> {
+): Promise<Certified> {
   const { now, actor } = asked
-  const request = parseCsr(csr)
-  if ((await findWatchedKey(registry, request.spkiHash)) !== undefined) {
-    throw new FleetError('key_compromised', 'the key of this request was reported as compromised; make a new one')
-  }
-  const subject = buildName({ commonName: name })
-  const prepared = prepare({
-    profile: operatorProfile,
-    issuer: issuing,
-    serial: newSerialNumber(randomBytes),
-    subject,
-    subjectAltName: {},
-    publicKeySpki: request.publicKeySpki,
-    notBefore: now,
-    notAfter: new Date(now.getTime() + operatorProfile.validityMs),
-  })
-  const made = await issue(prepared)
-  const at = now.toISOString()
+  const made = await certify({ registry, issuing }, name, csr, now)
   const doc: OperatorRecord = {
-    ...{ name, role, status: 'active', createdAt: at, createdBy: actor },
-    ...{ serial: made.serial, expiresAt: made.notAfter.toISOString() },
+    ...{ name, role, status: 'active', createdAt: now.toISOString(), createdBy: actor },
+    ...newestIs(made.record),
   }
-  const certificate = writeCertificate(
-    {
-      serial: made.serial,
-      kind: 'operator',
-      profile: operatorProfile.name,
-      status: 'issued',
-      spkiHash: request.spkiHash,
-      reservedAt: at,
-      fingerprint: made.fingerprint,
-      der: made.der.toString('base64'),
-      subject: formatName(parseName(subject)),
-      notBefore: made.notBefore.toISOString(),
-      notAfter: made.notAfter.toISOString(),
-      issuedAt: at,
-      via: 'operator',
-    },
-    0,
-  )
   try {
     const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-operator`,
       digest: asked.digest,
-      writes: [writeOperator(doc, 0), certificate],
-      audit: [
-        fact('operator.created', doc, asked),
-        {
-          ...fact('certificate.issued', doc, asked),
-          subject: `certificate:${made.serial}`,
-          details: { kind: 'operator', name, notAfter: doc.expiresAt! },
-        },
-      ],
+      writes: [writeOperator(doc, 0), writeCertificate(made.record, 0)],
+      audit: [fact('operator.created', doc, asked), issuedFact(made.record, byWhom(asked), { name })],
       at: now,
     })
-    if (!replayed) return { operator: doc, der: made.der }
+    return replayed ? newestOf(registry, name) : { operator: doc, der: made.der }
   } catch (cause) {
     if (!isFleetError(cause, 'conflict') || cause.context.final) throw cause
     throw new FleetError('operator_exists', `there is or was an operator ${name}; a name is given once`, { cause })
   }
+}
+
+/**
+ * Certifies another key of an operator. The certificates before it are good until the new one is shown: an answer that is lost
+ * locks nobody out.
+ *
+ * @throws FleetError `operator_unknown`, `key_compromised` and the faults of a request
+ */
+export async function renewOperator(
+  { registry, issuing }: Issuer,
+  { name, csr }: { name: string; csr: Buffer },
+  asked: Asked,
+): Promise<Certified> {
+  await getOperator(registry, name)
+  const made = await certify({ registry, issuing }, name, csr, asked.now)
+  return untilNoConflict(async () => {
+    const known = await getOperator(registry, name)
+    if (known.doc.status === 'removed') throw new FleetError('operator_unknown', `the operator ${name} was removed`)
+    const doc: OperatorRecord = { ...known.doc, ...newestIs(made.record), isUnused: true }
+    const { replayed } = await registry.commit({
+      requestId: `${asked.requestId}-renewal`,
+      digest: asked.digest,
+      writes: [writeOperator(doc, known.rev), writeCertificate(made.record, 0)],
+      audit: [issuedFact(made.record, byWhom(asked), { name, before: known.doc.serial ?? '' })],
+      at: asked.now,
+    })
+    return replayed ? newestOf(registry, name) : { operator: doc, der: made.der }
+  })
+}
+
+/** An operator has shown the certificate of a renewal: those before it end. */
+export const supersedeOperatorCertificates = (
+  registry: Registry,
+  name: string,
+  by: { remoteAddress: string; requestId: string; now: Date },
+): Promise<void> =>
+  untilNoConflict(async () => {
+    const { doc, rev } = await getOperator(registry, name)
+    if (doc.isUnused !== true) return
+    const { isUnused: _, ...used } = doc
+    const former = (await certificatesOf(registry, name)).filter((one) => isLive(one) && one.doc.serial !== doc.serial)
+    const reason = 'superseded'
+    const { remoteAddress, requestId, now } = by
+    await registry.commit({
+      requestId: `${requestId}-supersede`,
+      writes: [
+        writeOperator(used, rev),
+        ...former.map((one) => writeCertificate(revokedCertificate(one.doc, reason, now.toISOString()), one.rev)),
+      ],
+      audit: [
+        {
+          ...{ action: 'operator.renewed', actor: `operator:${name}`, subject: `operator:${name}`, outcome: 'done' },
+          details: { serial: doc.serial!, superseded: former.map((one) => one.doc.serial) },
+          ...{ remoteAddress, requestId },
+        },
+      ],
+      feed: former.map((one) => credentialRevoked(one.doc, { kind: 'operator', name, reason })),
+      at: now,
+    })
+  })
+
+/** @throws FleetError `key_compromised` and the faults of a request */
+async function certify({ registry, issuing }: Issuer, name: string, csr: Buffer, now: Date): Promise<OwnCertificate> {
+  const { publicKeySpki, spkiHash } = parseCsr(csr)
+  await requireUnwatched(registry, spkiHash)
+  const profile = operatorProfile
+  return signOwn(
+    issuing,
+    { kind: 'operator', profile, commonName: name, names: [], publicKeySpki, via: 'operator' },
+    now,
+  )
+}
+
+const newestIs = ({ serial, notAfter }: CertificateRecord): Pick<OperatorRecord, 'serial' | 'expiresAt'> => ({
+  serial,
+  expiresAt: notAfter!,
+})
+
+/** What a request that comes again was answered with. */
+async function newestOf(registry: Registry, name: string): Promise<Certified> {
   const { doc: operator } = await getOperator(registry, name)
-  const { doc: first } = await getCertificate(registry, operator.serial!)
-  return { operator, der: Buffer.from(first.der!, 'base64') }
+  const { doc } = await getCertificate(registry, operator.serial!)
+  return { operator, der: Buffer.from(doc.der!, 'base64') }
 }
 
 /**

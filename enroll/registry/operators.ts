@@ -14,6 +14,8 @@ export type OperatorRecord = {
   /** Of the newest certificate. */
   serial?: string
   expiresAt?: string
+  /** That is of a renewal and was not shown yet: those before it are still good. */
+  isUnused?: true
 }
 
 export const findOperator = (registry: Registry, name: string): Promise<Stored<OperatorRecord> | undefined> =>

@@ -166,6 +166,7 @@ export class TestPki {
         usage: [serverAuth, clientAuth],
         dns: ['localhost', `${name}.fleetgate.internal`],
         ips: ['127.0.0.1'],
+        notAfter: new Date(Date.now() + 365 * day),
       },
       this.issuing,
     )
