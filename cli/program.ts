@@ -20,6 +20,7 @@ import { addEnroll } from './commands/enroll.ts'
 import { addEvents } from './commands/events.ts'
 import { addIncidents } from './commands/incident.ts'
 import { addInit } from './commands/init.ts'
+import { addKeys } from './commands/keys.ts'
 import { addOperator } from './commands/operator.ts'
 import { addPolicy } from './commands/policy.ts'
 import { addRenew } from './commands/renew.ts'
@@ -89,6 +90,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addBroker,
     addOperator,
     addApiToken,
+    addKeys,
     addAudit,
     addEvents,
     addBackup,

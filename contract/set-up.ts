@@ -1,4 +1,4 @@
-/** What `fleetgate init` tells of a data folder. */
+/** What `fleetgate init` and `fleetgate keys` tell of a data folder. */
 import { z } from 'zod'
 
 export const setUpSummary = z.strictObject({
@@ -10,3 +10,9 @@ export const setUpSummary = z.strictObject({
     .describe('Certificates in place of one that ends soon, was of other names, or is not known'),
 })
 export type SetUpSummary = z.output<typeof setUpSummary>
+
+export const sealedKeys = z.strictObject({
+  sealed: z.array(z.string()).describe('Keys that were written anew, below the data folder'),
+  kept: z.array(z.string()).describe('Those that were so already'),
+})
+export type SealedKeys = z.output<typeof sealedKeys>

@@ -198,5 +198,6 @@ export const advice: Record<ProblemCode, string> = {
   data_damaged:
     'The sentence names the file. Restore the data folder as a whole, `npx fleetgate backup restore FILE --data DIR`; never mix files of two.',
   key_permissions: 'Run the `chmod` in the sentence, and consider whether somebody has read the key.',
-  key_passphrase: 'Point `keys.passphraseFile` to the passphrase that the keys were made with.',
+  key_passphrase:
+    'Point `keys.passphraseFile` to the passphrase that the keys were made with. A change of it that was cut short is brought to its end by the same `npx fleetgate keys passphrase`.',
 }

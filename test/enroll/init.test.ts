@@ -1,10 +1,23 @@
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { createPrivateKey } from 'node:crypto'
+import {
+  chmodSync,
+  existsSync,
+  globSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { initialize } from '../../enroll/init.ts'
+import { sealKeys } from '../../enroll/key-files.ts'
 import { openDatabase } from '../../enroll/registry/database.ts'
+import { openKeyFile, sealedKey } from '../../pki/keystore.ts'
 import { loadConfig } from '../../runtime/config.ts'
 import { createLog } from '../../runtime/log.ts'
 
@@ -54,6 +67,50 @@ test('init on the folder of a gateway that runs changes nothing and does not fai
   assert.deepEqual(await initAt(now), { rootFingerprint, running: true, made: [], renewed: [] })
   rmSync(path('root.crt'))
   await assert.rejects(initAt(now), { code: 'data_in_use' })
+})
+
+const keys = (): string[] => globSync('{enroll/ca,services/*,operator}/*.key', { cwd: dataDir }).sort()
+const opens = (name: string, passphrase?: string): boolean => {
+  try {
+    return openKeyFile(path(name), passphrase).publicKeySpki.length > 0
+  } catch {
+    return false
+  }
+}
+
+test('every key is sealed with another passphrase, on from where a crash has cut that short, and with none again', async () => {
+  const all = keys()
+  const [one, other] = ['the first', 'the second']
+  assert.deepEqual(await sealKeys({ dataDir, from: undefined, to: one }), { sealed: all, kept: [] })
+  assert.ok(all.every((name) => opens(name, one) && (statSync(path(name)).mode & 0o777) === 0o600))
+  const cut = all[0]!
+  writeFileSync(path(cut), sealedKey(createPrivateKey({ key: readFileSync(path(cut)), passphrase: one }), other))
+  const rest = all.filter((name) => name !== cut)
+  assert.deepEqual(await sealKeys({ dataDir, from: one, to: other }), { sealed: rest, kept: [cut] })
+  assert.ok(all.every((name) => opens(name, other)))
+  const before = files()
+  await assert.rejects(sealKeys({ dataDir, from: one, to: undefined }), {
+    code: 'key_passphrase',
+    message: /issuing\.key opens neither/,
+  })
+  assert.deepEqual(files(), before)
+  await sealKeys({ dataDir, from: other, to: undefined })
+  assert.ok(all.every((name) => opens(name)))
+})
+
+test('no key is touched under a gateway that runs, where others can read one, or where there is none', async () => {
+  const before = files()
+  const seal = (folder = dataDir) => sealKeys({ dataDir: folder, from: undefined, to: 'x' })
+  {
+    await using _ = await openDatabase(path('enroll/registry'))
+    await assert.rejects(seal(), { code: 'data_in_use' })
+  }
+  chmodSync(path('operator/operator.key'), 0o644)
+  await assert.rejects(seal(), { code: 'key_permissions' })
+  chmodSync(path('operator/operator.key'), 0o600)
+  assert.deepEqual(files(), before)
+  await assert.rejects(seal(path('services')), { code: 'data_damaged', message: /there is no key in/ })
+  await assert.rejects(seal(path('nowhere')), { code: 'data_damaged', message: /there is no / })
 })
 
 test('init refuses what is left of another gateway, as a start would', async () => {
