@@ -382,6 +382,10 @@ export const statusView = z.object({
   version: z.string(),
   startedAt: z.string(),
   rootFingerprint: z.string(),
+  authorities: z
+    .object({ issuingEnds: z.string(), rootEnds: z.string() })
+    .optional()
+    .describe('When the certificates of the CAs end; none that they issue goes on for longer'),
   feedSeq: z.number(),
   configuration: configurationView.optional(),
   revocationLists: z

@@ -100,6 +100,10 @@ export const enrollMetrics = {
   ),
   fleetgate_enroll_ready: gauge('What /readyz says: 1 for a part that can do its work, certificate or store', 'part'),
   fleetgate_enroll_certificate_not_after_seconds: gauge('End of the certificate of enroll, in seconds since 1970'),
+  fleetgate_enroll_ca_not_after_seconds: gauge(
+    'End of the certificate of each CA, issuing and root, in seconds since 1970; no certificate outlives that of its CA',
+    'ca',
+  ),
 } satisfies Table
 
 export type BrokerMetric = keyof typeof brokerMetrics

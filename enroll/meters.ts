@@ -19,6 +19,7 @@ type MetersOptions = {
 type Attached = {
   feed: Pick<FeedServer, 'brokers'>
   certificateEnds: () => Date
+  authorities: Record<'issuing' | 'root', { notAfter: Date }>
   ready: () => Promise<Readiness>
   served: () => readonly ServedList[]
   /** The place in the feed up to which lists carry everything; undefined where none are published. */
@@ -86,6 +87,8 @@ export class Meters {
     await this.#readLists(tell)
     const ends = this.#attached?.certificateEnds()
     if (ends !== undefined) tell('fleetgate_enroll_certificate_not_after_seconds', ends.getTime() / 1_000)
+    for (const [ca, { notAfter }] of Object.entries(this.#attached?.authorities ?? {}))
+      tell('fleetgate_enroll_ca_not_after_seconds', notAfter.getTime() / 1_000, ca)
     for (const sample of await this.#counts()) tell(...sample)
   }
 

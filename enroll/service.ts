@@ -217,6 +217,7 @@ export async function createEnrollService(input: {
         clock,
         log,
         rootFingerprint: hierarchy.root.fingerprint,
+        rootEnds: hierarchy.root.certificate.notAfter,
         anchors,
         clientAuthorities,
         issuing: hierarchy.issuing,
@@ -309,6 +310,7 @@ export async function createEnrollService(input: {
     await ageing
   })
 
+  const authorities = { issuing: hierarchy.issuing.certificate, root: hierarchy.root.certificate }
   const certificateEnds = (): Date => current.certificate.notAfter
   const { metrics: probesAt } = config.enroll
   /** Whether a device that asks now could be given a certificate. */
@@ -319,7 +321,7 @@ export async function createEnrollService(input: {
       () => 'the registry takes no changes',
     ),
   }))
-  meters.attach({ feed, certificateEnds, ready, served, listsUpTo: () => status?.lists.published.feedSeq })
+  meters.attach({ feed, certificateEnds, authorities, ready, served, listsUpTo: () => status?.lists.published.feedSeq })
   const probes =
     probesAt === undefined
       ? undefined

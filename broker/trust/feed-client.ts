@@ -44,7 +44,7 @@ type FeedOptions = {
   snapshot: Snapshot
   /** Asked at each attempt, so that a renewed credential is used. */
   credential: () => EdgeCredential & { root: string }
-  /** Keeps a certificate that takes the place of the one that was shown; PEM, the CA that issued it behind. */
+  /** Keeps what takes the place of it; PEM, the CA that issued it behind. */
   onCredential: (certificate: string) => void
   /** Puts a change in force with the sessions that are open; `applied` is reported after it. @param heardAt `performance.now()` */
   onChange: (change: SnapshotChange, heardAt: number) => void
@@ -216,8 +216,7 @@ export class FeedClient implements AsyncDisposable {
         questions: [...laterQuestions],
         bounds,
         silenceMs,
-        snapshots: true,
-        renews: true,
+        ...{ snapshots: true, renews: true },
         ...(Number.isFinite(forgetsAfterMs)
           ? { forgets: { at: askedAt.at.toISOString(), afterMs: forgetsAfterMs } }
           : {}),

@@ -5,7 +5,7 @@ import { commandLine, endpointsFile, readEndpoints } from '../../runtime/endpoin
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { openAdminClient } from '../admin-client.ts'
 import { type Finding, fail, ok, warn } from '../doctor/finding.ts'
-import { judgeLists, judgeStatus, settledStatus } from '../doctor/gateway.ts'
+import { judgeAuthorities, judgeLists, judgeStatus, settledStatus } from '../doctor/gateway.ts'
 import { lookAtPorts } from '../doctor/listening.ts'
 import { lookAtCertificates, lookAtFolder, lookAtKeys, lookAtNode, lookAtOpenFiles } from '../doctor/machine.ts'
 import { lookAtClock, lookAtListeners } from '../doctor/tls.ts'
@@ -57,7 +57,8 @@ async function examine(io: Io, options: Options, clock: () => Date): Promise<Fin
   if (endpoints === undefined) return findings
   try {
     using client = openAdminClient(dataDir)
-    findings.push(...judgeStatus(await settledStatus(() => client.status()), dataDir))
+    const status = await settledStatus(() => client.status())
+    findings.push(...judgeStatus(status, dataDir), ...judgeAuthorities(status, clock()))
     findings.push(...judgeLists((await client.listCrls()).items, clock(), dataDir))
   } catch (error) {
     findings.push(failure('gateway', error))

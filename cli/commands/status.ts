@@ -16,6 +16,7 @@ export function addStatus(program: Command, io: Io): void {
         ['version', view.version],
         ['started', view.startedAt],
         ['root SHA-256', view.rootFingerprint],
+        ['issuing CA ends', view.authorities?.issuingEnds],
         ['feed', String(view.feedSeq)],
         ['CRL number', view.revocationLists && `${view.revocationLists.number}, feed ${view.revocationLists.feedSeq}`],
         // A line for each fault.

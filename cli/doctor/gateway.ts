@@ -26,6 +26,19 @@ export async function settledStatus(ask: () => Promise<StatusView>): Promise<Sta
 const isBehind = ({ connected, appliedSeq }: StatusView['brokers'][number], feedSeq: number): boolean =>
   connected && appliedSeq < feedSeq
 
+const dayMs = 86_400_000
+
+/** There is no rollover, so a year is what it takes to have another gateway and every device on it. */
+export function judgeAuthorities({ authorities }: StatusView, now: Date): Finding[] {
+  return Object.entries(authorities ?? {}).map(([name, end]) => {
+    const days = Math.floor((Date.parse(end) - now.getTime()) / dayMs)
+    const sentence = `the certificate of the ${name.replace('Ends', '')} CA is valid until ${end}, ${days} days left`
+    if (days >= 365) return ok('CA', sentence)
+    const fix = 'no certificate goes on for longer, and then none is issued: see Rotate in docs/operations.md'
+    return days < 90 ? fail('CA', sentence, fix) : warn('CA', sentence, fix)
+  })
+}
+
 export function judgeStatus(status: StatusView, dataDir: string): Finding[] {
   const findings = [ok('gateway', `version ${status.version} runs since ${status.startedAt}`)]
   const { refused, waitsForRestart = [] } = status.configuration ?? {}

@@ -90,7 +90,10 @@ export function lookAtCertificates(dataDir: string, now: Date): Finding[] {
   const fix = isOfGateway(dataDir)
     ? undefined
     : { expiring: renew, expired: 'an admin gives you another: fleetgate operator renew NAME --out DIR' }
-  const paths = filesBelow(dataDir).filter((path) => path.endsWith('.crt') && !path.includes('.tmp'))
+  // Those of the CAs are renewed by nobody; a gateway that runs tells when they end.
+  const paths = filesBelow(dataDir).filter(
+    (path) => path.endsWith('.crt') && !path.includes('.tmp') && !path.startsWith(join(dataDir, 'enroll', 'ca')),
+  )
   return paths.flatMap((path): Finding[] => {
     try {
       return parsePem(readFileSync(path, 'utf8'), 'CERTIFICATE')

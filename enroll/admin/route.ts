@@ -35,6 +35,7 @@ export type AdminContext = {
   clock: () => Date
   log: Log
   rootFingerprint: string
+  rootEnds: Date
   /** PEM of the CA certificates, the root first. */
   anchors: readonly string[]
   /** PEM of the CAs that a chain may be built from at the EST service. */

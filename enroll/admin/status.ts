@@ -12,10 +12,11 @@ export const statusRoute = route({
   role: 'viewer',
   summary: 'What runs here, and how far brokers have followed',
   answer: statusView,
-  handle: async (_input, { registry, feed, lists, rootFingerprint, startedAt, configuration }) => ({
+  handle: async (_input, { registry, feed, lists, rootFingerprint, rootEnds, issuing, startedAt, configuration }) => ({
     version,
     startedAt: startedAt.toISOString(),
     rootFingerprint,
+    authorities: { issuingEnds: issuing.certificate.notAfter.toISOString(), rootEnds: rootEnds.toISOString() },
     configuration: configuration(),
     feedSeq: (await registry.head()).feed.seq,
     ...(lists === undefined ? {} : { revocationLists: lists.published }),

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { validity } from '../../../cli/doctor/finding.ts'
-import { judgeLists, judgeStatus, settledStatus } from '../../../cli/doctor/gateway.ts'
+import { judgeAuthorities, judgeLists, judgeStatus, settledStatus } from '../../../cli/doctor/gateway.ts'
 import { findHolder } from '../../../cli/doctor/listening.ts'
 import { lookAtDisk, lookAtFolder, lookAtKeys, lookAtNode, lookAtOpenFiles } from '../../../cli/doctor/machine.ts'
 import { judgeClock, lookAtListeners } from '../../../cli/doctor/tls.ts'
@@ -91,6 +91,13 @@ test('brokers that are away or behind, lists that have run out and a refused con
     ...{ name: `${days}.crl`, scope: 'all' as const, url: '', number: 1, entries: 0, bytes: 1 },
     ...{ thisUpdate: inDays(-1).toISOString(), nextUpdate: inDays(days).toISOString() },
   })
+  const ends = (days: number) => ({ issuingEnds: inDays(days).toISOString(), rootEnds: inDays(3_000).toISOString() })
+  const judged = (days: number) => judgeAuthorities({ ...status, authorities: ends(days) }, now)
+  assert.deepEqual(
+    [400, 364, 89].map((days) => judged(days).map(({ state }) => state)),
+    ['ok', 'warn', 'fail'].map((state) => [state, 'ok']),
+  )
+  assert.match(judged(89)[0]!.what, /^the certificate of the issuing CA is valid until .*, 89 days left$/)
   assert.deepEqual([judgeLists([], now, 'data')[0]!.state, judgeLists([list(1)], now, 'data')[0]!.state], ['ok', 'ok'])
   assert.match(judgeLists([list(1), list(0)], now, 'data')[0]!.what, /^0\.crl has run out at/)
 })
