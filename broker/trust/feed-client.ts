@@ -1,7 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { connect, type TLSSocket } from 'node:tls'
-import { verdictQuery } from '../../contract/certificate-verdicts.ts'
-import { denialQuery } from '../../contract/denials.ts'
 import {
   encodeLine,
   type FeedEvent,
@@ -9,18 +7,17 @@ import {
   type FromEnroll,
   LineReader,
   laterQuestions,
-  type QuestionKind,
-  type Questions,
   type StaleBounds,
   startCursor,
 } from '../../contract/feed.ts'
-import { keyOrder, kickOrder, sessionQuery, sightings } from '../../contract/live-sessions.ts'
+import { sightings } from '../../contract/live-sessions.ts'
 import type { ProblemCode } from '../../contract/problems.ts'
 import { splitAddress } from '../../runtime/config.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeCredential } from '../../runtime/https.ts'
 import type { Log } from '../../runtime/log.ts'
 import { asOfNow, type Instant } from '../stale.ts'
+import { answerTo, type FeedAnswers } from './feed-answers.ts'
 import type { Reports } from './reports.ts'
 import type { Snapshot, SnapshotChange } from './snapshot.ts'
 
@@ -51,8 +48,7 @@ type FeedOptions = {
   /** Resolves when the connections that were ended by now are closed; `applied` is reported after it. */
   settled: () => Promise<void>
   reports: Pick<Reports, 'start' | 'stop' | 'noted' | 'raise'>
-  /** Told to enroll when somebody asks there. */
-  answers: { [K in QuestionKind]: (query: Questions[K]['query']) => Promise<Questions[K]['answer'][]> }
+  answers: FeedAnswers
   /** Who was told of at another broker. */
   onElsewhere: (told: Extract<FromEnroll, { kind: 'elsewhere' }>) => void
   /** What was said on an earlier connection may not have been heard. */
@@ -404,7 +400,7 @@ export class FeedClient implements AsyncDisposable {
       }
       case 'ask': {
         // Not waited for: what is to be put in force goes on meanwhile. Who asks has a deadline of its own.
-        this.#answer(message).then(
+        answerTo(message, this.#options.answers).then(
           (answer) => this.#send(answer),
           (err) => log.error({ event: 'broker.failed', err }, 'a question of enroll could not be answered'),
         )
@@ -427,20 +423,6 @@ export class FeedClient implements AsyncDisposable {
 
   #now(): Instant {
     return { at: this.#options.clock(), ms: performance.now() }
-  }
-
-  async #answer(asked: Extract<FromEnroll, { kind: 'ask' }>): Promise<FromBroker> {
-    const { answers } = this.#options
-    const { id } = asked
-    if ('denials' in asked)
-      return { kind: 'answer', id, denials: await answers.denials(denialQuery.parse(asked.denials)) }
-    if ('sessions' in asked)
-      return { kind: 'answer', id, sessions: await answers.sessions(sessionQuery.parse(asked.sessions)) }
-    if ('verdicts' in asked)
-      return { kind: 'answer', id, verdicts: await answers.verdicts(verdictQuery.parse(asked.verdicts)) }
-    if ('key' in asked) return { kind: 'answer', id, key: await answers.key(keyOrder.parse(asked.key)) }
-    if ('reload' in asked) return { kind: 'answer', id, reload: await answers.reload({}) }
-    return { kind: 'answer', id, kick: await answers.kick(kickOrder.parse(asked.kick)) }
   }
 
   #send(message: FromBroker): void {
