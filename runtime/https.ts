@@ -69,6 +69,7 @@ export type Edge = AsyncDisposable & {
 /** How long, and for how much, a peer that is being refused may go on talking: it has to come to reading the answer. */
 const linger = { ms: 1_000, bytes: 1_048_576 }
 const drainMs = 2_000
+const maxHeaderBytes = 8_192
 /** Node reads on while requests are handled, and keeps what they brought. Nobody who enrolls asks before it has its answer. */
 const maxUnanswered = 8
 
@@ -89,7 +90,7 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     headersTimeout: Math.min(options.requestTimeoutMs, 10_000),
     connectionsCheckingInterval: Math.min(1_000, options.requestTimeoutMs),
     keepAliveTimeout: 15_000,
-    maxHeaderSize: 8_192,
+    maxHeaderSize: maxHeaderBytes,
     // Node answers its lack past every limit and record; requireClear looks.
     requireHostHeader: false,
   })
@@ -137,17 +138,14 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
   }
   server.on('drop', (peer) => noteDrop(peer?.remoteAddress))
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
-    const status =
-      error.code === 'HPE_HEADER_OVERFLOW'
-        ? '431 Request Header Fields Too Large'
-        : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-          ? '408 Request Timeout'
-          : '400 Bad Request'
+    const [status, sentence] = unreadable[error.code ?? ''] ?? ['400 Bad Request', 'this is no HTTP request']
     const { remoteAddress = 'unknown' } = socket as Socket
     const denial = options.drop('request_malformed', `${status}: ${error.message}`.slice(0, 200), remoteAddress)
     log.debug({ event: 'request.malformed', code: error.code, denial }, 'request malformed')
     if (!socket.writable) return void socket.destroy()
-    socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+    const body = `request_malformed: ${sentence} (denial ${denial})\n`
+    const headers = ['Content-Type: text/plain; charset=utf-8', `Content-Length: ${body.length}`, 'Connection: close']
+    socket.end([`HTTP/1.1 ${status}`, ...headers, '', body].join('\r\n'))
     // A peer that never ends its own half would keep the socket for ever.
     setTimeout(() => socket.destroy(), linger.ms).unref()
   })
@@ -194,6 +192,12 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
       })
     },
   }
+}
+
+/** By the code of Node's error: status, and what is wrong. */
+const unreadable: Partial<Record<string, [string, string]>> = {
+  HPE_HEADER_OVERFLOW: ['431 Request Header Fields Too Large', `the headers are longer than ${maxHeaderBytes} bytes`],
+  ERR_HTTP_REQUEST_TIMEOUT: ['408 Request Timeout', 'the request did not become complete in time'],
 }
 
 type Serving = EdgeOptions & { isOwnName(host: string): boolean }

@@ -19,6 +19,7 @@ import { canRepeat, certify, limitRenewals, pendingAnswer } from './enroll.ts'
 import type { EstContext, Refusal } from './routes.ts'
 
 const responseType = 'application/pkcs7-mime; smime-type=CMC-response'
+const headersOf = (type: string) => ({ 'Content-Type': type, 'Content-Transfer-Encoding': 'base64' })
 
 /**
  * RFC 7030 4.3: enrollment and renewal as CMC. Whoever the connection belongs to has to have signed the message too: the
@@ -40,10 +41,7 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
     const { kind, der } = await cmcSuccess(reference, certified.der, responder)
     return {
       status: 200,
-      headers: {
-        'Content-Type': kind === 'simple' ? certsOnlyType : responseType,
-        'Content-Transfer-Encoding': 'base64',
-      },
+      headers: headersOf(kind === 'simple' ? certsOnlyType : responseType),
       body: encodeBody(der, request),
     }
   } catch (error) {
@@ -53,7 +51,7 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
       const why = { failure: failureOf(error.code), sentence: `${error.code}: ${error.message} (${about})` }
       return encodeBody(await cmcFailure(reference ?? wholeMessage, why, responder), request)
     }
-    return { refused: error, contentType: responseType, body }
+    return { refused: error, headers: headersOf(responseType), body }
   }
 }
 

@@ -55,7 +55,11 @@ type Operation = {
 }
 
 /** A refusal that an operation words itself; status, headers and record are those of any other. */
-export type Refusal = { refused: FleetError; contentType: string; body: (about: string) => Promise<string | Buffer> }
+export type Refusal = {
+  refused: FleetError
+  headers: Record<string, string>
+  body: (about: string) => Promise<string | Buffer>
+}
 
 const prefix = '/.well-known/est/'
 
@@ -106,14 +110,14 @@ export function createEst(context: EstContext): {
       context.meters.answered(request.path, answer.status === 202 ? 'pending' : 'ok')
       return answer
     }
-    const { refused, contentType, body } = answer
+    const { refused, headers, body } = answer
     const denial = note(refused, request)
     const plain = await told(refused, request, denial)
     // Who is told to wait is told in plain text, like everywhere.
     if (plain.status !== problems[refused.code].status) return plain
     return {
       ...plain,
-      headers: { ...plain.headers, 'Content-Type': contentType },
+      headers: { ...plain.headers, ...headers },
       body: await body(aboutOf(request.id, denial)),
     }
   }

@@ -435,7 +435,9 @@ test('headers of more than 8 kB are answered 431', async () => {
   await using edge = await startEdge()
   const socket = await dial(edge)
   socket.write(`GET / HTTP/1.1\r\nHost: h\r\nX-Long: ${'a'.repeat(9_000)}\r\n\r\n`)
-  assert.match(await readAll(socket), /^HTTP\/1\.1 431 /)
+  const answer = await readAll(socket)
+  assert.match(answer, /^HTTP\/1\.1 431 [\s\S]*\r\nContent-Type: text\/plain; charset=utf-8\r\nContent-Length: 80\r\n/)
+  assert.match(answer, /\r\n\r\nrequest_malformed: the headers are longer than 8192 bytes \(denial 0123456789ab\)\n$/)
   assert.equal(edge.seen.length, 0)
 })
 

@@ -39,12 +39,13 @@ suite('fullcmc (RFC 7030 4.3)', () => {
 
   /** The controls of a Full PKI Response, and the certificates beside it. */
   async function readResponse(answer: Answer): Promise<Map<string, DerReader>> {
-    assert.equal(answer.headers['content-type'], responseType)
+    const { 'content-type': type, 'content-transfer-encoding': encoding } = answer.headers
+    assert.deepEqual([type, encoding], [responseType, 'base64'])
     const info = readDer(Buffer.from(answer.body, 'base64'), 65_536).enter()
     assert.equal(info.oid(), oids.signedData)
     const signed = info.enter(0xa0).next().der
-    const { type, content } = await readSigned(signed, fleet.root)
-    assert.equal(type, oids.pkiResponse)
+    const { type: signedType, content } = await readSigned(signed, fleet.root)
+    assert.equal(signedType, oids.pkiResponse)
     const controls = new Map<string, DerReader>()
     const list = readDer(content, 65_536).enter().enter()
     while (!list.done) {
