@@ -32,8 +32,11 @@ const connections = Number(process.argv[3] ?? 16)
 const rounds = 5
 /** What a device may have and never show, but for the one that it enrolled with. */
 const renewals = 4
-/** Compiled code is what an operator has; a service that has just started spends most of its time without. */
-const warmUp = 400
+/**
+ * Compiled code is what an operator has; a service that has just started spends most of its time without, and V8 compiles on for
+ * thousands of requests. Of these each renews as often as the others; a short run is content with fewer.
+ */
+const warmUp = devices < 200 ? 400 : 1_000
 const caWorkMs = 1_000
 const path = '/.well-known/est/simplereenroll'
 
@@ -112,6 +115,7 @@ async function measure(): Promise<void> {
   })
   const first = some(warmUp)
   for (const edge of edges.slice(0, 2)) await edge.run(first)
+  console.log(`${edges[0]!.figures.line}, the first ${warmUp * renewals}`)
   for (const edge of edges) edge.figures.clear()
   for (let round = 0; round < rounds; round++) {
     await caWork(work)
