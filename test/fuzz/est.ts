@@ -36,7 +36,7 @@ export type Sent = { credential: 'none' | 'token' | 'wrong' | 'certificate'; hea
 export type FuzzResult = { requests: number; statuses: Map<string, number>; heapGrowthBytes: number }
 
 /** Every request is whole, so one that has no answer after this has none. */
-const patienceMs = 10_000
+const patienceMs = 60_000
 /** What caches and compiled code may still take after a third of a run. */
 const maxGrowthBytes = 16 * 1_048_576
 
