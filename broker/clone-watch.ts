@@ -97,7 +97,9 @@ export class CloneWatch {
   elsewhere({ broker, sessions, isEarlier }: Extract<FromEnroll, { kind: 'elsewhere' }>): void {
     const at = this.#now()
     for (const { key, from } of sessions) {
-      this.#look(this.#clones.ofKey(key), at)
+      const own = this.#clones.ofKey(key)
+      if (own.length === 0) continue
+      this.#look(own, at)
       this.#clones.elsewhere({ key, broker, place: placeOf(from, this.#sites), isEarlier, at })
     }
   }

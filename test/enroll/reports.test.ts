@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Alert, BrokerReport, SessionCut } from '../../contract/broker-reports.ts'
+import { decodeBody } from '../../contract/feed.ts'
 import { Alerts } from '../../enroll/alerts.ts'
 import { CloneDesk } from '../../enroll/clone-desk.ts'
 import { decodeAudit } from '../../enroll/registry/audit-log.ts'
@@ -70,6 +71,32 @@ test('one that is revoked stays so, and one that there is not is alerted of alon
     const told = await tell(registry, 2, clone('cam-1'), clone('cam-2'))
     assert.deepEqual(told, ['alert.raised broker:broker-1 device:cam-1', 'alert.raised broker:broker-1 device:cam-2'])
     assert.equal((await getDevice(registry, 'cam-1')).doc.status, 'revoked')
+  }))
+
+test('a key that is used at two brokers is alerted of once a minute, with both places, and its device held where that is wanted', () =>
+  withRegistry(async (registry) => {
+    await put(registry, writeDevice(device('cam-1', 'active'), 0))
+    const alerts = new Alerts({ registry, clock, log })
+    const clones = new CloneDesk({ registry, alerts, maxHeld: 1, clock, log })
+    const sideAt = (broker: string, remoteAddress: string) => {
+      const counters = { packetsIn: 1, bytesIn: 1, packetsOut: 1, bytesOut: 1 }
+      const peer = { clientId: 'cam-1', deviceId: 'cam-1', listener: 'mqtts', remoteAddress, isResumed: false }
+      return { broker, session: { ...peer, ...counters, connectedAt: now.toISOString() } }
+    }
+    const sides = [sideAt('broker-1', '192.0.2.7'), sideAt('broker-2', '198.51.100.7')] as const
+    for (const requestId of ['one', 'two'])
+      await clones.met({ key: 'ab'.repeat(32), sides, suspended: true, requestId })
+    const entries = (await registry.auditAfter(0, 10)).map(decodeAudit)
+    assert.deepEqual(
+      entries.map(({ action, actor }) => `${action} ${actor}`),
+      ['alert.raised system', 'device.held system'],
+    )
+    assert.deepEqual(entries[0]!.details!.places, [
+      `cam-1 from 192.0.2.7 since ${now.toISOString()} at broker-1`,
+      `cam-1 from 198.51.100.7 since ${now.toISOString()} at broker-2`,
+    ])
+    const [told] = (await registry.feedAfter(0, 10)).map(decodeBody)
+    assert.ok(told?.type === 'alert.raised' && told.data.kind === 'clone' && told.data.deviceId === 'cam-1')
   }))
 
 test('what a broker has decided about a certificate is in the audit log, with why and what came of it', () =>
