@@ -6,16 +6,14 @@ import { HeldMessages } from './held-messages.ts'
 import { RetainedStore } from './level-retained.ts'
 import { changeSubscriptions } from './level-subscriptions.ts'
 import { WillStore } from './level-wills.ts'
+import { carryOver, findDisplaced, forgetSession } from './session-ends.ts'
 import { SessionQueues } from './session-queues.ts'
 import { type Entry, empty, keys } from './session-records.ts'
 import {
-  bytesOf,
-  carryOver,
   countsOf,
   createSession,
   endConnection,
   endConnections,
-  leaveDevice,
   loadState,
   noteSession,
   type Session,
@@ -110,14 +108,14 @@ export class LevelSessions implements SessionStore {
     const before = state.sessions.get(clientId)
     // One that is not on disk has ended with its connection, whoever was left to say so.
     const present = before?.isOnDisk === true && options.clean !== true && !this.#hasEnded(before)
-    const displaced = before === undefined ? this.#findDisplaced(deviceOf(clientId)) : undefined
+    const displaced = before === undefined ? findDisplaced(state, deviceOf(clientId), this.#quotaOf) : undefined
     const formerOwner = before?.owner
     const isWillLeft = [before, displaced].some((one) => one !== undefined && this.#wills.has(one.clientId, one.epoch))
 
     const operations: Operation[] = []
     const epoch = takeNumber(state, operations)
-    if (displaced !== undefined) this.#forget(displaced, operations)
-    if (before !== undefined && !present) this.#forget(before, operations)
+    if (displaced !== undefined) forgetSession(this.#parts, displaced, operations)
+    if (before !== undefined && !present) forgetSession(this.#parts, before, operations)
     let session: Session
     if (present) {
       this.#wills.settle(before, operations)
@@ -163,7 +161,7 @@ export class LevelSessions implements SessionStore {
     }
     const session = keepUntil === 'forget' ? this.#findSession(clientId, epoch) : this.#requireOwned(clientId, epoch)
     if (dropsWill) this.#wills.drop(epoch, operations)
-    if (keepUntil === 'forget' || !session.isOnDisk) this.#forget(session, operations)
+    if (keepUntil === 'forget' || !session.isOnDisk) forgetSession(this.#parts, session, operations)
     else {
       session.owner = undefined
       session.keepUntil = keepUntil
@@ -351,7 +349,7 @@ export class LevelSessions implements SessionStore {
     const state = this.#ready()
     const clientIds = [...(state.devices.get(deviceId)?.sessions ?? [])]
     const operations: Operation[] = []
-    for (const clientId of clientIds) this.#forget(state.sessions.get(clientId)!, operations)
+    for (const clientId of clientIds) forgetSession(this.#parts, state.sessions.get(clientId)!, operations)
     this.#wills.dropDevice(deviceId, operations)
     await this.#commits.add(operations, { sync: true })
     return clientIds
@@ -380,7 +378,9 @@ export class LevelSessions implements SessionStore {
         await this.#area.reopen()
         const before = this.#state
         this.#begin(await loadState(this.#area))
-        this.#carryOver(before)
+        const operations: Operation[] = []
+        carryOver(this.#parts, before, operations)
+        void this.#commits.add(operations, { sync: false })
         this.#broken = false
       } catch {
         // The next call tries again.
@@ -390,17 +390,8 @@ export class LevelSessions implements SessionStore {
     })()
   }
 
-  /** Sessions that the disk does not have were none of what has failed. */
-  #carryOver(before: State): void {
-    const operations: Operation[] = []
-    this.#state.nextNumber = Math.max(this.#state.nextNumber, before.nextNumber)
-    for (const session of before.sessions.values()) {
-      if (session.isOnDisk) continue
-      const older = this.#state.sessions.get(session.clientId)
-      if (older !== undefined) this.#forget(older, operations)
-      carryOver(this.#state, session)
-    }
-    void this.#commits.add(operations, { sync: false })
+  get #parts() {
+    return { state: this.#state, queues: this.#queues, wills: this.#wills }
   }
 
   #ready(): State {
@@ -429,33 +420,6 @@ export class LevelSessions implements SessionStore {
     const session = this.#findSession(clientId, epoch)
     if (session.owner !== undefined) return session
     throw new FleetError('session_taken_over', `epoch ${epoch} of ${clientId} is released`)
-  }
-
-  /** A device that makes up client ids displaces its own oldest session, as long as nobody uses that. */
-  #findDisplaced(deviceId: string): Session | undefined {
-    const kept = this.#state.devices.get(deviceId)?.sessions
-    if (kept === undefined || kept.size < this.#quotaOf(deviceId).sessions) return undefined
-    for (const clientId of kept) {
-      const session = this.#state.sessions.get(clientId)!
-      if (session.owner === undefined) return session
-    }
-    throw new FleetError('quota_exceeded', `${deviceId} has ${kept.size} sessions, all of them in use`)
-  }
-
-  #forget(session: Session, operations: Operation[]): void {
-    const { id, clientId, device, subscriptions, incoming, isOnDisk } = session
-    if (isOnDisk) {
-      operations.push({ type: 'del', key: keys.session(id) })
-      for (const filter of subscriptions.keys()) operations.push({ type: 'del', key: keys.subscription(id, filter) })
-      for (const packetId of incoming) operations.push({ type: 'del', key: keys.incoming(id, packetId) })
-    }
-    this.#wills.endSession(session.epoch, operations)
-    this.#state.sessions.delete(clientId)
-    device.sessions.delete(clientId)
-    device.subscriptions -= subscriptions.size
-    device.bytes -= bytesOf(subscriptions)
-    this.#queues.abandon(session)
-    leaveDevice(this.#state, device)
   }
 
   async #removeAll(session: Session, find: (id: number) => Entry | undefined, ids: readonly number[]): Promise<void> {

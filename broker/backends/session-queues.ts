@@ -3,6 +3,7 @@ import type { Operation } from '../store.ts'
 import type { DiskReads } from './disk-reads.ts'
 import type { GroupCommit } from './group-commit.ts'
 import type { HeldMessages } from './held-messages.ts'
+import { MessageCache } from './message-cache.ts'
 import {
   decodeEntry,
   decodeMessage,
@@ -26,42 +27,6 @@ type Draft = {
   readonly seq: number
   readonly bytes: number
   readonly entries: Map<Session, Entry>
-}
-
-/** Messages by seq, the longest unused first to go. */
-class MessageCache {
-  readonly #atMost: number
-  readonly #messages = new Map<number, { message: Message; bytes: number }>()
-  #bytes = 0
-
-  constructor(bytesAtMost: number) {
-    this.#atMost = bytesAtMost
-  }
-
-  get(seq: number): Message | undefined {
-    const kept = this.#messages.get(seq)
-    if (kept === undefined) return undefined
-    this.#messages.delete(seq)
-    this.#messages.set(seq, kept)
-    return kept.message
-  }
-
-  set(seq: number, message: Message, bytes: number): void {
-    this.delete(seq)
-    this.#messages.set(seq, { message, bytes })
-    this.#bytes += bytes
-    for (const oldest of this.#messages.keys()) {
-      if (this.#bytes <= this.#atMost) return
-      this.delete(oldest)
-    }
-  }
-
-  delete(seq: number): void {
-    const kept = this.#messages.get(seq)
-    if (kept === undefined) return
-    this.#messages.delete(seq)
-    this.#bytes -= kept.bytes
-  }
 }
 
 /**

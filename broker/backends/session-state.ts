@@ -125,17 +125,6 @@ export function createSession(
   return session
 }
 
-/** A session that the disk does not have, where memory is made anew from there. */
-export function carryOver(state: State, session: Session): void {
-  const { clientId, subscriptions, messages, bytes } = session
-  const device = deviceIn(state, session.device.id)
-  state.sessions.set(clientId, { ...session, device })
-  device.sessions.add(clientId)
-  device.subscriptions += subscriptions.size
-  device.messages += messages
-  device.bytes += bytes + bytesOf(subscriptions)
-}
-
 export function deviceIn(state: State, id: string): DeviceState {
   let device = state.devices.get(id)
   if (device === undefined) {
