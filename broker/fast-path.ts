@@ -17,7 +17,7 @@ export type Audience = {
   readonly own: ReadonlyMap<string, unknown> | undefined
 }
 /** One topic that a connection publishes on. `audience` is undefined where a message has to take the general way. */
-type Lane = { readonly topic: string; epoch: number; audience: Audience | undefined }
+type Lane = { readonly topic: string; readonly octets: Buffer; epoch: number; audience: Audience | undefined }
 
 type FastPathOptions = { index: RouteIndex; sessions: Sessions; gate: Gate }
 
@@ -130,10 +130,10 @@ export class Lanes {
     let hash = topicTo - topicFrom
     for (let at = Math.max(topicFrom, topicTo - hashedEnd); at < topicTo; at++) hash = mixed(hash, octets[at]!)
     const lane = this.#lanes?.[slotOf(hash)]
-    if (lane === undefined || lane.topic.length !== topicTo - topicFrom) return undefined
-    for (let at = 0; at < lane.topic.length; at++) {
-      if (lane.topic.charCodeAt(at) !== octets[topicFrom + at]) return undefined
-    }
+    const length = topicTo - topicFrom
+    if (lane === undefined || lane.octets.length !== length) return undefined
+    // Octets with octets: each character of a text would be a look at how that text is kept.
+    for (let at = 0; at < length; at++) if (lane.octets[at] !== octets[topicFrom + at]) return undefined
     publish.topic = lane.topic
     return this.#current(lane)
   }
@@ -148,7 +148,7 @@ export class Lanes {
     const slot = slotOf(hash)
     let lane = this.#lanes[slot]
     if (lane?.topic !== topic) {
-      lane = { topic, epoch: -1, audience: undefined }
+      lane = { topic, octets: Buffer.from(topic, 'latin1'), epoch: -1, audience: undefined }
       this.#lanes[slot] = lane
     }
     return this.#current(lane)

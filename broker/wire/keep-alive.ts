@@ -13,12 +13,13 @@ export class Watchdog {
   start(limitMs: number): void {
     this.stop()
     this.#limitMs = limitMs
-    this.heard()
+    this.heard(performance.now())
     if (limitMs > 0) this.#timer = setTimeout(this.#look, limitMs)
   }
 
-  heard(): void {
-    this.#heardAt = performance.now()
+  /** @param now `performance.now()` */
+  heard(now: number): void {
+    this.#heardAt = now
   }
 
   stop(): void {

@@ -159,9 +159,9 @@ export class LastTaken {
     this.#at = undefined
   }
 
-  /** What was read in one turn came at one time: the clock is asked once for all of it. */
-  endTurn(): void {
-    this.#at ??= performance.now()
+  /** What was read in one turn came at one time: the clock is asked once for all of it. @param now `performance.now()` */
+  endTurn(now: number): void {
+    this.#at ??= now
   }
 
   /** `performance.now()` */

@@ -208,9 +208,8 @@ export class Link {
 
   #pushControl(frame: Buffer): void {
     this.#writer.push(frame)
-    const { pendingBytes } = this.#writer
-    if (pendingBytes > this.#maxBufferedBytes)
-      this.#fail(reason.quotaExceeded, `${pendingBytes} octets wait to be read`, { code: 'slow_reader' })
+    if (this.pendingBytes > this.#maxBufferedBytes)
+      this.#fail(reason.quotaExceeded, `${this.pendingBytes} octets wait to be read`, { code: 'slow_reader' })
   }
 
   #offerRoom(): void {
@@ -257,8 +256,9 @@ export class Link {
     if (this.#is('connecting')) this.#socket.pause()
     if (!this.#is('open')) return
     // A packet that takes long to arrive is a sign of life where it grows by more than a few octets.
-    if (this.#packetsIn > before || this.#reader.heldBytes > trickleBytes) this.#watchdog.heard()
-    this.taken.endTurn()
+    const now = performance.now()
+    if (this.#packetsIn > before || this.#reader.heldBytes > trickleBytes) this.#watchdog.heard(now)
+    this.taken.endTurn(now)
     this.#offerRoom()
     this.#paused = this.#inbound.isBehind
     if (!this.#paused) this.#socket.resume()
