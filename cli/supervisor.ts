@@ -28,7 +28,7 @@ export type GatewayOptions = {
   kill?: AbortSignal
 }
 
-const backOff: BackOff = { firstMs: 200, maxMs: 10_000, steadyMs: 30_000 }
+export const backOff: BackOff = { firstMs: 200, maxMs: 10_000, steadyMs: 30_000 }
 // An operator's Ctrl-C is answered within 10 s; the last second is for what has to be killed.
 const killAfterMs = 9_000
 
@@ -195,7 +195,7 @@ type Ports = { est?: number; admin?: number; feed?: number; mqtts?: number }
 
 const here = fileURLToPath(import.meta.url)
 
-function entryOf(service: 'enroll' | 'broker'): string {
+export function entryOf(service: 'enroll' | 'broker'): string {
   const suffix = here.endsWith('.ts') ? '.ts' : '.js'
   const entry = join(here, '..', '..', service, `main${suffix}`)
   if (!existsSync(entry)) throw new FleetError('internal', `${entry} is missing; install Fleetgate again`)

@@ -8,7 +8,7 @@ import { brokerIdRule, isBrokerId } from '../../contract/service-settings.ts'
 import { toPem } from '../../pki/certificate.ts'
 import { sealedKey } from '../../pki/keystore.ts'
 import { createKeyAndCsr } from '../../pki/x509.ts'
-import { readEndpoints, shellQuoted } from '../../runtime/endpoints.ts'
+import { commandLine, readEndpoints } from '../../runtime/endpoints.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { readPassphrase, writeFileAtomic } from '../../runtime/files.ts'
 import { hashPassword, maxPasswordBytes, readPasswordFile, saltBytes } from '../../runtime/passwords.ts'
@@ -16,6 +16,7 @@ import { readText } from '../access-folder.ts'
 import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
+import { addBrokerRun } from './broker-run.ts'
 import { ask, type Common, deviceId, examples, folderName, named, print, withCommon } from './shared.ts'
 
 type Create = Common & { name: string[]; feed: string; out: string; passphraseFile?: string }
@@ -46,6 +47,8 @@ export function addBroker(program: Command, io: Io): void {
     .action(async (id: string, options: Create) => {
       print(io, options, await create(id, options), (view) => details(view) + howToStart(options.out))
     })
+
+  addBrokerRun(broker, io)
 
   examples(withCommon(broker.command('ls'), named), 'broker ls', 'broker ls -o json')
     .description('list them, with how far each has followed')
@@ -133,10 +136,9 @@ async function create(id: string, { data, name: names, feed, out, passphraseFile
 const configurationOf = (id: string, feed: string): string =>
   `# Settings of the broker ${id}; docs/configuration.md has all of them.\nbroker: { id: ${JSON.stringify(id)}, feed: ${JSON.stringify(feed)} }\n`
 
-/** In the folder of this project, on the machine that it is for. */
 function howToStart(out: string): string {
-  const [folder, file] = [out, join(out, 'fleetgate.yaml')].map(shellQuoted)
-  return `start it, once the folder is where it belongs: node broker/main.ts --config ${file} --data ${folder}\n`
+  const command = commandLine(['broker', 'run', '--config', join(out, 'fleetgate.yaml')], out)
+  return `start it, once the folder is where it belongs: ${command}\n`
 }
 
 function brokerId(text: string): string {

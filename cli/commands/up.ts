@@ -61,7 +61,7 @@ async function up(options: UpOptions, io: Io): Promise<void> {
   io.out('stopped\n')
 }
 
-function told(event: ServiceEvent, colour: boolean): string {
+export function told(event: ServiceEvent, colour: boolean): string {
   const name = event.name.padEnd(6)
   if (event.kind === 'ended') {
     return `${styled('red', '✘', colour)} ${name} ended unexpectedly (${event.how}); starting it again in ${event.restartInMs} ms\n`

@@ -41,9 +41,9 @@ type LogLine = { event?: string; mqtts?: string }
 
 /** As `broker create` says; each line of its log is looked at once. */
 async function startAsTold(told: string) {
-  const [, command = ''] = /^start it.*: node (.*)$/m.exec(told) ?? []
+  const [, command = ''] = /^start it.*: npx fleetgate (.*)$/m.exec(told) ?? []
   const child = endsWithTest(
-    spawn('sh', ['-c', `exec "$0" ${command}`, process.execPath], {
+    spawn('sh', ['-c', `exec "$0" cli/main.ts ${command}`, process.execPath], {
       cwd: join(import.meta.dirname, '..', '..'),
       env: { ...process.env, FLEETGATE_BROKER__LISTEN: '127.0.0.1:0' },
       stdio: ['ignore', 'ignore', 'pipe'],
@@ -103,4 +103,9 @@ test('a second broker serves the fleet beside the first, renews what it shows by
   const exited = once(second.child, 'exit')
   second.child.kill('SIGTERM')
   assert.deepEqual(await exited, [0, null])
+})
+
+test('a folder without a credential starts no broker, and says what is missing', async () => {
+  const { code, err } = await fleetgate(['broker', 'run', '--data', join(fleet.dataDir, 'nothing')])
+  assert.deepEqual([code, /tls\.key cannot be read.*\(data_damaged\)/.test(err)], [2, true], err)
 })

@@ -176,7 +176,7 @@ suite('brokers and operators who are to go on for years', () => {
     assert.equal(code, 0, err)
     assert.match(
       told,
-      /^broker +edge-9\nnames +mqtt-9.example, 192.0.2.9\n[\s\S]*broker\/main.ts --config '.*handed over\/fleetgate.yaml'/,
+      /^broker +edge-9\nnames +mqtt-9.example, 192.0.2.9\n[\s\S]*npx fleetgate broker run --config '.*handed over\/fleetgate.yaml' --data /,
     )
     const { broker } = configuration.parse(parse(readFileSync(join(out, 'fleetgate.yaml'), 'utf8')))
     assert.deepEqual([broker.id, broker.feed], ['edge-9', 'enroll.example:9444'])
