@@ -223,8 +223,8 @@ export class Follower {
 
   async #sendNew(): Promise<void> {
     if (this.#state !== undefined) await this.#sendState(this.#state)
-    if (this.socket.destroyed) return
-    for (;;) {
+    // Nobody is there to be told the rest of a long feed.
+    while (!this.socket.destroyed) {
       const events = await this.#registry.feedAfter(this.#cursor.seq, batch)
       // Forgotten before this broker had it: it comes again, and is given all that counts.
       if (events.length > 0 && events[0]!.seq !== this.#cursor.seq + 1) throw new Error('the feed does not go on here')
