@@ -378,9 +378,7 @@ export class LevelSessions implements SessionStore {
         await this.#area.reopen()
         const before = this.#state
         this.#begin(await loadState(this.#area))
-        const operations: Operation[] = []
-        carryOver(this.#parts, before, operations)
-        void this.#commits.add(operations, { sync: false })
+        void this.#commits.add(carryOver(this.#parts, before), { sync: false })
         this.#broken = false
       } catch {
         // The next call tries again.

@@ -44,8 +44,13 @@ export function findDisplaced(
   throw new FleetError('quota_exceeded', `${deviceId} has ${kept.size} sessions, all of them in use`)
 }
 
-/** Where memory was made anew from disk: sessions that the disk does not have were none of what has failed. */
-export function carryOver(parts: Parts, before: State, operations: Operation[]): void {
+/**
+ * Where memory was made anew from disk: sessions that the disk does not have were none of what has failed.
+ *
+ * @returns what has to be written for that
+ */
+export function carryOver(parts: Parts, before: State): Operation[] {
+  const operations: Operation[] = []
   const { state } = parts
   state.nextNumber = Math.max(state.nextNumber, before.nextNumber)
   for (const session of before.sessions.values()) {
@@ -60,4 +65,5 @@ export function carryOver(parts: Parts, before: State, operations: Operation[]):
     device.messages += messages
     device.bytes += bytes + bytesOf(subscriptions)
   }
+  return operations
 }
