@@ -19,7 +19,7 @@ const benches: { name: string; settings: number[]; seconds: number }[] = [
   { name: 'fan-out', settings: [1, 40_000], seconds: 30 },
   { name: 'handshake', settings: [2, 200, 16, 400], seconds: 45 },
   { name: 'latency', settings: [1, 2], seconds: 25 },
-  { name: 'qos1', settings: [1, 2_000], seconds: 25 },
+  { name: 'qos1', settings: [1, 5_000], seconds: 25 },
   { name: 'storm', settings: [1, 2, 200], seconds: 35 },
   { name: 'memory', settings: [150], seconds: 25 },
   { name: 'authorize', settings: [3], seconds: 15 },
