@@ -458,8 +458,12 @@ test('a policy that looks at the verification state holds from when it changes, 
   other.send(publishPacket('fresh/x', 'in time'))
   await graced.expect('publish', { topic: 'fresh/x' })
   graced.send(publishPacket('fresh/y', 'in time', { qos: 1, packetId: 1 }))
-  assert.ok((await graced.expect('publish')).packetId > 0)
-  await graced.expect('puback', { packetId: 1, reason: 0 })
+  // Which of the two is first is open: what it gets of its own message, or the answer to it.
+  const both = [await graced.next(), await graced.next()].toSorted((a, b) => a!.type.localeCompare(b!.type))
+  assert.partialDeepStrictEqual(both, [
+    { type: 'puback', packetId: 1, reason: 0 },
+    { type: 'publish', topic: 'fresh/y', qos: 1 },
+  ])
   skewMs += 3_700_000
   await eventually(() => harness.broker.sessions.findLive('ends-3')?.verdict?.state === 'expired')
   graced.send(publishPacket('fresh/y', 'too late', { qos: 1, packetId: 2 }))

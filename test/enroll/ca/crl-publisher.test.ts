@@ -186,11 +186,14 @@ test('numbers grow over starts and failures, and none is used twice', () =>
     assert.deepEqual(numbers, [1, 2, 3])
     // A number is taken before it is signed with: here the process ends in between.
     let tries = 0
+    const tried = Promise.withResolvers<void>()
     const signParts = (): Promise<Buffer> => {
       tries++
+      tried.resolve()
       return Promise.reject(new Error('the key is away'))
     }
     const broken = publisher(registry, { signer: { ...issuingIssuer.signer, signParts } })
+    await tried.promise
     assert.equal(await broken.carriedAt(0, AbortSignal.timeout(50)), undefined)
     await broken[Symbol.asyncDispose]()
     assert.equal(tries, 1, 'it is not tried again at once')
