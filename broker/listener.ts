@@ -60,7 +60,7 @@ export class Listener implements Door {
   /** What listens; the TLS server is given one connection after the other. */
   readonly #acceptor: PlainServer
   /** Who is to begin with TLS, first come first. */
-  readonly #waiting: Socket[] = []
+  readonly #waiting: Handshake[] = []
   /** Who has begun, and is expected to answer. */
   readonly #places = new Set<Handshake>()
   #isBeginning = false
@@ -171,7 +171,7 @@ export class Listener implements Door {
         return
       }
     }
-    this.#waiting.push(socket)
+    this.#waiting.push(handshake)
     this.#goOn()
   }
 
@@ -187,9 +187,9 @@ export class Listener implements Door {
 
   #beginTls = (): void => {
     this.#isBeginning = false
-    const socket = this.#waiting.shift()!
-    const handshake = this.#handshakes.get(connectionOf(socket))
-    if (handshake?.socket === socket && !socket.destroyed) {
+    const handshake = this.#waiting.shift()!
+    const { socket } = handshake
+    if (!socket.destroyed) {
       this.#places.add(handshake)
       handshake.place = setTimeout(() => this.#leavePlace(handshake), this.#options.placeMs ?? placeMs)
       this.#server.emit('connection', socket)
