@@ -95,7 +95,7 @@ function fish(name: string, offers: Offer[]): string {
   return `function __${name}_at
   set -l words
   for word in (commandline -opc)[2..-1]
-    set -l next (string join ' ' $words $word)
+    set -l next (string join -- ' ' $words $word)
     contains -- "$next" ${known.join(' ')}; and set words $next
   end
   test "$words" = "$argv"
