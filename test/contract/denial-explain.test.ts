@@ -383,9 +383,9 @@ test('a document of thousands of statements is looked through once, and explaine
     deny: {},
   }))
   const asked: DenialAsked = { action: 'publish', topic: 'x/7/y', qos: 0, retain: false, bytes: 0 }
-  const began = performance.now()
+  const before = process.cpuUsage()
   const { fix, statements } = explainDenial(denial('publish_denied', camera, { asked }), { policies: many })
-  assert.ok(performance.now() - began < 1_000)
+  assert.ok(process.cpuUsage(before).user < 1_000_000)
   assert.equal(statements?.length, 50)
   assert.match(fix!.text, /only-cam-7/)
 })

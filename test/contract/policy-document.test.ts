@@ -145,9 +145,9 @@ test('globs agree with a regular expression of the same meaning', () => {
 
 test('a glob of many stars does not take long', () => {
   const glob = matching({ issuer: `${'a*'.repeat(200)}b` })
-  const begun = performance.now()
+  const before = process.cpuUsage()
   assert.equal(applies(glob, { issuer: ['a'.repeat(20_000)] }), false)
-  assert.ok(performance.now() - begun < 500)
+  assert.ok(process.cpuUsage(before).user < 500_000)
 })
 
 test('a pattern stands for one filter per combination of values', () => {
