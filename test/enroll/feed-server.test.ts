@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
@@ -18,6 +18,7 @@ import {
   startCursor,
 } from '../../contract/feed.ts'
 import type { LiveSession as Session } from '../../contract/live-sessions.ts'
+import { Follower as Following } from '../../enroll/feed-follower.ts'
 import { shortenFeed } from '../../enroll/feed-shortening.ts'
 import { openDatabase } from '../../enroll/registry/database.ts'
 import { Registry } from '../../enroll/registry/registry.ts'
@@ -554,3 +555,16 @@ async function knownFrom(messages: readonly FromEnroll[]) {
     certificates: Object.fromEntries(certificates.sort().map((one) => [one, snapshot.findCertificate(one)])),
   }
 }
+
+test('of a long feed no more is read for a broker that has left', async () => {
+  let reads = 0
+  const feedAfter = async (seq: number, limit: number) =>
+    Array.from({ length: ++reads > 5 ? 0 : limit }, (_, at) => ({ seq: seq + at + 1, hash: 'h', body: '{}' }))
+  const socket = Object.assign(new EventEmitter(), { destroyed: false, write: () => (socket.destroyed = true) })
+  const follower = new Following('broker-1', socket as unknown as TLSSocket, { feedAfter } as unknown as Registry, {
+    ...{ cursor: startCursor, state: undefined, knows: new Set<string>(), bounds: undefined },
+    ...{ forks: { now: 0, followed: 0 }, relays: false, shown: undefined, now: new Date() },
+  })
+  await follower.pump()
+  assert.equal(reads, 2)
+})
