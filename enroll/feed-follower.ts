@@ -223,13 +223,12 @@ export class Follower {
 
   async #sendNew(): Promise<void> {
     if (this.#state !== undefined) await this.#sendState(this.#state)
-    // Nobody is there to be told the rest of a long feed.
-    while (!this.socket.destroyed) {
+    for (;;) {
+      // Nobody is there to be told the rest of a long feed.
+      if (this.socket.destroyed) return
       const events = await this.#registry.feedAfter(this.#cursor.seq, batch)
       // Forgotten before this broker had it: it comes again, and is given all that counts.
       if (events.length > 0 && events[0]!.seq !== this.#cursor.seq + 1) throw new Error('the feed does not go on here')
-      // Nobody is there to be told the rest of a long feed.
-      if (this.socket.destroyed) return
       this.#toldSeq = events.at(-1)?.seq ?? this.#toldSeq
       await this.#write(events.map((event) => encodeLine({ kind: 'event', ...event })).join(''))
       const last: FeedEvent | undefined = events.at(-1)
