@@ -88,7 +88,7 @@ export function openApiOf(rows: readonly Route[]): Schema {
       title: 'Fleetgate admin API',
       version: 'v1',
       description:
-        'Times are ISO 8601 in UTC. Fields are added, never renamed. Each operation names the least role that may ask it (`x-role`): each role may do what those before it may, in the order viewer, enroller, operator, admin. A failure is a problem of RFC 9457, known by its code.',
+        'Times are ISO 8601 in UTC. Fields are added, never renamed. Each operation names the least role that may ask it (`x-role`): each role may do what those before it may, in the order viewer, enroller, operator, admin. Where `x-role-for-others` stands beside it, that is wanted of whoever is not the operator in the path. A failure is a problem of RFC 9457, known by its code.',
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     servers: [{ url: 'https://localhost:9443', description: 'Where enroll.admin listens' }],
@@ -158,6 +158,7 @@ function operationOf(row: Route, schemaOf: (schema: z.ZodType, io: 'input' | 'ou
     summary,
     tags: [path.split('/')[2]!.replace('.json', '')],
     'x-role': role,
+    ...(row.roleForOthers === undefined ? {} : { 'x-role-for-others': row.roleForOthers }),
     ...(parameters.length > 0 ? { parameters } : {}),
     ...(body === undefined
       ? {}

@@ -12,7 +12,6 @@ import {
 import { toPem } from '../../pki/certificate.ts'
 import { changeOperator, createOperator, listLeftBehind, renewOperator } from '../ca/operators.ts'
 import { getOperator, listOperators, type OperatorRecord } from '../registry/operators.ts'
-import { requireRole } from './auth.ts'
 import { requestIn } from './csr.ts'
 import { readPage } from './paging.ts'
 import { type AdminContext, type Route, route } from './route.ts'
@@ -67,6 +66,7 @@ export const operatorRoutes = [
     method: 'POST',
     path: '/v1/operators/:name/renew',
     role: 'viewer',
+    roleForOthers: 'admin',
     summary:
       'Certify another key of an operator, oneself or, as admin, anybody; the certificates before end once the new one is used',
     answer: operatorCredential,
@@ -81,8 +81,7 @@ export const operatorRoutes = [
     ],
     status: 201,
     body: renewBody,
-    handle: async ({ params: { name = '' }, body: { csr }, asked, role }, { registry, issuing }) => {
-      if (asked.actor !== `operator:${name}`) requireRole({ actor: asked.actor, role }, 'admin')
+    handle: async ({ params: { name = '' }, body: { csr }, asked }, { registry, issuing }) => {
       const made = await renewOperator({ registry, issuing }, { name, csr: requestIn(csr) }, asked)
       return { ...show(made.operator), certificate: toPem(made.der) + issuing.pem }
     },

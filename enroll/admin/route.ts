@@ -54,8 +54,6 @@ export type AdminContext = {
 type Input = {
   params: Record<string, string>
   asked: Asked
-  /** What who asks may. */
-  role: Role
   /** Of the end of the request, answered or not. */
   signal: AbortSignal
   socket: TLSSocket
@@ -72,6 +70,8 @@ export type Route<Q extends z.ZodType = z.ZodType, B extends z.ZodType = z.ZodTy
   path: string
   /** The least that a caller must have. */
   role: Role
+  /** Of an operator in the path: that of whoever is not the one, where it is another. */
+  roleForOthers?: Role
   summary: string
   status?: number
   query?: Q

@@ -81,6 +81,8 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
     const shown = { socket: request.raw.socket as TLSSocket, authorization, remoteAddress: request.ip }
     const caller = await doorkeeper.authenticate(shown, context.clock())
     requireRole(caller, row.role)
+    const { name } = request.params as { name?: string }
+    if (row.roleForOthers !== undefined && caller.actor !== `operator:${name}`) requireRole(caller, row.roleForOthers)
     return caller
   }
   app.route({
@@ -109,7 +111,6 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
           ifMatch: revisionOf(row, request.headers['if-match']),
           now,
         },
-        role: caller.role,
         tag: (rev: number) => {
           reply.header('ETag', `"${rev}"`)
         },

@@ -7,6 +7,7 @@ import { routes } from '../../../enroll/admin/table.ts'
 type Operation = {
   operationId: string
   'x-role': string
+  'x-role-for-others'?: string
   parameters?: { name: string; in: string; required: boolean }[]
   requestBody?: unknown
   responses: Record<string, unknown>
@@ -34,6 +35,7 @@ test('the OpenAPI document has every route of the table with its role, body, ans
     const path = row.path.replaceAll(/:(\w+)/g, '{$1}')
     const operation = document.paths[path]![row.method.toLowerCase()]!
     assert.equal(operation['x-role'], row.role, row.path)
+    assert.equal(operation['x-role-for-others'], row.roleForOthers, row.path)
     assert.equal(operation.requestBody !== undefined, row.body !== undefined, row.path)
     assert.ok(operation.responses[row.status ?? 200] !== undefined, row.path)
     for (const code of codesOf(row)) assert.ok(operation.responses[problems[code].status], `${row.path} ${code}`)
