@@ -416,6 +416,17 @@ for (const { what, qos, cacheBytes } of [
   })
 }
 
+test('short messages to many sessions that end with their connections take room for each of them', async () => {
+  await withStore({ cacheBytes: 20_000 }, async (store, area) => {
+    const clientIds = Array.from({ length: 20 }, (_, n) => `brief:${n}`)
+    for (const clientId of clientIds) await store.claim(clientId, 'b1', briefly)
+    for (let n = 0; n < 3; n++) await enqueue(store, messageOf('x'), ...clientIds)
+    assert.equal((await keysOf(area, 's')).length, 0)
+    for (let n = 0; n < 2; n++) await enqueue(store, messageOf('x'), ...clientIds)
+    assert.notEqual((await keysOf(area, 's')).length, 0)
+  })
+})
+
 for (const dropsWill of [false, true]) {
   test(`the will of a session that ended while nothing could be written is ${dropsWill ? 'dropped' : 'due'} once it can`, async () => {
     let failing = false
