@@ -109,9 +109,17 @@ export class Entrances implements AsyncDisposable {
     return entrances
   }
 
+  /** One that TLS cannot use leaves that before in force, for the contexts that are made later too. */
   renew(credential: EdgeCredential): void {
+    const former = this.#credential
     this.#credential = credential
-    this.#useContexts()
+    try {
+      this.#useContexts()
+    } catch (error) {
+      this.#credential = former
+      this.#useContexts()
+      throw error
+    }
   }
 
   /** What is said of these certificates is another thing now. */

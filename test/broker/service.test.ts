@@ -155,3 +155,15 @@ test('a certificate that enroll gives for its key is kept and shown from then on
   assert.equal(await shown(), next.pem)
   assert.ok(harness.broker.feed.connected)
 })
+
+test('a certificate that does not belong to the key is told of, and never shown, whatever else changes', async () => {
+  const strange = await harness.pki.service('broker')
+  writeFileSync(join(credentialDir, 'tls.crt'), strange.chain)
+  harness.feed.give('x')
+  await harness.testLog.until('credential.notRenewed')
+  harness.feed.append({ type: 'trust.changed', data: { anchors: harness.pki.anchors.toReversed() } })
+  await harness.feed.untilApplied()
+  assert.ok(!harness.testLog.lines.some(({ event }) => event === 'feed.broken'))
+  const device = await harness.device('sensor-1')
+  await harness.connect(device)
+})
