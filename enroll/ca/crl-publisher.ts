@@ -298,7 +298,10 @@ export class CrlPublisher implements AsyncDisposable {
     }
     const found = await registry.findMany('certificate', [...serials])
     for (const deviceId of devices) {
-      found.push(...(await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))))
+      const theirs = await readAll((paging) => listCertificates(registry, { deviceId, ...paging }))
+      // A hold that began after the cursor may have been on a list all the same, of the process before: it is taken back there.
+      for (const { doc } of theirs) if (doc.status === 'issued') this.#noteHold({ ...doc, status: 'held' })
+      found.push(...theirs)
     }
     return found
   }

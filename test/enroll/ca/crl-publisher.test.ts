@@ -444,6 +444,35 @@ test('a start goes on from what the last schedule has left, with what has change
     assert.equal(lists.needsFeedAfter, feedSeq)
   }))
 
+test('a hold that was on a list after the last schedule, and is over at the next start, leaves that list', () =>
+  withKept(async (registry, keptIn) => {
+    const gone = record('02', { ...ended('keyCompromise'), deviceId: 'cam-2' })
+    await put(registry, [record('01'), gone], [revoked('02')])
+    const { feedHashAt } = registry
+    const isHeld = Promise.withResolvers<void>()
+    let scheduled: number
+    {
+      await using lists = publisher(registry, { keptIn })
+      // Reading where the feed stands takes so long that there is a hold meanwhile.
+      registry.feedHashAt = async (seq) => {
+        await isHeld.promise
+        return feedHashAt.call(registry, seq)
+      }
+      scheduled = await lists.carries(0)
+      await lists.carries(await put(registry, [record('01', ended('certificateHold'))], [deviceIs('held')]))
+      assert.deepEqual(entries(lists.find('0.crl')), { '01': certificateHold, '02': keyCompromise })
+      isHeld.resolve()
+      await until(() => existsSync(keptIn))
+    }
+    registry.feedHashAt = feedHashAt
+    const feedSeq = await put(registry, [record('01')], [deviceIs('active')])
+    await using lists = publisher(registry, { keptIn })
+    await lists.carries(feedSeq)
+    assert.deepEqual(entries(lists.find('0.crl')), { '02': keyCompromise })
+    const delta = lists.find('0-delta.crl')!
+    assert.deepEqual([delta.base, entries(delta)], [scheduled, { '01': removeFromCRL }])
+  }))
+
 test('the feed is needed from where the lists were kept, while they go on without being kept', () =>
   withKept(async (registry, keptIn) => {
     const kept = await put(registry, [record('01', ended('keyCompromise'))], [revoked('01')])
