@@ -25,8 +25,10 @@ const askMs = 2_000
 const hourMs = 3_600_000
 /** What one broker has said of keys, and is remembered. */
 const maxKept = 1_000
-/** Lines of one broker in a second: it sends four of them. */
+/** Lines of one broker in a second that say who has come: it sends four of them. */
 const maxLines = 50
+/** The same of one key each, as many as come to be heard at once where a whole site has two uplinks. */
+const maxBeside = 50
 
 /**
  * One key at two brokers. Who has come to one is passed on to the others, and nothing of it is kept here. A broker that has the
@@ -38,6 +40,8 @@ export class CloneMeetings {
   /** By broker and key. */
   readonly #beside = new Map<string, Map<string, { at: string; session: LiveSession }>>()
   readonly #lines = new AttemptLimit(maxLines, { periodMs: 1_000 })
+  /** Of their own: who has much to say of single keys is not cut off for what else it says. */
+  readonly #besideLines = new AttemptLimit(maxBeside, { periodMs: 1_000 })
   readonly #suspensions: AttemptLimit
 
   constructor(options: MeetingsOptions) {
@@ -49,7 +53,7 @@ export class CloneMeetings {
   arrived(broker: string, { sessions }: Said<'arrived'>): void {
     const said = sightings.safeParse(sessions).data
     if (said === undefined) throw new FleetError('request_malformed', 'who has arrived cannot be read')
-    this.#count(broker)
+    this.#count(this.#lines, broker)
     const known = this.#beside.get(broker)
     // What was said of one that was there before says nothing of this one.
     for (const { key } of known === undefined ? [] : said) known!.delete(key)
@@ -66,7 +70,7 @@ export class CloneMeetings {
     const { key, broker: at } = said
     if (session === undefined || !isFingerprint(key) || typeof at !== 'string')
       throw new FleetError('request_malformed', 'who is beside whom cannot be read')
-    this.#count(by)
+    this.#count(this.#besideLines, by)
     const other = this.#options.brokers.get(at)
     if (other === undefined || at === by) return
     const answer = this.#beside.get(at)?.get(key)
@@ -129,11 +133,11 @@ export class CloneMeetings {
     if (known.size > maxKept) known.delete(known.keys().next().value!)
   }
 
-  #count(broker: string): void {
+  #count(limit: AttemptLimit, broker: string): void {
     const now = this.#options.clock().getTime()
-    if (this.#lines.waitMs(broker, now) > 0)
+    if (limit.waitMs(broker, now) > 0)
       throw new FleetError('too_many_requests', 'a broker tells of more than can come to it')
-    this.#lines.note(broker, now)
+    limit.note(broker, now)
   }
 }
 
