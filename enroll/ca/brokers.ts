@@ -8,6 +8,7 @@ import { type CertificateRecord, getCertificate, listOwn, writeCertificate } fro
 import type { Stored } from '../registry/engine.ts'
 import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
 import { credentialRevoked } from './credential-revocation.ts'
+import { enrollName } from './credentials.ts'
 import type { Authority } from './hierarchy.ts'
 import { nameIn } from './in-charge.ts'
 import { byWhom, issuedFact, requireUnwatched, signOwn } from './own-certificates.ts'
@@ -29,13 +30,17 @@ export async function listCertified(registry: Registry, now: Date): Promise<Map<
  * Certifies the key of another broker. One that has a certificate which is good keeps its name for itself: of two under one name,
  * each would cut the other off.
  *
- * @throws FleetError `conflict` for such a name, `key_compromised` and the faults of a request
+ * @throws FleetError `conflict` for such a name, `request_malformed` for that of enroll as one to be reached by, `key_compromised` and the
+ *   faults of a request
  */
 export async function createBroker(
   { registry, issuing }: Issuer,
   { id, names, csr }: { id: string; names: readonly string[]; csr: Buffer },
   asked: Asked,
 ): Promise<BrokerCertificate> {
+  // Operators and brokers take whoever shows it for enroll.
+  if (names.some((name) => name.toLowerCase() === enrollName))
+    throw new FleetError('request_malformed', `${enrollName} is the name of enroll alone`)
   const { publicKeySpki, spkiHash } = parseCsr(csr)
   await requireUnwatched(registry, spkiHash)
   const known = await certificatesOf(registry, id)

@@ -77,11 +77,12 @@ suite('brokers and operators who are to go on for years', () => {
       await create('edge-4', other, []),
       await create('edge-4', other, ['a..b']),
       await create('edge-4', other, ['::::']),
+      await create('edge-4', other, ['localhost', 'Enroll.fleetgate.internal']),
       await create('edge-4', 'x'),
     ]
     assert.deepEqual(
       refused.map(({ body }) => body.code),
-      ['conflict', 'conflict', ...Array(4).fill('request_malformed'), 'csr_malformed'],
+      ['conflict', 'conflict', ...Array(5).fill('request_malformed'), 'csr_malformed'],
     )
     assert.match(refused[0]!.body.detail, /edge-3 has a certificate until .*; take another name, or end it first: /)
     const race = await Promise.all([create('edge-5', csr), create('edge-5', other)])
