@@ -51,15 +51,21 @@ export function findDisplaced(
  */
 export function carryOver(parts: Parts, before: State): Operation[] {
   const operations: Operation[] = []
-  const { state } = parts
+  const { state, queues } = parts
   state.nextNumber = Math.max(state.nextNumber, before.nextNumber)
-  for (const session of before.sessions.values()) {
-    if (session.isOnDisk) continue
+  for (const known of before.sessions.values()) {
+    if (known.isOnDisk && known.moving === undefined) continue
+    const older = state.sessions.get(known.clientId)
+    if (older?.id === known.id) {
+      // It was written down after all.
+      queues.letGo(known)
+      continue
+    }
+    const session = known.moving === undefined ? known : queues.takeBack(known)
     const { clientId, subscriptions, messages, bytes } = session
-    const older = state.sessions.get(clientId)
     if (older !== undefined) forgetSession(parts, older, operations)
     const device = deviceIn(state, session.device.id)
-    state.sessions.set(clientId, { ...session, device })
+    state.sessions.set(clientId, { ...session, device, removed: undefined, reading: undefined })
     device.sessions.add(clientId)
     device.subscriptions += subscriptions.size
     device.messages += messages

@@ -115,6 +115,7 @@ export class SessionQueues {
   putOnDisk(session: Session, operations: Operation[]): void {
     const { id, subscriptions, window } = session
     session.isOnDisk = true
+    const moving: number[] = []
     operations.push(noteSession(session))
     for (const subscription of subscriptions.values()) operations.push(noteSubscription(id, subscription))
     for (const entry of window.values()) {
@@ -126,7 +127,40 @@ export class SessionQueues {
       this.#state.references.set(seq, references + 1)
       entry.shared = true
       operations.push({ type: 'put', key: keys.entry(id, seq), value: encodeEntry(entry) })
-      this.#held.release(seq)
+      moving.push(seq)
+    }
+    session.moving = moving
+    // The caller hands the operations over before it waits for anything.
+    queueMicrotask(() => {
+      const confirmed = (): void => {
+        if (session.moving === moving) this.letGo(session)
+      }
+      this.#commits.settled().then(confirmed, () => {})
+    })
+  }
+
+  /** What was written down is not held any more. */
+  letGo(session: Session): void {
+    for (const seq of session.moving ?? []) this.#held.release(seq)
+    session.moving = undefined
+  }
+
+  /** As it was before it was written down, but for what has left since: that write has failed. */
+  takeBack(session: Session): Session {
+    const window = new Map(
+      (session.moving ?? []).flatMap((seq) => {
+        const entry = session.window.get(seq)
+        if (entry === undefined) this.#held.release(seq)
+        return entry === undefined ? [] : [[seq, entry]]
+      }),
+    )
+    const entries = [...window.values()]
+    return {
+      ...session,
+      ...{ isOnDisk: false, moving: undefined, incoming: new Set<number>(), window, messages: window.size },
+      bytes: entries.reduce((sum, { bytes }) => sum + bytes, 0),
+      windowEnd: entries.at(-1)?.seq ?? 0,
+      inflight: new Map(entries.flatMap((entry) => (entry.packetId === undefined ? [] : [[entry.packetId, entry]]))),
     }
   }
 
@@ -195,6 +229,7 @@ export class SessionQueues {
   abandon(session: Session): void {
     session.device.messages -= session.messages
     session.device.bytes -= session.bytes
+    this.letGo(session)
     if (!session.isOnDisk) {
       for (const seq of session.window.keys()) this.#held.release(seq)
       return

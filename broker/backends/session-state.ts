@@ -30,6 +30,8 @@ export type Session = {
    * QoS 2 asks for more.
    */
   isOnDisk: boolean
+  /** Seqs of what waited when it was written down, held in memory until that is confirmed. */
+  moving: readonly number[] | undefined
   /** Milliseconds; both Infinity for good. */
   keepMs: number
   keepUntil: number
@@ -107,6 +109,7 @@ export function createSession(
     ...named,
     device,
     isOnDisk: named.keepMs > 0,
+    moving: undefined,
     keepUntil: Number.POSITIVE_INFINITY,
     subscriptions: new Map(),
     incoming: new Set(),

@@ -474,6 +474,42 @@ test('a session that ends with its connection goes on where the store fails and 
   })
 })
 
+for (const isWritten of [false, true]) {
+  test(`a session in memory keeps what waits for it where writing it down ${isWritten ? 'is not confirmed' : 'fails'}`, async () => {
+    let failing = false
+    const wrap = (area: Area): Area => ({
+      ...area,
+      write: async (...args) => {
+        if (!failing || isWritten) await area.write(...args)
+        if (failing) throw new Error('I/O error')
+      },
+    })
+    await withStore({ wrap }, async (store, area) => {
+      const { epoch } = await store.claim('brief', 'b1', briefly)
+      await store.changeSubscriptions('brief', epoch, [aFilter], [])
+      for (const text of ['done', 'first', 'second']) await enqueue(store, messageOf(text), 'brief')
+      const [done, first] = await store.readQueue('brief', epoch, 0, 2)
+      await store.assignPacketId('brief', epoch, first!.seq, 7)
+      failing = true
+      const lost = enqueue(store, messageOf('x', { qos: 2 }), 'brief')
+      const discarded = store.discard('brief', epoch, [done!.seq])
+      for (const one of await Promise.allSettled([lost, discarded])) assert.equal(one.status, 'rejected')
+      failing = false
+      await until(() => succeeds(store.subscriptions('brief')))
+      assert.deepEqual(await store.subscriptions('brief'), [aFilter])
+      const kept = isWritten ? ['first', 'second', 'x'] : ['first', 'second']
+      assert.deepEqual(await texts(store, 'brief', epoch), kept)
+      assert.equal(store.counts.messages, kept.length)
+      await store.ack('brief', epoch, [7])
+      await enqueue(store, messageOf('y', { qos: 2 }), 'brief')
+      assert.deepEqual(await texts(store, 'brief', epoch), [...kept.slice(1), 'y'])
+      await store.release('brief', epoch, 'forget')
+      await until(async () => (await keysOf(area, '')).length === 2)
+      assert.deepEqual(store.counts, { sessions: 0, messages: 0, bytes: 0 })
+    })
+  })
+}
+
 test('what is acknowledged while the queue is read from disk is not in what was read', async () => {
   const folder = newFolder()
   try {
