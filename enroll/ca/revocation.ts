@@ -1,5 +1,6 @@
 import type { FeedFact, Purge } from '../../contract/feed.ts'
 import type { DeviceId, RevocationReason } from '../../contract/ids.ts'
+import { isFleetError } from '../../runtime/errors.ts'
 import { deleteApproval, listApprovals } from '../registry/approvals.ts'
 import type { Asked } from '../registry/asked.ts'
 import { type CertificateRecord, listCertificates, writeCertificate } from '../registry/certificates.ts'
@@ -132,9 +133,18 @@ export async function planTheft(registry: Registry, report: TheftReport): Promis
     answer: { ...answer, ...theft },
     change: { ...change, writes: [...change.writes, writeIncident(opened, 0)] },
     // Whether the thief has it under that name too a person can say, and take it back.
-    also: await Promise.all(byKey.map(({ doc }) => planHold(registry, 'held', { ...input, id: doc.id as DeviceId }))),
+    also: await Promise.all(
+      byKey.map(({ doc }) => planHoldUnlessRevoked(registry, { ...input, id: doc.id as DeviceId })),
+    ),
   }
 }
+
+/** Who is revoked at this very moment is out, and no reason to leave a theft unsaid. */
+const planHoldUnlessRevoked = (registry: Registry, input: TheftReport): Promise<Plan<unknown>> =>
+  planHold(registry, 'held', input).catch((error: unknown) => {
+    if (isFleetError(error, 'conflict')) return { answer: undefined }
+    throw error
+  })
 
 type Holdings = Awaited<ReturnType<typeof readHoldings>>
 

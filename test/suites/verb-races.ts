@@ -150,6 +150,25 @@ export function hardwareRace(): void {
         items.map(({ doc }) => doc.status),
         ['held'],
       )
+      const three = await pair(3)
+      await three.enrollOther(still)
+      const { find } = racingRegistry
+      racingRegistry.find = async (...args) => {
+        if (args[1] === 'second-3' && (await getDevice(registry, 'second-3')).doc.status === 'active')
+          await revokeDevice(registry, {
+            id: 'second-3' as DeviceId,
+            reason: 'superseded',
+            purged: () => [],
+            ...asked(),
+          })
+        return find.apply(racingRegistry, args) as never
+      }
+      await stolen('first-3', racingRegistry)
+      const both = await Promise.all(['first-3', 'second-3'].map((id) => getDevice(registry, id)))
+      assert.deepEqual(
+        both.map(({ doc }) => doc.status),
+        ['revoked', 'revoked'],
+      )
     } finally {
       rmSync(folder, { recursive: true })
     }
