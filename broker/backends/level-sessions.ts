@@ -435,7 +435,7 @@ export class LevelSessions implements SessionStore {
     if (session.incoming.size >= maxIncoming) {
       throw new FleetError('quota_exceeded', `${maxIncoming} messages of ${session.clientId} wait for their PUBREL`)
     }
-    if (!session.isOnDisk) this.#queues.putOnDisk(session, operations)
+    if (!session.isOnDisk) this.#queues.moves.putOnDisk(session, operations)
     session.incoming.add(packetId)
     operations.push({ type: 'put', key: keys.incoming(session.id, packetId), value: empty })
     return true

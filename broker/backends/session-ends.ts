@@ -58,10 +58,10 @@ export function carryOver(parts: Parts, before: State): Operation[] {
     const older = state.sessions.get(known.clientId)
     if (older?.id === known.id) {
       // It was written down after all.
-      queues.letGo(known)
+      queues.moves.letGo(known)
       continue
     }
-    const session = known.moving === undefined ? known : queues.takeBack(known)
+    const session = known.moving === undefined ? known : queues.moves.takeBack(known)
     const { clientId, subscriptions, messages, bytes } = session
     if (older !== undefined) forgetSession(parts, older, operations)
     const device = deviceIn(state, session.device.id)

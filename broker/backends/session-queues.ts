@@ -4,6 +4,7 @@ import type { DiskReads } from './disk-reads.ts'
 import type { GroupCommit } from './group-commit.ts'
 import type { HeldMessages } from './held-messages.ts'
 import { MessageCache } from './message-cache.ts'
+import { SessionMoves } from './session-moves.ts'
 import {
   decodeEntry,
   decodeMessage,
@@ -14,7 +15,7 @@ import {
   messageBytes,
   seqOfEntry,
 } from './session-records.ts'
-import { countEntry, noteSession, noteSubscription, type Session, type State, takeNumber } from './session-state.ts'
+import { countEntry, type Session, type State, takeNumber } from './session-state.ts'
 import type { Delivery, DeviceQuota, EnqueueAnswer, Message, Queued } from './session-store.ts'
 
 const pageSize = 500
@@ -41,6 +42,7 @@ export class SessionQueues {
   readonly #cache: MessageCache
   /** For all sessions that are not on disk; whoever opens the store again hands it on. */
   readonly #held: HeldMessages
+  readonly moves: SessionMoves
   readonly #heldAtMost: number
   #collecting: Promise<void> | undefined
   #stopped = false
@@ -61,6 +63,7 @@ export class SessionQueues {
     this.#windowEntries = options.windowEntries
     this.#cache = new MessageCache(options.cacheBytes)
     this.#held = options.held
+    this.moves = new SessionMoves(state, options)
     this.#heldAtMost = options.cacheBytes
     this.collectGarbage()
   }
@@ -96,7 +99,7 @@ export class SessionQueues {
         return 'full'
       }
       if (!session.isOnDisk && (delivery.qos === 2 || !this.#mayHold(session, draft.bytes)))
-        this.putOnDisk(session, operations)
+        this.moves.putOnDisk(session, operations)
       const entry = entryOf(delivery, draft)
       draft.entries.set(session, entry)
       const complete = session.window.size === session.messages
@@ -109,59 +112,6 @@ export class SessionQueues {
     })
     for (const draft of drafts.values()) this.#put(draft, operations)
     return answers
-  }
-
-  /** Writes down a session that was in memory alone; it is like any other from here on. */
-  putOnDisk(session: Session, operations: Operation[]): void {
-    const { id, subscriptions, window } = session
-    session.isOnDisk = true
-    const moving: number[] = []
-    operations.push(noteSession(session))
-    for (const subscription of subscriptions.values()) operations.push(noteSubscription(id, subscription))
-    for (const entry of window.values()) {
-      const message = this.#held.get(entry.seq)
-      if (message === undefined) continue // it is being enqueued, and written with what comes with it
-      const { seq } = entry
-      const references = this.#state.references.get(seq) ?? 0
-      if (references === 0) operations.push({ type: 'put', key: keys.message(seq), value: encodeMessage(message) })
-      this.#state.references.set(seq, references + 1)
-      entry.shared = true
-      operations.push({ type: 'put', key: keys.entry(id, seq), value: encodeEntry(entry) })
-      moving.push(seq)
-    }
-    session.moving = moving
-    // The caller hands the operations over before it waits for anything.
-    queueMicrotask(() => {
-      const confirmed = (): void => {
-        if (session.moving === moving) this.letGo(session)
-      }
-      this.#commits.settled().then(confirmed, () => {})
-    })
-  }
-
-  /** What was written down is not held any more. */
-  letGo(session: Session): void {
-    for (const seq of session.moving ?? []) this.#held.release(seq)
-    session.moving = undefined
-  }
-
-  /** As it was before it was written down, but for what has left since: that write has failed. */
-  takeBack(session: Session): Session {
-    const window = new Map(
-      (session.moving ?? []).flatMap((seq) => {
-        const entry = session.window.get(seq)
-        if (entry === undefined) this.#held.release(seq)
-        return entry === undefined ? [] : [[seq, entry]]
-      }),
-    )
-    const entries = [...window.values()]
-    return {
-      ...session,
-      ...{ isOnDisk: false, moving: undefined, incoming: new Set<number>(), window, messages: window.size },
-      bytes: entries.reduce((sum, { bytes }) => sum + bytes, 0),
-      windowEnd: entries.at(-1)?.seq ?? 0,
-      inflight: new Map(entries.flatMap((entry) => (entry.packetId === undefined ? [] : [[entry.packetId, entry]]))),
-    }
   }
 
   /** @param requireCurrent throws when `session` is not any more what the caller has a right to */
@@ -229,7 +179,7 @@ export class SessionQueues {
   abandon(session: Session): void {
     session.device.messages -= session.messages
     session.device.bytes -= session.bytes
-    this.letGo(session)
+    this.moves.letGo(session)
     if (!session.isOnDisk) {
       for (const seq of session.window.keys()) this.#held.release(seq)
       return
