@@ -80,6 +80,10 @@ export class CloneMeetings {
       return
     }
     this.#beside.get(at)!.delete(key)
+    if (answer.session.deviceId !== session.deviceId) {
+      const sentence = `${at} and ${by} name different devices for one key: one of the two does not tell the truth`
+      throw new FleetError('request_malformed', sentence)
+    }
     await this.#meet(key, [
       { broker: at, session: answer.session },
       { broker: by, session },

@@ -373,9 +373,11 @@ export class FeedServer implements AsyncDisposable {
 
   #met(broker: string, message: Extract<FromBroker, { kind: 'beside' }>): void {
     const taking = this.#meetings?.beside(broker, message)
-    taking?.catch((err: unknown) =>
-      this.#log.warn({ event: 'report.failed', broker, err }, 'what was seen of a key at two brokers was not noted'),
-    )
+    taking?.catch((err: unknown) => {
+      const told = this.#refusals.take(`beside ${broker}`, this.#clock().getTime())
+      const fields = { event: 'report.failed', broker, err, ...told }
+      if (told) this.#log.warn(fields, 'what was seen of a key at two brokers was not noted')
+    })
   }
 
   #held(broker: string, waitMs: number): void {

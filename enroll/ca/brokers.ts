@@ -46,8 +46,9 @@ export async function createBroker(
   const known = await certificatesOf(registry, id)
   const good = known.findLast(({ doc }) => isGood(doc, asked.now))?.doc
   if (good !== undefined) {
+    const made = read(good)
     // The same request once more: its answer was lost.
-    if (good.spkiHash === spkiHash) return read(good)
+    if (good.spkiHash === spkiHash && made.names.toSorted().join() === names.toSorted().join()) return made
     const until = good.notAfter
     throw taken(
       `${id} has a certificate until ${until}; take another name, or end it first: fleetgate broker forget ${id}`,

@@ -5,7 +5,7 @@ import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { type ApiTokenRecord, listApiTokens } from '../registry/api-tokens.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
-import { type CertificateRecord, getCertificate, listOwn, writeCertificate } from '../registry/certificates.ts'
+import { type CertificateRecord, listOwn, writeCertificate } from '../registry/certificates.ts'
 import type { Stored } from '../registry/engine.ts'
 import { findOperator, getOperator, listOperators, type OperatorRecord, writeOperator } from '../registry/operators.ts'
 import { atRevision, type Registry, readAll, untilNoConflict, type Write } from '../registry/registry.ts'
@@ -76,7 +76,7 @@ export async function createOperator(
       audit: [fact('operator.created', doc, asked), issuedFact(made.record, byWhom(asked), { name })],
       at: now,
     })
-    return replayed ? newestOf(registry, name) : { operator: doc, der: made.der }
+    return replayed ? answerBefore(registry, name, made.record) : { operator: doc, der: made.der }
   } catch (cause) {
     if (!isFleetError(cause, 'conflict') || cause.context.final) throw cause
     throw new FleetError('operator_exists', `there is or was an operator ${name}; a name is given once`, { cause })
@@ -107,7 +107,7 @@ export async function renewOperator(
       audit: [issuedFact(made.record, byWhom(asked), { name, before: known.doc.serial ?? '' })],
       at: asked.now,
     })
-    return replayed ? newestOf(registry, name) : { operator: doc, der: made.der }
+    return replayed ? answerBefore(registry, name, made.record) : { operator: doc, der: made.der }
   })
 }
 
@@ -159,11 +159,12 @@ const newestIs = ({ serial, notAfter }: CertificateRecord): Pick<OperatorRecord,
   expiresAt: notAfter!,
 })
 
-/** What a request that comes again was answered with. */
-async function newestOf(registry: Registry, name: string): Promise<Certified> {
+/** What a request that comes again was answered with, whatever other keys have been certified since. */
+async function answerBefore(registry: Registry, name: string, { spkiHash }: CertificateRecord): Promise<Certified> {
   const { doc: operator } = await getOperator(registry, name)
-  const { doc } = await getCertificate(registry, operator.serial!)
-  return { operator, der: Buffer.from(doc.der!, 'base64') }
+  const made = (await certificatesOf(registry, name)).findLast(({ doc }) => doc.spkiHash === spkiHash)
+  if (made === undefined) throw new FleetError('conflict', 'the certificate that this was answered with is gone')
+  return { operator, der: Buffer.from(made.doc.der!, 'base64') }
 }
 
 /**

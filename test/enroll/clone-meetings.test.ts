@@ -99,6 +99,11 @@ suite('nothing is said of it', () => {
 
   quiet('when one of the two is not heard', (world) => world.beside('one', 'two', home))
 
+  quiet('when the two name different devices', async (world) => {
+    await world.beside('one', 'two', home)
+    await assert.rejects(world.beside('two', 'one', { ...abroad, deviceId: 'cam-2' }), { code: 'request_malformed' })
+  })
+
   quiet('when the first has gone since', async (world) => {
     await world.beside('one', 'two', home)
     world.there.set('one', [])

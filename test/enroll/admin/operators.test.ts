@@ -124,6 +124,11 @@ suite('operators and their roles', () => {
     const first = await create({ name: 'bob', role: 'viewer', csr })
     const again = await create({ name: 'bob', role: 'viewer', csr })
     assert.deepEqual([first.status, again.status, again.body], [201, 201, first.body])
+    const other = await createKeyAndCsr({ commonName: 'anything' })
+    const renewed = { csr: toPem(other.csrDer, 'CERTIFICATE REQUEST') }
+    assert.equal((await fleet.admin('POST', '/operators/bob/renew', renewed)).status, 201)
+    const late = await create({ name: 'bob', role: 'viewer', csr })
+    assert.equal(late.body.certificate, first.body.certificate, 'each is answered with the certificate of its own key')
     const refused = [
       await create({ name: 'bob', role: 'viewer', csr }, 'operator-0002'),
       await create({ name: 'a:b', role: 'viewer', csr }, 'operator-0003'),

@@ -68,6 +68,7 @@ suite('brokers and operators who are to go on for years', () => {
   test('a name is of one broker at a time, the same request has one effect, and of two at once one is made', async () => {
     const { csr } = await request()
     const [first, again] = [await create('edge-3', csr), await create('edge-3', csr)]
+    assert.equal((await create('edge-3', csr, ['other.example'])).status, 409)
     assert.deepEqual([first.status, again.body], [201, first.body])
     const other = (await request()).csr
     const refused = [
