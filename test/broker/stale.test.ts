@@ -50,6 +50,11 @@ const lenient = (one: TestDevice) => {
   const { port } = new URL(harness.broker.endpoints.lenient!)
   return harness.refusal(one, { port: Number(port) })
 }
+/** The last question may be of the test before, whose clock was ahead. */
+async function cut(): Promise<void> {
+  assert.ok(await harness.broker.feed.sync(10_000))
+  cable.cut()
+}
 const lostAndNoticed = () => harness.testLog.until('feed.disconnected', { detail: 'the feed is silent' })
 const follows = async (): Promise<void> => {
   harness.testLog.lines.length = 0
@@ -71,7 +76,7 @@ suite('keeping its sessions', () => {
     const [thief, other] = [await device(), await device()]
     const client = await harness.connect(thief)
     const closed = closeOf(client)
-    cable.cut()
+    await cut()
     revoke(thief)
     await lostAndNoticed()
     skewMs = hour / 2
@@ -90,7 +95,7 @@ suite('keeping its sessions', () => {
     const events = await EventInbox.open(await harness.connect(service))
     const closed = closeOf(thiefs)
     const cursor = harness.feed.head
-    cable.cut()
+    await cut()
     revoke(thief)
     await lostAndNoticed()
     skewMs = 2 * hour
@@ -134,9 +139,7 @@ suite('keeping its sessions', () => {
     const [before, during] = [await device(), await device()]
     const { port } = new URL(harness.broker.endpoints.lenient!)
     const kept = await harness.connect(before, { port: Number(port) })
-    // The last question may be of the test before, whose clock was ahead.
-    assert.ok(await harness.broker.feed.sync(2_000))
-    cable.cut()
+    await cut()
     await lostAndNoticed()
     const stranger = await harness.strangeDevice(`s-${devices++}`)
     skewMs = 2 * hour
@@ -177,7 +180,7 @@ suite('ending its sessions', () => {
     const borne = await harness.connect(await device(), { port: Number(port) })
     const told = new Promise<IDisconnectPacket>((resolve) => strict.once('disconnect', resolve))
     const closed = closeOf(strict)
-    cable.cut()
+    await cut()
     await lostAndNoticed()
     skewMs = 2 * hour
     assert.match((await told).properties?.reasonString ?? '', /has not heard since .*; denial /)
