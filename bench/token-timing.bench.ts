@@ -9,6 +9,7 @@ import { randomBytes, randomInt } from 'node:crypto'
 import { Agent } from 'node:https'
 import { createKeyAndCsr } from '../pki/x509.ts'
 import { EnrollHarness, testConfiguration } from '../test/harness/fleet.ts'
+import { note } from './figures.ts'
 
 const each = Number(process.argv[2] ?? 1_500)
 await using fleet = await EnrollHarness.start({ config: testConfiguration({ enroll: { attemptsPerMinute: 1e9 } }) })
@@ -46,4 +47,6 @@ for (const [at, { mean, median, ofMean }] of figures.entries()) {
   const t = at === 0 ? 0 : (mean - first!.mean) / Math.sqrt(ofMean + first!.ofMean)
   const numbers = [median, mean].map((ms) => ms.toFixed(3).padStart(10)).join('')
   console.log(`${kinds[at]![0].padEnd(30)}${numbers}${t.toFixed(1).padStart(8)}`)
+  if (at > 0)
+    note({ what: `refusal: ${kinds[at]![0]}`, measured: `${(mean / first!.mean).toFixed(2)}x of ${kinds[0]![0]}` })
 }
