@@ -8,7 +8,7 @@ import {
 import { toPem } from '../../pki/certificate.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { type BrokerCertificate, createBroker, forgetBroker, listCertified } from '../ca/brokers.ts'
-import { requestIn } from './csr.ts'
+import { csrProblems, requestIn } from './csr.ts'
 import { route } from './route.ts'
 
 export const brokerRoutes = [
@@ -34,14 +34,7 @@ export const brokerRoutes = [
     role: 'admin',
     summary: 'Let another broker follow, and certify the key of a request for it',
     answer: brokerCredential,
-    problems: [
-      'conflict',
-      'csr_malformed',
-      'csr_signature_invalid',
-      'csr_key_unsupported',
-      'csr_key_too_weak',
-      'key_compromised',
-    ],
+    problems: ['conflict', ...csrProblems],
     status: 201,
     body: createBody,
     handle: async ({ body: { id, names, csr }, asked }, { registry, issuing, ownBroker }) => {

@@ -12,7 +12,7 @@ import {
 import { toPem } from '../../pki/certificate.ts'
 import { changeOperator, createOperator, listLeftBehind, renewOperator } from '../ca/operators.ts'
 import { getOperator, listOperators, type OperatorRecord } from '../registry/operators.ts'
-import { requestIn } from './csr.ts'
+import { csrProblems, requestIn } from './csr.ts'
 import { readPage } from './paging.ts'
 import { type AdminContext, type Route, route } from './route.ts'
 
@@ -46,15 +46,7 @@ export const operatorRoutes = [
     role: 'admin',
     summary: 'Make an operator, and certify the key of a request',
     answer: operatorCredential,
-    problems: [
-      'operator_exists',
-      'conflict',
-      'csr_malformed',
-      'csr_signature_invalid',
-      'csr_key_unsupported',
-      'csr_key_too_weak',
-      'key_compromised',
-    ],
+    problems: ['operator_exists', 'conflict', ...csrProblems],
     status: 201,
     body: createBody,
     handle: async ({ body: { name, role, csr }, asked }, { registry, issuing }) => {
@@ -70,15 +62,7 @@ export const operatorRoutes = [
     summary:
       'Certify another key of an operator, oneself or, as admin, anybody; the certificates before end once the new one is used',
     answer: operatorCredential,
-    problems: [
-      'operator_unknown',
-      'conflict',
-      'csr_malformed',
-      'csr_signature_invalid',
-      'csr_key_unsupported',
-      'csr_key_too_weak',
-      'key_compromised',
-    ],
+    problems: ['operator_unknown', 'conflict', ...csrProblems],
     status: 201,
     body: renewBody,
     handle: async ({ params: { name = '' }, body: { csr }, asked }, { registry, issuing }) => {
