@@ -159,6 +159,16 @@ export class EnrollHarness implements AsyncDisposable {
     return { key: privateKeyPem, cert: body.certificate }
   }
 
+  /** With a credential that need not be an operator's. */
+  async adminAs(shown: { key: string; cert: string }, path = '/status', body?: object) {
+    const sent = body && {
+      ...{ method: 'POST', body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } },
+    }
+    const answer = await this.ask(`${this.endpoints.admin}/v1${path}`, { ...shown, ...sent })
+    const { code, certificate } = JSON.parse(answer.body)
+    return { status: answer.status, code, certificate }
+  }
+
   async token(
     deviceId: string,
     options: { profile?: string; groups?: string[]; ttlMs?: number } = {},

@@ -43,14 +43,7 @@ suite('brokers and operators, by the commands that make them', () => {
     const { operatorKey, operatorCertificate } = readEndpoints(folder)
     return { key: readFileSync(operatorKey!, 'utf8'), cert: readFileSync(operatorCertificate!, 'utf8') }
   }
-  const ask = async (shown: Shown, path = '/status', body?: object) => {
-    const sent = body && {
-      ...{ method: 'POST', body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } },
-    }
-    const answer = await fleet.ask(`${fleet.endpoints.admin}/v1${path}`, { ...shown, ...sent })
-    const { code, certificate } = JSON.parse(answer.body)
-    return { status: answer.status, code, certificate }
-  }
+  const ask = (shown: Shown, path?: string, body?: object) => fleet.adminAs(shown, path, body)
 
   test('fleetgate broker create makes a folder that a broker starts from; ls shows it, forget ends it', async () => {
     const out = join(fleet.dataDir, 'handed over')

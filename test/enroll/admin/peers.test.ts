@@ -34,14 +34,7 @@ suite('brokers and operators who are to go on for years', () => {
     (await fleet.admin('GET', '/brokers')).body.items.find((one: { id: string }) => one.id === id)
   const factsOf = (pem: string) => parseCertificate(parsePem(pem, 'CERTIFICATE')[0]!)
 
-  const ask = async (shown: Shown, path = '/status', body?: object) => {
-    const sent = body && {
-      ...{ method: 'POST', body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } },
-    }
-    const answer = await fleet.ask(`${fleet.endpoints.admin}/v1${path}`, { ...shown, ...sent })
-    const { code, certificate } = JSON.parse(answer.body)
-    return { status: answer.status, code, certificate }
-  }
+  const ask = (shown: Shown, path?: string, body?: object) => fleet.adminAs(shown, path, body)
 
   test('one that is made follows under its name, and is waited for from then on, not before', async () => {
     const shown = await made('edge-2', ['mqtt-2.example', '192.0.2.7', '2001:db8::7'])
