@@ -124,6 +124,8 @@ const fixes: Record<DenialCause, (denial: Refusal) => DenialFix> = {
   evidence_mismatch: () => device('show credentials that are all of this device'),
   request_malformed: ({ message }) => device(`send what EST allows: ${message}`),
   not_found: ({ message }) => device(`ask for another path: ${message}`),
+  request_timeout: () => device('send each request whole at once; a slow or lossy network does not'),
+  headers_too_large: ({ message }) => device(`send fewer or shorter headers: ${message}`),
   misdirected: ({ message }) => device(`ask for a name that the server certificate has: ${message}`),
   body_too_large: ({ message }) => device(`send a smaller request: ${message}`),
   cmc_malformed: ({ message }) => device(`send a Full PKI Request as RFC 5272 has it: ${message}`),

@@ -16,6 +16,9 @@ export const advice: Record<ProblemCode, string> = {
   conflict:
     'Somebody else changed it first, or it exists. Read it again (`npx fleetgate device show ID`, or what else it is about), then decide; `npx fleetgate audit tail` has who did what.',
   body_too_large: 'Send less, or raise `enroll.maxBodyBytes`.',
+  request_timeout:
+    'Send the request whole within `enroll.requestTimeoutMs`. If honest devices meet it, their way to here is slow or loses what they send.',
+  headers_too_large: 'Send no more than 8 kB of headers: EST needs a few hundred octets of them.',
   media_type_unsupported:
     'Set the content type that the sentence names; for EST it is `application/pkcs10`, for the admin API `application/json`, which `fleetgate enroll` and the other commands send by themselves: for a call of your own see [openapi.json](openapi.json).',
   misdirected:

@@ -1,5 +1,6 @@
 import { constants, type KeyObject, randomBytes, X509Certificate } from 'node:crypto'
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import { once } from 'node:events'
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import { createServer } from 'node:https'
 import { type AddressInfo, isIP, type Server, type Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
@@ -53,8 +54,10 @@ type EdgeOptions = {
   requestTimeoutMs: number
   handshakeTimeoutMs: number
   log: Log
+  /** Of who waits to be asked for its body: throws what can be refused without one. */
+  admit(request: EdgeRequestHead): Promise<void>
   handle(request: EdgeRequest): Promise<EdgeAnswer>
-  /** Renders what `handle` threw, and what was refused before it ran; it does not throw. */
+  /** Renders what was thrown, here or by `handle`; of octets that are no request, path and method are empty. It does not throw. */
   fail(error: unknown, request: EdgeRequestHead): EdgeAnswer | Promise<EdgeAnswer>
   /** Of a peer that never came to asking. @returns the id under which that can be asked about */
   drop(cause: ProblemCode, message: string, remoteAddress: string): string
@@ -93,6 +96,8 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     maxHeaderSize: maxHeaderBytes,
     // Node answers its lack past every limit and record; requireClear looks.
     requireHostHeader: false,
+    // RFC 7301 3.2: a client that speaks HTTP/1.0 alone says so, and is closed unless that is on the list.
+    ALPNProtocols: ['http/1.1', 'http/1.0'],
   })
   server.maxConnections = options.maxConnections
   server.maxRequestsPerSocket = 1_000
@@ -137,43 +142,63 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     if (told) log.warn(fields, 'connection refused')
   }
   server.on('drop', (peer) => noteDrop(peer?.remoteAddress))
-  server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
-    const [status, sentence] = unreadable[error.code ?? ''] ?? ['400 Bad Request', 'this is no HTTP request']
-    const { remoteAddress = 'unknown' } = socket as Socket
-    const denial = options.drop('request_malformed', `${status}: ${error.message}`.slice(0, 200), remoteAddress)
-    log.debug({ event: 'request.malformed', code: error.code, denial }, 'request malformed')
+  const unanswered = new WeakMap<Socket, Set<ServerResponse>>()
+  const broken = new WeakSet<Socket>()
+  server.on('clientError', (error: NodeJS.ErrnoException & { reason?: string }, peer) => {
+    const socket = peer as TLSSocket
+    if (broken.has(socket)) return // what comes after the octets that were no request
+    broken.add(socket)
+    const [code, sentence] = unreadable[error.code ?? ''] ?? [
+      'request_malformed' as const,
+      `this is no HTTP request: ${error.reason ?? 'it broke off'}`,
+    ]
+    // Nobody hears an answer, or nobody has asked.
+    if (!socket.writable || socket.bytesRead === 0) {
+      const denial = options.drop(code, error.message.slice(0, 200), socket.remoteAddress ?? 'unknown')
+      log.debug({ event: 'request.malformed', code: error.code, denial }, 'request malformed')
+      return void socket.destroy()
+    }
+    refuseUnread(socket, new FleetError(code, sentence, { cause: error })).catch((err: unknown) => {
+      log.error({ event: 'request.failed', err }, 'request failed')
+      socket.destroy()
+    })
+  })
+  const refuseUnread = async (socket: TLSSocket, error: FleetError): Promise<void> => {
+    const open = [...(unanswered.get(socket) ?? [])]
+    // RFC 9112 9.3.2: answers come in the order of their requests.
+    await Promise.all(open.filter(({ req }) => req.complete).map((response) => once(response, 'close')))
+    if (open.some(({ req, headersSent }) => !req.complete && headersSent)) return // refused already
+    const answer = await options.fail(error, { ...headOf(socket), method: '', path: '', headers: {} })
     if (!socket.writable) return void socket.destroy()
-    const body = `request_malformed: ${sentence} (denial ${denial})\n`
-    const headers = ['Content-Type: text/plain; charset=utf-8', `Content-Length: ${body.length}`, 'Connection: close']
-    socket.end([`HTTP/1.1 ${status}`, ...headers, '', body].join('\r\n'))
+    socket.end(wireOf(answer))
     // A peer that never ends its own half would keep the socket for ever.
     setTimeout(() => socket.destroy(), linger.ms).unref()
-  })
-  const unanswered = new WeakMap<Socket, number>()
-  const serve = (message: IncomingMessage, response: ServerResponse): void => {
+  }
+  const serve = (message: IncomingMessage, response: ServerResponse, isWaiting = false): void => {
     const socket = message.socket as TLSSocket
     if (socket.destroyed) return // what stood behind the request that was one too many
-    const open = (unanswered.get(socket) ?? 0) + 1
-    if (open > maxUnanswered) {
+    const open = unanswered.get(socket) ?? new Set()
+    if (open.size >= maxUnanswered) {
       const told = `more than ${maxUnanswered} requests of one connection wait for their answers`
       options.drop('too_many_requests', told, socket.remoteAddress ?? 'unknown')
       return void socket.destroy()
     }
-    unanswered.set(socket, open)
+    unanswered.set(socket, open.add(response))
     idle.delete(socket)
     response.once('close', () => {
-      unanswered.set(socket, unanswered.get(socket)! - 1)
+      open.delete(response)
       if (closing) socket.destroySoon()
       else if (!socket.destroyed) idle.add(socket)
     })
-    answer(message, response, { ...options, isOwnName }).catch((err: unknown) => {
+    answer(message, response, { ...options, isOwnName, isWaiting }).catch((err: unknown) => {
       log.error({ event: 'request.failed', err }, 'request failed')
       response.destroy()
     })
   }
-  server.on('request', serve)
+  server.on('request', (message, response) => serve(message, response))
   // RFC 9110 10.1.1: an expectation that nobody knows may be passed over. Node would answer 417, past every limit and record.
-  server.on('checkExpectation', serve)
+  server.on('checkExpectation', (message, response) => serve(message, response))
+  server.on('checkContinue', (message, response) => serve(message, response, true))
   const address = await listen(server, options.listen)
   return {
     address,
@@ -194,33 +219,40 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
   }
 }
 
-/** By the code of Node's error: status, and what is wrong. */
-const unreadable: Partial<Record<string, [string, string]>> = {
-  HPE_HEADER_OVERFLOW: ['431 Request Header Fields Too Large', `the headers are longer than ${maxHeaderBytes} bytes`],
-  ERR_HTTP_REQUEST_TIMEOUT: ['408 Request Timeout', 'the request did not become complete in time'],
+/** By the code of Node's error. */
+const unreadable: Partial<Record<string, [ProblemCode, string]>> = {
+  HPE_HEADER_OVERFLOW: ['headers_too_large', `the headers are longer than ${maxHeaderBytes} bytes`],
+  ERR_HTTP_REQUEST_TIMEOUT: ['request_timeout', 'the request did not become complete in time'],
 }
 
-type Serving = EdgeOptions & { isOwnName(host: string): boolean }
+/** What there is no response object for. */
+function wireOf({ status, headers, body = '' }: EdgeAnswer): string {
+  const lines = Object.entries({
+    ...headers,
+    Date: new Date().toUTCString(),
+    'Content-Length': Buffer.byteLength(body),
+    Connection: 'close',
+  }).map(([name, value]) => `${name}: ${value}`)
+  return [`HTTP/1.1 ${status} ${STATUS_CODES[status]}`, ...lines, '', body].join('\r\n')
+}
+
+/** `isWaiting`: the client holds its body back until it is asked for (RFC 9110 10.1.1). */
+type Serving = EdgeOptions & { isOwnName(host: string): boolean; isWaiting: boolean }
 
 async function answer(message: IncomingMessage, response: ServerResponse, options: Serving): Promise<void> {
-  const id = randomBytes(8).toString('hex')
-  const path = pathOf(message.url ?? '/')
   const started = performance.now()
   const socket = message.socket as TLSSocket
-  const head: EdgeRequestHead = {
-    id,
-    method: message.method ?? 'GET',
-    path,
-    headers: message.headers,
-    remoteAddress: socket.remoteAddress ?? 'unknown',
-    certificate: certificateOf(socket)?.raw,
-    certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
-    certificateKey: () => certificateOf(socket)?.publicKey,
-    channelBinding: () => channelBindingOf(socket, 'server'),
-  }
+  const path = pathOf(message.url ?? '/')
+  const head = { ...headOf(socket), method: message.method ?? 'GET', path, headers: message.headers }
   let result: EdgeAnswer
   try {
     requireClear(message, options.isOwnName)
+    requireFitting(message, options.maxBodyBytes)
+    if (options.isWaiting) {
+      await options.admit(head)
+      if (socket.destroyed) return
+      response.writeContinue()
+    }
     result = await options.handle({ ...head, body: await readBody(message, options.maxBodyBytes) })
   } catch (error) {
     if (message.destroyed && !message.complete) return
@@ -241,7 +273,7 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   options.log.debug(
     {
       event: 'request.answered',
-      requestId: id,
+      requestId: head.id,
       method: message.method,
       path: path.slice(0, 200),
       status: result.status,
@@ -251,6 +283,16 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   )
 }
 
+/** Of the connection. */
+const headOf = (socket: TLSSocket): Omit<EdgeRequestHead, 'method' | 'path' | 'headers'> => ({
+  id: randomBytes(8).toString('hex'),
+  remoteAddress: socket.remoteAddress ?? 'unknown',
+  certificate: certificateOf(socket)?.raw,
+  certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
+  certificateKey: () => certificateOf(socket)?.publicKey,
+  channelBinding: () => channelBindingOf(socket, 'server'),
+})
+
 const certificates = new WeakMap<TLSSocket, X509Certificate | undefined>()
 
 /** The same octets for all requests of a connection: what is shown is shown in its handshake, and there is no second one. */
@@ -259,9 +301,14 @@ function certificateOf(socket: TLSSocket): X509Certificate | undefined {
   return certificates.get(socket)
 }
 
+const tooLarge = (maxBytes: number): FleetError =>
+  new FleetError('body_too_large', `the body is larger than ${maxBytes} bytes`)
+
+function requireFitting({ headers }: IncomingMessage, maxBytes: number): void {
+  if (Number(headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes)
+}
+
 function readBody(message: IncomingMessage, maxBytes: number): Promise<Buffer> {
-  const tooLarge = (): FleetError => new FleetError('body_too_large', `the body is larger than ${maxBytes} bytes`)
-  if (Number(message.headers['content-length'] ?? 0) > maxBytes) return Promise.reject(tooLarge())
   return new Promise((resolve, reject) => {
     // One piece of memory: a chunk may be a single octet, which as an object of its own takes hundreds.
     let held = Buffer.alloc(0)
@@ -270,7 +317,7 @@ function readBody(message: IncomingMessage, maxBytes: number): Promise<Buffer> {
       const wanted = size + chunk.length
       if (wanted > maxBytes) {
         message.pause()
-        reject(tooLarge())
+        reject(tooLarge(maxBytes))
         return
       }
       if (wanted > held.length) {

@@ -31,6 +31,8 @@ export function requireClear(message: IncomingMessage, isOwnName: (host: string)
   if (coding !== undefined && coding.toLowerCase() !== 'chunked') {
     throw malformed('a transfer coding other than chunked is not understood')
   }
+  // RFC 9112 6.1: HTTP/1.0 has no codings; whoever put this one in front of it has framed it in two ways.
+  if (coding !== undefined && message.httpVersion === '1.0') throw malformed('HTTP/1.0 has no Transfer-Encoding')
   const [, scheme, authority] = absoluteForm.exec(url) ?? []
   if (scheme === undefined || authority === undefined) return
   // RFC 9110 4.2.4: user information in front of a host hides which host it is.

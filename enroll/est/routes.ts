@@ -11,7 +11,9 @@ import type { CertificateAuthority } from '../ca/certificate-authority.ts'
 import type { Hierarchy } from '../ca/hierarchy.ts'
 import type { Fork } from '../ca/supersession.ts'
 import type { Meters } from '../meters.ts'
+import { readRenewalEvidence } from '../ra/current-certificate.ts'
 import type { EnrollmentDenials } from '../ra/enrollment-denials.ts'
+import { type Asked, readEnrollmentEvidence, readEvidence } from '../ra/evidence.ts'
 import { findWatchedUse, type WatchedKeyUse, watchedUseFact } from '../ra/key-watch.ts'
 import { defaultLabel, type Label, type Profiles } from '../ra/profiles.ts'
 import type { RegistrationAuthority } from '../ra/registration-authority.ts'
@@ -51,6 +53,8 @@ type Operation = {
   method: 'GET' | 'POST'
   /** What the body must be (RFC 7030 4.2.1); none for GET. */
   mediaType?: string
+  /** Reads what the caller proves, as `handle` does; none where nobody has to prove anything. */
+  prove?(request: EdgeRequestHead, asked: Asked): Promise<unknown>
   handle(request: EdgeRequest, label: Label, context: EstContext): Promise<EdgeAnswer | Refusal>
 }
 
@@ -67,14 +71,25 @@ const prefix = '/.well-known/est/'
 const operations: Record<EstOperation, Operation> = {
   cacerts: { method: 'GET', handle: cacerts },
   csrattrs: { method: 'GET', handle: csrattrs },
-  simpleenroll: { method: 'POST', mediaType: 'application/pkcs10', handle: simpleenroll },
-  fullcmc: { method: 'POST', mediaType: 'application/pkcs7-mime', handle: fullcmc },
-  serverkeygen: { method: 'POST', mediaType: 'application/pkcs10', handle: serverkeygen },
-  simplereenroll: { method: 'POST', mediaType: 'application/pkcs10', handle: simplereenroll },
+  simpleenroll: {
+    method: 'POST',
+    mediaType: 'application/pkcs10',
+    prove: readEnrollmentEvidence,
+    handle: simpleenroll,
+  },
+  fullcmc: { method: 'POST', mediaType: 'application/pkcs7-mime', prove: readEvidence, handle: fullcmc },
+  serverkeygen: { method: 'POST', mediaType: 'application/pkcs10', prove: readEvidence, handle: serverkeygen },
+  simplereenroll: {
+    method: 'POST',
+    mediaType: 'application/pkcs10',
+    prove: (request, { registry, now }) => readRenewalEvidence(registry, request, now),
+    handle: simplereenroll,
+  },
 }
 
 /** The EST edge: finds the operation, checks what its row demands, and renders and records every refusal. */
 export function createEst(context: EstContext): {
+  admit(request: EdgeRequestHead): Promise<void>
   handle(request: EdgeRequest): Promise<EdgeAnswer>
   fail(error: unknown, request: EdgeRequestHead): Promise<EdgeAnswer>
   drop(cause: ProblemCode, message: string, remoteAddress: string): string
@@ -97,11 +112,21 @@ export function createEst(context: EstContext): {
     }
   }
 
-  async function answerOf(request: EdgeRequest): Promise<EdgeAnswer> {
+  function find(request: EdgeRequestHead): { operation: Operation; label: Label } {
     const credential = credentialOf(request)
     const lockedMs = credential === undefined ? 0 : guesses.waitMs(credential, context.clock().getTime())
     if (lockedMs > 0) throw tooMany(lockedMs)
-    const { operation, label } = findOperation(request, context.profiles)
+    return findOperation(request, context.profiles)
+  }
+
+  /** A credential that is refused is refused before the body is asked for; what is good is read again when the body is there. */
+  async function admit(request: EdgeRequestHead): Promise<void> {
+    const { operation, label } = find(request)
+    await operation.prove?.(request, { registry: context.registry, label, now: context.clock() })
+  }
+
+  async function answerOf(request: EdgeRequest): Promise<EdgeAnswer> {
+    const { operation, label } = find(request)
     // With a token, or where nothing is to be proved, whoever holds a stolen key in the handshake is served, and told of.
     const watched = await findWatchedUse(context.registry, undefined, { request, now: context.clock() })
     const answer = await operation.handle(request, label, context)
@@ -122,7 +147,7 @@ export function createEst(context: EstContext): {
     }
   }
 
-  /** What ends before there is a request: a handshake, or octets that are no HTTP. */
+  /** What ends before anything is asked: a connection, a handshake. It is in no audit log; the denials and the metrics have it. */
   const drop = (cause: ProblemCode, message: string, remoteAddress: string): string =>
     context.denials.note({
       cause,
@@ -226,7 +251,7 @@ export function createEst(context: EstContext): {
     failuresOfNetwork.allow(attempts * 10)
     failuresOfAll.allow(attempts * 20)
   }
-  return { handle, fail, drop, allow }
+  return { admit, handle, fail, drop, allow }
 }
 
 const tooMany = (waitMs: number): FleetError =>
@@ -251,7 +276,7 @@ function nameOf(request: EdgeRequestHead): string {
 const isOperation = (name: string): name is EstOperation => Object.hasOwn(operations, name)
 
 /** `/.well-known/est/OPERATION`, or `/.well-known/est/LABEL/OPERATION` (RFC 7030 3.2.2). */
-function findOperation(request: EdgeRequest, profiles: Profiles): { operation: Operation; label: Label } {
+function findOperation(request: EdgeRequestHead, profiles: Profiles): { operation: Operation; label: Label } {
   if (!request.path.startsWith(prefix)) {
     throw new FleetError('not_found', `there is nothing here; EST is under ${prefix} (RFC 7030 3.2.2)`)
   }
@@ -292,7 +317,8 @@ async function noteRefusal(
       {
         action: 'enrollment.refused',
         actor: (isProven && named) || 'unknown',
-        subject: request.path,
+        // Octets that are no request name nothing.
+        subject: request.path || 'unread',
         outcome: 'refused',
         reason: error.code,
         details: {

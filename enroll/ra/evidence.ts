@@ -18,7 +18,7 @@ export type EnrollmentEvidence = { kind: 'enrollment'; proofs: Proof[] }
 /** What the caller proved, before any decision. */
 export type Evidence = EnrollmentEvidence | CertificateEvidence
 
-type Asked = { registry: Registry; label: Label; now: Date }
+export type Asked = { registry: Registry; label: Label; now: Date }
 type Shown = Pick<EdgeRequest, 'headers' | 'certificate' | 'certificateFault'>
 
 /** Evidence for a first certificate where there is some, else the certificate of the connection, for operations that take either. */

@@ -80,6 +80,8 @@ const rows: Record<DenialCause, Row> = {
   media_type_unsupported: ['enrollment', /^device x/, { message: 'x takes y' }],
   method_not_allowed: ['enrollment', /^device x/, { message: 'x takes POST' }],
   request_malformed: ['enrollment', /^device send what EST allows/],
+  request_timeout: ['enrollment', /^device send each request whole/],
+  headers_too_large: ['enrollment', /^device send fewer or shorter headers/],
   misdirected: ['enrollment', /^device ask for a name that the server certificate has/],
   not_found: ['enrollment', /^device ask for another path/],
   body_too_large: ['enrollment', /^device send a smaller request/],

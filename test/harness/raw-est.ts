@@ -56,6 +56,11 @@ export class RawEst implements AsyncDisposable {
     return /^HTTP\/1\.1 (\d{3} [A-Za-z ]*)\r\n/.exec(this.#text)?.[1] ?? (this.#socket.closed ? 'closed' : 'waiting')
   }
 
+  /** The answer, and what came behind it. */
+  get heard(): string {
+    return this.#text
+  }
+
   #isWhole(hasNoBody: boolean): boolean {
     const end = this.#text.indexOf('\r\n\r\n')
     if (end >= 0 && (hasNoBody || this.#text.startsWith('HTTP/1.1 204'))) return true

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
 import { generateKeyPairSync, type KeyObject, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { request as httpsRequest } from 'node:https'
 import { connect as connectTcp, createServer as createTcpServer, type Socket } from 'node:net'
 import { test } from 'node:test'
 import { setImmediate, setTimeout } from 'node:timers/promises'
@@ -76,6 +75,7 @@ async function startEdge(options: Options = {}): Promise<Edge & { seen: EdgeRequ
     requestTimeoutMs: 5_000,
     handshakeTimeoutMs: 5_000,
     log: createLog('edge', 'silent'),
+    admit: async () => {},
     handle: async (request) => {
       seen.push(request)
       return {
@@ -86,7 +86,7 @@ async function startEdge(options: Options = {}): Promise<Edge & { seen: EdgeRequ
     },
     drop: () => '0123456789ab',
     fail: (error): EdgeAnswer =>
-      isFleetError(error, 'body_too_large') ? { status: 413, body: error.message } : { status: 500, body: 'failed' },
+      isFleetError(error) ? { status: problems[error.code].status, body: error.message } : { status: 500 },
     ...options,
   })
   return Object.assign(edge, { seen })
@@ -318,20 +318,43 @@ test('a peer that goes on sending after its 413 is closed', async () => {
   assert.match(await readAll(socket), /^HTTP\/1\.1 413 /)
 })
 
-test('an HTTP client that waits for 100-continue reads the 413', async () => {
-  await using edge = await startEdge()
-  const request = httpsRequest({
-    port: edge.address.port,
-    host: '127.0.0.1',
-    method: 'POST',
-    rejectUnauthorized: false,
-    agent: false,
-    headers: { Expect: '100-continue', 'Content-Length': '5000' },
+test('a client that waits with its body is asked for it, or hears at once what can be refused without (RFC 9110 10.1.1)', async () => {
+  await using edge = await startEdge({
+    admit: async ({ path }) => {
+      if (path !== '/x') throw new FleetError('unauthenticated', 'who are you')
+    },
   })
-  request.flushHeaders()
-  const [response] = await once(request, 'response')
-  assert.equal(response.statusCode, 413)
-  request.on('error', () => undefined).destroy()
+  const head = (path: string, length: number): string =>
+    `POST ${path} HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: ${length}\r\n\r\n`
+  for (const [path, length, status] of [
+    ['/x', 5_000, 413],
+    ['/other', 3, 401],
+  ] as const) {
+    const socket = await dial(edge)
+    socket.write(head(path, length))
+    const [answer] = (await once(socket, 'data')) as [Buffer]
+    socket.destroy()
+    assert.match(answer.toString(), new RegExp(`^HTTP/1\\.1 ${status} .*\\r\\nConnection: close\\r\\n`, 's'))
+  }
+  const socket = await dial(edge)
+  socket.write(head('/x', 3))
+  assert.match(String(await once(socket, 'data')), /^HTTP\/1\.1 100 Continue\r\n\r\n$/)
+  socket.write(`abc${get}`)
+  assert.match(await readAll(socket), /^HTTP\/1\.1 200 [\s\S]*\r\n\r\n3 octets\nHTTP\/1\.1 200 /)
+  // RFC 9110 10.1.1: HTTP/1.0 does not know the word.
+  const old = await dial(edge)
+  old.write(head('/other', 3).replace('1.1', '1.0'))
+  old.write('abc')
+  assert.match(await readAll(old), /^HTTP\/1\.1 200 [\s\S]*\r\n\r\n3 octets\n$/)
+})
+
+test('a client that speaks HTTP/1.0 alone, and says so in its handshake, is served and closed', async () => {
+  await using edge = await startEdge()
+  const old = await dial(edge, { ALPNProtocols: ['http/1.0'] })
+  assert.equal(old.alpnProtocol, 'http/1.0')
+  old.write('GET /x HTTP/1.0\r\n\r\n')
+  assert.match(await readAll(old), /^HTTP\/1\.1 200 [\s\S]*\r\nConnection: close\r\n\r\n0 octets\n$/)
+  await assert.rejects(dial(edge, { ALPNProtocols: ['h2'] }), { code: 'ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL' })
 })
 
 test('what the handler throws is rendered by fail, once, with the same request id', async () => {
@@ -436,8 +459,11 @@ test('headers of more than 8 kB are answered 431', async () => {
   const socket = await dial(edge)
   socket.write(`GET / HTTP/1.1\r\nHost: h\r\nX-Long: ${'a'.repeat(9_000)}\r\n\r\n`)
   const answer = await readAll(socket)
-  assert.match(answer, /^HTTP\/1\.1 431 [\s\S]*\r\nContent-Type: text\/plain; charset=utf-8\r\nContent-Length: 80\r\n/)
-  assert.match(answer, /\r\n\r\nrequest_malformed: the headers are longer than 8192 bytes \(denial 0123456789ab\)\n$/)
+  assert.match(
+    answer,
+    /^HTTP\/1\.1 431 Request Header Fields Too Large\r\n[\s\S]*\r\nContent-Length: 38\r\nConnection: close\r\n/,
+  )
+  assert.match(answer, /\r\n\r\nthe headers are longer than 8192 bytes$/)
   assert.equal(edge.seen.length, 0)
 })
 
@@ -560,6 +586,37 @@ test('a connection that asks on before it has its answers is closed, and what it
   socket.write('POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc'.repeat(100))
   assert.equal(await readAll(socket), '')
   assert.deepEqual([asked, dropped], [8, ['too_many_requests']])
+})
+
+test('what is no request is answered after the requests before it, and a peer that asked nothing is only closed', async () => {
+  const failed: unknown[] = []
+  const dropped: unknown[] = []
+  let finish!: () => void
+  const finished = new Promise<void>((resolve) => {
+    finish = resolve
+  })
+  await using edge = await startEdge({
+    requestTimeoutMs: 150,
+    handle: async () => {
+      await finished
+      return { status: 200, body: 'first' }
+    },
+    fail: (error, { path, method, remoteAddress }) => {
+      failed.push([isFleetError(error) && error.code, path, method, remoteAddress])
+      return { status: 400, body: 'second' }
+    },
+    drop(cause) {
+      dropped.push(cause)
+      return '0123456789ab'
+    },
+  })
+  const socket = await dial(edge)
+  const silent = await dial(edge)
+  socket.write('GET /x HTTP/1.1\r\nHost: h\r\n\r\nnonsense\r\n\r\nnonsense')
+  assert.equal(await readAll(silent), '')
+  finish()
+  assert.match(await readAll(socket), /^HTTP\/1\.1 200 [\s\S]*first\r?\n?HTTP\/1\.1 400 [\s\S]*second$/)
+  assert.deepEqual([failed, dropped], [[['request_malformed', '', '', '127.0.0.1']], ['request_timeout']])
 })
 
 test('a target in absolute-form is that of its path, whatever Host says (RFC 9112 3.2.2); so is one after an expectation that nobody knows', async () => {

@@ -12,6 +12,7 @@ import { createKeyAndCsr } from '../../../pki/x509.ts'
 import { FleetError } from '../../../runtime/errors.ts'
 import { TestLog } from '../../harness/broker.ts'
 import { basic, codeOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
+import { RawEst } from '../../harness/raw-est.ts'
 
 suite('the table of EST operations (RFC 7030 3.2.2)', () => {
   const clock = movableClock()
@@ -87,6 +88,20 @@ suite('the table of EST operations (RFC 7030 3.2.2)', () => {
     clock.advance(60_001)
   })
 
+  test('what is no request at all is refused with a sentence and a request id, and is in the audit log', async () => {
+    await using raw = await RawEst.open(fleet)
+    assert.equal(await raw.exchange(Buffer.from('nonsense\r\n\r\n'), 10_000), '400 Bad Request')
+    const { body } = await fleet.admin('GET', '/audit?limit=1')
+    const [{ action, reason, subject, remoteAddress, requestId, details }] = body.items
+    assert.deepEqual([action, reason, subject], ['enrollment.refused', 'request_malformed', 'unread'])
+    assert.equal(remoteAddress, '127.0.0.1')
+    const { heard } = raw
+    assert.ok(heard.includes(`request_malformed: ${details.sentence} (request ${requestId}, denial ${details.denial})`))
+    const denial = await fleet.admin('GET', `/denials/${details.denial}`)
+    assert.deepEqual([denial.status, denial.body.cause], [200, 'request_malformed'])
+    clock.advance(60_001)
+  })
+
   test('refusals are in the audit log, and too many of one caller are answered 429 with Retry-After', async () => {
     const { csrDer } = await createKeyAndCsr({ commonName: 'storm-1' })
     const wrong = () => fleet.enroll('storm-1', 'B'.repeat(43), csrDer)
@@ -104,6 +119,34 @@ suite('the table of EST operations (RFC 7030 3.2.2)', () => {
     assert.ok(await fleet.enrolledDevice('storm-1'))
     clock.advance(60_001)
     assert.equal((await wrong()).status, 401)
+  })
+
+  test('who waits with the body hears of a credential that counts for nothing before it has sent it', async () => {
+    for (const operation of ['simpleenroll', 'simplereenroll', 'serverkeygen', 'fullcmc']) {
+      await using raw = await RawEst.open(fleet)
+      const head = [
+        `POST /.well-known/est/${operation} HTTP/1.1`,
+        'Host: h',
+        `Authorization: ${basic('cam-1', 'wrong')}`,
+        `Content-Type: application/${operation === 'fullcmc' ? 'pkcs7-mime; smime-type=CMC-request' : 'pkcs10'}`,
+        'Expect: 100-continue',
+        'Content-Length: 2000',
+      ]
+      const answer = await raw.exchange(Buffer.from(`${head.join('\r\n')}\r\n\r\n`), 10_000)
+      // The body never comes: an answer that waited for it would be another.
+      assert.equal(answer, '401 Unauthorized', operation)
+      assert.match(raw.heard, /\r\nWWW-Authenticate: Basic /)
+      clock.advance(60_001)
+    }
+    const id = 'expects-1'
+    const { csrDer } = await createKeyAndCsr({ commonName: id, keyType: 'RSA-2048' })
+    const headers = {
+      'Content-Type': 'application/pkcs10',
+      Authorization: basic(id, await fleet.token(id)),
+      Expect: '100-continue',
+    }
+    const body = csrDer.toString('base64')
+    assert.equal((await fleet.est('simpleenroll', { method: 'POST', headers, body })).status, 200)
   })
 })
 
