@@ -60,7 +60,13 @@ import {
   brokerList,
   type CreateBroker,
 } from '../contract/broker-api.ts'
-import { type BulkReceipt, bulkReceipt, type ChangeDevices } from '../contract/bulk-api.ts'
+import {
+  type BulkReceipt,
+  bulkReceipt,
+  type ChangeDevices,
+  type ForeseenChange,
+  foreseenChange,
+} from '../contract/bulk-api.ts'
 import { type CredentialReceipt, credentialReceipt, type RevokeCredential } from '../contract/credential-api.ts'
 import { type CrlPage, crlPage, type PublishReceipt, publishReceipt } from '../contract/crl-api.ts'
 import { type Denial, denialView } from '../contract/denials.ts'
@@ -212,6 +218,11 @@ export class AdminClient implements Disposable {
   changeDevices(body: ChangeDevices): Promise<BulkReceipt> {
     const waitMs = body.waitMs ?? 0
     return this.#call(bulkReceipt, { method: 'POST', path: '/v1/devices/bulk', body, waitMs })
+  }
+
+  foreseeChange(verb: ChangeDevices['verb'], deviceIds: readonly string[]): Promise<ForeseenChange> {
+    const query = { verb, deviceId: deviceIds.join(',') }
+    return this.#call(foreseenChange, { method: 'GET', path: '/v1/foreseen', query })
   }
 
   reportStolen(id: string, waitMs: number): Promise<TheftReceipt> {

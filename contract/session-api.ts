@@ -4,7 +4,7 @@ import { deviceId } from './admin-api.ts'
 import { devicesAtOnce, isClientId, liveSession, sessionsAtOnce } from './live-sessions.ts'
 
 const brokerId = z.string().min(1).max(100)
-const deviceIds = z
+export const deviceIds = z
   .string()
   .transform((text) => text.split(','))
   .pipe(z.array(deviceId).max(devicesAtOnce))

@@ -55,7 +55,7 @@ export function jsonPage(): string {
     [
       'session',
       sessionView,
-      'as `{ "items": [session, …], "unheard": [{ "broker", "why" }, …] }` by `session ls` and `session show`, and as `sessions` beside `devices` and `unheard` by `device revoke|disable|enable|stolen --dry-run`; `why` is `not_connected`, `not_asked` (of a version that does not know the question) or `no_answer`',
+      'as `{ "items": [session, …], "unheard": [{ "broker", "why" }, …] }` by `session ls` and `session show`, and as `sessions` beside `devices`, `unheard` and `outcomes` (as `devices` of a bulk receipt) by `device revoke|disable|enable|stolen --dry-run`; `why` is `not_connected`, `not_asked` (of a version that does not know the question) or `no_answer`',
     ],
     ['kick receipt', kickReceipt, '`session kick`'],
     ['revocation list', crlView, '`crl show`; `crl ls` gives `{ "items": [revocation list, …] }`'],

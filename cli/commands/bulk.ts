@@ -73,25 +73,49 @@ async function show(
   io: Io,
   client: AdminClient,
   options: ManyOptions,
-  { verb, ids }: { verb: string; ids: string[] },
+  { verb, ids }: { verb: ChangeDevices['verb']; ids: string[] },
 ): Promise<void> {
   const sessions: SessionPage['items'] = []
   const unheard = new Map<string, Unheard>()
-  for (let at = 0; at < ids.length; at += devicesAtOnce) {
-    const page = await client.listSessions({ deviceIds: ids.slice(at, at + devicesAtOnce) })
+  const outcomes: Outcome[] = []
+  for (const some of slices(ids)) outcomes.push(...(await client.foreseeChange(verb, some)).devices)
+  for (const deviceIds of slices(withHardware(outcomes))) {
+    const page = await client.listSessions({ deviceIds })
     sessions.push(...page.items)
     for (const one of page.unheard) unheard.set(one.broker, one)
   }
-  const shown = { verb, selected: ids.length, devices: ids, sessions, unheard: [...unheard.values()] }
+  const shown = { verb, selected: ids.length, devices: ids, outcomes, sessions, unheard: [...unheard.values()] }
   print(io, options, shown, () => {
     const devices = table(
-      ['device'],
-      ids.map((id) => [id]),
+      ['device', 'would be'],
+      outcomes.map(({ deviceId, outcome, detail }) => [deviceId, `${foreseen[outcome]}${detail ? `: ${detail}` : ''}`]),
       io.colour,
     )
     const live = sessionTable({ items: sessions, unheard: shown.unheard }, io.colour)
-    return `${devices}\n${live}devices: ${ids.length}, live sessions: ${sessions.length}; nothing was changed\n`
+    return `${devices}\n${hardwareTable(outcomes, io.colour)}${live}devices: ${ids.length}, live sessions: ${sessions.length}; nothing was changed\n`
   })
+}
+
+const foreseen = { done: 'changed', already: 'as it is', refused: 'refused' }
+
+function* slices(ids: readonly string[]): Generator<string[]> {
+  for (let at = 0; at < ids.length; at += devicesAtOnce) yield ids.slice(at, at + devicesAtOnce)
+}
+
+/** Those that were named, and those that are put on hold with them. */
+const withHardware = (devices: readonly Outcome[]): string[] => [
+  ...new Set(devices.flatMap(({ deviceId, sameHardware = [] }) => [deviceId, ...sameHardware])),
+]
+
+/** Of thefts; of a device that is named itself nothing more is said. */
+function hardwareTable(devices: readonly Outcome[], colour: boolean): string {
+  const named = new Set(devices.map(({ deviceId }) => deviceId))
+  const others = (ids: readonly string[] = []): string[] => ids.filter((id) => !named.has(id))
+  const rows = devices.flatMap(({ deviceId, sameHardware, sameSerialNumber }) => [
+    ...others(sameHardware).map((id) => [id, `key of ${deviceId}`, 'put on hold']),
+    ...others(sameSerialNumber).map((id) => [id, `serial number of ${deviceId}`, 'left as it is']),
+  ])
+  return rows.length === 0 ? '' : `${table(['same hardware', 'by', 'which is'], rows, colour)}\n`
 }
 
 async function confirm(io: Io, verb: string, count: number): Promise<void> {
@@ -135,8 +159,7 @@ async function changeAll(
 async function endedBy(client: AdminClient, { at, devices }: Report): Promise<EndedCount | undefined> {
   if (at === undefined) return undefined
   const ended: EndedCount = { sessions: 0 }
-  for (let from = 0; from < devices.length; from += devicesAtOnce) {
-    const ids = devices.slice(from, from + devicesAtOnce).map(({ deviceId }) => deviceId)
+  for (const ids of slices(withHardware(devices))) {
     const { sessions, slowest } = await client.countEnded(ids, at)
     ended.sessions += sessions
     if (slowest !== undefined && slowest.closedMs > (ended.slowest?.closedMs ?? -1)) ended.slowest = slowest
@@ -163,7 +186,8 @@ function render(report: Report, colour: boolean): string {
     ],
     colour,
   )
-  if (refused.length === 0) return counts
+  const told = counts + hardwareTable(report.devices, colour)
+  if (refused.length === 0) return told
   const rows = refused.map(({ deviceId, code, detail }) => [deviceId, code, detail])
-  return counts + table(['refused', 'code', 'why'], rows, colour)
+  return told + table(['refused', 'code', 'why'], rows, colour)
 }

@@ -20,10 +20,15 @@ import {
   theftReceipt,
   waitForBrokers,
 } from '../../contract/admin-api.ts'
-import { bulkReceipt, changeDevices as changeDevicesBody } from '../../contract/bulk-api.ts'
+import {
+  bulkReceipt,
+  changeDevices as changeDevicesBody,
+  foreseeChange,
+  foreseenChange,
+} from '../../contract/bulk-api.ts'
 import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
-import { changeDevices } from '../ca/bulk.ts'
+import { changeDevices, foresee } from '../ca/bulk.ts'
 import { holdDevice, releaseDevice } from '../ca/hold.ts'
 import { reportStolen, revokeDevice } from '../ca/revocation.ts'
 import { allowDevices as allow, disallowDevices as disallow } from '../ra/allow-list.ts'
@@ -202,6 +207,17 @@ export const deviceRoutes = [
       const brokers = await feed.confirmations(change.feedSeq, waitMs)
       return { ...change, inForce: brokers.every((broker) => broker.confirmed), brokers }
     },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/foreseen',
+    role: 'viewer',
+    summary: 'What one verb would do to many devices',
+    answer: foreseenChange,
+    query: foreseeChange,
+    handle: async ({ query: { verb, deviceId: ids }, asked }, { registry }) => ({
+      devices: await foresee(registry, { verb, ids, reason: 'unspecified', purged: () => [], ...asked }),
+    }),
   }),
   route({
     method: 'POST',

@@ -3,10 +3,10 @@ import type { ProblemCode } from '../../contract/problems.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import { type Registry, untilNoConflict } from '../registry/registry.ts'
-import { barring, barringAttempts } from './barring.ts'
+import { type Bar, barring, barringAttempts } from './barring.ts'
 import { planHold } from './hold.ts'
 import { carryOut, type Plan } from './plan.ts'
-import { planRevocation, planTheft, type TheftReport } from './revocation.ts'
+import { planRevocation, planTheft, type Theft, type TheftReport } from './revocation.ts'
 
 export type BulkVerb = 'revoke' | 'disable' | 'enable' | 'stolen'
 export type BulkOutcome = {
@@ -14,7 +14,8 @@ export type BulkOutcome = {
   outcome: 'done' | 'already' | 'refused'
   code?: ProblemCode
   detail?: string
-}
+} & Hardware
+type Hardware = Pick<Theft, 'sameHardware' | 'sameSerialNumber'>
 export type BulkOrder = Asked &
   Pick<TheftReport, 'purged'> & { ids: readonly DeviceId[]; verb: BulkVerb; reason: RevocationReason }
 
@@ -30,14 +31,19 @@ type BulkChange = {
  * Those that cannot be changed are named and hold nobody up.
  */
 export function changeDevices(registry: Registry, order: BulkOrder): Promise<BulkChange> {
-  const ids = [...new Set(order.ids)]
-  const attempt = () => untilNoConflict(() => change(registry, ids, order), barringAttempts)
-  if (order.verb === 'enable') return attempt()
-  return barring(ids, order.verb === 'disable' ? 'device_held' : 'device_revoked', attempt)
+  const barred = order.verb === 'enable' ? [] : order.ids
+  return barring(barred, order.verb === 'disable' ? 'device_held' : 'device_revoked', (bar) =>
+    untilNoConflict(() => change(registry, order, bar), barringAttempts),
+  )
 }
 
-async function change(registry: Registry, ids: readonly DeviceId[], order: BulkOrder): Promise<BulkChange> {
-  const planned = await Promise.all(ids.map((id) => planOne(registry, id, order)))
+/** What that would do to each device; nothing is changed. */
+export const foresee = async (registry: Registry, order: BulkOrder): Promise<BulkOutcome[]> =>
+  (await planAll(registry, order)).map(({ outcome }) => outcome)
+
+async function change(registry: Registry, order: BulkOrder, bar: Bar): Promise<BulkChange> {
+  const planned = await planAll(registry, order)
+  for (const { outcome } of planned) bar(outcome.sameHardware ?? [], 'device_held')
   const plans = planned.flatMap(({ plan }) => plan ?? [])
   const requestId = `${order.requestId}-bulk`
   const feedSeq = await carryOut(registry, plans, { ...order, requestId })
@@ -49,14 +55,16 @@ async function change(registry: Registry, ids: readonly DeviceId[], order: BulkO
   }
 }
 
-async function planOne(
-  registry: Registry,
-  id: DeviceId,
-  order: BulkOrder,
-): Promise<{ outcome: BulkOutcome; plan?: Plan<unknown> }> {
+type Planned = { outcome: BulkOutcome; plan?: Plan<unknown> }
+
+const planAll = (registry: Registry, order: BulkOrder): Promise<Planned[]> =>
+  Promise.all([...new Set(order.ids)].map((id) => planOne(registry, id, order)))
+
+async function planOne(registry: Registry, id: DeviceId, order: BulkOrder): Promise<Planned> {
   try {
-    const plan = await planOf(registry, { ...order, id })
-    return { outcome: { deviceId: id, outcome: plan.change === undefined ? 'already' : 'done' }, plan }
+    const { hardware, ...plan } = await planOf(registry, { ...order, id })
+    const outcome = plan.change === undefined ? 'already' : 'done'
+    return { outcome: { deviceId: id, outcome, ...hardware }, plan }
   } catch (error) {
     const isOwn = isFleetError(error, 'device_unknown') || (isFleetError(error, 'conflict') && error.context.final)
     if (!isFleetError(error) || !isOwn) throw error
@@ -64,12 +72,21 @@ async function planOne(
   }
 }
 
-function planOf(registry: Registry, order: BulkOrder & { id: DeviceId }): Promise<Plan<unknown>> {
+async function planOf(
+  registry: Registry,
+  order: BulkOrder & { id: DeviceId },
+): Promise<Plan<unknown> & { hardware?: Hardware }> {
   switch (order.verb) {
     case 'revoke':
       return planRevocation(registry, order)
-    case 'stolen':
-      return planTheft(registry, order)
+    case 'stolen': {
+      const plan = await planTheft(registry, order)
+      const { sameHardware, sameSerialNumber } = plan.answer
+      return {
+        ...plan,
+        hardware: { ...(sameHardware && { sameHardware }), ...(sameSerialNumber && { sameSerialNumber }) },
+      }
+    }
     case 'disable':
       return planHold(registry, 'held', order)
     case 'enable':

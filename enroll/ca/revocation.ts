@@ -13,7 +13,7 @@ import { deleteLateRenewal, findLateRenewal } from '../registry/late-renewals.ts
 import { type Registry, readAll, untilNoConflict } from '../registry/registry.ts'
 import { listTokens, writeToken } from '../registry/tokens.ts'
 import { watchKeys } from '../registry/watched-keys.ts'
-import { barring, barringAttempts } from './barring.ts'
+import { type Bar, barring, barringAttempts } from './barring.ts'
 import { planHold } from './hold.ts'
 import { carryOut, type Plan } from './plan.ts'
 
@@ -57,7 +57,7 @@ export type TheftReport = Omit<RevocationOrder, 'reason'>
  * @throws FleetError `device_unknown`
  */
 export const revokeDevice = (registry: Registry, input: RevocationOrder): Promise<Revocation> =>
-  ending(registry, input, [], () => planRevocation(registry, input))
+  ending(registry, input, () => planRevocation(registry, input))
 
 /**
  * Revokes a device that a thief may have, whatever became of it before, and opens an incident, in one durable batch. All keys
@@ -66,25 +66,21 @@ export const revokeDevice = (registry: Registry, input: RevocationOrder): Promis
  *
  * @throws FleetError `device_unknown`
  */
-export async function reportStolen(registry: Registry, input: TheftReport): Promise<Theft> {
-  const { byKey } = await listSharers(registry, (await getDevice(registry, input.id)).doc)
-  return ending(
-    registry,
-    input,
-    byKey.map(({ doc }) => doc.id),
-    () => planTheft(registry, input),
-  )
-}
+export const reportStolen = (registry: Registry, input: TheftReport): Promise<Theft> =>
+  ending(registry, input, async (bar) => {
+    const planned = await planTheft(registry, input)
+    bar(planned.answer.sameHardware ?? [], 'device_held')
+    return planned
+  })
 
 const ending = <T>(
   registry: Registry,
   input: TheftReport,
-  others: string[],
-  plan: () => Promise<Plan<T>>,
+  plan: (bar: Bar) => Promise<Plan<T>>,
 ): Promise<T & { feedSeq: number }> =>
-  barring([input.id, ...others], 'device_revoked', () =>
+  barring([input.id], 'device_revoked', (bar) =>
     untilNoConflict(async () => {
-      const planned = await plan()
+      const planned = await plan(bar)
       const requestId = `${input.requestId}-revoke`
       return { ...planned.answer, feedSeq: await carryOut(registry, [planned], { ...input, requestId }) }
     }, barringAttempts),
@@ -108,10 +104,12 @@ export async function planTheft(registry: Registry, report: TheftReport): Promis
   const holdings = await readHoldings(registry, input.id)
   const claim = await findClaim(registry, input.id)
   const { byKey, bySerial } = await listSharers(registry, device)
-  const [sameHardware, sameSerialNumber] = [byKey, bySerial].map((some) => some.map(({ doc }) => doc.id))
+  // Of a theft that was reported before, those that an operator has enabled since are not on hold.
+  const concerned = device.stolenAt === undefined ? byKey : byKey.filter(({ doc }) => doc.status === 'held')
+  const [sameHardware, sameSerialNumber] = [concerned, bySerial].map((some) => some.map(({ doc }) => doc.id))
   const known = {
     ...(claim === undefined ? {} : { claimCertificate: claim.doc.fingerprint }),
-    ...(byKey.length === 0 ? {} : { sameHardware }),
+    ...(concerned.length === 0 ? {} : { sameHardware }),
     ...(bySerial.length === 0 ? {} : { sameSerialNumber }),
   }
   const stolenAt = device.stolenAt ?? input.now.toISOString()

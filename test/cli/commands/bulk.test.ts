@@ -58,11 +58,20 @@ before(async () => {
       return { status: 200, body: isThere ? { sessions: 2, slowest } : { sessions: 1 } }
     }
     if (path === '/v1/devices/cam-003') return { status: 200, body: { id: 'cam-003', ...device } }
-    const devices = (body as { ids: string[] }).ids.map((deviceId) =>
+    const named = path === '/v1/foreseen' ? query.deviceId!.split(',') : (body as { ids: string[] }).ids
+    const isTheft = (path === '/v1/foreseen' ? query : (body as { verb: string })).verb === 'stolen'
+    const devices = named.map((deviceId) =>
       refusing.includes(deviceId)
         ? { deviceId, outcome: 'refused', code: 'conflict', detail: 'was revoked' }
-        : { deviceId, outcome: deviceId === 'cam-001' ? 'already' : 'done' },
+        : {
+            ...{ deviceId, outcome: deviceId === 'cam-001' ? 'already' : 'done' },
+            // One of them is named itself.
+            ...(isTheft && deviceId === 'cam-002'
+              ? { sameHardware: ['cam-003', 'van-9'], sameSerialNumber: ['sn'] }
+              : {}),
+          },
     )
+    if (path === '/v1/foreseen') return { status: 200, body: { devices } }
     return { status: 200, body: { devices, feedSeq: 9, at, inForce, brokers: inForce ? brokers : [] } }
   })
 })
@@ -111,12 +120,16 @@ test('a dry run shows which devices are meant, who of them is connected, and cha
   assert.equal(code, 0)
   assert.deepEqual(JSON.parse(out), {
     ...{ verb: 'disable', selected: 2, devices: ['cam-001', 'cam-003'], sessions: [session], unheard },
+    outcomes: [
+      { deviceId: 'cam-001', outcome: 'already' },
+      { deviceId: 'cam-003', outcome: 'done' },
+    ],
   })
   assert.equal(stub.requests.at(-1)!.query.deviceId, 'cam-001,cam-003')
   const shown = await onDevices(['disable', ...between, '--group', 'hall', '--dry-run'])
   assert.match(
     shown.out,
-    /^DEVICE\ncam-001\ncam-003\n\nCLIENT ID .*\ncam-003:a +cam-003 +broker-1 .*\nbroker-2 is not connected; sessions there are not known\ndevices: 2, live sessions: 1; nothing was changed\n$/,
+    /^DEVICE +WOULD BE\ncam-001 +as it is\ncam-003 +changed\n\nCLIENT ID .*\ncam-003:a +cam-003 +broker-1 .*\nbroker-2 is not connected; sessions there are not known\ndevices: 2, live sessions: 1; nothing was changed\n$/,
   )
   const none = await onDevices(['enable', '--issuer', 'ab:cd', '--dry-run'])
   assert.deepEqual([none.code, none.err.slice(0, 41)], [1, 'error: no device is meant by that (device'])
@@ -135,8 +148,21 @@ test('a dry run of one device, and of hundreds, asks for their sessions and chan
   const all = await onDevices(['stolen', '--group', 'hall', '--dry-run', '-o', 'json'])
   assert.deepEqual([JSON.parse(all.out).sessions.length, JSON.parse(all.out).unheard], [1, unheard])
   const asked = stub.requests.filter(({ path }) => path === '/v1/sessions').map(({ query }) => query.deviceId)
-  assert.deepEqual(asked, [ids.slice(0, 100).join(), ids.slice(100, 200).join(), ids.slice(200).join()])
+  const affected = [...ids.slice(0, 3), 'cam-003', 'van-9', ...ids.slice(4)]
+  assert.deepEqual(asked, [affected.slice(0, 100), affected.slice(100, 200), affected.slice(200)].map(String))
   assert.deepEqual(batches(), [])
+})
+
+test('what is on hold as the same hardware is listed before and after, and counts among the sessions that ended', async () => {
+  const file = join(folder, 'van.txt')
+  writeFileSync(file, 'cam-002\ncam-003\n')
+  const listed =
+    /SAME HARDWARE +BY +WHICH IS\nvan-9 +key of cam-002 +put on hold\nsn +serial number of cam-002 +left as it is\n/
+  for (const how of ['--dry-run', '--yes']) {
+    const { code, out } = await onDevices(['stolen', '--file', file, how])
+    assert.deepEqual([code, listed.test(out), out.match(/cam-003 +key/)], [0, true, null])
+    assert.ok(stub.requests.some(({ query }) => query.deviceId === 'cam-002,cam-003,van-9'))
+  }
 })
 
 test('a file names the devices, and the report says what became of each', async () => {

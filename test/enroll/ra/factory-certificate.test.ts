@@ -259,6 +259,16 @@ suite('factory certificates', () => {
       JSON.stringify(body),
     )
     assert.deepEqual(await states(...ids), ['revoked', 'revoked'])
+    // One of two in an order for many: the other is foreseen, and named in the receipt.
+    await pair(3)
+    const named3 = [{ deviceId: 'twin-3a', outcome: 'done', sameHardware: ['twin-3b'] }]
+    const foreseen = await fleet.admin('GET', '/foreseen?verb=stolen&deviceId=twin-3a')
+    assert.deepEqual([foreseen.body.devices, await states('twin-3a', 'twin-3b')], [named3, ['active', 'active']])
+    const three = await fleet.admin('POST', '/devices/bulk', { verb: 'stolen', ids: ['twin-3a'] })
+    assert.deepEqual([three.body.devices, await states('twin-3a', 'twin-3b')], [named3, ['revoked', 'held']])
+    await fleet.admin('POST', '/devices/twin-3b/enable')
+    const later = await fleet.admin('POST', '/devices/bulk', { verb: 'stolen', ids: ['twin-3a'] })
+    assert.deepEqual(later.body.devices, [{ deviceId: 'twin-3a', outcome: 'already' }], 'enabled since')
   })
 
   test('two at once: neither token nor factory certificate is enough alone, and both have to be of one device', async () => {
