@@ -38,11 +38,15 @@ export async function install(what) {
     process.stderr.write('Installing the dependencies of package-lock.json (npm ci) ...\n')
     const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm'
     // Standard output stays the program's own, so that `npm -s run demo -- -o json` can be piped on a first run too.
-    const { status, error } = spawnSync(npm, ['ci', '--include=dev', '--no-audit', '--no-fund'], {
-      cwd: root,
-      stdio: ['ignore', 2, 2],
-      shell: process.platform === 'win32',
-    })
+    const { status, error } = spawnSync(
+      npm,
+      ['ci', '--include=dev', '--no-audit', '--no-fund', '--no-update-notifier', '--loglevel=error'],
+      {
+        cwd: root,
+        stdio: ['ignore', 2, 2],
+        shell: process.platform === 'win32',
+      },
+    )
     if (error) fail(`npm cannot be run: ${error.message}; it comes with Node from https://nodejs.org`)
     if (status !== 0) fail(`npm ci failed (see above); when that is put right, type the same again in ${root}`)
   } finally {

@@ -4,6 +4,7 @@ import { reloaded } from './live-settings.ts'
 import { unheard } from './session-api.ts'
 
 export const reloadReceipt = reloaded.extend({
+  file: z.string().optional().describe('What was read; missing where the service was started without a file'),
   brokers: z
     .array(reloaded.extend({ broker: z.string() }))
     .describe('Each of the configuration that it reads itself; not asked where enroll has refused its own'),

@@ -72,12 +72,13 @@ export function addConfig(program: Command, io: Io): void {
     .action(() => io.out(json(configurationSchema())))
 }
 
-function reloadedBy({ brokers, unheard, ...enroll }: ReloadReceipt, colour: boolean): string {
+function reloadedBy({ brokers, unheard, file, ...enroll }: ReloadReceipt, colour: boolean): string {
   const all = [enroll, ...brokers]
   const changed = [...new Set(all.flatMap((one) => one.changed))]
   const waiting = [...new Set(all.flatMap(({ waitsForRestart }) => waitsForRestart))]
   return fields(
     [
+      ['was read', file ?? 'no file: the gateway was started without one, and looks for it at its next start'],
       ['in force now', changed.join(', ') || 'nothing is another'],
       ['needs a restart', waiting.join(', ')],
       ...unheard.map(({ broker, why }): [string, string] => ['not asked', `${broker} (${why})`]),

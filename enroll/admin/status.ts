@@ -31,7 +31,7 @@ export const reloadRoute = route({
   summary: 'Read the configuration file anew, here and at every broker',
   answer: reloadReceipt,
   problems: ['not_found', 'config_invalid'],
-  handle: async ({ asked }, { reload, registry, feed, clock }): Promise<ReloadReceipt> => {
+  handle: async ({ asked }, { reload, registry, feed, clock, configFile }): Promise<ReloadReceipt> => {
     if (reload === undefined)
       throw new FleetError('not_found', 'this service was started without a configuration to read')
     const { actor, remoteAddress, requestId } = asked
@@ -54,6 +54,6 @@ export const reloadRoute = route({
       ],
       at: clock(),
     })
-    return { ...own, brokers, unheard }
+    return { ...own, ...(configFile !== undefined && { file: configFile }), brokers, unheard }
   },
 })
