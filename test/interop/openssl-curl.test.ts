@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { Gateway, needs } from './gateway.ts'
 
 test('openssl and curl enroll, verify and renew over TLS 1.2 and 1.3', needs('openssl', 'curl'), async (t) => {
-  await using gateway = await Gateway.start()
+  await using gateway = await Gateway.start('auto', 'enroll: { attemptsPerMinute: 5 }')
   const { estUrl } = gateway
 
   for (const version of ['1.2', '1.3']) {
@@ -84,4 +84,35 @@ test('openssl and curl enroll, verify and renew over TLS 1.2 and 1.3', needs('op
     const garbage = await gateway.post('simpleenroll', 'garbage', '-u', `cam-3:${token}`)
     assert.match(garbage.out, /^HTTP\/1\.1 400 [\s\S]*csr_malformed: /)
   })
+
+  await t.test('a client of HTTP/1.0 is served, and its connection closed', async () => {
+    const { out } = await gateway.curl('-0', `${estUrl}/cacerts`)
+    assert.match(out, /^HTTP\/1\.1 200 OK\r\n[\s\S]*\r\nConnection: close\r\n/)
+  })
+
+  await t.test('curl that waits with its request is asked for it, or refused at once with a wrong token', async () => {
+    const enroll = async (password: string) => {
+      const waiting = ['-v', '-H', 'Expect: 100-continue', '-u', `large-1:${password}`]
+      const { err } = await gateway.post('simpleenroll', 'large-1.csr', ...waiting)
+      return err.match(/^< HTTP\/1\.1 \d{3}/gm)?.map((line) => line.slice(-3))
+    }
+    const token = await gateway.token('large-1', 'camera')
+    await gateway.makeRequest('large-1')
+    assert.deepEqual([await enroll('wrong'), await enroll(token)], [['401'], ['100', '200']])
+  })
+
+  await t.test(
+    'who is refused too often is told when to come again, and a good credential beside it is served',
+    async () => {
+      await gateway.makeRequest('cam-9')
+      const guess = (at: number) => gateway.post('simpleenroll', 'cam-9.csr', '-u', `cam-9:guess-${at}`)
+      for (let at = 0; at < 5; at++) assert.match((await guess(at)).out, /^HTTP\/1\.1 401 /)
+      const slowed = (await guess(5)).out
+      assert.match(slowed, /^HTTP\/1\.1 429 Too Many Requests\r\n[\s\S]*\r\n\r\ntoo_many_requests: /)
+      const seconds = Number(/\r\nRetry-After: (\d+)\r\n/.exec(slowed)?.[1])
+      assert.ok(seconds > 0 && seconds <= 60, `${seconds} seconds`)
+      await gateway.enroll('cam-9', 'camera')
+      assert.match(await gateway.mustRun('openssl', 'x509', '-in', 'cam-9.crt', '-noout', '-subject'), /CN ?= ?cam-9/)
+    },
+  )
 })
