@@ -158,12 +158,18 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
       log.debug({ event: 'request.malformed', code: error.code, denial }, 'request malformed')
       return void socket.destroy()
     }
-    refuseUnread(socket, new FleetError(code, sentence, { cause: error })).catch((err: unknown) => {
+    refuseUnread(socket, new FleetError(code, sentence, { cause: error }))
+  })
+  // Node would close it without an answer.
+  server.on('connect', (_message, socket) =>
+    refuseUnread(socket as TLSSocket, new FleetError('request_malformed', 'this is no proxy: CONNECT leads nowhere')),
+  )
+  const refuseUnread = (socket: TLSSocket, error: FleetError): void =>
+    void answerUnread(socket, error).catch((err: unknown) => {
       log.error({ event: 'request.failed', err }, 'request failed')
       socket.destroy()
     })
-  })
-  const refuseUnread = async (socket: TLSSocket, error: FleetError): Promise<void> => {
+  const answerUnread = async (socket: TLSSocket, error: FleetError): Promise<void> => {
     const open = [...(unanswered.get(socket) ?? [])]
     // RFC 9112 9.3.2: answers come in the order of their requests.
     await Promise.all(open.filter(({ req }) => req.complete).map((response) => once(response, 'close')))

@@ -498,6 +498,7 @@ test('what ends in two places, or where nobody else would end it, is answered 40
     'GET\t/\tHTTP/1.1\r\nHost: h\r\n\r\n',
     'GET /caf\xe9 HTTP/1.1\r\nHost: h\r\n\r\n',
     'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
+    'CONNECT localhost:22 HTTP/1.1\r\nHost: h\r\n\r\n',
     post('Content-Length: 1\r\nContent-Length: 2', 'ab'),
     post('Content-Length: 1\r\nContent-Length: 1', 'a'),
     post('Content-Length: 1, 1', 'a'),
