@@ -81,7 +81,9 @@ test('a script installs first when nothing is installed, then runs with its argu
   const { code, out, err } = await project.run('bin/run.js', 'start', '--data', 'x')
   assert.deepEqual([code, out], [0, '["up","--data","x"]\n'])
   assert.match(err, /^Installing the dependencies/)
-  assert.deepEqual(project.installations, ['ci --include=dev --no-audit --no-fund --no-update-notifier --loglevel=error'])
+  assert.deepEqual(project.installations, [
+    'ci --include=dev --no-audit --no-fund --no-update-notifier --loglevel=error',
+  ])
 })
 
 test('two scripts at once install once', posix, async () => {
