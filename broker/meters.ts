@@ -26,7 +26,17 @@ type Read = {
 export class Meters {
   readonly #handshakes = new Tally()
   readonly #refusals = new Tally()
-  readonly #ended = { packetsIn: 0, bytesIn: 0, packetsOut: 0, bytesOut: 0, slow: 0, tooLarge: 0, expired: 0 }
+  readonly #ended = {
+    packetsIn: 0,
+    bytesIn: 0,
+    packetsOut: 0,
+    bytesOut: 0,
+    messagesIn: 0,
+    messagesOut: 0,
+    slow: 0,
+    tooLarge: 0,
+    expired: 0,
+  }
 
   decided({ listener, state = 'unknown', action }: Outcome): void {
     this.#handshakes.add(1, listener, state, action)
@@ -54,6 +64,8 @@ export class Meters {
     for (const [count, labels] of open) tell('fleetgate_broker_connections', count, ...labels)
     for (const [count, labels] of this.#handshakes) tell('fleetgate_broker_handshakes_total', count, ...labels)
     for (const [count, labels] of this.#refusals) tell('fleetgate_broker_refusals_total', count, ...labels)
+    tell('fleetgate_broker_messages_received_total', traffic.messagesIn)
+    tell('fleetgate_broker_messages_sent_total', traffic.messagesOut)
     tell('fleetgate_broker_packets_received_total', traffic.packetsIn)
     tell('fleetgate_broker_packets_sent_total', traffic.packetsOut)
     tell('fleetgate_broker_received_bytes_total', traffic.bytesIn)

@@ -24,6 +24,10 @@ export const brokerMetrics = {
     'action',
   ),
   fleetgate_broker_refusals_total: counter('Whatever was refused, each of them a denial', 'stage', 'cause'),
+  fleetgate_broker_messages_received_total: counter('Messages from clients (PUBLISH), also those that were refused'),
+  fleetgate_broker_messages_sent_total: counter(
+    'Messages to clients, each to each of them, and again where one is sent again',
+  ),
   fleetgate_broker_packets_received_total: counter('MQTT packets from clients'),
   fleetgate_broker_packets_sent_total: counter('MQTT packets to clients'),
   fleetgate_broker_received_bytes_total: counter('Octets of MQTT from clients'),

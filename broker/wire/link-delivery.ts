@@ -20,6 +20,8 @@ export class LinkDelivery {
   readonly #aliases: OutboundAliases | undefined
   readonly window: OutboundWindow
   #isAwaited = false
+  /** Messages that went out, one that goes out again each time. */
+  sent = 0
   /** Messages that were not delivered, by reason. */
   readonly dropped = { slow: 0, tooLarge: 0, expired: 0 }
 
@@ -69,7 +71,10 @@ export class LinkDelivery {
       aliases === undefined && (delivery.identifiers?.length ?? 0) === 0
         ? this.#sendShared(message, delivery, secondsLeft)
         : this.#sendOwn(message, delivery, secondsLeft, aliases)
-    if (isSent) return 'sent'
+    if (isSent) {
+      this.sent++
+      return 'sent'
+    }
     this.#drop('tooLarge', message.topic)
     return 'dropped'
   }
@@ -84,7 +89,10 @@ export class LinkDelivery {
     const frame = publish.frame(this.#version)
     if (this.#isSlow()) this.#drop('slow', publish.topic)
     else if (frame.length > this.#maxBytes) this.#drop('tooLarge', publish.topic)
-    else this.#writer.push(frame)
+    else {
+      this.#writer.push(frame)
+      this.sent++
+    }
   }
 
   #drop(why: Dropped, topic: string): void {

@@ -37,6 +37,9 @@ export type LinkCounters = {
   bytesIn: number
   packetsOut: number
   bytesOut: number
+  /** PUBLISH packets, of those. */
+  messagesIn: number
+  messagesOut: number
   dropped: { slow: number; tooLarge: number; expired: number }
 }
 

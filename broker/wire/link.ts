@@ -75,6 +75,7 @@ export class Link {
   #linger: NodeJS.Timeout | undefined
   #packetsIn = 0
   #bytesIn = 0
+  #messagesIn = 0
 
   constructor(options: { socket: Duplex; limits: LinkLimits; events: LinkEvents; clock: () => Date }) {
     const { socket, limits, events, clock } = options
@@ -108,6 +109,8 @@ export class Link {
       bytesIn: this.#bytesIn,
       packetsOut: this.#writer.packets,
       bytesOut: this.#writer.bytes,
+      messagesIn: this.#messagesIn,
+      messagesOut: this.#delivery?.sent ?? 0,
       dropped: { ...(this.#delivery?.dropped ?? { slow: 0, tooLarge: 0, expired: 0 }) },
     }
   }
@@ -275,6 +278,7 @@ export class Link {
     const code = this.#events.passOn?.(plain)
     if (code === undefined) return false
     this.#packetsIn++
+    this.#messagesIn++
     this.#reader.take(plain)
     if (code < 0x80) this.taken.note('publish', plain.topic)
     if (plain.qos === 0 || !this.#is('open')) return true
@@ -302,6 +306,7 @@ export class Link {
         this.#connected(packet)
         break
       case 'publish':
+        this.#messagesIn++
         this.#published(packet)
         break
       case 'puback':

@@ -331,14 +331,20 @@ test('what went over a connection is counted while it is open and after it, and 
   const client = await harness.connect(device)
   await client.subscribeAsync('x').catch(() => {})
   const names = ['packets_received_total', 'packets_sent_total', 'received_bytes_total', 'sent_bytes_total']
+  const text = async (): Promise<string> => (await fetch(`${harness.broker.probes}/metrics`)).text()
   const traffic = async (): Promise<number[]> => {
-    const text = await (await fetch(`${harness.broker.probes}/metrics`)).text()
-    assert.match(text, /^fleetgate_broker_feed_connected 1$/m)
-    assert.doesNotMatch(text, /counted|127\.0\.0\.1|matrix-/, 'no device, no address, no topic')
-    return names.map((name) => Number(new RegExp(`^fleetgate_broker_${name} (\\d+)$`, 'm').exec(text)?.[1]))
+    const said = await text()
+    assert.match(said, /^fleetgate_broker_feed_connected 1$/m)
+    assert.doesNotMatch(said, /counted|127\.0\.0\.1|matrix-/, 'no device, no address, no topic')
+    return names.map((name) => Number(new RegExp(`^fleetgate_broker_${name} (\\d+)$`, 'm').exec(said)?.[1]))
   }
   const read = await scrape()
   assert.ok(read('fleetgate_broker_connections', { listener: 'mqtts', state: 'live' }) >= 1)
+  const messages = async (): Promise<number> =>
+    Number(/^fleetgate_broker_messages_received_total (\d+)$/m.exec(await text())?.[1])
+  const before = await messages()
+  await client.publishAsync('x', '', { qos: 1 })
+  assert.equal(await messages(), before + 1, 'also one that is refused')
   const open = await traffic()
   assert.ok(open.every((count) => count > 1))
   await client.endAsync()

@@ -32,6 +32,8 @@ for (const version of versions) {
       bytesIn: client.socket.bytesWritten,
       packetsOut: 7,
       bytesOut: client.bytes,
+      messagesIn: 2,
+      messagesOut: 2,
       dropped: { slow: 0, tooLarge: 0, expired: 0 },
     })
   })
