@@ -273,7 +273,12 @@ const brokerConfirmation = z.object({
   broker: z.string(),
   connected: z.boolean(),
   confirmed: z.boolean(),
-  confirmedMs: z.number().optional().describe('From the durable commit to the broker saying that it is in force'),
+  confirmedMs: z
+    .number()
+    .optional()
+    .describe(
+      'From the durable commit to the broker saying that it is in force; missing where an earlier call has made it',
+    ),
   lastSeenAt: z.string().optional().describe('Of one that is not connected: until then it was'),
   ...ends,
 })
@@ -291,9 +296,11 @@ const endedSession = z.object({
     .describe('The last that was taken from it'),
   closedMs: z
     .number()
-    .describe(
-      'From the time of the change, its commit included, to the enrollment service knowing its socket to be closed',
-    ),
+    .describe('From the order, its commit included, to the enrollment service knowing its socket to be closed'),
+  sinceCommitMs: z
+    .number()
+    .optional()
+    .describe('Of that, what came after the change was on disk; missing where an earlier call has made it'),
   tookMs: z.number().describe('Of that, from the broker having heard to the socket being closed'),
   packetsIn: z.number(),
   bytesIn: z.number(),
@@ -316,7 +323,7 @@ export const inForce = {
   committedMs: z
     .number()
     .optional()
-    .describe('From the time of the change to its being on disk; missing where an earlier call has made it'),
+    .describe('From the order to the change being on disk; missing where an earlier call has made it'),
   brokers: z.array(brokerConfirmation),
   sessions: z.array(endedSession).default([]).describe('Connections that were ended, as far as brokers have told'),
 }

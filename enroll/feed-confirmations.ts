@@ -18,15 +18,17 @@ export class FeedConfirmations {
    * Waits until every known broker has put in force what the feed has up to `seq`.
    *
    * @param timeoutMs 0 asks and does not wait
+   * @param onDiskAt  when that was on disk, by `performance.now()`; where it is not known, nobody can say after how long it was in force
    */
-  async until(seq: number, timeoutMs: number): Promise<Confirmation[]> {
+  async until(seq: number, timeoutMs: number, onDiskAt?: number): Promise<Confirmation[]> {
     const started = performance.now()
     const confirmedMs = new Map<string, number>()
     const look = async (): Promise<Confirmation[]> => {
       const brokers = await this.#brokers()
       return brokers.map(({ id, connected, appliedSeq, lastSeenAt, admitsUntil, servesUntil }) => {
         const confirmed = appliedSeq >= seq
-        if (confirmed && !confirmedMs.has(id)) confirmedMs.set(id, Math.round((performance.now() - started) * 10) / 10)
+        if (confirmed && onDiskAt !== undefined && !confirmedMs.has(id))
+          confirmedMs.set(id, Math.round((performance.now() - onDiskAt) * 10) / 10)
         const ms = confirmedMs.get(id)
         const seen = connected ? {} : { lastSeenAt }
         const ends = confirmed || admitsUntil === undefined ? {} : { admitsUntil, servesUntil }

@@ -164,8 +164,8 @@ export class FeedServer implements AsyncDisposable {
   }
 
   /** @see FeedConfirmations.until */
-  confirmations(seq: number, timeoutMs: number): Promise<Confirmation[]> {
-    return this.#confirmations.until(seq, timeoutMs)
+  confirmations(...asked: Parameters<FeedConfirmations['until']>): Promise<Confirmation[]> {
+    return this.#confirmations.until(...asked)
   }
 
   /** Resolves when what brokers have reported by now is written, or could not be. */

@@ -170,7 +170,7 @@ async function endedBy(client: AdminClient, { at, devices }: Report): Promise<En
 function endedOf({ sessions, slowest }: EndedCount): string {
   if (slowest === undefined) return String(sessions)
   const { clientId, deviceId, broker, closedMs } = slowest
-  return `${sessions}; the last closed after ${milliseconds(closedMs)}, ${clientId ?? deviceId} on ${broker}`
+  return `${sessions}; the last closed ${milliseconds(closedMs)} after the order, ${clientId ?? deviceId} on ${broker}`
 }
 
 function render(report: Report, colour: boolean): string {

@@ -58,7 +58,9 @@ export function requireInForce(
 
 /** How far it is in force, and each session that it ended. */
 export const brokersOf = ({ brokers, sessions, ticketsVoid, crlNumber, committedMs }: Receipt): [string, string][] => [
-  ...(committedMs === undefined ? [] : ([['on disk', `after ${milliseconds(committedMs)}`]] as [string, string][])),
+  ...(committedMs === undefined
+    ? []
+    : ([['on disk', `${milliseconds(committedMs)} after the order`]] as [string, string][])),
   ['in force', inForceOn(brokers)],
   ...brokers.map((broker): [string, string] => [broker.broker, standingAt(broker)]),
   ...(ticketsVoid ? ([['TLS tickets', 'void']] as [string, string][]) : []),
@@ -70,9 +72,9 @@ type Broker = Receipt['brokers'][number]
 
 function inForceOn(brokers: readonly Broker[]): string {
   const confirmed = brokers.filter((broker) => broker.confirmed)
-  const slowest = Math.max(...confirmed.map(({ confirmedMs = 0 }) => confirmedMs))
+  const slowest = Math.max(...confirmed.flatMap(({ confirmedMs }) => confirmedMs ?? []))
   const on = `on ${confirmed.length} of ${brokers.length}`
-  return confirmed.length === 0 ? on : `${on}, ${milliseconds(slowest)}`
+  return slowest < 0 ? on : `${on}, ${milliseconds(slowest)} after the commit`
 }
 
 export function standingAt({
@@ -83,7 +85,7 @@ export function standingAt({
   admitsUntil,
   servesUntil,
 }: Broker): string {
-  if (confirmed) return `in force${confirmedMs === undefined ? '' : ` after ${milliseconds(confirmedMs)}`}`
+  if (confirmed) return `in force${confirmedMs === undefined ? '' : ` ${milliseconds(confirmedMs)} after the commit`}`
   if (connected) return 'not confirmed yet'
   const gone = `not connected${lastSeenAt === undefined ? '' : ` since ${lastSeenAt}`}: if it still runs, it`
   if (admitsUntil === undefined) return `${gone} goes on with what it knew before`
@@ -92,8 +94,13 @@ export function standingAt({
 }
 
 function endOf(session: Receipt['sessions'][number]): string {
-  const { broker, listener, remoteAddress, state, closedMs, lastPacket } = session
+  const { broker, listener, remoteAddress, state, lastPacket } = session
   const what = state === 'live' ? 'session' : `connection (${state})`
   const last = lastPacket && `${[lastPacket.type, lastPacket.topic].filter(Boolean).join(' ')} at ${lastPacket.at}`
-  return `${what} from ${remoteAddress} closed after ${milliseconds(closedMs)} on ${broker} ${listener}; last packet: ${last ?? 'none'}`
+  return `${what} from ${remoteAddress} closed ${closedAfter(session)} on ${broker} ${listener}; last packet: ${last ?? 'none'}`
+}
+
+function closedAfter({ closedMs, sinceCommitMs }: Receipt['sessions'][number]): string {
+  const sinceOrder = `${milliseconds(closedMs)} after the order`
+  return sinceCommitMs === undefined ? sinceOrder : `${milliseconds(sinceCommitMs)} after the commit (${sinceOrder})`
 }

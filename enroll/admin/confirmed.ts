@@ -23,21 +23,25 @@ export async function confirmed<T extends Change>(
 ) {
   const { deviceId, feedSeq, revokedAt, heldAt, serial, certificates } = change
   const since = revokedAt ?? heldAt
-  const isOfThisCall = since === asked.now.toISOString()
-  const committed = isOfThisCall ? { committedMs: clock().getTime() - asked.now.getTime() } : {}
+  // Who repeats an order hears of the change that the first one made.
+  const onDiskAt = registry.onDiskAt(feedSeq, asked.now)
+  const committed: { committedMs?: number } =
+    onDiskAt === undefined ? {} : { committedMs: sinceOrder(asked.now, onDiskAt, clock()) }
   const [brokers, crlNumber] = await Promise.all([
-    feed.confirmations(feedSeq, waitMs),
+    feed.confirmations(feedSeq, waitMs, onDiskAt),
     since === undefined ? undefined : lists?.carriedAt(feedSeq, AbortSignal.timeout(waitMs)),
   ])
   await feed.untilTaken()
   const serials = serial === undefined ? undefined : [serial, ...certificates]
-  const sessions = since === undefined ? [] : await endedSince(registry, { deviceId, since, serials })
+  // What was stolen may have been revoked before: its connections ended then.
+  const { committedMs } = since === asked.now.toISOString() ? committed : {}
+  const sessions = since === undefined ? [] : await endedSince(registry, { deviceId, since, serials, committedMs })
   const inForce = brokers.every(({ confirmed }) => confirmed)
   const carried = crlNumber === undefined ? {} : { crlNumber }
   if (waitMs > 0)
     await recordReceipt(
       registry,
-      { subject: `device:${deviceId}`, certificates, feedSeq, brokers, sessions, ...carried },
+      { subject: `device:${deviceId}`, certificates, feedSeq, ...committed, brokers, sessions, ...carried },
       asked,
     )
   return {
@@ -50,3 +54,7 @@ export async function confirmed<T extends Change>(
     sessions,
   }
 }
+
+/** @param ms `performance.now()` @returns whole milliseconds: the order has no finer time */
+const sinceOrder = (ordered: Date, ms: number, now: Date): number =>
+  Math.max(0, Math.round(now.getTime() - (performance.now() - ms) - ordered.getTime()))

@@ -204,7 +204,8 @@ export const deviceRoutes = [
     handle: async ({ body: { waitMs, ...order }, asked }, { registry, ra, feed }) => {
       const purged = (profile: string) => ra.purged(profile, order.verb === 'stolen')
       const change = await changeDevices(registry, { ...order, purged, ...asked })
-      const brokers = await feed.confirmations(change.feedSeq, waitMs)
+      const onDiskAt = registry.onDiskAt(change.feedSeq, asked.now)
+      const brokers = await feed.confirmations(change.feedSeq, waitMs, onDiskAt)
       return { ...change, inForce: brokers.every((broker) => broker.confirmed), brokers }
     },
   }),

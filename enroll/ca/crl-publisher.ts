@@ -72,7 +72,8 @@ export class CrlPublisher implements AsyncDisposable {
     const unsubscribe = options.registry.onWake(() => {
       this.#growths++
       this.#isCurrent = false
-      this.#wake()
+      // Brokers hear of it in this turn, and are not to wait for what lists cost.
+      setImmediate(() => this.#wake())
     })
     this.#ended.signal.addEventListener('abort', () => {
       clearInterval(timer)
@@ -172,6 +173,7 @@ export class CrlPublisher implements AsyncDisposable {
 
   /** A call during a run makes the run look once more. */
   #wake(): void {
+    if (this.#ended.signal.aborted) return
     this.#again = true
     if (this.#running !== undefined || this.#retry !== undefined) return
     this.#running = this.#run()

@@ -91,6 +91,7 @@ export async function readAll<T>(read: (paging: Paging) => Promise<Page<T>>): Pr
 }
 
 const nothingChanged: Changes = { records: [], indexed: [], audit: [], feed: [] }
+const commitsRemembered = 1_000
 const keepRequestsMs = 7 * 24 * 60 * 60_000
 const pruneEveryMs = 60_000
 const pruneAtMost = 100
@@ -101,6 +102,8 @@ export class Registry implements AsyncDisposable {
   readonly #engine: RegistryEngine
   readonly #onRecorded: (facts: readonly AuditFact[]) => void
   readonly #growth = new EventEmitter().setMaxListeners(0)
+  /** By the place in the feed at which a commit ended: its time, and `performance.now()` of when it was on disk. */
+  readonly #onDisk = new Map<number, { at: Date; ms: number }>()
   #pruning: Promise<void> | undefined
   #pruneNotBefore = Number.NEGATIVE_INFINITY
 
@@ -126,12 +129,22 @@ export class Registry implements AsyncDisposable {
     keys.push(...(commit.absent ?? []).map(({ kind, id }) => recordKey(kind, id)))
     const feed = (commit.feed ?? []).map((fact) => encodeFeed(fact, commit.at))
     const receipt = await this.#engine.write(keys, (view) => decide(view, commit, feed))
+    if (!receipt.replayed && feed.length > 0) this.#noteOnDisk(receipt.feedSeq, commit.at)
     if (!receipt.replayed && commit.audit.length > 0) {
       this.#onRecorded(commit.audit)
       this.#growth.emit('audit')
     }
     this.#prune(commit.at)
     return receipt
+  }
+
+  /**
+   * When it was on disk, by `performance.now()`, what was committed with this time and ended at this place in the feed; undefined
+   * where that is not so, is long past, or was in another process.
+   */
+  onDiskAt(feedSeq: number, committed: Date): number | undefined {
+    const { at, ms } = this.#onDisk.get(feedSeq) ?? {}
+    return at?.getTime() === committed.getTime() ? ms : undefined
   }
 
   /**
@@ -287,6 +300,11 @@ export class Registry implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#pruning
     await this.#engine[Symbol.asyncDispose]()
+  }
+
+  #noteOnDisk(feedSeq: number, at: Date): void {
+    this.#onDisk.set(feedSeq, { at, ms: performance.now() })
+    if (this.#onDisk.size > commitsRemembered) this.#onDisk.delete(this.#onDisk.keys().next().value!)
   }
 
   /** Forgets some request ids that are past their time; what it does not get done waits for the next commit. */

@@ -103,7 +103,7 @@ test('a group is revoked a hundred at a time, once its number is typed; the last
   assert.deepEqual([code, err, question], [0, '', 'revoke 250 devices? Type 250 to go on: '])
   assert.match(
     out,
-    /^devices +250\nchanged +249\nas wanted before +1\nrefused +0\nsessions ended +4; the last closed after 7\.0 ms, cam-003:a on broker-1\nin force +on 1 of 1, 4\.0 ms\nbroker-1 +in force after 4/,
+    /^devices +250\nchanged +249\nas wanted before +1\nrefused +0\nsessions ended +4; the last closed 7\.0 ms after the order, cam-003:a on broker-1\nin force +on 1 of 1, 4\.0 ms after the commit\nbroker-1 +in force 4\.0 ms after the commit/,
   )
   const order = { verb: 'revoke', reason: 'keyCompromise' }
   assert.deepEqual(batches(), [

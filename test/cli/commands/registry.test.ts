@@ -34,6 +34,7 @@ const receipt = {
       connectedAt: at,
       lastPacket: { type: 'publish', topic: 'devices/cam-1/x', at },
       closedMs: 4,
+      sinceCommitMs: 1,
       tookMs: 1.5,
       packetsIn: 9,
       bytesIn: 900,
@@ -191,7 +192,7 @@ const cases: {
     answer: receipt,
     asked: { method: 'POST', path: '/v1/devices/cam-1/revoke', body: { reason: 'keyCompromise', waitMs: 10_000 } },
     shown:
-      /on disk +after 3\.0 ms\nin force +on 1 of 1, 4\.3 ms\nbroker-1 +in force after 4\.3 ms\nTLS tickets +void\nCRL number +7\ncam-1 +session from 192\.0\.2\.9 closed after 4\.0 ms on broker-1 mqtts; last packet: publish devices\/cam-1\/x at 2026/,
+      /on disk +3\.0 ms after the order\nin force +on 1 of 1, 4\.3 ms after the commit\nbroker-1 +in force 4\.3 ms after the commit\nTLS tickets +void\nCRL number +7\ncam-1 +session from 192\.0\.2\.9 closed 1\.0 ms after the commit \(4\.0 ms after the order\) on broker-1 mqtts; last packet: publish devices\/cam-1\/x at 2026/,
   },
   {
     argv: ['session', 'ls', '--broker', 'broker-1', '--listener', 'mqtts'],

@@ -18,7 +18,7 @@ type AuditEntryView = {
   remoteAddress: string
 }
 
-type Ended = { clientId: string; closedMs: number }
+type Ended = { clientId: string; closedMs: number; sinceCommitMs?: number }
 
 suite('revoking a device', () => {
   let fleet: EnrollHarness
@@ -442,8 +442,10 @@ suite('revoking a device', () => {
     assert.ok(first.closedMs >= 0 && first.closedMs < 60_000)
     assert.deepEqual([body.inForce, body.ticketsVoid], [true, true])
     assert.ok(body.committedMs >= 0 && body.committedMs <= first.closedMs)
-    const again = (await revoke(0)).body
-    assert.deepEqual([again.sessions, again.committedMs], [body.sessions, undefined])
+    assert.equal(first.sinceCommitMs, first.closedMs - body.committedMs)
+    const again = (await revoke(60_000)).body
+    const known = body.sessions.map(({ sinceCommitMs: _, ...session }: Ended) => session)
+    assert.deepEqual([again.sessions, again.committedMs, again.brokers[0].confirmedMs], [known, undefined, undefined])
     const ended = (ids: string, since: string) => fleet.admin('GET', `/sessions/ended?deviceId=${ids}&since=${since}`)
     const { closedMs } = body.sessions.toSorted((a: Ended, b: Ended) => b.closedMs - a.closedMs)[0]
     const counted = (await ended('cam-5,cam-7,ghost,cam-7', body.revokedAt)).body
@@ -452,10 +454,11 @@ suite('revoking a device', () => {
     assert.deepEqual((await ended('cam-7', later)).body, { sessions: 0 }, 'of a change from before')
     assert.equal((await ended('cam-7', 'yesterday')).status, 400)
     const { items } = (await fleet.admin('GET', '/audit')).body
-    const given = items.filter((entry: AuditView) => entry.action === 'receipt.given').at(-1)
-    assert.deepEqual(
-      [given.subject, given.details.confirmed.length, given.details.sessions],
-      ['device:cam-7', 1, body.sessions.map((one: Ended) => `broker-1 ${one.clientId} ${one.closedMs} ms`)],
-    )
+    const given = items.filter((entry: AuditView) => entry.action === 'receipt.given').at(-2)
+    const told = ({ clientId, closedMs, sinceCommitMs }: Ended): string =>
+      `broker-1 ${clientId} ${closedMs} ms after the order, ${sinceCommitMs} ms after the commit`
+    const { committedMs, confirmed, sessions } = given.details
+    assert.deepEqual([given.subject, confirmed.length, sessions], ['device:cam-7', 1, body.sessions.map(told)])
+    assert.equal(committedMs, body.committedMs)
   })
 })
