@@ -13,7 +13,7 @@ import { addFork } from './registry/feed-forks.ts'
 import { Registry } from './registry/registry.ts'
 import { findListRecord, writeListRecord } from './registry/revocation-lists.ts'
 
-/** More lists than are signed between a backup and its restore. RFC 5280 5.2.3: numbers never go back, and may leave out any. */
+/** More lists than are signed between a backup and its restore. */
 const listNumbersLeftOut = 2 ** 32
 /** Is there while the folder is not whole. */
 export const incompleteFile = 'restore.incomplete'
@@ -122,6 +122,12 @@ async function* linesOf(text: Readable): AsyncGenerator<BackupLine> {
   }
 }
 
+/**
+ * RFC 5280 5.2.3: numbers never go back, and may leave out any. Of one backup there may be several restores, one after the other:
+ * nobody signs a thousand lists a second, so that none reaches the time at which the next one is made.
+ */
+const numberBehind = (last: number, now: Date): number => Math.max(last + listNumbersLeftOut, now.getTime())
+
 async function noteRestore(dataDir: string, { createdAt, records, files }: BackupSummary, now: Date): Promise<void> {
   await using registry = new Registry(await openDatabase(registryIn(dataDir)))
   const names = ['root', 'issuing'].map((name) => {
@@ -133,7 +139,7 @@ async function noteRestore(dataDir: string, { createdAt, records, files }: Backu
       const lists = await findListRecord(registry, name)
       if (lists === undefined) return []
       const { doc, rev } = lists
-      return [writeListRecord(name, { ...doc, number: doc.number + listNumbersLeftOut }, rev)]
+      return [writeListRecord(name, { ...doc, number: numberBehind(doc.number, now) }, rev)]
     }),
   )
   const { feed } = await registry.head()

@@ -122,12 +122,15 @@ const certificateOf = ({ certificate }: Published, { settings }: Options): Answe
   parts: [certificate],
 })
 
+/** RFC 9110 8.3.1: in any case, and with parameters, of which this one has none that mean anything. */
+const ocspRequestType = /^application\/ocsp-request[ \t]*(;|$)/i
+
 /** RFC 6960 appendix A: POST, or GET with base64 in the path. */
 async function answerOcsp(message: IncomingMessage, encoded: string, options: Options): Promise<Answer> {
   const { ocsp, answered, clock, log } = options
   const isGet = message.method === 'GET' || message.method === 'HEAD'
   if (!isGet && message.method !== 'POST') return notAllowed('GET, HEAD, POST')
-  if (!isGet && message.headers['content-type'] !== 'application/ocsp-request') {
+  if (!isGet && !ocspRequestType.test(message.headers['content-type'] ?? '')) {
     return refusal(415, 'media_type_unsupported: application/ocsp-request is wanted')
   }
   const request = isGet ? decodePath(encoded) : await readBody(message)

@@ -80,6 +80,22 @@ suite('a backup', () => {
     assert.equal(summary.files, files.length)
   })
 
+  test('a second restore of one backup gives lists greater numbers than the first one came to', async () => {
+    const numbers: number[][] = []
+    for (const at of [now, new Date(now.getTime() + 60_000)]) {
+      const dataDir = place(`restored-at-${at.getTime()}`)
+      await restoreBackup(textOf(lines), dataDir, at)
+      await using registry = new Registry(await openDatabase(join(dataDir, 'enroll', 'registry')))
+      for await (const page of registry.scan('revocationList', 10)) numbers.push(page.map(({ number }) => number))
+    }
+    const [first, second] = numbers
+    assert.ok(first!.length === 2 && first!.every((number) => number > 2 ** 32))
+    assert.deepEqual(
+      second!.map((number, at) => number - first![at]!),
+      [60_000, 60_000],
+    )
+  })
+
   test('it restores to a gateway that goes on: chains whole, who was revoked is, list numbers far ahead', async () => {
     const dataDir = place('restored')
     let restoredAt = 0

@@ -301,6 +301,15 @@ suite('the status port', () => {
     assert.deepEqual([large.status, large.body.toString().split(':')[0]], [413, 'body_too_large'])
     const text = await fetched('/ocsp', { method: 'POST', body: 'x', headers: { 'Content-Type': 'text/plain' } })
     assert.equal(text.status, 415)
+    const body = await ocspRequest(device)
+    for (const type of [
+      'Application/OCSP-Request',
+      'application/ocsp-request; charset=binary',
+      'application/ocsp-requests',
+    ]) {
+      const { status } = await fetched('/ocsp', { method: 'POST', body, headers: { 'Content-Type': type } })
+      assert.equal(status, type.endsWith('s') ? 415 : 200, type)
+    }
   })
 
   test('caches are told how long, and need not fetch again what they have (RFC 5019 6.2, RFC 9111)', async () => {
