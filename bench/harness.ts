@@ -22,6 +22,8 @@ export type Device = Identity & TestCertificate
 
 const root = join(import.meta.dirname, '..')
 const has = (program: string, ...args: string[]): boolean => spawnSync(program, args).error === undefined
+/** Brokers beside ours, in BENCH_PEERS with commas; all without. */
+const isBeside = (peer: Peer): boolean => process.env.BENCH_PEERS?.split(',').includes(peer) ?? true
 const ticksPerSecond = 100 // USER_HZ, which Linux has fixed at 100 for what it tells programs
 
 /** A process; brokers and the load generator are kept off each other's core where there are two. */
@@ -92,11 +94,12 @@ export class Bench implements AsyncDisposable {
       },
     )
     await bench.#startOurs()
-    await bench.#startAedes()
-    if (has('mosquitto', '-h')) {
-      await bench.#startMosquitto('mosquitto', {})
-      if (hasMosquittoOnDisk) await bench.#startMosquittoOnDisk()
-    } else console.log('mosquitto is not on the PATH: the others alone are measured\n')
+    if (isBeside('aedes')) await bench.#startAedes()
+    if (!has('mosquitto', '-h')) console.log('mosquitto is not on the PATH: the others alone are measured\n')
+    else {
+      if (isBeside('mosquitto')) await bench.#startMosquitto('mosquitto', {})
+      if (hasMosquittoOnDisk && isBeside('mosquitto on disk')) await bench.#startMosquittoOnDisk()
+    }
     return bench
   }
 
