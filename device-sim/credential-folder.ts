@@ -4,7 +4,7 @@
  *   ca.pem               the root that it trusts
  *   gateway.json         where it enrolled
  *   current/             a link to the folder of its certificate: key.pem, cert.pem, and chain.pem to show to a broker
- *   pending/             key and request that wait for their answer
+ *   pending/             the next key, and of a first one its request, until there is an answer
  *
  * A program that reads `current/` sees key and certificate of one kind: the link is exchanged in one step.
  */
@@ -19,7 +19,7 @@ import {
   rmSync,
   symlinkSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { parsePem } from '../pki/certificate.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { readPrivateFile, syncFolder, writeFileAtomic } from '../runtime/files.ts'
@@ -31,9 +31,12 @@ export type Pending = { privateKeyPem: string; csrDer: Buffer }
 
 export class CredentialFolder {
   readonly path: string
+  /** Those that were there at first: who renews at the same time keeps what it has just got. */
+  readonly #earlier: string[]
 
   constructor(path: string) {
     this.path = path
+    this.#earlier = existsSync(path) ? readdirSync(path).filter((name) => name.startsWith('cert-')) : []
   }
 
   get isEnrolled(): boolean {
@@ -42,15 +45,29 @@ export class CredentialFolder {
 
   /** The request that was made before, or the one that `make` makes: it is on disk before anybody hears of its key. */
   async pending(make: () => Promise<Pending>): Promise<Pending> {
-    const folder = join(this.path, 'pending')
-    if (!existsSync(folder)) {
+    if (!existsSync(this.#pending)) {
       const { privateKeyPem, csrDer } = await make()
-      this.#folder(folder, { 'key.pem': [privateKeyPem, 0o600], 'request.der': [csrDer, 0o600] })
+      this.#folder(this.#pending, { 'key.pem': [privateKeyPem, 0o600], 'request.der': [csrDer, 0o600] })
     }
     return {
-      privateKeyPem: readPrivateFile(join(folder, 'key.pem')),
-      csrDer: readFileSync(join(folder, 'request.der')),
+      privateKeyPem: readPrivateFile(join(this.#pending, 'key.pem')),
+      csrDer: readFileSync(join(this.#pending, 'request.der')),
     }
+  }
+
+  /** The key for the next certificate: one whose answer never came, or the one that `make` makes. */
+  pendingKey(make: () => string): string {
+    if (!existsSync(this.#pending)) this.#folder(this.#pending, { 'key.pem': [make(), 0o600] })
+    return readPrivateFile(join(this.#pending, 'key.pem'))
+  }
+
+  /** The gateway will not have it: the next try begins with another key. */
+  dropPending(): void {
+    rmSync(this.#pending, { recursive: true, force: true })
+  }
+
+  get #pending(): string {
+    return join(this.path, 'pending')
   }
 
   /** @throws FleetError `data_damaged` */
@@ -84,7 +101,6 @@ export class CredentialFolder {
     writeFileAtomic(join(this.path, 'ca.pem'), trust.rootPem)
     writeFileAtomic(join(this.path, 'gateway.json'), `${JSON.stringify(gateway, null, 2)}\n`)
     this.keep(identity)
-    rmSync(join(this.path, 'pending'), { recursive: true, force: true })
   }
 
   /** Puts a certificate in the place of the one before, whose files stay until the next for those who have them open. */
@@ -101,22 +117,34 @@ export class CredentialFolder {
     symlinkSync(name, draft)
     renameSync(draft, join(this.path, 'current'))
     syncFolder(this.path)
-    for (const old of readdirSync(this.path)) {
-      if (!old.startsWith('cert-') || old === name || old === before) continue
-      rmSync(join(this.path, old), { recursive: true })
+    this.dropPending()
+    for (const old of this.#earlier) {
+      if (old !== name && old !== before) rmSync(join(this.path, old), { recursive: true, force: true })
     }
   }
 
   /** A folder with its files, or none. */
   #folder(path: string, files: Record<string, [content: string | Buffer, mode: number]>): void {
     const draft = `${path}.new`
-    rmSync(draft, { recursive: true, force: true })
-    mkdirSync(draft, { recursive: true, mode: 0o755 })
-    for (const [name, [content, mode]] of Object.entries(files)) writeFileAtomic(join(draft, name), content, mode)
-    rmSync(path, { recursive: true, force: true })
-    renameSync(draft, path)
-    syncFolder(this.path)
+    try {
+      rmSync(draft, { recursive: true, force: true })
+      makeFolder(draft)
+      for (const [name, [content, mode]] of Object.entries(files)) writeFileAtomic(join(draft, name), content, mode)
+      rmSync(path, { recursive: true, force: true })
+      renameSync(draft, path)
+      syncFolder(this.path)
+    } catch (cause) {
+      if (cause instanceof FleetError) throw cause
+      throw new FleetError('data_damaged', `${this.path} cannot be written: ${(cause as Error).message}`, { cause })
+    }
   }
+}
+
+/** Node's own way to make several at once calls every fault ENOENT, also that a disk is read-only. */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return
+  makeFolder(dirname(path))
+  mkdirSync(path, { mode: 0o755 })
 }
 
 /**

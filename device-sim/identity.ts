@@ -1,4 +1,5 @@
 import { parseCertificate, parsePem } from '../pki/certificate.ts'
+import { keyTypeOf } from '../pki/public-key.ts'
 import { createCsr, generateKeyPem } from '../pki/x509.ts'
 import type { EstClient, MakeCsr } from './est-client.ts'
 
@@ -12,10 +13,19 @@ export async function enrollIdentity(est: EstClient, id: string, token: string):
   return identityOf(est, privateKeyPem, await est.simpleenroll({ id, token, csr }))
 }
 
+/** Of the type of the one that there is: a profile need not take another. */
+export function nextKeyFor({ certificatePem }: Identity): string {
+  const type = keyTypeOf(certificateOf(certificatePem).publicKeySpki)
+  return generateKeyPem(type === 'RSA' ? 'RSA-2048' : type)
+}
+
 /** A certificate for a new key in place of the one that there is (rekey, RFC 7030 4.2.2). */
-export async function renewIdentity(est: EstClient, current: Identity): Promise<Identity> {
+export async function renewIdentity(
+  est: EstClient,
+  current: Identity,
+  privateKeyPem = nextKeyFor(current),
+): Promise<Identity> {
   const { subject, subjectAltNameDer: subjectAltName } = certificateOf(current.certificatePem)
-  const privateKeyPem = generateKeyPem('P-256')
   // RFC 7030 4.2.2: subject and SubjectAltName are those of the current certificate, byte for byte.
   const csr: MakeCsr = (challengePassword) =>
     createCsr({ subject: subject.der, subjectAltName, privateKeyPem, challengePassword })

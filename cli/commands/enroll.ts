@@ -103,6 +103,7 @@ async function runEnroll(options: Options, io: Io): Promise<void> {
     throw new FleetError('conflict', `${out} holds a certificate already; renew it, or name another folder`)
   }
   const token = options.tokenFile === undefined ? options.token : readText(options.tokenFile).trim()
+  if (token === '') throw new FleetError('request_malformed', `there is no token in ${options.tokenFile ?? '--token'}`)
   const born = options.cert && { certificatePem: readText(options.cert), privateKeyPem: readPrivateFile(options.key!) }
   const trust = await estCall(url, () => fetchTrust(url, caFingerprint))
   const client = new EstClient(url, trust)

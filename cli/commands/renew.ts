@@ -1,8 +1,8 @@
 import { type Command, Option } from 'commander'
 import { CredentialFolder, renewalDue, requireOwn } from '../../device-sim/credential-folder.ts'
 import { EstClient, fetchTrust } from '../../device-sim/est-client.ts'
-import { renewIdentity } from '../../device-sim/identity.ts'
-import { FleetError } from '../../runtime/errors.ts'
+import { certificateOf, nextKeyFor, renewIdentity } from '../../device-sim/identity.ts'
+import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { estCall } from '../est-call.ts'
 import type { Io } from '../io.ts'
 import { fields } from '../output.ts'
@@ -34,6 +34,7 @@ export function addRenew(program: Command, io: Io): void {
 async function runRenew({ dir, check, force, at, output }: Options, io: Io): Promise<void> {
   const folder = new CredentialFolder(dir)
   const { gateway, identity } = folder.read()
+  requireClock(identity.certificatePem, new Date())
   const due = renewalDue(identity.certificatePem, at / 100)
   const isDue = force === true || due <= new Date()
   const tell = (renewed: boolean): void => {
@@ -49,12 +50,24 @@ async function runRenew({ dir, check, force, at, output }: Options, io: Io): Pro
     })
   }
   const { url, rootFingerprint, id } = gateway
-  const renewed = await estCall(url, async () => {
-    const client = new EstClient(url, await fetchTrust(url, rootFingerprint))
-    const next = await renewIdentity(client, identity)
-    requireOwn(next, client.trust, id)
-    return next
+  const client = new EstClient(url, await estCall(url, () => fetchTrust(url, rootFingerprint)))
+  // On disk before anybody hears of it: a disk that takes nothing shows here, and an answer that is lost loses no key.
+  const key = folder.pendingKey(() => nextKeyFor(identity))
+  const renewed = await estCall(url, () => renewIdentity(client, identity, key)).catch((error: unknown) => {
+    if (isFleetError(error, 'key_compromised')) folder.dropPending()
+    throw error
   })
+  requireOwn(renewed, client.trust, id)
   folder.keep(renewed)
   tell(true)
+}
+
+const skewMs = 3_600_000
+
+/** A clock that is far behind calls nothing due until the certificate has ended. */
+function requireClock(certificatePem: string, now: Date): void {
+  const { notBefore } = certificateOf(certificatePem)
+  if (now.getTime() > notBefore.getTime() - skewMs) return
+  const sentence = `the certificate begins at ${notBefore.toISOString()}, and the clock of this machine says ${now.toISOString()}`
+  throw new FleetError('certificate_not_yet_valid', `${sentence}; set the clock`)
 }

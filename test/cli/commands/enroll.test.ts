@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
-import { X509Certificate } from 'node:crypto'
+import { createPrivateKey, X509Certificate } from 'node:crypto'
 import {
   chmodSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -16,9 +17,11 @@ import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { generate } from 'lean-qr'
 import { renewalDue } from '../../../device-sim/credential-folder.ts'
+import { parseCertificate } from '../../../pki/certificate.ts'
+import { createCsr } from '../../../pki/x509.ts'
 import { writeEndpoints } from '../../../runtime/endpoints.ts'
 import { TestPki } from '../../harness/certificates.ts'
-import { EnrollHarness, movableClock, testConfiguration } from '../../harness/fleet.ts'
+import { certificateOf, EnrollHarness, movableClock, pemToDer, testConfiguration } from '../../harness/fleet.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
 const day = 86_400_000
@@ -39,7 +42,7 @@ suite('fleetgate enroll and renew', () => {
       config: testConfiguration({
         profiles: {
           camera: {},
-          badge: { validityDays: 1 },
+          badge: { validityDays: 1, keyTypes: ['P-384'] },
           kiosk: { evidence: ['approval'] },
           gauge: { evidence: ['factory'] },
         },
@@ -209,17 +212,74 @@ suite('fleetgate enroll and renew', () => {
   })
 
   test('renew with a certificate that has expired is refused until an operator allows it', async () => {
-    assert.equal((await enroll('badge-1', '--token', await fleet.token('badge-1', { profile: 'badge' }))).code, 0)
+    const token = await fleet.token('badge-1', { profile: 'badge' })
+    assert.equal((await enroll('badge-1', '--token', token, '--key-type', 'P-384')).code, 0)
     clock.advance(2 * day)
     const refused = await fleetgate(['renew', '--dir', at('badge-1')])
     assert.equal(refused.code, 3)
     assert.match(refused.err, /the certificate expired at .*\(certificate_expired\)/)
     await fleet.admin('PUT', '/late-renewals/badge-1', {})
-    const before = holds('badge-1')
+    // Its answer is lost: the permission is for the key that is kept for the next try.
+    const { subject } = parseCertificate(pemToDer(readFileSync(at('badge-1', 'current', 'cert.pem'), 'utf8')))
+    const privateKeyPem = readFileSync(at('badge-1', 'pending', 'key.pem'), 'utf8')
+    const [key, certificate] = ['key.pem', 'cert.pem'].map((name) =>
+      readFileSync(at('badge-1', 'current', name), 'utf8'),
+    )
+    const lost = await fleet.reenroll(
+      { key: key!, certificate: certificate! },
+      await createCsr({ privateKeyPem, subject: subject.der }),
+    )
     const { code, err } = await fleetgate(['renew', '--dir', at('badge-1')])
     clock.advance(-2 * day)
-    assert.deepEqual([code, err], [0, ''])
-    assert.notEqual(holds('badge-1'), before)
+    assert.deepEqual([lost.status, code, err], [200, 0, ''])
+    assert.equal(holds('badge-1'), certificateOf(lost).serial)
+    assert.equal(existsSync(at('badge-1', 'pending')), false)
+  })
+
+  test('a folder that cannot be made is named before the gateway is asked, and the token is good for another', async () => {
+    const token = await fleet.token('cam-5')
+    writeFileSync(at('file'), '')
+    const { code, err } = await enroll('cam-5', '--out', at('file', 'cam-5'), '--token', token)
+    assert.equal(code, 2)
+    assert.match(err, /cannot be written: ENOTDIR.*\(data_damaged\)/)
+    const empty = await enroll('cam-5', '--token-file', at('file'))
+    assert.deepEqual([empty.code, /there is no token in .*file \(/.test(empty.err)], [1, true])
+    assert.equal((await enroll('cam-5', '--token', token)).code, 0)
+  })
+
+  test('of two that renew at the same time both are answered, and one whole certificate is in force', async () => {
+    const renew = () => fleetgate(['renew', '--dir', at('cam-5'), '--force'])
+    const codes = (await Promise.all([renew(), renew()])).map(({ code }) => code)
+    const current = new X509Certificate(readFileSync(at('cam-5', 'current', 'chain.pem')))
+    assert.ok(current.checkPrivateKey(createPrivateKey(readFileSync(at('cam-5', 'current', 'key.pem')))))
+    assert.deepEqual(codes, [0, 0])
+    assert.equal((await renew()).code, 0)
+  })
+
+  test('a clock that is far behind is named, where it would call nothing due until the certificate has ended', async () => {
+    const later = await maker.device('cam-6', {
+      notBefore: new Date(Date.now() + day),
+      notAfter: new Date(Date.now() + 9 * day),
+    })
+    mkdirSync(at('cam-6', 'current'), { recursive: true })
+    writeFileSync(
+      at('cam-6', 'gateway.json'),
+      JSON.stringify({ url: fleet.endpoints.est, rootFingerprint: '', id: 'cam-6' }),
+    )
+    for (const [name, text] of [
+      ['key.pem', later.key],
+      ['cert.pem', later.pem],
+      ['chain.pem', later.pem],
+    ] as const)
+      writeFileSync(at('cam-6', 'current', name), text, { mode: 0o600 })
+    for (const more of [[], ['--check']]) {
+      const { code, err } = await fleetgate(['renew', '--dir', at('cam-6'), ...more])
+      assert.equal(code, 1)
+      assert.match(
+        err,
+        /begins at .*, and the clock of this machine says .*\(certificate_not_yet_valid\); set the clock/,
+      )
+    }
   })
 
   test('a factory certificate is shown with --cert and --key', async () => {
