@@ -10,6 +10,8 @@ const keptBytesAtMost = 2_048
 export class CertificateReader {
   readonly #kept = new Map<string, CertificateFacts>()
   readonly #isOfFleet: (fingerprint: string) => boolean
+  /** Of the certificate that was read last: most have the same, and keep one object. */
+  #issuer: CertificateFacts['issuer'] | undefined
 
   /** @param isOfFleet whether it is good in the registry: nobody else has a place here */
   constructor(isOfFleet: (fingerprint: string) => boolean) {
@@ -24,10 +26,17 @@ export class CertificateReader {
   read(der: Buffer): CertificateFacts {
     const fingerprint = hash('sha256', der)
     if (der.length > keptBytesAtMost || !this.#isOfFleet(fingerprint)) return parseCertificate(der)
-    const certificate = this.#kept.get(fingerprint) ?? parseCertificate(der)
+    const certificate = this.#kept.get(fingerprint) ?? this.#parse(der)
     this.#kept.delete(fingerprint)
     this.#kept.set(fingerprint, certificate)
     if (this.#kept.size > keptAtMost) this.#kept.delete(this.#kept.keys().next().value!)
+    return certificate
+  }
+
+  #parse(der: Buffer): CertificateFacts {
+    const certificate = parseCertificate(der)
+    if (this.#issuer?.der.equals(certificate.issuer.der)) certificate.issuer = this.#issuer
+    this.#issuer = certificate.issuer
     return certificate
   }
 

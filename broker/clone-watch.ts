@@ -78,8 +78,8 @@ export class CloneWatch {
     const clone = this.#clones.arrived({ key, id: connection, clientId, place, at })
     if (clone !== undefined) return this.#seen(clone)
     // A peer that ends its side, or answers our end with its own, is there.
-    socket.once('end', () => this.#heard(connection, this.#now()))
-    socket.once('close', () => {
+    socket.on('end', () => this.#heard(connection, this.#now()))
+    socket.on('close', () => {
       this.#clones.gone(connection)
       this.#untold.delete(connection)
     })

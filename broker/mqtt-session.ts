@@ -6,25 +6,23 @@ import { refusedOf } from './denials.ts'
 import { type Audience, Lanes } from './fast-path.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
 import { type ConnectRefusal, type MqttContext, noteEnded, noteRefused, warnOfStore, who } from './mqtt-context.ts'
+import { PublishBacklog } from './publish-backlog.ts'
 import { later, PublishGuard, pass } from './publish-guard.ts'
 import { reasonOf } from './refusals.ts'
+import type { Carried } from './router.ts'
 import { SessionPump } from './session-pump.ts'
 import { SessionSubscriptions } from './session-subscriptions.ts'
 import type { Connection, EndReason, Receiver } from './sessions.ts'
 import { noteBehind, noteUndelivered, Undelivered } from './undelivered.ts'
-import type { BusClient } from './wire/aedes-port.ts'
+import type { BusClient, Listener } from './wire/aedes-port.ts'
 import type { Dropped, Goodbye, LinkEnd, LinkEvents } from './wire/link-events.ts'
 import type { Connect, Publish, Qos, Subscribe, Unsubscribe } from './wire/packet.ts'
 import type { PlainPublish } from './wire/plain-publish.ts'
 import { reason } from './wire/reason.ts'
 import type { Delivery } from './wire/route-index.ts'
 
-/** Publishes of one connection that wait for the store before they can be routed: of QoS 0 no more than these are kept. */
-const maxSlow = 1_000
-const maxSlowBytes = 1_048_576
-
 /** Serves MQTT on one connection: each packet is one call into a neighbour. */
-export class MqttSession implements LinkEvents, Receiver {
+export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
   readonly #connection: Connection
   readonly #context: MqttContext
   readonly #finished: () => void
@@ -32,7 +30,6 @@ export class MqttSession implements LinkEvents, Receiver {
   readonly #lanes: Lanes | undefined
   readonly #undelivered: Undelivered
   #opening: Promise<void> | undefined
-  #endTurn: (() => void) | undefined
   #epoch: number | undefined
   #expiryMs = 0
   #hasWill = false
@@ -42,9 +39,7 @@ export class MqttSession implements LinkEvents, Receiver {
   #pump: SessionPump | undefined
   #subscriptions: SessionSubscriptions | undefined
   #goodbye: Goodbye | undefined
-  #slow = 0
-  #slowBytes = 0
-  #chain: Promise<void> = Promise.resolve()
+  readonly #backlog = new PublishBacklog()
 
   constructor(connection: Connection, context: MqttContext) {
     this.#connection = connection
@@ -84,19 +79,16 @@ export class MqttSession implements LinkEvents, Receiver {
     if (code === pass && this.#deliverAtOnce(packet)) return
     const message = messageOf(packet, this.#connection.clientId!, clock().getTime())
     const mayBeKnown = packet.qos === 2 && this.#isResumed
-    if (code === pass && this.#slow === 0 && !packet.retain && !mayBeKnown) {
+    if (code === pass && this.#backlog.isEmpty && !packet.retain && !mayBeKnown) {
       this.#answer(packet, router.route(message, this.#incomingOf(packet)))
       return
     }
     const bytes = packet.payload.length
-    const isFull = this.#slow >= maxSlow || this.#slowBytes + bytes > maxSlowBytes
-    if (packet.qos === 0 && this.#slow > 0 && isFull) {
+    if (packet.qos === 0 && this.#backlog.isFull(bytes)) {
       noteBehind(this.#context, this.#connection, packet)
       return // at most once
     }
-    this.#slow++
-    this.#slowBytes += bytes
-    this.#chain = this.#chain.then(async () => {
+    this.#backlog.add(bytes, async () => {
       try {
         const turn = code === later ? await this.#guard.turn(packet) : pass
         if (turn > pass) this.#acknowledge(packet, turn, this.#guard.sentence)
@@ -104,9 +96,6 @@ export class MqttSession implements LinkEvents, Receiver {
         if (turn === pass) await this.#publishInTurn(packet, message, mayBeKnown)
       } catch (error) {
         this.#failed(error)
-      } finally {
-        this.#slow--
-        this.#slowBytes -= bytes
       }
     })
   }
@@ -199,7 +188,6 @@ export class MqttSession implements LinkEvents, Receiver {
       this.#refuse(admission, packet)
       return
     }
-    this.#endTurn = admission.endTurn
     try {
       await this.#establish(packet)
     } catch (error) {
@@ -207,7 +195,7 @@ export class MqttSession implements LinkEvents, Receiver {
       warnOfStore(this.#context, error)
       this.#refuse({ reason: error.code, message: error.message }, packet)
     } finally {
-      this.#endTurn?.()
+      admission.endTurn?.()
     }
   }
 
@@ -232,12 +220,7 @@ export class MqttSession implements LinkEvents, Receiver {
       this.#hasPromptWill = (packet.will.properties?.willDelayInterval ?? 0) === 0
     }
     if (this.#isGone) return
-    this.#bus = bus.attach({
-      clientId,
-      wants: ({ message, entries }) => entries.has(clientId) && this.mayReceive(message.topic),
-      take: ({ message, entries }) => this.deliver(message, entries.get(clientId)!),
-      lost: () => connection.close('internal'),
-    })
+    this.#bus = bus.attach(this)
     this.#subscriptions = new SessionSubscriptions(connection, this.#context, {
       epoch: claim.epoch,
       bus: this.#bus,
@@ -285,6 +268,23 @@ export class MqttSession implements LinkEvents, Receiver {
     )
   }
 
+  /** As the bus knows it. */
+  get clientId(): string {
+    return this.#connection.clientId!
+  }
+
+  wants({ message, entries }: Carried): boolean {
+    return entries.has(this.clientId) && this.mayReceive(message.topic)
+  }
+
+  take({ message, entries }: Carried): void {
+    this.deliver(message, entries.get(this.clientId)!)
+  }
+
+  lost(): void {
+    this.#connection.close('internal')
+  }
+
   /** There is more in the stored queue. */
   wake(): void {
     this.#pump?.wake()
@@ -314,7 +314,7 @@ export class MqttSession implements LinkEvents, Receiver {
   /** Nothing has to be stored, and it overtakes nothing that this client has sent before [MQTT-4.6.0-5] [MQTT-4.6.0-6]. */
   #isAtOnce(audience: Audience, qos: Qos): boolean {
     if (qos > 0 && audience.isStored) return false
-    return this.#slow === 0 && !this.#context.router.isUnderWay(this.#connection.clientId!)
+    return this.#backlog.isEmpty && !this.#context.router.isUnderWay(this.#connection.clientId!)
   }
 
   async #publishInTurn(packet: Publish, message: Message, mayBeKnown: boolean): Promise<void> {

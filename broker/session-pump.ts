@@ -23,7 +23,7 @@ const pageSize = 32
 export class SessionPump {
   readonly #options: PumpOptions
   /** Packet identifiers under way. */
-  readonly #used = new Set<number>()
+  #used: Set<number> | undefined
   #lastId = 0
   #after = 0
   #running = false
@@ -73,7 +73,7 @@ export class SessionPump {
     const { store, clientId, epoch } = this.#options
     // In this turn: the store takes effect in the order of the calls, so the identifier is free there too.
     this.#watch(store.ack(clientId, epoch, [packetId]))
-    this.#used.delete(packetId)
+    this.#used?.delete(packetId)
     this.wake()
   }
 
@@ -101,7 +101,7 @@ export class SessionPump {
     const { store, clientId, epoch, window } = this.#options
     while (!this.#stopped) {
       this.#again = false
-      const free = window - this.#used.size
+      const free = window - (this.#used?.size ?? 0)
       const page = free > 0 ? await store.readQueue(clientId, epoch, this.#after, Math.min(free, pageSize)) : []
       if (page.length > 0) await this.#send(page)
       else if (!this.#again) return
@@ -114,7 +114,7 @@ export class SessionPump {
       if (entry.state === 'publish' && entry.packetId === undefined) {
         return this.#options.mayDeliver(entry.message) ? this.#nextId() : undefined
       }
-      this.#used.add(entry.packetId!)
+      this.#use(entry.packetId!)
       return entry.packetId
     })
     const notes = page.map((entry, at) => {
@@ -130,7 +130,7 @@ export class SessionPump {
     for (const [at, entry] of page.entries()) {
       if (this.#stopped) return
       this.#after = entry.seq
-      if (isThere[at] === false) this.#used.delete(assigned[at]!)
+      if (isThere[at] === false) this.#used?.delete(assigned[at]!)
       else await this.#sendOne(entry, assigned[at])
     }
   }
@@ -150,14 +150,19 @@ export class SessionPump {
       await new Promise<void>((resolve) => this.#waiting.push(resolve))
     }
     if (this.#stopped) return
-    if (packetId !== undefined) this.#used.delete(packetId)
+    if (packetId !== undefined) this.#used?.delete(packetId)
     this.#watch(store.discard(clientId, epoch, [seq]))
   }
 
   #nextId(): number {
     do this.#lastId = this.#lastId === 0xffff ? 1 : this.#lastId + 1
-    while (this.#used.has(this.#lastId))
-    this.#used.add(this.#lastId)
+    while (this.#used?.has(this.#lastId))
+    this.#use(this.#lastId)
     return this.#lastId
+  }
+
+  #use(packetId: number): void {
+    this.#used ??= new Set()
+    this.#used.add(packetId)
   }
 }

@@ -102,8 +102,8 @@ export class Connection {
  */
 export class Sessions {
   readonly #all = new Set<Connection>()
-  readonly #byDevice = new Map<string, Set<Connection>>()
-  readonly #byFingerprint = new Map<string, Set<Connection>>()
+  readonly #byDevice: Index = new Map()
+  readonly #byFingerprint: Index = new Map()
   readonly #byClientId = new Map<string, Connection>()
   readonly #turns = new Map<string, Promise<void>>()
   readonly #onKick: (connection: Connection, reason: ProblemCode) => void
@@ -166,20 +166,20 @@ export class Sessions {
   }
 
   ofDevice(deviceId: string): Connection[] {
-    return [...(this.#byDevice.get(deviceId) ?? [])]
+    return [...within(this.#byDevice, deviceId)]
   }
 
   /** Connections of a device that hold or are being given a client id other than `clientId`. */
   countOthers(deviceId: string, clientId: string): number {
     let others = 0
-    for (const connection of this.#byDevice.get(deviceId) ?? []) {
+    for (const connection of within(this.#byDevice, deviceId)) {
       if (connection.clientId !== undefined && connection.clientId !== clientId) others++
     }
     return others
   }
 
   ofCertificate(fingerprint: string): Connection[] {
-    return [...(this.#byFingerprint.get(fingerprint) ?? [])]
+    return [...within(this.#byFingerprint, fingerprint)]
   }
 
   /** Ends a connection at once, whatever state it is in; its will is not published. */
@@ -231,14 +231,24 @@ export class Sessions {
   }
 }
 
-function put(index: Map<string, Set<Connection>>, key: string, connection: Connection): void {
-  const set = index.get(key)
-  if (set === undefined) index.set(key, new Set([connection]))
-  else set.add(connection)
+/** Nearly everybody has one connection, for which a set would take more memory than all that leads to it. */
+type Index = Map<string, Connection | Set<Connection>>
+
+function within(index: Index, key: string): Iterable<Connection> {
+  const entry = index.get(key)
+  if (entry === undefined) return []
+  return entry instanceof Set ? entry : [entry]
 }
 
-function take(index: Map<string, Set<Connection>>, key: string, connection: Connection): void {
-  const set = index.get(key)
-  set?.delete(connection)
-  if (set?.size === 0) index.delete(key)
+function put(index: Index, key: string, connection: Connection): void {
+  const entry = index.get(key)
+  if (entry instanceof Set) entry.add(connection)
+  else if (entry === undefined) index.set(key, connection)
+  else if (entry !== connection) index.set(key, new Set([entry, connection]))
+}
+
+function take(index: Index, key: string, connection: Connection): void {
+  const entry = index.get(key)
+  if (entry instanceof Set) entry.delete(connection)
+  if (entry === connection || (entry instanceof Set && entry.size === 0)) index.delete(key)
 }

@@ -24,14 +24,14 @@ const messages = {
 }
 const everyMs = 1_000
 
+type Pending = { count: number; notedAt: number; topic: string }
+
 /** What a connection did not take. There can be a hundred thousand a second: they are counted, and noted once in one. */
 export class Undelivered {
   readonly #connection: Connection
   readonly #context: Pick<MqttContext, 'denials' | 'warn' | 'clock'>
-  readonly #pending: Record<Dropped, { count: number; notedAt: number; topic: string }> = {
-    slow: { count: 0, notedAt: Number.NEGATIVE_INFINITY, topic: '' },
-    tooLarge: { count: 0, notedAt: Number.NEGATIVE_INFINITY, topic: '' },
-  }
+  /** Most connections take all that they are sent. */
+  readonly #pending: Partial<Record<Dropped, Pending>> = {}
 
   constructor(connection: Connection, context: Pick<MqttContext, 'denials' | 'warn' | 'clock'>) {
     this.#connection = connection
@@ -39,24 +39,28 @@ export class Undelivered {
   }
 
   dropped(why: Dropped, topic: string): void {
+    this.#pending[why] ??= { count: 0, notedAt: Number.NEGATIVE_INFINITY, topic: '' }
     const pending = this.#pending[why]
     pending.count++
     pending.topic = topic
     const now = this.#context.clock().getTime()
     if (Math.abs(now - pending.notedAt) < everyMs) return
     pending.notedAt = now
-    this.#note(why)
+    this.#note(why, pending)
   }
 
   /** The connection is over: what was counted and not noted yet. */
   flush(): void {
-    for (const why of ['slow', 'tooLarge'] as const) if (this.#pending[why].count > 0) this.#note(why)
+    for (const why of ['slow', 'tooLarge'] as const) {
+      const pending = this.#pending[why]
+      if (pending !== undefined && pending.count > 0) this.#note(why, pending)
+    }
   }
 
-  #note(why: Dropped): void {
+  #note(why: Dropped, pending: Pending): void {
     const { denials, warn } = this.#context
-    const { count: times, topic } = this.#pending[why]
-    this.#pending[why].count = 0
+    const { count: times, topic } = pending
+    pending.count = 0
     const refusal = { stage: 'delivery', cause: causes[why], message: messages[why], times } as const
     const denial = denials.note(refusedOf(this.#connection), refusal)
     warn(`dropped ${why} ${this.#connection.clientId}`, () => ({

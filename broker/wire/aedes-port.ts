@@ -47,15 +47,17 @@ class Port extends Duplex {
 
 /** One listener's place on the bus, taken with its first filter: most devices only publish. */
 export class BusClient {
-  readonly #attach: () => Promise<Core>
+  readonly #letIn: (listener: Listener<unknown>) => Promise<Core>
+  readonly #listener: Listener<unknown>
   /** As of the last call, whatever aedes is still busy with. */
-  readonly #wanted = new Set<string>()
+  #wanted: Set<string> | undefined
   #attached: Promise<Core> | undefined
   #removing: Promise<void> | undefined
   #isClosed = false
 
-  constructor(attach: () => Promise<Core>) {
-    this.#attach = attach
+  constructor(letIn: (listener: Listener<unknown>) => Promise<Core>, listener: Listener<unknown>) {
+    this.#letIn = letIn
+    this.#listener = listener
   }
 
   /**
@@ -66,14 +68,14 @@ export class BusClient {
    */
   async subscribe(filters: readonly string[]): Promise<void> {
     if (filters.length === 0 || this.#isClosed) return
-    for (const filter of filters) this.#wanted.add(filter)
-    this.#attached ??= this.#attach()
+    this.#wanted ??= new Set()
+    const wanted = this.#wanted
+    for (const filter of filters) wanted.add(filter)
+    this.#attached ??= this.#letIn(this.#listener)
     const client = await this.#attached
     // aedes would take a filter that it is about to remove for one that it has.
     while (this.#removing !== undefined) await this.#removing
-    const subscriptions = filters
-      .filter((filter) => this.#wanted.has(filter))
-      .map((topic) => ({ topic, qos: 0 as const }))
+    const subscriptions = filters.filter((filter) => wanted.has(filter)).map((topic) => ({ topic, qos: 0 as const }))
     if (subscriptions.length === 0 || client.closed) return
     await new Promise<void>((resolve, reject) => {
       client.subscribe(subscriptions, (error) => (error ? reject(error) : resolve()))
@@ -81,7 +83,7 @@ export class BusClient {
   }
 
   unsubscribe(filters: readonly string[]): void {
-    for (const filter of filters) this.#wanted.delete(filter)
+    for (const filter of filters) this.#wanted?.delete(filter)
     const attached = this.#attached
     if (filters.length === 0 || attached === undefined || this.#isClosed) return
     const before = this.#removing ?? Promise.resolve()
@@ -136,7 +138,7 @@ export class Bus<T> implements AsyncDisposable {
 
   /** Nobody else may listen under the same client id. */
   attach(listener: Listener<T>): BusClient {
-    return new BusClient(() => this.#letIn(listener))
+    return new BusClient(this.#letIn, listener)
   }
 
   /** Delivers a message to all who listen on its topic and want it, in a later turn. @param done nobody is left who has not got it */
@@ -149,8 +151,8 @@ export class Bus<T> implements AsyncDisposable {
     await new Promise<void>((resolve) => this.#broker.close(resolve))
   }
 
-  async #letIn(listener: Listener<T>): Promise<Core> {
-    const port = new Port(listener as Listener<unknown>)
+  readonly #letIn = async (listener: Listener<unknown>): Promise<Core> => {
+    const port = new Port(listener)
     const client = this.#broker.handle(port as never, undefined as never) as Core
     const isIn = Promise.race([
       once(port, 'connack'),

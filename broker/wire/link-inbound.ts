@@ -20,7 +20,8 @@ type State =
 export class InboundWindow {
   readonly #maximum: number
   readonly #isEnforced: boolean
-  readonly #qos2 = new Map<number, State>()
+  /** Made when it is needed. */
+  #qos2: Map<number, State> | undefined
   #qos1 = 0
   #resumed = 0
   #owed = 0
@@ -49,7 +50,7 @@ export class InboundWindow {
 
   /** Whether one more message may come. */
   get isOpen(): boolean {
-    return !this.#isEnforced || this.#qos1 + this.#qos2.size - this.#resumed < this.#maximum
+    return !this.#isEnforced || this.#qos1 + (this.#qos2?.size ?? 0) - this.#resumed < this.#maximum
   }
 
   /** A SUBSCRIBE or UNSUBSCRIBE. */
@@ -63,27 +64,27 @@ export class InboundWindow {
    * @throws Malformed `receiveMaximumExceeded` [MQTT-3.3.4-7]
    */
   published({ qos, packetId }: Publish): boolean {
-    if (qos === 2 && this.#qos2.has(packetId)) return false
+    if (qos === 2 && this.#qos2?.has(packetId)) return false
     if (!this.isOpen)
       throw new Malformed(reason.receiveMaximumExceeded, `more than ${this.#maximum} messages under way`)
     if (qos === 1) this.#qos1++
-    else this.#qos2.set(packetId, 'published')
+    else this.#note(packetId, 'published')
     this.#owed++
     return true
   }
 
   /** Whether the PUBREC of a repeated QoS 2 message has gone out, and goes out again. */
   wasReceived(packetId: number): boolean {
-    return this.#qos2.get(packetId) === 'received'
+    return this.#qos2?.get(packetId) === 'received'
   }
 
   /** @returns whether a PUBREL is to be handled; one whose PUBCOMP is due already is not */
   released(packetId: number): boolean {
-    const state = this.#qos2.get(packetId)
+    const state = this.#qos2?.get(packetId)
     if (state === 'released' || state === 'resumed') return false
     if (state === 'published') throw protocolError('a PUBREL before its PUBREC')
     if (state === undefined) this.#resumed++
-    this.#qos2.set(packetId, state === undefined ? 'resumed' : 'released')
+    this.#note(packetId, state === undefined ? 'resumed' : 'released')
     this.#owed++
     return true
   }
@@ -96,14 +97,14 @@ export class InboundWindow {
       this.#owed--
       return
     }
-    const state = this.#qos2.get(packetId)
+    const state = this.#qos2?.get(packetId)
     if (type === 'pubrec' && state === 'published') {
-      if (canRefuse && isRefusal(code)) this.#qos2.delete(packetId)
-      else this.#qos2.set(packetId, 'received')
+      if (canRefuse && isRefusal(code)) this.#qos2?.delete(packetId)
+      else this.#note(packetId, 'received')
       this.#owed--
     } else if (type === 'pubcomp' && (state === 'released' || state === 'resumed')) {
       if (state === 'resumed') this.#resumed--
-      this.#qos2.delete(packetId)
+      this.#qos2?.delete(packetId)
       this.#owed--
     }
   }
@@ -111,6 +112,11 @@ export class InboundWindow {
   /** The SUBACK or UNSUBACK went out. */
   told(): void {
     if (this.#owed > 0) this.#owed--
+  }
+
+  #note(packetId: number, state: State): void {
+    this.#qos2 ??= new Map()
+    this.#qos2.set(packetId, state)
   }
 }
 
@@ -125,7 +131,7 @@ export function requireAvailable(packet: Publish, { maximumQos = 2, retainAvaila
 /** What a client calls its topics on one connection [MQTT-3.3.2-7]. */
 export class InboundAliases {
   readonly #maximum: number
-  readonly #topics = new Map<number, string>()
+  #topics: Map<number, string> | undefined
 
   constructor(maximum: number) {
     this.#maximum = maximum
@@ -139,10 +145,13 @@ export class InboundAliases {
     if (alias > this.#maximum)
       throw new Malformed(reason.topicAliasInvalid, `topic alias ${alias}; ${this.#maximum} is the highest`) // [MQTT-3.3.2-9]
     if (packet.topic === '') {
-      const topic = this.#topics.get(alias)
+      const topic = this.#topics?.get(alias)
       if (topic === undefined) throw protocolError(`topic alias ${alias} stands for nothing`) // 3.3.2.3.4
       packet.topic = topic
-    } else this.#topics.set(alias, packet.topic)
+    } else {
+      this.#topics ??= new Map()
+      this.#topics.set(alias, packet.topic)
+    }
     delete properties.topicAlias
   }
 }

@@ -18,7 +18,8 @@ export type AckOutcome = 'acknowledged' | 'received' | 'repeat PUBREL' | 'unknow
 /** Packet identifiers of the server, and the messages that are under way with them (MQTT 5, 4.9). */
 export class OutboundWindow {
   readonly #maximum: number
-  readonly #states = new Map<number, State>()
+  /** Made when it is needed: most devices are sent nothing above QoS 0. */
+  #states: Map<number, State> | undefined
   #last = 0
 
   constructor(maximum: number) {
@@ -26,20 +27,22 @@ export class OutboundWindow {
   }
 
   get isFull(): boolean {
-    return this.#states.size >= this.#maximum // [MQTT-3.3.4-9]
+    return this.#states !== undefined && this.#states.size >= this.#maximum // [MQTT-3.3.4-9]
   }
 
   /** The identifier for the next message; no message under way has it [MQTT-2.2.1-4]. @throws RangeError when all are */
   nextPacketId(): number {
-    if (this.#states.size >= 0xffff) throw new RangeError('every packet identifier is under way')
+    const states = this.#states
+    if (states?.size === 0xffff) throw new RangeError('every packet identifier is under way')
     let packetId = this.#last
     do packetId = packetId === 0xffff ? 1 : packetId + 1
-    while (this.#states.has(packetId))
+    while (states?.has(packetId))
     return packetId
   }
 
   /** @throws RangeError when a message under way has that identifier */
   sent(packetId: number, qos: 1 | 2): void {
+    this.#states ??= new Map()
     if (this.#states.has(packetId)) throw new RangeError(`packet identifier ${packetId} is under way`)
     this.#states.set(packetId, qos === 1 ? 'sent at QoS 1' : 'sent at QoS 2')
     this.#last = packetId
@@ -47,22 +50,25 @@ export class OutboundWindow {
 
   /** PUBREL goes out; of a resumed session it is the first that this connection hears of the message. */
   released(packetId: number): void {
+    this.#states ??= new Map()
     this.#states.set(packetId, 'released')
   }
 
   /** @throws Malformed for an acknowledgement of another kind than the message has to get (4.3) */
   acknowledged({ type, packetId, reason: code }: Ack): AckOutcome {
-    const state = this.#states.get(packetId)
-    if (state === undefined) return type === 'pubrec' && !isRefusal(code) ? 'unknown PUBREC' : 'nothing'
+    const states = this.#states
+    const state = states?.get(packetId)
+    if (states === undefined || state === undefined)
+      return type === 'pubrec' && !isRefusal(code) ? 'unknown PUBREC' : 'nothing'
     if (type === 'pubrec' && state === 'received') return 'nothing'
     if (type === 'pubrec' && state === 'released') return 'repeat PUBREL'
     if (type === 'pubrec' && state === 'sent at QoS 2' && !isRefusal(code)) {
-      this.#states.set(packetId, 'received')
+      states.set(packetId, 'received')
       return 'received'
     }
     const wanted = state === 'sent at QoS 1' ? 'puback' : state === 'released' ? 'pubcomp' : 'pubrec'
     if (type !== wanted) throw protocolError(`${type} for a message ${state}`)
-    this.#states.delete(packetId)
+    states.delete(packetId)
     return 'acknowledged'
   }
 }

@@ -15,6 +15,8 @@ test('a certificate of the fleet is read once, and another one is not taken for 
   const second = reader.read(other)
   assert.notEqual(second.fingerprint, first.fingerprint)
   assert.ok(first.der.equals(one) && second.der.equals(other))
+  assert.equal(second.issuer, first.issuer)
+  assert.notEqual(second.subject, first.subject)
 })
 
 test('nothing is kept of a certificate that is not of the fleet, or not any more', async () => {
