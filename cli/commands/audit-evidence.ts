@@ -132,7 +132,8 @@ async function* linesOf(client: AdminClient, { log, to, seal }: AuditSeal): Asyn
   let at = log.from.seq
   // A log that begins with a checkpoint has it before any entry.
   for (let isFirst = true; at < to.seq || isFirst; isFirst = false) {
-    const { items, next } = await client.readAuditChain(at)
+    const before = at
+    const { items, next } = await client.readAuditChain(before)
     for (const item of items) {
       if (item.kind === 'entry' && item.seq > to.seq) break
       if (item.kind === 'entry') at = item.seq
@@ -141,7 +142,7 @@ async function* linesOf(client: AdminClient, { log, to, seal }: AuditSeal): Asyn
       yield item
     }
     // An entry that is missing is for the verification to find.
-    if (next === at || items.length === 0 || next >= to.seq) break
+    if (at === before || next >= to.seq) break
   }
   yield seal
 }

@@ -303,4 +303,17 @@ suite('the audit log as evidence', () => {
     )
     assert.equal((await run('verify', path('nowhere'))).code, 2)
   })
+
+  test('a log of more entries than a page of the API has is exported and verified to its end', async () => {
+    const devices = Array.from({ length: 1_000 }, (_, n) => ({ id: `many-${n}`, profile: 'camera' }))
+    assert.equal((await fleet.admin('POST', '/devices/import', { devices })).status, 200)
+    const { out } = await run('export', '--out', path('long'), '--data', fleet.dataDir)
+    const long = entries(read('long'))
+    assert.ok(long.length > 1_000 && out.startsWith(`${long.length} entries`), out)
+    for (const file of [[path('long')], []]) {
+      const { code, out, err } = await run('verify', ...file, '-o', 'json', '--data', fleet.dataDir)
+      assert.equal(code, 0, err)
+      assert.equal(JSON.parse(out).last, long.length)
+    }
+  })
 })
