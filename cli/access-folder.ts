@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import { InvalidArgumentError, Option } from 'commander'
 import { type Role, roles } from '../contract/operator-api.ts'
 import { changeEndpoints, commandLine, type Endpoints, readEndpoints, writeEndpoints } from '../runtime/endpoints.ts'
-import { FleetError } from '../runtime/errors.ts'
+import { FleetError, systemFault } from '../runtime/errors.ts'
 import { writeFileAtomic } from '../runtime/files.ts'
 
 type Credential = Pick<Endpoints, 'operatorCertificate' | 'operatorKey' | 'apiTokenFile'>
@@ -67,6 +67,6 @@ export function readText(path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch (cause) {
-    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+    throw new FleetError('data_damaged', `${path} cannot be read: ${systemFault(cause)}`, { cause })
   }
 }

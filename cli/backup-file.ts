@@ -2,7 +2,7 @@
 import { randomBytes, type ScryptOptions, scrypt } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { type BackupHead, backupHead } from '../contract/backup.ts'
-import { FleetError } from '../runtime/errors.ts'
+import { FleetError, systemFault } from '../runtime/errors.ts'
 import { sealedKeyBytes } from '../runtime/sealed-stream.ts'
 
 /** 128 MiB and half a second for each guess. */
@@ -60,6 +60,6 @@ async function* octetsOf(path: string): AsyncGenerator<Buffer> {
   try {
     yield* createReadStream(path) as AsyncIterable<Buffer>
   } catch (cause) {
-    throw new FleetError('config_invalid', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+    throw new FleetError('config_invalid', `${path} cannot be read: ${systemFault(cause)}`, { cause })
   }
 }

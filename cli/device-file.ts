@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { InvalidArgumentError } from 'commander'
 import { z } from 'zod'
 import { createDevice, createToken } from '../contract/admin-api.ts'
+import { systemFault } from '../runtime/errors.ts'
 import { describeIssue } from '../runtime/yaml.ts'
 
 const columns = ['id', 'profile', 'groups', 'attributes'] as const
@@ -54,7 +55,7 @@ function readText(path: string): string {
     if (octets.length > maxBytes) throw new Error(`it has more than ${maxBytes} bytes`)
     return new TextDecoder('utf-8', { fatal: true }).decode(octets)
   } catch (error) {
-    throw new InvalidArgumentError(`It cannot be read: ${(error as Error).message}.`)
+    throw new InvalidArgumentError(`It cannot be read: ${systemFault(error)}.`)
   }
 }
 

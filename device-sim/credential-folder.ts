@@ -21,7 +21,7 @@ import {
 } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { parsePem } from '../pki/certificate.ts'
-import { FleetError } from '../runtime/errors.ts'
+import { FleetError, systemFault } from '../runtime/errors.ts'
 import { readPrivateFile, syncFolder, writeFileAtomic } from '../runtime/files.ts'
 import type { Trust } from './est-client.ts'
 import { certificateOf, type Identity } from './identity.ts'
@@ -85,7 +85,7 @@ export class CredentialFolder {
       }
     } catch (cause) {
       if (cause instanceof FleetError) throw cause
-      throw new FleetError('data_damaged', `${this.path} cannot be read: ${(cause as Error).message}`, { cause })
+      throw new FleetError('data_damaged', `${this.path} cannot be read: ${systemFault(cause)}`, { cause })
     }
   }
 

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { type DeviceId, isDeviceId, nameRule } from '../contract/ids.ts'
-import { FleetError } from '../runtime/errors.ts'
+import { FleetError, systemFault } from '../runtime/errors.ts'
 
 export type SimulatorOptions = {
   est: string
@@ -60,7 +60,7 @@ export function readToken(path: string): string {
   try {
     return readFileSync(path, 'utf8').trim()
   } catch (cause) {
-    throw invalid(`--token-file: ${path} cannot be read: ${(cause as Error).message}`, cause)
+    throw invalid(`--token-file: ${path} cannot be read: ${systemFault(cause)}`, cause)
   }
 }
 

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { z } from 'zod'
 import { type Configuration, configuration } from '../contract/configuration.ts'
-import { FleetError } from './errors.ts'
+import { FleetError, systemFault } from './errors.ts'
 import { childOf, keysOf, unwrap } from './schema.ts'
 import { describeIssue, parseYaml, readYaml } from './yaml.ts'
 
@@ -33,7 +33,7 @@ export function readConfig(input: ConfigInput): { value: Configuration; sourceOf
     try {
       text = readFileSync(input.file, 'utf8')
     } catch (cause) {
-      throw new FleetError('config_invalid', `${input.file} cannot be read: ${(cause as Error).message}`, { cause })
+      throw new FleetError('config_invalid', `${input.file} cannot be read: ${systemFault(cause)}`, { cause })
     }
     ;({ placeOf } = readYaml(text, configuration, input.file, 'config_invalid'))
     tree = parseYaml(text, z.looseObject({}), input.file, 'config_invalid')

@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { FleetError } from './errors.ts'
+import { FleetError, systemFault } from './errors.ts'
 
 /**
  * Writes `path` whole or not at all: a new file beside it, synced, then renamed over it.
@@ -32,7 +32,7 @@ export function writeFileAtomic(path: string, content: string | Uint8Array, mode
     renameSync(draft, path)
   } catch (error) {
     rmSync(draft, { force: true })
-    throw new FleetError('data_damaged', `${path} cannot be written: ${(error as Error).message}`, { cause: error })
+    throw new FleetError('data_damaged', `${path} cannot be written: ${systemFault(error)}`, { cause: error })
   }
   syncFolder(dirname(path))
 }
@@ -59,7 +59,7 @@ export function readPrivateFile(path: string): string {
     mode = statSync(path).mode
     text = readFileSync(path, 'utf8')
   } catch (cause) {
-    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+    throw new FleetError('data_damaged', `${path} cannot be read: ${systemFault(cause)}`, { cause })
   }
   if (process.platform !== 'win32' && (mode & 0o077) !== 0) {
     const seen = (mode & 0o777).toString(8).padStart(4, '0')

@@ -1,7 +1,7 @@
 /** Passwords as argon2id hashes in the PHC string form, and files of them by device. */
 import { argon2, timingSafeEqual } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { FleetError } from './errors.ts'
+import { FleetError, systemFault } from './errors.ts'
 
 export type PasswordHash = { memoryKiB: number; passes: number; parallelism: number; salt: Buffer; tag: Buffer }
 type Cost = Pick<PasswordHash, 'memoryKiB' | 'passes' | 'parallelism'>
@@ -57,7 +57,7 @@ export function readPasswordFile(path: string): Map<string, PasswordHash> {
   try {
     text = readFileSync(path, 'utf8')
   } catch (cause) {
-    throw new FleetError('config_invalid', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+    throw new FleetError('config_invalid', `${path} cannot be read: ${systemFault(cause)}`, { cause })
   }
   if (text.length > maxFileBytes)
     throw new FleetError('config_invalid', `${path} is larger than ${maxFileBytes} octets`)

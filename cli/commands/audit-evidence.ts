@@ -6,7 +6,7 @@ import { pipeline } from 'node:stream/promises'
 import type { Command } from 'commander'
 import { type AuditLine, type AuditSeal, auditLine, checkpointBody, sealBody } from '../../contract/audit-api.ts'
 import { readEndpoints } from '../../runtime/endpoints.ts'
-import { FleetError } from '../../runtime/errors.ts'
+import { FleetError, systemFault } from '../../runtime/errors.ts'
 import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import { type AuditFindings, AuditVerification, broken } from '../audit-verification.ts'
 import { Interrupted, type Io } from '../io.ts'
@@ -81,7 +81,7 @@ async function writeNew(path: string, lines: AsyncIterable<string>): Promise<voi
     // So that two exports do not take turns in writing.
     await (await open(path, 'wx', 0o600)).close()
   } catch (cause) {
-    throw new FleetError('conflict', `${path} cannot be made: ${(cause as Error).message}`, { cause })
+    throw new FleetError('conflict', `${path} cannot be made: ${systemFault(cause)}; name another file`, { cause })
   }
   try {
     await pipeline(lines, createWriteStream(draft, { mode: 0o600, flush: true }))
@@ -158,8 +158,9 @@ async function* readExport(path: string): AsyncGenerator<AuditLine> {
     }
   } catch (cause) {
     if (cause instanceof FleetError) throw cause
-    const { code, message } = cause as NodeJS.ErrnoException
-    if (code !== undefined) throw new FleetError('config_invalid', `${path} cannot be read: ${message}`, { cause })
+    const { code } = cause as NodeJS.ErrnoException
+    if (code !== undefined)
+      throw new FleetError('config_invalid', `${path} cannot be read: ${systemFault(cause)}`, { cause })
     throw broken(`line ${number} of ${path} is not of an export`, cause)
   } finally {
     input.destroy()

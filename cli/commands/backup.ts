@@ -5,7 +5,7 @@ import type { Readable } from 'node:stream'
 import { type Command, InvalidArgumentError } from 'commander'
 import type { BackupSummary } from '../../contract/backup.ts'
 import { commandLine } from '../../runtime/endpoints.ts'
-import { FleetError } from '../../runtime/errors.ts'
+import { FleetError, systemFault } from '../../runtime/errors.ts'
 import { openStream } from '../../runtime/sealed-stream.ts'
 import { openAdminClient } from '../admin-client.ts'
 import { type KeyParameters, keyOf, newParameters, openBackup } from '../backup-file.ts'
@@ -73,11 +73,12 @@ async function create(io: Io, path: string, { data, output, ...options }: Common
   const parameters = newParameters()
   const key = await keyOf(await passphraseOf(io, options, { isNew: true }), parameters)
   const draft = `${path}.part`
+  const stop = io.untilSignal()
   // Nothing is written over, and two backups do not take turns in writing.
   await (await newFile(path)).close()
   try {
     await using file = await newFile(draft)
-    const records = await writeBackup(io, { file, parameters, key, answer: await client.createBackup(key) })
+    const records = await writeBackup(io, { file, parameters, key, answer: await client.createBackup(key), stop })
     await file.sync()
     await rename(draft, path)
     print(io, { data, output }, { file: path, records }, () => `${records} records are in ${path}\n`)
@@ -87,12 +88,10 @@ async function create(io: Io, path: string, { data, output, ...options }: Common
   }
 }
 
+type Writing = { file: FileHandle; parameters: KeyParameters; key: Buffer; answer: Readable; stop: AbortSignal }
+
 /** Opens at once what it writes: what is in the file then is known to be whole. */
-async function writeBackup(
-  io: Io,
-  { file, parameters, key, answer }: { file: FileHandle; parameters: KeyParameters; key: Buffer; answer: Readable },
-): Promise<number> {
-  const stop = io.untilSignal()
+async function writeBackup(io: Io, { file, parameters, key, answer, stop }: Writing): Promise<number> {
   const octets = answer[Symbol.asyncIterator]() as AsyncIterator<Buffer>
   let start = Buffer.alloc(0)
   while (start.length < 4) {
@@ -123,7 +122,7 @@ async function newFile(path: string): Promise<FileHandle> {
   try {
     return await open(path, 'wx', 0o600)
   } catch (cause) {
-    throw new FleetError('conflict', `${path} cannot be made: ${(cause as Error).message}`, { cause })
+    throw new FleetError('conflict', `${path} cannot be made: ${systemFault(cause)}; name another file`, { cause })
   }
 }
 
@@ -151,7 +150,7 @@ async function passphraseOf(io: Io, { passphraseFile }: Passphrase, { isNew }: {
   if (isNew && passphrase.length < shortest) {
     throw new FleetError(
       'key_passphrase',
-      `the passphrase has ${passphrase.length} characters; it protects the keys of the CA: ${shortest} at least`,
+      `the passphrase has ${passphrase.length} characters, and ${shortest} is the least: it protects the keys of the CA; type a longer one, or give --passphrase-file or ${backupPassphraseName}`,
     )
   }
   if (isNew && given === undefined && (await io.readSecret('again: ')) !== passphrase) {

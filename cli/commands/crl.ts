@@ -5,7 +5,7 @@ import type { CrlView } from '../../contract/crl-api.ts'
 import { parseCertificate, parsePem } from '../../pki/certificate.ts'
 import { importPublicKey } from '../../pki/public-key.ts'
 import { describeRevocationList, isSignedBy, type ListFacts, maxListBytes } from '../../pki/revocation-list.ts'
-import { FleetError } from '../../runtime/errors.ts'
+import { FleetError, systemFault } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { ask, type Common, examples, outputOption, print, withCommon } from './shared.ts'
@@ -153,6 +153,6 @@ function readNamed(file: string): Buffer {
     if (statSync(file).size > maxListBytes * 2) throw new Error('it is larger than any list')
     return readFileSync(file)
   } catch (error) {
-    throw new InvalidArgumentError(`It cannot be read: ${(error as Error).message}.`)
+    throw new InvalidArgumentError(`It cannot be read: ${systemFault(error)}.`)
   }
 }

@@ -7,7 +7,7 @@ import { CredentialFolder, requireOwn } from '../../device-sim/credential-folder
 import { EstClient, EstError, fetchTrust, type MakeCsr } from '../../device-sim/est-client.ts'
 import { identityOf } from '../../device-sim/identity.ts'
 import { type ClientKeyType, createCsr, createKeyAndCsr } from '../../pki/x509.ts'
-import { FleetError } from '../../runtime/errors.ts'
+import { FleetError, systemFault } from '../../runtime/errors.ts'
 import { readPrivateFile } from '../../runtime/files.ts'
 import { estCall } from '../est-call.ts'
 import { aborted, Interrupted, type Io } from '../io.ts'
@@ -173,7 +173,7 @@ function readText(path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch (cause) {
-    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+    throw new FleetError('data_damaged', `${path} cannot be read: ${systemFault(cause)}`, { cause })
   }
 }
 

@@ -7,7 +7,7 @@ import { configuration } from '../../contract/configuration.ts'
 import { setUpSummary } from '../../contract/set-up.ts'
 import { loadConfig } from '../../runtime/config.ts'
 import { commandLine } from '../../runtime/endpoints.ts'
-import { FleetError } from '../../runtime/errors.ts'
+import { FleetError, systemFault } from '../../runtime/errors.ts'
 import { answerOf, requireAnswer } from '../answering-process.ts'
 import { type Io, settingsOf } from '../io.ts'
 import { fields } from '../output.ts'
@@ -101,6 +101,6 @@ names: ${JSON.stringify(names)}
   try {
     writeFileSync(path, text, { flag: 'wx' })
   } catch (cause) {
-    throw new FleetError('data_damaged', `${path} cannot be written: ${(cause as Error).message}`, { cause })
+    throw new FleetError('data_damaged', `${path} cannot be written: ${systemFault(cause)}`, { cause })
   }
 }

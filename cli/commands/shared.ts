@@ -18,6 +18,7 @@ import {
   type SerialNumber,
 } from '../../contract/ids.ts'
 import { loadConfig } from '../../runtime/config.ts'
+import { systemFault } from '../../runtime/errors.ts'
 import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { json, visible, yaml } from '../output.ts'
@@ -218,6 +219,6 @@ export function readLines(path: string): string[] {
       .replace(/^\ufeff/, '')
       .split(/\r?\n/)
   } catch (error) {
-    throw new InvalidArgumentError(`It cannot be read: ${(error as Error).message}.`)
+    throw new InvalidArgumentError(`It cannot be read: ${systemFault(error)}.`)
   }
 }

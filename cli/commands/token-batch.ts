@@ -9,6 +9,9 @@ import { type Common, print } from './shared.ts'
 
 export const tokenColumns = ['deviceId', 'profile', 'token', 'expiresAt'] as const
 
+/** For a person: a wrong profile refuses all of them alike. */
+const shownRefusals = 20
+
 type Order = { rows: Row<TokenRow>[]; given: { profile?: string; groups?: string[] }; ttlMs: number }
 type Outcome = TokenReceipt['tokens'][number]
 
@@ -50,12 +53,18 @@ export async function createMany(io: Io, options: Common, { rows, given, ttlMs }
         ),
   )
   if (refused.length > 0 && (options.output === 'csv' || options.output === 'table')) {
-    const cells = refused.map(({ deviceId, code, detail }) => [deviceId, code, detail])
-    io.err(table(['refused', 'code', 'why'], cells, false))
+    const cells = refused.slice(0, shownRefusals).map(({ deviceId, code, detail }) => [deviceId, code, detail])
+    const more = refused.length - cells.length
+    io.err(
+      table(['refused', 'code', 'why'], cells, false) + (more > 0 ? `and ${more} more; -o json has them all\n` : ''),
+    )
   }
   if (stopped !== undefined) throw stopped
   if (refused.length === 0) return
-  const sentence = `${refused.length} of ${rows.length} devices were given no token; the others were`
+  const sentence =
+    made.length === 0
+      ? `no token was made for any of ${rows.length} devices`
+      : `${refused.length} of ${rows.length} devices were given no token; the others were`
   throw new FleetError('conflict', sentence, { context: { refused: true } })
 }
 

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { Configuration } from '../../contract/configuration.ts'
 import { parseCertificate, parsePem } from '../../pki/certificate.ts'
 import { commandLine, shellQuoted } from '../../runtime/endpoints.ts'
+import { systemFault } from '../../runtime/errors.ts'
 import { isOfGateway } from '../access-folder.ts'
 import { type Finding, fail, ok, validity, warn } from './finding.ts'
 
@@ -100,7 +101,7 @@ export function lookAtCertificates(dataDir: string, now: Date): Finding[] {
         .slice(0, 1)
         .map((der) => validity('certificates', path, parseCertificate(der), now, fix))
     } catch (error) {
-      const sentence = `${path} cannot be read: ${(error as Error).message}`
+      const sentence = `${path} cannot be read: ${systemFault(error)}`
       return [fail('certificates', sentence, 'restore it from a backup')]
     }
   })

@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type DeviceId, isDeviceId, nameRule } from '../../contract/ids.ts'
-import { FleetError } from '../../runtime/errors.ts'
+import { FleetError, systemFault } from '../../runtime/errors.ts'
 import { type EstClient, EstError } from '../est-client.ts'
 import { certificateOf, enrollIdentity, type Identity, renewIdentity } from '../identity.ts'
 import { readIdentity, writeIdentity } from '../identity-file.ts'
@@ -107,7 +107,7 @@ function readTokens(file: string): string {
   try {
     return readFileSync(file, 'utf8')
   } catch (cause) {
-    throw invalid(`--tokens: ${file} cannot be read: ${(cause as Error).message}`, cause)
+    throw invalid(`--tokens: ${file} cannot be read: ${systemFault(cause)}`, cause)
   }
 }
 

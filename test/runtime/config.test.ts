@@ -83,7 +83,7 @@ test('a fault in the file is told with line, column and key', () => {
 test('a file that is not YAML, holds a key twice, is missing, or is a list is refused by name', () => {
   assert.match(fault({ file: file('a: [') }), /\.yaml:1:\d+: /)
   assert.match(fault({ file: file('data: a\ndata: b\n') }), /\.yaml:2:1: Map keys must be unique/)
-  assert.match(fault({ file: join(folder, 'absent.yaml') }), /absent\.yaml cannot be read: ENOENT/)
+  assert.match(fault({ file: join(folder, 'absent.yaml') }), /absent\.yaml cannot be read: there is no such file/)
   assert.match(fault({ file: file('- a\n') }), /expected object/)
 })
 

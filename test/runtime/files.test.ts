@@ -68,6 +68,6 @@ test('a private file that others can read is refused with the command that mends
 test('a private file that is missing is named', () => {
   assert.throws(() => readPrivateFile(join(folder, 'absent')), {
     code: 'data_damaged',
-    message: /absent cannot be read: ENOENT/,
+    message: /absent cannot be read: there is no such file/,
   })
 })
