@@ -7,7 +7,7 @@ import { z } from 'zod'
 import type { pageOf } from '../contract/admin-api.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
 import { commandLine, type Endpoints } from '../runtime/endpoints.ts'
-import { FleetError, isFleetError } from '../runtime/errors.ts'
+import { FleetError, isFleetError, systemFault } from '../runtime/errors.ts'
 import { readPassphrase, readPrivateFile } from '../runtime/files.ts'
 
 // The admin listener may be reached by any address; what its certificate proves is this name.
@@ -70,8 +70,7 @@ export class AdminConnection implements Disposable {
   }
 
   async call<T extends z.ZodType>(schema: T, call: Call): Promise<z.output<T>> {
-    const headers: Record<string, string> = { accept: 'application/json' }
-    if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`
+    const headers = this.#headers({ accept: 'application/json' })
     if (call.body !== undefined) headers['content-type'] = 'application/json'
     if (call.method !== 'GET') headers['idempotency-key'] = randomUUID()
     let answer: Answer
@@ -100,8 +99,7 @@ export class AdminConnection implements Disposable {
    * @param after id of the last one that was seen
    */
   async *follow(path: string, after: number | undefined, stop: AbortSignal): AsyncGenerator<unknown> {
-    const headers: Record<string, string> = { accept: 'text/event-stream' }
-    if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`
+    const headers = this.#headers({ accept: 'text/event-stream' })
     if (after !== undefined) headers['last-event-id'] = String(after)
     const sent = request(new URL(path, this.#base), { agent: this.#agent, headers, signal: stop })
     sent.end()
@@ -133,7 +131,7 @@ export class AdminConnection implements Disposable {
 
   /** An answer of octets that may be long, as they come. */
   async download(path: string, body: unknown): Promise<IncomingMessage> {
-    const headers = { 'content-type': 'application/json' }
+    const headers = this.#headers({ 'content-type': 'application/json' })
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
       const sent = request(new URL(path, this.#base), { agent: this.#agent, method: 'POST', headers }, resolve)
       sent.setTimeout(answerTimeoutMs, () => sent.destroy(new DOMException('no octet came', 'TimeoutError')))
@@ -143,6 +141,10 @@ export class AdminConnection implements Disposable {
     const status = response.statusCode ?? 0
     if (status < 400) return response
     throw problemOf({ status, text: (await response.toArray()).join('') })
+  }
+
+  #headers(headers: Record<string, string>): Record<string, string> {
+    return this.#token === undefined ? headers : { ...headers, authorization: `Bearer ${this.#token}` }
   }
 
   #send(call: Call, headers: Record<string, string>): Promise<Answer> {
@@ -214,6 +216,6 @@ function readFile(path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch (cause) {
-    throw new FleetError('data_damaged', `${path} cannot be read: ${(cause as Error).message}`, { cause })
+    throw new FleetError('data_damaged', `${path} cannot be read: ${systemFault(cause)}`, { cause })
   }
 }

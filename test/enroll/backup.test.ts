@@ -41,9 +41,13 @@ suite('a backup', () => {
     await fleet[Symbol.asyncDispose]()
   })
 
-  /** What a client gets, unsealed and unpacked, while other changes go on. */
+  /** What a program with an API token gets, unsealed and unpacked, while other changes go on. */
   async function linesOf({ endpoints, admin }: EnrollHarness): Promise<string[]> {
-    using client = new AdminClient({ ...endpoints, mqtts: 'mqtts://localhost:1' }, folder)
+    const { body } = await admin.call(fleet, 'POST', '/api-tokens', { name: 'nightly', role: 'admin' })
+    writeFileSync(place('api-token'), body.token, { mode: 0o600 })
+    const { operatorCertificate: _certificate, operatorKey: _key, ...gateway } = endpoints
+    const access = { ...gateway, mqtts: 'mqtts://localhost:1', apiTokenFile: place('api-token') }
+    using client = new AdminClient(access, folder)
     const key = randomBytes(32)
     const writing = Array.from({ length: 8 }, (_, n) =>
       admin.call(fleet, 'POST', '/devices', { id: `w-${n}`, profile: 'camera' }),
@@ -215,8 +219,8 @@ suite('a backup', () => {
     assert.deepEqual(
       body.items.map(({ actor, outcome }: Record<string, string>) => [actor, outcome]),
       [
-        ['operator:operator', 'intended'],
-        ['operator:operator', 'done'],
+        ['api-token:nightly', 'intended'],
+        ['api-token:nightly', 'done'],
       ],
     )
   })
