@@ -25,6 +25,10 @@ import {
   disallowReceipt,
   type HoldReceipt,
   holdReceipt,
+  type listApprovals,
+  type listCertificates,
+  type listDevices,
+  type listTokens,
   type PolicyView,
   policyView,
   type ReadmitDevice,
@@ -34,8 +38,10 @@ import {
   type StatusView,
   statusView,
   type TheftReceipt,
+  type TokenRecordView,
   type TokenView,
   theftReceipt,
+  tokenRecordView,
   tokenView,
 } from '../contract/admin-api.ts'
 import {
@@ -112,6 +118,9 @@ export function openAdminClient(dataDir: string): AdminClient {
 
 const reconnectMs = 1_000
 
+/** What a list may be asked for; those that are undefined are not asked. */
+type Filter<S extends z.ZodObject> = Partial<Record<Exclude<keyof S['shape'], 'cursor' | 'limit'>, Query[string]>>
+
 /** The admin API, one method for each thing that it can be asked; each throws what `AdminConnection` does. */
 export class AdminClient implements Disposable {
   readonly #connection: AdminConnection
@@ -152,8 +161,8 @@ export class AdminClient implements Disposable {
     return this.#call(deviceView, { method: 'POST', path: '/v1/devices', body })
   }
 
-  listDevices(query: { group?: string; profile?: string; status?: string }): Promise<DeviceView[]> {
-    return this.#pages(deviceView, '/v1/devices', query)
+  listDevices(filter: Filter<typeof listDevices>): Promise<DeviceView[]> {
+    return this.#pages(deviceView, '/v1/devices', filter)
   }
 
   getDevice(id: string): Promise<DeviceView> {
@@ -250,8 +259,12 @@ export class AdminClient implements Disposable {
     return this.#pages(lateRenewalView, '/v1/late-renewals', {})
   }
 
-  listApprovals(query: { decision?: string }): Promise<ApprovalView[]> {
-    return this.#pages(approvalView, '/v1/approvals', query)
+  listTokens(filter: Filter<typeof listTokens>): Promise<TokenRecordView[]> {
+    return this.#pages(tokenRecordView, '/v1/tokens', filter)
+  }
+
+  listApprovals(filter: Filter<typeof listApprovals>): Promise<ApprovalView[]> {
+    return this.#pages(approvalView, '/v1/approvals', filter)
   }
 
   getApproval(id: string): Promise<ApprovalView> {
@@ -266,19 +279,8 @@ export class AdminClient implements Disposable {
     return this.#call(approvalView, { method: 'POST', path: `/v1/approvals/${encodeURIComponent(id)}/deny`, body })
   }
 
-  listCertificates(query: {
-    deviceId?: string
-    kind?: string
-    status?: string
-    profile?: string
-    subject?: string
-    fingerprint?: string
-    issuer?: string
-    issuedFrom?: string
-    issuedTo?: string
-    expiresInMs?: number
-  }): Promise<CertificateView[]> {
-    return this.#pages(certificateView, '/v1/certificates', query)
+  listCertificates(filter: Filter<typeof listCertificates>): Promise<CertificateView[]> {
+    return this.#pages(certificateView, '/v1/certificates', filter)
   }
 
   registerCertificate(body: RegisterCertificate): Promise<CertificateView> {

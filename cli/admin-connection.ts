@@ -16,7 +16,7 @@ const answerTimeoutMs = 15_000
 const maxAnswerBytes = 64 * 1024 * 1024
 const pageSize = 1_000
 
-export type Query = Record<string, string | number | undefined>
+export type Query = Record<string, string | number | readonly string[] | undefined>
 export type Call = {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   path: string
@@ -150,7 +150,7 @@ export class AdminConnection implements Disposable {
   #send(call: Call, headers: Record<string, string>): Promise<Answer> {
     const url = new URL(call.path, this.#base)
     for (const [name, value] of Object.entries(call.query ?? {})) {
-      if (value !== undefined) url.searchParams.set(name, String(value))
+      for (const one of [value ?? []].flat()) url.searchParams.append(name, String(one))
     }
     const body = call.body === undefined ? undefined : JSON.stringify(call.body)
     const timeout = AbortSignal.timeout(answerTimeoutMs + (call.waitMs ?? 0))

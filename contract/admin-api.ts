@@ -17,6 +17,7 @@ import {
   isSerialNumber,
   nameRule,
   revocationReasons,
+  statusReasons,
 } from './ids.ts'
 import { reloaded } from './live-settings.ts'
 import { policyDocument } from './policy-document.ts'
@@ -82,19 +83,22 @@ export const listAllowances = z.strictObject({
 export const changeDevice = z.strictObject({
   attributes: attributeChanges.describe('Sets those with a text, takes away those with null, leaves the others'),
 })
+const wantedAttribute = z.string().regex(/^[^=]{1,64}=.{1,256}$/su, 'an attribute is NAME=VALUE')
 export const listDevices = z.strictObject({
   group: groupName.optional(),
   profile: profileName.optional(),
   status: z.enum(deviceStatuses).optional(),
   attribute: z
-    .string()
-    .regex(/^[^=]{1,64}=.{1,256}$/su, 'an attribute is NAME=VALUE')
+    .union([wantedAttribute, z.array(wantedAttribute).max(32)])
     .optional()
-    .describe('NAME=VALUE'),
+    .describe('NAME=VALUE; given several times, all of them'),
   serial: serialNumber.optional().describe('Of its current certificate'),
   stolen: z.stringbool().optional(),
+  reason: z.enum(revocationReasons).optional().describe('Revoked for this'),
   createdFrom: instant.optional(),
   createdTo: instant.optional().describe('Created before this instant'),
+  revokedFrom: instant.optional(),
+  revokedTo: instant.optional().describe('Revoked before this instant'),
   ...paging,
 })
 export const waitMs = z.int().min(0).max(60_000).default(0).describe('How long to wait for every broker to confirm')
@@ -136,6 +140,7 @@ export const registerCertificate = z.strictObject({
 })
 export const certificateKinds = ['device', 'foreign', 'server', 'broker', 'operator', 'responder', 'auditor'] as const
 export const certificateStatuses = ['reserved', 'issued', 'held', 'revoked'] as const
+const sha256 = z.string().refine(isFingerprint, { error: 'a fingerprint is 64 lower-case hex digits' })
 export const listCertificates = z.strictObject({
   deviceId: deviceId.optional(),
   kind: z.enum(certificateKinds).optional(),
@@ -143,9 +148,10 @@ export const listCertificates = z.strictObject({
   profile: z.string().max(64).optional(),
   label: labelName.optional().describe('EST label that it was enrolled under'),
   serial: serialNumber.optional(),
-  fingerprint: z.string().refine(isFingerprint, { error: 'a fingerprint is 64 lower-case hex digits' }).optional(),
+  fingerprint: sha256.optional(),
+  key: sha256.optional().describe('SHA-256 of its public key (SubjectPublicKeyInfo), as the audit log has it'),
   subject: z.string().max(512).optional().describe('As it is shown, or a part of it such as CN=cam-1'),
-  reason: z.enum([...revocationReasons, 'certificateHold']).optional(),
+  reason: z.enum(statusReasons).optional(),
   issuer: z
     .string()
     .max(256)
@@ -153,6 +159,9 @@ export const listCertificates = z.strictObject({
     .describe('Of this CA: ours by the label fleetgate or its fingerprint, another by its name as it is shown'),
   issuedFrom: instant.optional(),
   issuedTo: instant.optional().describe('Issued before this instant'),
+  revokedFrom: instant.optional(),
+  revokedTo: instant.optional().describe('Revoked before this instant'),
+  used: z.stringbool().optional().describe('Whether its device has been seen with it'),
   expiresBefore: instant.optional().describe('The first to expire first, those that have expired too'),
   expiresInMs: z.coerce
     .number()
@@ -260,6 +269,7 @@ export const certificateView = z.object({
   revokedAt: z.string().optional(),
   revocationReason: z.string().optional(),
   distributionPoint: z.string().optional().describe('The revocation list that its own text names'),
+  key: z.string().optional().describe('SHA-256 of its public key (SubjectPublicKeyInfo)'),
   pem: z.string().optional(),
 })
 const until = z.string().nullable().optional()

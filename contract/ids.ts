@@ -42,7 +42,8 @@ export const revocationReasons = [
 ] as const
 export type RevocationReason = (typeof revocationReasons)[number]
 /** Why a certificate does not count; a hold can be taken back. */
-export type StatusReason = RevocationReason | 'certificateHold'
+export const statusReasons = [...revocationReasons, 'certificateHold'] as const
+export type StatusReason = (typeof statusReasons)[number]
 
 /**
  * A client id is the device id itself, or the device id, `:` and a suffix of the device's choosing, 64 characters at

@@ -4,9 +4,11 @@ import { FleetError } from '../../runtime/errors.ts'
 import type { AdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
-import { ask, type Common, examples, groupNames, named, withCommon } from './shared.ts'
+import { ask, type Common, deviceId, examples, groupNames, named, profileName, withCommon } from './shared.ts'
 
 const shownDigits = 12
+
+type Filter = { all?: boolean; device?: string; profile?: string; label?: string }
 
 export function addApprovals(enroll: Command, io: Io): void {
   const approvals = enroll.command('approvals').description('certificate requests that wait for an operator')
@@ -14,11 +16,18 @@ export function addApprovals(enroll: Command, io: Io): void {
   examples(withCommon(approvals.command('ls'), named), 'enroll approvals ls', 'enroll approvals ls --all -o json')
     .description('list what waits')
     .option('--all', 'also what was decided, until it is forgotten')
-    .action((options: Common & { all?: boolean }) =>
+    .option('--device <id>', 'only those of this device', deviceId)
+    .option('--profile <name>', 'only those of this profile', profileName)
+    .option('--label <name>', 'only those under this EST label')
+    .action(({ all = false, device, profile, label, ...options }: Common & Filter) =>
       ask(
         io,
         options,
-        async (client) => ({ items: await client.listApprovals(options.all ? {} : { decision: 'pending' }) }),
+        async (client) => ({
+          items: await client.listApprovals({
+            ...{ decision: all ? undefined : 'pending', deviceId: device, profile, label },
+          }),
+        }),
         list,
       ),
     )

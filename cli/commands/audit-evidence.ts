@@ -12,7 +12,7 @@ import { type AuditFindings, AuditVerification, broken } from '../audit-verifica
 import { Interrupted, type Io } from '../io.ts'
 import { fields } from '../output.ts'
 import { progressBar } from '../progress.ts'
-import { type Common, examples, fingerprint, instant, print, withCommon } from './shared.ts'
+import { type Common, examples, fingerprint, instant, instantForms, print, withCommon } from './shared.ts'
 
 type Range = { since?: string; until?: string }
 type Verify = { data: string; output: Common['output']; root?: string; continues?: string }
@@ -28,7 +28,7 @@ export function addEvidence(audit: Command, io: Io): void {
   )
     .description('write the log with its checkpoints to a file, or to standard output; the gateway goes on meanwhile')
     .option('--out <file>', 'a file that there is not yet')
-    .option('--since <time>', 'from then on: a day, an instant, or so long ago as in 24h', instant)
+    .option('--since <time>', `from then on: ${instantForms}`, instant)
     .option('--until <time>', 'and before then', instant)
     .action(({ out, since, until, ...options }: Common & Range & { out?: string }) =>
       exportLog(io, options, { out, since, until }),

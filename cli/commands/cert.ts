@@ -6,24 +6,47 @@ import {
   certificateKinds,
   certificateStatuses,
 } from '../../contract/admin-api.ts'
-import type { DeviceId } from '../../contract/ids.ts'
+import { type DeviceId, statusReasons } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { addCertInspect } from './cert-inspect.ts'
 import { addCertVerify } from './cert-verify.ts'
 import { type CredentialOptions, isCredential, revokeCredential } from './credential.ts'
-import { ask, type Common, deviceId, duration, examples, named, serialNumber, withCommon } from './shared.ts'
+import {
+  ask,
+  type Common,
+  deviceId,
+  duration,
+  examples,
+  fingerprint,
+  instant,
+  instantForms,
+  named,
+  serialNumber,
+  withCommon,
+} from './shared.ts'
 import { brokersOf, change, reasonOption, waiting } from './waiting.ts'
 
 type Filter = {
   device?: string
   expiresIn?: number
+  expiresBefore?: string
   kind?: string
   status?: string
   profile?: string
+  label?: string
   subject?: string
   issuer?: string
+  serial?: string
+  fingerprint?: string
+  key?: string
+  reason?: string
+  used?: boolean
+  issuedSince?: string
+  issuedUntil?: string
+  revokedSince?: string
+  revokedUntil?: string
 }
 
 export function addCert(program: Command, io: Io): void {
@@ -36,6 +59,7 @@ export function addCert(program: Command, io: Io): void {
     'cert ls',
     'cert ls --device cam-1 -o json',
     'cert ls --expires-in 30d',
+    'cert ls --status revoked --reason keyCompromise --revoked-since 7d',
   )
     .description('list certificates')
     .option('--device <id>', 'only those of this device', deviceId)
@@ -44,24 +68,41 @@ export function addCert(program: Command, io: Io): void {
       'only those that are good now and will not be then, the first to expire first',
       duration(1, 3_650 * 86_400_000),
     )
+    .addOption(
+      new Option('--expires-before <time>', 'only those that end before this day or instant, or have ended')
+        .argParser(instant)
+        .conflicts('expiresIn'),
+    )
     .addOption(new Option('--kind <kind>', 'only those of this kind').choices(certificateKinds))
     .addOption(new Option('--status <status>', 'only those with this status').choices(certificateStatuses))
     .option('--profile <name>', 'only those of this profile')
+    .option('--label <name>', 'only those that were enrolled under this EST label')
     .option('--subject <name>', 'only those with this subject, or this part of it, as CN=cam-1')
     .option('--issuer <ca>', 'only those of this CA: fleetgate, its fingerprint, or the name of another')
-    .action((options: Common & Filter) => {
-      const { device, expiresIn, kind, status, profile, subject, issuer } = options
+    .option('--serial <serial>', 'only this one', serialNumber)
+    .option('--fingerprint <sha256>', 'only the one with this SHA-256', fingerprint)
+    .option('--key <sha256>', 'only those for this public key, as cert show and the audit log name it', fingerprint)
+    .addOption(new Option('--reason <reason>', 'only those revoked for this, or held').choices(statusReasons))
+    .option('--used', 'only those that a device has been seen with')
+    .option('--no-used', 'only those that none has been seen with')
+    .option('--issued-since <time>', `only those issued from then on: ${instantForms}`, instant)
+    .option('--issued-until <time>', 'and before then', instant)
+    .option('--revoked-since <time>', 'only those revoked from then on', instant)
+    .option('--revoked-until <time>', 'and before then', instant)
+    .action(({ kind, status, profile, label, subject, issuer, serial, ...options }: Common & Filter) => {
+      const { device, expiresIn, expiresBefore, key, reason, used } = options
       const query = {
-        ...{ ...(device && { deviceId: device }), ...(expiresIn && { expiresInMs: expiresIn }) },
-        ...{ ...(kind && { kind }), ...(status && { status }), ...(profile && { profile }) },
-        ...{ ...(subject && { subject }), ...(issuer && { issuer }) },
+        ...{ deviceId: device, kind, status, profile, label, subject, issuer, serial, key, reason },
+        ...{ fingerprint: options.fingerprint, used: used?.toString(), expiresInMs: expiresIn, expiresBefore },
+        ...{ issuedFrom: options.issuedSince, issuedTo: options.issuedUntil },
+        ...{ revokedFrom: options.revokedSince, revokedTo: options.revokedUntil },
       }
       return ask(
         io,
         options,
         async (client) => {
           // "None" would be said of a device that there is not as well.
-          if (options.device !== undefined) await client.getDevice(options.device)
+          if (device !== undefined) await client.getDevice(device)
           return { items: await client.listCertificates(query) }
         },
         ({ items }) => list(items),
@@ -131,6 +172,7 @@ export function addCert(program: Command, io: Io): void {
         ['issuer', view.issuer],
         ['issuer serial', view.issuerSerial],
         ['fingerprint', view.fingerprint],
+        ['key', view.key],
         ['not before', view.notBefore],
         ['not after', view.notAfter],
         ['first used', view.firstUsedAt],

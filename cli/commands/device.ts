@@ -2,6 +2,7 @@ import { type Command, Option } from 'commander'
 import type { ChangeDevice, DeviceView } from '../../contract/admin-api.ts'
 import { attributePairs } from '../../contract/device-attributes.ts'
 import { deviceStatuses } from '../../contract/feed.ts'
+import { revocationReasons } from '../../contract/ids.ts'
 import type { Io } from '../io.ts'
 import { fields, table } from '../output.ts'
 import { addAllow } from './allow.ts'
@@ -16,8 +17,11 @@ import {
   examples,
   groupName,
   groupNames,
+  instant,
+  instantForms,
   named,
   profileName,
+  serialNumber,
   withCommon,
 } from './shared.ts'
 import { addStanding } from './standing.ts'
@@ -28,6 +32,20 @@ const newDevice = (id: string, options: { profile: string; group?: string[]; att
   groups: options.group ?? [],
   ...(options.attribute && { attributes: options.attribute }),
 })
+
+type Filter = {
+  group?: string
+  profile?: string
+  status?: string
+  attribute?: Attributes
+  serial?: string
+  stolen?: true
+  reason?: string
+  createdSince?: string
+  createdUntil?: string
+  revokedSince?: string
+  revokedUntil?: string
+}
 
 export function addDevice(program: Command, io: Io): void {
   const device = program.command('device').description('devices in the registry')
@@ -60,18 +78,35 @@ export function addDevice(program: Command, io: Io): void {
       return ask(io, options, (client) => client.changeDevice(id, { attributes }), details)
     })
 
-  examples(withCommon(device.command('ls'), named), 'device ls', 'device ls --profile camera --status revoked -o json')
+  examples(
+    withCommon(device.command('ls'), named),
+    'device ls',
+    'device ls --profile camera --attribute site=berlin',
+    'device ls --status revoked --reason keyCompromise --revoked-since 7d -o json',
+  )
     .description('list devices')
     .option('--group <name>', 'only those of this group', groupName)
     .option('--profile <name>', 'only those of this profile', profileName)
     .addOption(new Option('--status <status>', 'only those with this status').choices(deviceStatuses))
-    .action((options: Common & { group?: string; profile?: string; status?: string }) => {
-      const { group, profile, status } = options
-      const query = { ...(group && { group }), ...(profile && { profile }), ...(status && { status }) }
+    .option('--attribute <name=value>', 'only those that have it (may be repeated: all of them)', attribute)
+    .option('--serial <serial>', 'only the one whose current certificate this is', serialNumber)
+    .option('--stolen', 'only those that were reported stolen')
+    .addOption(new Option('--reason <reason>', 'only those revoked for this').choices(revocationReasons))
+    .option('--created-since <time>', `only those registered from then on: ${instantForms}`, instant)
+    .option('--created-until <time>', 'and before then', instant)
+    .option('--revoked-since <time>', 'only those revoked from then on', instant)
+    .option('--revoked-until <time>', 'and before then', instant)
+    .action(({ group, profile, status, serial, stolen, reason, ...options }: Common & Filter) => {
+      const filter = {
+        ...{ group, profile, status, serial, reason, stolen: stolen && 'true' },
+        attribute: options.attribute && attributePairs(options.attribute),
+        ...{ createdFrom: options.createdSince, createdTo: options.createdUntil },
+        ...{ revokedFrom: options.revokedSince, revokedTo: options.revokedUntil },
+      }
       return ask(
         io,
         options,
-        async (client) => ({ items: await client.listDevices(query) }),
+        async (client) => ({ items: await client.listDevices(filter) }),
         ({ items }) => list(items),
       )
     })

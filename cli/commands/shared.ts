@@ -182,6 +182,8 @@ export const duration =
     return ms
   }
 
+export const instantForms = 'a day, an instant, or so long ago as in 24h'
+
 /** A day (UTC), an instant, or so long ago, as an instant. */
 export function instant(text: string): string {
   const ago = /^\d{1,9}(ms|s|m|h|d)$/.test(text) ? duration(1, 36_500 * 86_400_000)(text) : undefined

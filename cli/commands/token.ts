@@ -22,6 +22,7 @@ import {
   withCommon,
 } from './shared.ts'
 import { createMany, tokenColumns } from './token-batch.ts'
+import { addTokenList } from './token-ls.ts'
 
 type Options = Common & {
   device?: DeviceId
@@ -41,6 +42,7 @@ const mostAtOnce = 100_000
 
 export function addToken(program: Command, io: Io): void {
   const token = program.command('token').description('one-time enrollment tokens')
+  addTokenList(token, io)
 
   examples(
     withCommon(token.command('create'), ['table', 'json', 'yaml', 'csv']),

@@ -23,7 +23,13 @@ import { putPolicy } from '../policy.ts'
 import { creationOf } from '../ra/batches.ts'
 import { createToken as mint } from '../ra/enrollment-tokens.ts'
 import { registerCertificate } from '../ra/foreign-certificate.ts'
-import { type CertificateRecord, getCertificate, isAlive, listCertificates } from '../registry/certificates.ts'
+import {
+  type CertificateRecord,
+  getCertificate,
+  isAlive,
+  isWithin,
+  listCertificates,
+} from '../registry/certificates.ts'
 import { findPolicy } from '../registry/policies.ts'
 import { listTokens, type TokenRecord } from '../registry/tokens.ts'
 import { confirmed } from './confirmed.ts'
@@ -64,8 +70,10 @@ export const issuanceRoutes = [
     answer: pageOf(certificateView),
     query: listQuery,
     handle: ({ query, asked: { now } }, { registry, issuing }) => {
-      const { issuer, issuedFrom, issuedTo, expiresInMs, expiresBefore, deviceId, status, serial, ...plain } = query
-      const { kind, profile, label, fingerprint, subject, reason } = plain
+      const { issuer, expiresInMs, expiresBefore, deviceId, status, serial, ...plain } = query
+      const { kind, profile, label, fingerprint, key, subject, reason, used } = plain
+      const isIssuedThen = isWithin(plain.issuedFrom, plain.issuedTo)
+      const isRevokedThen = isWithin(plain.revokedFrom, plain.revokedTo)
       const isSoon = expiresInMs !== undefined
       const expires = isSoon
         ? { expiresFrom: now, expiresBefore: new Date(now.getTime() + expiresInMs) }
@@ -76,10 +84,13 @@ export const issuanceRoutes = [
         (profile === undefined || doc.profile === profile) &&
         (label === undefined || doc.label === label) &&
         (fingerprint === undefined || doc.fingerprint === fingerprint) &&
+        (key === undefined || doc.spkiHash === key) &&
+        (used === undefined || (doc.firstUsedAt !== undefined) === used) &&
         (subject === undefined || isNamed(doc, subject)) &&
         (reason === undefined || doc.revocationReason === reason) &&
         (!isSoon || isAlive(doc)) &&
-        isIssuedWithin(doc, issuedFrom, issuedTo) &&
+        isIssuedThen(doc.issuedAt) &&
+        isRevokedThen(doc.revokedAt) &&
         isOfIssuer(doc)
       const filter = { deviceId, status, serial, ...expires, keep }
       return readPage('certificates', query, (paging) => listCertificates(registry, { ...filter, ...paging }), show)
@@ -168,10 +179,6 @@ const isNamed = ({ subject = '' }: CertificateRecord, text: string): boolean =>
 
 const issuerKeyOf = (der: string): string | undefined => parseCertificate(Buffer.from(der, 'base64')).authorityKeyId
 
-const isIssuedWithin = ({ issuedAt }: CertificateRecord, from: string | undefined, to: string | undefined): boolean =>
-  (from === undefined || (issuedAt !== undefined && new Date(issuedAt) >= new Date(from))) &&
-  (to === undefined || (issuedAt !== undefined && new Date(issuedAt) < new Date(to)))
-
 function requireSerial(text: string | undefined) {
   const serial = serialNumber.safeParse(text?.toLowerCase())
   if (serial.success) return serial.data
@@ -181,7 +188,7 @@ function requireSerial(text: string | undefined) {
 function show({
   via: _via,
   label: _label,
-  spkiHash: _spki,
+  spkiHash,
   reservedAt: _reserved,
   der: _der,
   noticeAt: _notice,
@@ -190,7 +197,7 @@ function show({
   replacedBy: _replacedBy,
   ...rest
 }: CertificateRecord): CertificateView {
-  return rest
+  return { ...rest, key: spkiHash }
 }
 
 const showToken = ({ digest, spkiHash: _spki, spentAt: _spent, ...rest }: TokenRecord): TokenRecordView => ({

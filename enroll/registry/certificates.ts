@@ -78,13 +78,13 @@ export function listCertificates(
   { deviceId, status, serial, expiresFrom, expiresBefore, keep = () => true, ...paging }: CertificateFilter & Paging,
 ): Promise<Page<CertificateRecord>> {
   const [from = '', before] = [expiresFrom?.toISOString(), expiresBefore?.toISOString()]
-  const isWithin = ({ notAfter }: CertificateRecord): boolean =>
+  const expiresThen = ({ notAfter }: CertificateRecord): boolean =>
     notAfter !== undefined && instant(notAfter) >= from && (before === undefined || instant(notAfter) < before)
   const isTimed = expiresFrom !== undefined || expiresBefore !== undefined
   const isWanted = (certificate: CertificateRecord): boolean =>
     (deviceId === undefined || certificate.deviceId === deviceId) &&
     (status === undefined || certificate.status === status) &&
-    (!isTimed || isWithin(certificate)) &&
+    (!isTimed || expiresThen(certificate)) &&
     keep(certificate)
   if (serial !== undefined) return onlyOne(registry, serial, isWanted)
   const range: Range =
@@ -172,6 +172,17 @@ export const listOwn = (registry: Registry, kind: OwnKind, paging: Paging): Prom
 export async function indexOwn(registry: Registry, at: Date): Promise<void> {
   if ((await registry.count({ index: 'certificate.own', value: 'server' }, 1)) === 0) {
     await writeAgain(registry, { of: isOwn, as: 'own' }, at)
+  }
+}
+
+/** @returns whether an instant is from the one on and before the other, where they are given; one that is missing never is */
+export function isWithin(from: string | undefined, to: string | undefined): (at: string | undefined) => boolean {
+  if (from === undefined && to === undefined) return () => true
+  const [first, end] = [from, to].map((text) => (text === undefined ? undefined : instant(text)))
+  return (text) => {
+    if (text === undefined) return false
+    const at = instant(text)
+    return (first === undefined || at >= first) && (end === undefined || at < end)
   }
 }
 

@@ -2,7 +2,7 @@ import type { DeviceAttributes } from '../../contract/device-attributes.ts'
 import type { DeviceStatus, FeedFact, Purge } from '../../contract/feed.ts'
 import type { RevocationReason } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
-import { instant } from './certificates.ts'
+import { isWithin } from './certificates.ts'
 import type { Range, Stored } from './engine.ts'
 import type { Page, Paging, Registry, Write } from './registry.ts'
 
@@ -63,22 +63,26 @@ type DeviceFilter = {
   group?: string | undefined
   profile?: string | undefined
   status?: DeviceStatus | undefined
-  /** `NAME=VALUE` */
-  attribute?: string | undefined
+  /** `NAME=VALUE`, or several that it has all of. */
+  attribute?: string | string[] | undefined
   /** Of its current certificate. */
   serial?: string | undefined
   stolen?: boolean | undefined
+  reason?: RevocationReason | undefined
   createdFrom?: string | undefined
   /** Not that instant itself. */
   createdTo?: string | undefined
+  revokedFrom?: string | undefined
+  revokedTo?: string | undefined
 }
 
 /** Devices for which everything given holds, in id order. */
 export function listDevices(registry: Registry, filter: DeviceFilter & Paging): Promise<Page<DeviceRecord>> {
-  const { group, profile, status, attribute, serial, stolen, createdFrom, createdTo, ...paging } = filter
-  const [from, to] = [createdFrom, createdTo].map((text) => (text === undefined ? undefined : instant(text)))
-  const [name = '', value] =
-    attribute === undefined ? [] : [attribute.split('=', 1)[0], attribute.replace(/^[^=]*=/s, '')]
+  const { group, profile, status, attribute = [], serial, stolen, reason, ...rest } = filter
+  const { createdFrom, createdTo, revokedFrom, revokedTo, ...paging } = rest
+  const isCreatedThen = isWithin(createdFrom, createdTo)
+  const isRevokedThen = isWithin(revokedFrom, revokedTo)
+  const attributes = [attribute].flat().map((pair) => [pair.split('=', 1)[0]!, pair.replace(/^[^=]*=/s, '')] as const)
   return registry.list(
     'device',
     narrowest({ group, profile, status }),
@@ -87,11 +91,12 @@ export function listDevices(registry: Registry, filter: DeviceFilter & Paging): 
       (group === undefined || device.groups.includes(group)) &&
       (profile === undefined || device.profile === profile) &&
       (status === undefined || device.status === status) &&
-      (attribute === undefined || attributeOf(device, name) === value) &&
+      attributes.every(([name, value]) => attributeOf(device, name) === value) &&
       (serial === undefined || device.currentSerial === serial) &&
       (stolen === undefined || (device.stolenAt !== undefined) === stolen) &&
-      (from === undefined || device.createdAt >= from) &&
-      (to === undefined || device.createdAt < to),
+      (reason === undefined || device.revocationReason === reason) &&
+      isCreatedThen(device.createdAt) &&
+      isRevokedThen(device.revokedAt),
   )
 }
 

@@ -138,14 +138,20 @@ const cases: {
     shown: /revoked +0a1b\n[\s\S]*fleetgate api-token rm NAME ends one:\nAPI TOKEN +ROLE +ENDS\nci +enroller +2026/,
   },
   {
-    argv: 'cert ls --kind device --status held --profile camera --subject CN=cam-1 --issuer fleetgate -o name'.split(
-      ' ',
-    ),
+    argv: [
+      ...'cert ls --kind device --status held --profile camera --subject CN=cam-1 --issuer fleetgate'.split(' '),
+      ...'--label line --serial 0A:1B --reason certificateHold --no-used --revoked-since 2026-01-01'.split(' '),
+      ...'--issued-until 2026-02-01 --expires-before 2027-01-01 -o name'.split(' '),
+      ...['--key', 'ab'.repeat(32), '--fingerprint', 'CD'.repeat(32)],
+    ],
     answer: { items: [certificate] },
     asked: {
       path: '/v1/certificates',
       query: {
         ...{ kind: 'device', status: 'held', profile: 'camera', subject: 'CN=cam-1', issuer: 'fleetgate' },
+        ...{ label: 'line', serial: '0a1b', reason: 'certificateHold', used: 'false', revokedFrom: at },
+        ...{ issuedTo: '2026-02-01T00:00:00.000Z', expiresBefore: '2027-01-01T00:00:00.000Z' },
+        ...{ key: 'ab'.repeat(32), fingerprint: 'cd'.repeat(32) },
         limit: '1000',
       },
     },
@@ -186,6 +192,43 @@ const cases: {
     answer: { items: [device] },
     asked: { method: 'GET', path: '/v1/devices', query: { group: 'hall', status: 'active', limit: '1000' } },
     shown: /^ID +PROFILE +GROUPS.*\ncam-1 +camera +berlin,hall +active +- +2026/,
+  },
+  {
+    argv: [
+      ...'device ls --attribute site=a=b --serial 0A1B --stolen --reason superseded'.split(' '),
+      ...'--created-since 2026-01-01 --created-until 2026-02-01 --revoked-until 2026-03-01 -o name'.split(' '),
+    ],
+    answer: { items: [device] },
+    asked: {
+      path: '/v1/devices',
+      query: {
+        ...{ attribute: 'site=a=b', serial: '0a1b', stolen: 'true', reason: 'superseded', createdFrom: at },
+        ...{ createdTo: '2026-02-01T00:00:00.000Z', revokedTo: '2026-03-01T00:00:00.000Z', limit: '1000' },
+      },
+    },
+    shown: /^cam-1\n$/,
+  },
+  {
+    argv: ['token', 'ls', '--status', 'spent', '--profile', 'camera'],
+    answer: {
+      items: [
+        {
+          ...{ id: 'ab'.repeat(32), deviceId: 'cam-1', profile: 'camera', status: 'spent' },
+          ...{ createdAt: at, expiresAt: at, serial: '0a1b' },
+        },
+      ],
+    },
+    asked: { method: 'GET', path: '/v1/tokens', query: { status: 'spent', profile: 'camera', limit: '1000' } },
+    shown: /^DEVICE +PROFILE +STATUS +EXPIRES.*\ncam-1 +camera +spent +2026\S+ +2026\S+ +0a1b\n$/,
+  },
+  {
+    argv: ['enroll', 'approvals', 'ls', '--profile', 'camera', '--label', 'line', '--device', 'cam-1'],
+    answer: { items: [approval] },
+    asked: {
+      path: '/v1/approvals',
+      query: { decision: 'pending', deviceId: 'cam-1', profile: 'camera', label: 'line', limit: '1000' },
+    },
+    shown: /\nabababababab +cam-1 +camera +line/,
   },
   {
     argv: ['device', 'revoke', 'cam-1', '--reason', 'keyCompromise'],

@@ -159,16 +159,22 @@ suite('the admin API', () => {
   })
 
   test('lists are filtered by what stands in their records', async () => {
-    const site = { id: 'filter-1', profile: 'camera', groups: ['filter'], attributes: { site: 'a=b' } }
+    const site = { id: 'filter-1', profile: 'camera', groups: ['filter'], attributes: { site: 'a=b', floor: '2' } }
     await fleet.admin('POST', '/devices', site)
     const { serial } = await fleet.enrolledDevice('filter-2', { groups: ['filter'] })
     await fleet.admin('POST', '/devices/filter-2/revoke', { reason: 'superseded' })
     const found = async (query: string, key: string) =>
       (await fleet.admin('GET', query)).body.items.map((item: Record<string, string>) => item[key])
-    const { fingerprint } = (await fleet.admin('GET', `/certificates/${serial}`)).body
+    const { fingerprint, key } = (await fleet.admin('GET', `/certificates/${serial}`)).body
     const ofDevices: [string, string[]][] = [
       ['attribute=site%3Da%3Db', ['filter-1']],
       ['attribute=constructor%3Dx', []],
+      ['attribute=site%3Da%3Db&attribute=floor%3D2', ['filter-1']],
+      ['attribute=site%3Da%3Db&attribute=floor%3D3', []],
+      ['reason=superseded', ['filter-2']],
+      ['reason=keyCompromise', []],
+      ['revokedFrom=2020-01-01T00:00:00Z', ['filter-2']],
+      ['revokedTo=2020-01-01T00:00:00Z', []],
       [`serial=${serial}`, ['filter-2']],
       ['status=revoked', ['filter-2']],
       ['createdTo=2020-01-01T00:00:00Z', []],
@@ -183,6 +189,8 @@ suite('the admin API', () => {
       'status=revoked&reason=superseded&deviceId=filter-2',
       `serial=${serial}`,
       `fingerprint=${fingerprint}`,
+      `key=${key}`,
+      'deviceId=filter-2&used=false&revokedFrom=2020-01-01T00:00:00Z&issuedFrom=2020-01-01T00:00:00Z',
       'deviceId=filter-2&expiresBefore=2100-01-01T00:00:00Z',
     ]
     for (const query of ofCertificates)
@@ -191,6 +199,10 @@ suite('the admin API', () => {
       `serial=${serial}&status=issued`,
       'deviceId=filter-2&kind=broker',
       'deviceId=filter-2&label=x',
+      'deviceId=filter-2&used=true',
+      'deviceId=filter-2&revokedTo=2020-01-01T00:00:00Z',
+      'deviceId=filter-2&issuedTo=2020-01-01T00:00:00Z',
+      `key=${'ab'.repeat(32)}`,
     ])
       assert.deepEqual(await found(`/certificates?${query}`, 'serial'), [], query)
     assert.deepEqual(await found('/tokens?deviceId=filter-2&status=spent', 'serial'), [serial])
