@@ -3,6 +3,8 @@ import pretty from 'pino-pretty'
 
 export type Log = pino.Logger
 
+const maxWaitingBytes = 1_048_576
+
 /** Fields that are never written, wherever in a line they are (`err.context.token`). */
 const secrets = ['password', 'token', 'authorization', 'passphrase', 'privateKey', 'challengePassword']
 const isSecret = new Set(secrets)
@@ -36,5 +38,8 @@ export function createLog(service: string, level: string): Log {
       pretty({ destination: 2, sync: true, ignore: 'pid,hostname,service', messageFormat: '{service}: {msg}' }),
     )
   }
-  return pino(options, pino.destination({ dest: 2, sync: true }))
+  const destination = pino.destination({ dest: 2, sync: true, maxLength: maxWaitingBytes })
+  // A log on a disk that is full is no reason to stop serving: its lines wait for room, and those beyond that are lost.
+  destination.on('error', () => undefined)
+  return pino(options, destination)
 }

@@ -1,18 +1,24 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 
 const root = dirname(dirname(import.meta.dirname))
 
 /** Runs statements that use `log` in a process of its own, because lines go to standard error. */
-function linesOf(statements: string, level = 'debug'): Record<string, unknown>[] {
+const run = (statements: string, level: string, stderr: 'pipe' | number) => {
   const script = `import { createLog } from ${JSON.stringify(join(root, 'runtime/log.ts'))}
 const log = createLog('enroll', '${level}')
 ${statements}`
-  const { stderr, stdout, status } = spawnSync(process.execPath, ['--input-type=module-typescript', '-e', script], {
+  return spawnSync(process.execPath, ['--input-type=module-typescript', '-e', script], {
     encoding: 'utf8',
+    stdio: ['ignore', 'pipe', stderr],
   })
+}
+
+function linesOf(statements: string, level = 'debug'): Record<string, unknown>[] {
+  const { stderr, stdout, status } = run(statements, level, 'pipe')
   assert.equal(status, 0, stderr)
   assert.equal(stdout, '')
   return stderr
@@ -34,6 +40,24 @@ test('a line is JSON on standard error, with the service, the time and the event
     reason: 'certificate_revoked',
     msg: 'connection refused',
   })
+})
+
+test('a process whose log is on a disk that is full goes on, and remembers no more lines than there is room for', () => {
+  const full = openSync('/dev/full', 'w')
+  const { stdout, status } = run(
+    `import { setFlagsFromString } from 'node:v8'
+    import { runInNewContext } from 'node:vm'
+    setFlagsFromString('--expose-gc')
+    const gc = runInNewContext('gc')
+    const before = process.memoryUsage().heapUsed
+    for (let n = 0; n < 10_000; n++) log.info({ text: 'x'.repeat(1_000) }, 'a line')
+    gc()
+    console.log(process.memoryUsage().heapUsed - before < 5_000_000)`,
+    'info',
+    full,
+  )
+  closeSync(full)
+  assert.deepEqual([status, stdout], [0, 'true\n'])
 })
 
 test('lines below the level are not written', () => {
