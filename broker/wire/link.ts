@@ -73,9 +73,7 @@ export class Link {
   #paused = false
   #silenceMs = 0
   #linger: NodeJS.Timeout | undefined
-  #packetsIn = 0
-  #bytesIn = 0
-  #messagesIn = 0
+  readonly #heard = { packetsIn: 0, bytesIn: 0, messagesIn: 0 }
 
   constructor(options: { socket: Duplex; limits: LinkLimits; events: LinkEvents; clock: () => Date }) {
     const { socket, limits, events, clock } = options
@@ -105,11 +103,9 @@ export class Link {
   /** For logs; `dropped` are messages that will not be delivered. */
   get counters(): LinkCounters {
     return {
-      packetsIn: this.#packetsIn,
-      bytesIn: this.#bytesIn,
+      ...this.#heard,
       packetsOut: this.#writer.packets,
       bytesOut: this.#writer.bytes,
-      messagesIn: this.#messagesIn,
       messagesOut: this.#delivery?.sent ?? 0,
       dropped: { ...(this.#delivery?.dropped ?? { slow: 0, tooLarge: 0, expired: 0 }) },
     }
@@ -225,8 +221,8 @@ export class Link {
   }
 
   #ingest = (chunk: Buffer): void => {
-    const isFirst = this.#bytesIn === 0
-    this.#bytesIn += chunk.length
+    const isFirst = this.#heard.bytesIn === 0
+    this.#heard.bytesIn += chunk.length
     if (isFirst && chunk[0] !== headers.connect) {
       // [MQTT-3.1.0-1]: seen at the first octet, or other protocols would be kept waiting for what they never send.
       this.#thrown(protocolError('the first packet is not a CONNECT'))
@@ -240,13 +236,13 @@ export class Link {
   #read = (): void => {
     if (this.#reading || (this.#state !== 'new' && this.#state !== 'open')) return
     this.#reading = true
-    const before = this.#packetsIn
+    const before = this.#heard.packetsIn
     try {
       while (!this.#is('ended')) {
         if (this.#passOn()) continue
         const { done, value } = this.#reader.next()
         if (done) break
-        this.#packetsIn++
+        this.#heard.packetsIn++
         const packet = decode(value.header, value.body, this.version)
         this.#dispatch(packet)
         if (packet.type === 'connect' || this.#inbound.isBehind) break
@@ -260,7 +256,7 @@ export class Link {
     if (!this.#is('open')) return
     // A packet that takes long to arrive is a sign of life where it grows by more than a few octets.
     const now = performance.now()
-    if (this.#packetsIn > before || this.#reader.heldBytes > trickleBytes) this.#watchdog.heard(now)
+    if (this.#heard.packetsIn > before || this.#reader.heldBytes > trickleBytes) this.#watchdog.heard(now)
     this.taken.endTurn(now)
     this.#offerRoom()
     this.#paused = this.#inbound.isBehind
@@ -277,8 +273,8 @@ export class Link {
     if (plain.qos === 1 && !(this.#inbound.isOpen && this.#passesQos1)) return false
     const code = this.#events.passOn?.(plain)
     if (code === undefined) return false
-    this.#packetsIn++
-    this.#messagesIn++
+    this.#heard.packetsIn++
+    this.#heard.messagesIn++
     this.#reader.take(plain)
     if (code < 0x80) this.taken.note('publish', plain.topic)
     if (plain.qos === 0 || !this.#is('open')) return true
@@ -306,7 +302,7 @@ export class Link {
         this.#connected(packet)
         break
       case 'publish':
-        this.#messagesIn++
+        this.#heard.messagesIn++
         this.#published(packet)
         break
       case 'puback':
