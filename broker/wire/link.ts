@@ -406,11 +406,10 @@ export class Link {
     if (why !== undefined) this.#writer.push(why)
     this.#writer.flush()
     this.#finish(end)
-    const socket = this.#socket
-    if (socket.destroyed) return
-    socket.end()
-    socket.resume()
-    this.#linger = setTimeout(() => socket.destroy(), lingerMs)
+    if (this.#socket.destroyed) return
+    this.#socket.end()
+    this.#socket.resume()
+    this.#linger = setTimeout(() => this.#socket.destroy(), lingerMs)
   }
 
   #finish(end: LinkEnd): void {
