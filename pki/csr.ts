@@ -202,12 +202,23 @@ export function singleCommonName(request: Pick<RequestedCertificate, 'subject'>)
   if (holders.length > 1) throw unclear(`has ${holders.length} common names`)
   if (rdn.length > 1) throw unclear('has its common name in a multi-valued RDN')
   const { value, encoding } = attribute
-  if (encoding !== 'utf8' && encoding !== 'printable') {
-    throw unclear('has a common name that is not a well-formed UTF8String or PrintableString')
-  }
+  if (encoding === 'ia5') throw unclear('has an IA5String as its common name')
+  if (encoding === 'other') throw unclear(`has ${otherStrings[value.slice(1, 3)] ?? 'no string'} as its common name`)
   if (value === '' || /\p{C}/u.test(value)) throw unclear('has a common name that is empty or holds control characters')
   return value
 }
 
+/** By the tag, as the value shows it. */
+const otherStrings: Partial<Record<string, string>> = {
+  '0c': 'a UTF8String that is not UTF-8',
+  '13': 'a PrintableString with a character that has no place in one',
+  '14': 'a T61String',
+  '1c': 'a UniversalString',
+  '1e': 'a BMPString',
+}
+
 const unclear = (seen: string): FleetError =>
-  new FleetError('csr_malformed', `The subject of the certificate request ${seen}; exactly one common name is wanted`)
+  new FleetError(
+    'csr_malformed',
+    `The subject of the certificate request ${seen}; exactly one common name is wanted, a UTF8String or PrintableString`,
+  )

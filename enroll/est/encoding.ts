@@ -19,6 +19,9 @@ export function decodeBody(body: Buffer, code: 'csr_malformed' | 'cmc_malformed'
   const text = body.toString('latin1').trim()
   const armoured = /^-----BEGIN ([A-Z0-9 ]{1,64})-----([^-]*)-----END \1-----$/.exec(text)
   const base64 = (armoured ? armoured[2]! : text).replaceAll(/[\t\n\r ]/g, '')
+  if (base64.split('-----BEGIN').length > 2) {
+    throw new FleetError(code, `the body has more than one PEM block; base64 of ${wanted} is wanted`)
+  }
   if (base64.length % 4 !== 0 || !/^[A-Za-z0-9+/]+={0,2}$/.test(base64)) {
     throw new FleetError(code, `the body is not base64 of ${wanted}`)
   }

@@ -546,6 +546,10 @@ function makeVectors(): Record<string, Vector> {
       'CN as BMPString',
       sequence(rdn(attribute(oids.commonName, element(0x1e, Buffer.from('\0c\0a\0m'))))),
     ),
+    'common-name-universal': noName(
+      'CN as UniversalString',
+      sequence(rdn(attribute(oids.commonName, element(0x1c, Buffer.from('\0\0\0c\0\0\0a'))))),
+    ),
     'common-name-ia5': noName(
       'CN as IA5String',
       sequence(rdn(attribute(oids.commonName, element(tags.ia5String, Buffer.from('cam-1'))))),

@@ -99,6 +99,16 @@ test('a refusal says what was seen and what is wanted', () => {
     ['trailing-byte', /1 bytes after the end/],
   ]
   for (const [name, message] of expectations) assert.throws(() => parseCsr(bytesOf(name)), { message })
+  const names: [string, RegExp][] = [
+    ['common-name-t61', / has a T61String as its common name; .* wanted, a UTF8String or PrintableString$/],
+    ['common-name-bmp', / a BMPString /],
+    ['common-name-universal', / a UniversalString /],
+    ['common-name-ia5', / an IA5String /],
+    ['common-name-not-utf8', / a UTF8String that is not UTF-8 /],
+    ['common-name-not-printable', / a PrintableString with a character that has no place in one /],
+    ['common-name-sequence', / no string /],
+  ]
+  for (const [name, message] of names) assert.throws(() => singleCommonName(parseCsr(bytesOf(name))), { message })
 })
 
 test('parseCsr keeps its own copy of the bytes', () => {
