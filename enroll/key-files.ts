@@ -1,11 +1,11 @@
 import { createPrivateKey, type KeyObject } from 'node:crypto'
-import { existsSync, globSync, statSync } from 'node:fs'
+import { globSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { SealedKeys } from '../contract/set-up.ts'
 import { sealedKey } from '../pki/keystore.ts'
 import { FleetError } from '../runtime/errors.ts'
 import { readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
-import { openDatabase } from './registry/database.ts'
+import { holdDatabase } from './registry/database.ts'
 
 /** Where the keys of a gateway are; those of a broker's machine are one of them. */
 const folders = ['enroll/ca', 'services/*', 'operator']
@@ -15,7 +15,7 @@ const folders = ['enroll/ca', 'services/*', 'operator']
  * one rename: what a crash leaves opens with the one or the other, and is sealed to its end by the same call.
  *
  * @param from undefined: in the clear, as keys without a passphrase are
- * @throws FleetError `data_in_use` while a gateway runs on it; `key_permissions`; `key_passphrase` for a key that opens with neither;
+ * @throws FleetError `data_in_use` while a gateway, or a broker alone, runs on it; `key_permissions`; `key_passphrase` for a key that opens with neither;
  *   `data_damaged`
  */
 export async function sealKeys(input: {
@@ -25,8 +25,8 @@ export async function sealKeys(input: {
 }): Promise<SealedKeys> {
   const { dataDir, from, to } = input
   requireOwner(dataDir)
-  const registry = join(dataDir, 'enroll', 'registry')
-  await using _ = existsSync(registry) ? await openDatabase(registry) : undefined
+  await using _registry = await holdDatabase(join(dataDir, 'enroll', 'registry'))
+  await using _broker = await holdDatabase(join(dataDir, 'broker'))
   const paths = globSync(
     folders.map((folder) => `${folder}/*.key`),
     { cwd: dataDir },

@@ -7,7 +7,8 @@
  *   i <index> <value> <id>        nothing; the key is the fact
  *   f <number>, a <number>        hash and body of a feed event, of an audit entry
  */
-import { mkdirSync, readdirSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import { Level } from 'level'
 import { type Cursor, type FeedEvent, genesis, startCursor } from '../../contract/feed.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -71,6 +72,25 @@ export async function openDatabase(folder: string): Promise<RegistryEngine> {
   return database
 }
 
+/**
+ * Keeps every other process from opening a database, whoever's it is and whatever is in it; of one that is not there nobody is kept.
+ *
+ * @throws FleetError `data_in_use` when another has it open
+ */
+export async function holdDatabase(folder: string): Promise<AsyncDisposable> {
+  const level = existsSync(join(folder, 'CURRENT')) ? new Level(folder) : undefined
+  try {
+    await level?.open()
+  } catch (error) {
+    throw openError(folder, error)
+  }
+  return {
+    async [Symbol.asyncDispose]() {
+      await level?.close()
+    },
+  }
+}
+
 class LevelEngine implements RegistryEngine {
   readonly #folder: string
   readonly #level: Level<string, string>
@@ -93,7 +113,7 @@ class LevelEngine implements RegistryEngine {
       await this.#requireSound()
     } catch (error) {
       await this.#level.close()
-      throw this.#openError(error)
+      throw openError(this.#folder, error)
     }
   }
 
@@ -373,15 +393,15 @@ class LevelEngine implements RegistryEngine {
     }
     return new FleetError('unavailable', 'the registry cannot be read now', { cause: error })
   }
+}
 
-  #openError(error: unknown): FleetError {
-    if (error instanceof FleetError) return error
-    if (codesOf(error).includes('LEVEL_LOCKED')) {
-      return new FleetError('data_in_use', `${this.#folder} is in use by another instance`, { cause: error })
-    }
-    const why = error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error)
-    return new FleetError('data_damaged', `${this.#folder} cannot be opened: ${why}`, { cause: error })
+function openError(folder: string, error: unknown): FleetError {
+  if (error instanceof FleetError) return error
+  if (codesOf(error).includes('LEVEL_LOCKED')) {
+    return new FleetError('data_in_use', `${folder} is in use by another instance`, { cause: error })
   }
+  const why = error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error)
+  return new FleetError('data_damaged', `${folder} cannot be opened: ${why}`, { cause: error })
 }
 
 /** LevelDB takes a folder that has lost its CURRENT file for a new one, and would begin again with an empty registry. */

@@ -14,6 +14,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { BrokerStore } from '../../broker/store.ts'
 import { initialize } from '../../enroll/init.ts'
 import { sealKeys } from '../../enroll/key-files.ts'
 import { openDatabase } from '../../enroll/registry/database.ts'
@@ -105,6 +106,11 @@ test('no key is touched under a gateway that runs, where others can read one, or
     await using _ = await openDatabase(path('enroll/registry'))
     await assert.rejects(seal(), { code: 'data_in_use' })
   }
+  {
+    await using _ = await BrokerStore.open(path('broker'))
+    await assert.rejects(seal(), { code: 'data_in_use', message: /\/broker is in use/ })
+  }
+  rmSync(path('broker'), { recursive: true })
   chmodSync(path('operator/operator.key'), 0o644)
   await assert.rejects(seal(), { code: 'key_permissions' })
   chmodSync(path('operator/operator.key'), 0o600)
