@@ -162,15 +162,13 @@ class Prepared {
   readonly serial: SerialNumber
   readonly notBefore: Date
   readonly notAfter: Date
-  readonly spkiHash: string
   #unsigned: { tbs: Buffer; signer: Signer } | undefined
 
-  constructor(tbs: Buffer, signer: Signer, facts: Pick<Prepared, 'serial' | 'notBefore' | 'notAfter' | 'spkiHash'>) {
+  constructor(tbs: Buffer, signer: Signer, facts: Pick<Prepared, 'serial' | 'notBefore' | 'notAfter'>) {
     this.#unsigned = { tbs, signer }
     this.serial = facts.serial
     this.notBefore = facts.notBefore
     this.notAfter = facts.notAfter
-    this.spkiHash = facts.spkiHash
   }
 
   static redeem(prepared: Prepared): { tbs: Buffer; signer: Signer } {
@@ -183,6 +181,7 @@ class Prepared {
 
 export type { Prepared as PreparedCertificate }
 
+const version3 = element(contextConstructed(0), integer(2))
 const signatureAlgorithm = sequence(oid(oids.ecdsaWithSha256))
 
 /**
@@ -203,7 +202,7 @@ export function prepare(input: PrepareInput): Prepared {
   const hasAlternativeNames = uris.length + dns.length + ips.length > 0
   try {
     const tbs = sequence(
-      element(contextConstructed(0), integer(2)),
+      version3,
       integer(Buffer.from(serial, 'hex')),
       signatureAlgorithm,
       certificate ? certificate.subject.der : subject,
@@ -229,7 +228,7 @@ export function prepare(input: PrepareInput): Prepared {
       hasAlternativeNames,
       pointers,
     })
-    return new Prepared(tbs, issuer.signer, { serial, notBefore, notAfter, spkiHash: spkiHashOf(publicKeySpki) })
+    return new Prepared(tbs, issuer.signer, { serial, notBefore, notAfter })
   } catch (cause) {
     if (!(cause instanceof DerError)) throw cause
     throw lintFailed(cause.message, cause)
@@ -239,28 +238,44 @@ export function prepare(input: PrepareInput): Prepared {
 /** What the issuing certificate says, read once for all that it issues. */
 const issuers = new WeakMap<CertificateFacts, TbsCertificate>()
 
-function issuerOf(certificate: CertificateFacts): TbsCertificate {
-  const known = issuers.get(certificate) ?? readOuter(certificate.der)
-  issuers.set(certificate, known)
-  return known
+const issuerOf = (certificate: CertificateFacts): TbsCertificate =>
+  made(issuers, certificate, () => readOuter(certificate.der))
+
+function made<K extends object, V>(known: WeakMap<K, V>, key: K, make: () => V): V {
+  const value = known.get(key) ?? make()
+  known.set(key, value)
+  return value
 }
 
 const wholeSecond = (date: Date): Date => new Date(Math.floor(date.getTime() / 1000) * 1000)
 
 function keyIdentifiers(publicKeySpki: Buffer, issuer: CertificateFacts | undefined): Buffer[] {
   const subjectKeyId = keyIdentifierOf(publicKeySpki)
-  const authorityKeyId = issuer ? issuer.subjectKeyId : subjectKeyId.toString('hex')
-  if (authorityKeyId === undefined) throw lintFailed('its issuer has no subjectKeyIdentifier')
   return [
-    writeExtension(
-      oids.authorityKeyIdentifier,
-      sequence(element(contextPrimitive(0), Buffer.from(authorityKeyId, 'hex'))),
-    ),
+    issuer
+      ? made(authorityKeyIds, issuer, () => authorityKeyId(issuer.subjectKeyId))
+      : authorityKeyId(subjectKeyId.toString('hex')),
     writeExtension(oids.subjectKeyIdentifier, octetString(subjectKeyId)),
   ]
 }
 
-function usage(profile: CertificateProfile, publicKeySpki: Buffer): Buffer[] {
+const authorityKeyIds = new WeakMap<CertificateFacts, Buffer>()
+
+function authorityKeyId(keyId: string | undefined): Buffer {
+  if (keyId === undefined) throw lintFailed('its issuer has no subjectKeyIdentifier')
+  const identifier = element(contextPrimitive(0), Buffer.from(keyId, 'hex'))
+  return writeExtension(oids.authorityKeyIdentifier, sequence(identifier))
+}
+
+const usages = new WeakMap<CertificateProfile, Buffer[]>()
+
+/** The same for all certificates of a profile, but for one that receives keys: there the key decides. */
+const usage = (profile: CertificateProfile, publicKeySpki: Buffer): Buffer[] =>
+  profile.receivesKeys
+    ? usageExtensions(profile, publicKeySpki)
+    : made(usages, profile, () => usageExtensions(profile, publicKeySpki))
+
+function usageExtensions(profile: CertificateProfile, publicKeySpki: Buffer): Buffer[] {
   const { ca, extendedKeyUsage } = profile
   const constraints = ca ? sequence(boolean(true), integer(ca.pathLength)) : sequence()
   return [

@@ -67,7 +67,7 @@ const constructedBit = 0x20
  */
 export function readDer(bytes: Uint8Array, maxBytes: number): DerReader {
   if (bytes.length > maxBytes) throw new DerError(`${bytes.length} bytes, at most ${maxBytes} are read`)
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+  const buffer = Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
   const first = spanAt(buffer, 0, buffer.length)
   if (first.end !== buffer.length) throw new DerError(`${buffer.length - first.end} bytes after the end of the value`)
   check(buffer, first, 1)
@@ -126,7 +126,7 @@ export class DerReader {
   }
 
   boolean(): boolean {
-    return this.next(tags.boolean).content[0] === 0xff
+    return this.#bytes[this.#pass(tags.boolean).content] === 0xff
   }
 
   /** Two's complement, big endian, minimal. */
@@ -136,13 +136,15 @@ export class DerReader {
 
   /** An INTEGER from 0 to 127, which is all that versions and path lengths need. */
   smallInteger(): number {
-    const content = this.integer()
-    if (content.length !== 1 || content[0]! > 0x7f) throw new DerError('an INTEGER outside 0 to 127')
-    return content[0]!
+    const { content, end } = this.#pass(tags.integer)
+    const value = this.#bytes[content]!
+    if (end - content !== 1 || value > 0x7f) throw new DerError('an INTEGER outside 0 to 127')
+    return value
   }
 
   oid(): string {
-    return decodeOid(this.next(tags.oid).content)
+    const { content, end } = this.#pass(tags.oid)
+    return decodeOid(this.#bytes, content, end)
   }
 
   octetString(): Buffer {
@@ -157,15 +159,15 @@ export class DerReader {
   }
 
   bits(): { bytes: Buffer; unusedBits: number } {
-    const { content } = this.next(tags.bitString)
-    return { bytes: content.subarray(1), unusedBits: content[0]! }
+    const { content, end } = this.#pass(tags.bitString)
+    return { bytes: this.#bytes.subarray(content + 1, end), unusedBits: this.#bytes[content]! }
   }
 
   /** UTCTime or GeneralizedTime in the one form that RFC 5280 4.1.2.5 allows: seconds, Z, no fraction. */
   time(): Date {
-    const { tag, content } = this.next()
+    const { tag, content, end } = this.#pass()
     if (tag !== tags.utcTime && tag !== tags.generalizedTime) throw new DerError(`tag ${hex(tag)} where a time belongs`)
-    return decodeTime(tag, content.toString('latin1'))
+    return decodeTime(tag, this.#bytes.toString('latin1', content, end))
   }
 }
 
@@ -259,12 +261,13 @@ function checkOid(bytes: Buffer, start: number, end: number): void {
   if (!arcStarts) throw new DerError('an OBJECT IDENTIFIER cut off in an arc')
 }
 
-function decodeOid(content: Buffer): string {
+function decodeOid(bytes: Buffer, start: number, end: number): string {
   let text = ''
   let arc = 0n
   let small = 0
   let octets = 0
-  for (const octet of content) {
+  for (let at = start; at < end; at++) {
+    const octet = bytes[at]!
     // Seven octets are 49 bits, which a number holds exactly; only larger arcs need the slower kind.
     if (++octets <= 7) small = small * 128 + (octet & 0x7f)
     else arc = ((octets === 8 ? BigInt(small) : arc) << 7n) | BigInt(octet & 0x7f)
@@ -283,11 +286,11 @@ function decodeOid(content: Buffer): string {
 function decodeTime(tag: number, text: string): Date {
   const found = (tag === tags.utcTime ? /^\d{12}Z$/ : /^\d{14}Z$/).test(text)
   if (!found) throw new DerError('a time not in the form of RFC 5280 4.1.2.5')
+  const two = (at: number): number => text.charCodeAt(at) * 10 + text.charCodeAt(at + 1) - 11 * 48
   // RFC 5280 4.1.2.5.1: 50 to 99 are 19YY, 00 to 49 are 20YY.
-  const digits = tag === tags.utcTime ? (text >= '50' ? '19' : '20') + text : text
-  const part = (at: number): number => Number(digits.slice(at, at + 2))
-  const [year, month, day] = [Number(digits.slice(0, 4)), part(4), part(6)]
-  const [hour, minute, second] = [part(8), part(10), part(12)]
+  const [year, rest] = tag === tags.utcTime ? [two(0) + (two(0) >= 50 ? 1900 : 2000), 2] : [two(0) * 100 + two(2), 4]
+  const [month, day] = [two(rest), two(rest + 2)]
+  const [hour, minute, second] = [two(rest + 4), two(rest + 6), two(rest + 8)]
   const date = new Date(0)
   date.setUTCFullYear(year, month - 1, day)
   // Date rolls over what is out of range; the calendar and the clock do not.

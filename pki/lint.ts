@@ -59,6 +59,8 @@ function rule(holds: boolean, fault: string): asserts holds {
   if (!holds) throw lintFailed(fault)
 }
 
+const ecdsaWithSha256 = sequence(oid(oids.ecdsaWithSha256))
+
 function lintFields(certificate: TbsCertificate, profile: CertificateProfile): void {
   // RFC 5280 4.1.2.1
   rule(certificate.version === 3, `version ${certificate.version} instead of 3`)
@@ -66,7 +68,7 @@ function lintFields(certificate: TbsCertificate, profile: CertificateProfile): v
   rule(certificate.serial[0]! < 0x80 && !certificate.serial.equals(Buffer.of(0)), 'the serial is not positive')
   rule(certificate.serial.length <= 20, 'the serial is longer than 20 octets')
   // RFC 5758 3.2: parameters are absent.
-  rule(certificate.signatureAlgorithm.equals(sequence(oid(oids.ecdsaWithSha256))), 'not signed by ECDSA with SHA-256')
+  rule(certificate.signatureAlgorithm.equals(ecdsaWithSha256), 'not signed by ECDSA with SHA-256')
   // RFC 5280 4.1.2.8
   rule(!certificate.hasUniqueIds, 'it has unique identifiers')
   lintDates(certificate, profile)
@@ -91,9 +93,10 @@ function lintSubject(subject: DistinguishedName, profile: CertificateProfile): v
     const { value, encoding } = rdn[0]!
     rule(encoding === 'utf8' || encoding === 'printable', 'the subject has a value that is no well-formed text')
     // RFC 5280 appendix A.1: ub-common-name, ub-organization-name and ub-organizational-unit-name are 64 characters.
-    const length = [...value].length
+    const isPlain = /^[ -~]*$/.test(value)
+    const length = isPlain ? value.length : [...value].length
     rule(length >= 1 && length <= 64, `the subject has a value of ${length} characters; 1 to 64 are allowed`)
-    rule(!/\p{C}/u.test(value), 'the subject has a value with control characters')
+    rule(isPlain || !/\p{C}/u.test(value), 'the subject has a value with control characters')
   }
   const organizations = valuesOf(subject, 'O')
   const wanted = profile.organization === undefined ? [] : [profile.organization]

@@ -1,3 +1,4 @@
+import { isAscii } from 'node:buffer'
 import type { DeviceId } from '../contract/ids.ts'
 import {
   type DerElement,
@@ -60,14 +61,15 @@ function readAttribute(reader: DerReader): NameAttribute {
 }
 
 export function decodeValue({ tag, content, der }: DerElement): Omit<NameAttribute, 'oid'> {
+  const latin1 = content.toString('latin1')
   if (tag === tags.utf8String) {
+    if (isAscii(content)) return { value: latin1, encoding: 'utf8' }
     try {
       return { value: utf8.decode(content), encoding: 'utf8' }
     } catch {
       // not UTF-8: shown in hex below
     }
   }
-  const latin1 = content.toString('latin1')
   if (tag === tags.printableString && /^[A-Za-z0-9 '()+,\-./:=?]*$/.test(latin1)) {
     return { value: latin1, encoding: 'printable' }
   }
@@ -160,7 +162,7 @@ export function formatName(name: DistinguishedName): string {
 
 function formatAttribute({ oid: type, value, encoding }: NameAttribute): string {
   const label = labels.get(type) ?? type
-  if (encoding === 'other') return `${label}=${value}`
+  if (encoding === 'other' || /^[A-Za-z0-9][A-Za-z0-9._:-]*$/.test(value)) return `${label}=${value}`
   const escaped = value
     .replaceAll(/["+,;<>\\]/g, '\\$&')
     .replace(/^[ #]/, '\\$&')

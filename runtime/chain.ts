@@ -7,5 +7,7 @@ import { hash } from 'node:crypto'
  * @param body     the entry's text, byte for byte as it is stored
  */
 export function chainHash(previous: string, body: string): string {
-  return hash('sha256', Buffer.concat([Buffer.from(previous, 'hex'), Buffer.from(body)]))
+  const text = Buffer.allocUnsafe(Buffer.byteLength(previous, 'hex') + Buffer.byteLength(body))
+  const at = text.write(previous, 'hex')
+  return hash('sha256', text.subarray(0, at + text.write(body, at)))
 }

@@ -1,4 +1,4 @@
-import { constants, type KeyObject, randomBytes, X509Certificate } from 'node:crypto'
+import { constants, type KeyObject, X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import { createServer } from 'node:https'
@@ -11,6 +11,7 @@ import { FleetError } from './errors.ts'
 import { networkOf } from './limits.ts'
 import type { Log } from './log.ts'
 import { LogLimit } from './log-limit.ts'
+import { randomOctets } from './random.ts'
 import { pathOf, requireClear } from './request-target.ts'
 
 /** What a peer asked, read whole: the handler never touches the socket's bytes. */
@@ -142,6 +143,10 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     if (told) log.warn(fields, 'connection refused')
   }
   server.on('drop', (peer) => noteDrop(peer?.remoteAddress))
+  const serving = {
+    sending: { ...options, isOwnName, isWaiting: false },
+    waiting: { ...options, isOwnName, isWaiting: true },
+  }
   const unanswered = new WeakMap<Socket, Set<ServerResponse>>()
   const broken = new WeakSet<Socket>()
   server.on('clientError', (error: NodeJS.ErrnoException & { reason?: string }, peer) => {
@@ -196,7 +201,7 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
       if (closing) socket.destroySoon()
       else if (!socket.destroyed) idle.add(socket)
     })
-    answer(message, response, { ...options, isOwnName, isWaiting }).catch((err: unknown) => {
+    answer(message, response, isWaiting ? serving.waiting : serving.sending).catch((err: unknown) => {
       log.error({ event: 'request.failed', err }, 'request failed')
       response.destroy()
     })
@@ -269,10 +274,12 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   const length = result.status === 204 ? {} : { 'Content-Length': String(Buffer.byteLength(body)) }
   const headers: Record<string, string> = { ...result.headers, ...length }
   if (!message.complete) headers.Connection = 'close'
-  if (Buffer.isBuffer(body)) response.once('close', () => body.fill(0))
   // Node waits for ever for a peer that does not read.
   const unread = setTimeout(() => socket.destroy(), options.requestTimeoutMs)
-  response.once('close', () => clearTimeout(unread))
+  response.once('close', () => {
+    clearTimeout(unread)
+    if (Buffer.isBuffer(body)) body.fill(0)
+  })
   response.writeHead(result.status, headers)
   if (message.complete) response.end(message.method === 'HEAD' ? undefined : body)
   else refuseRest(message, response, body)
@@ -291,7 +298,7 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
 
 /** Of the connection. */
 const headOf = (socket: TLSSocket): Omit<EdgeRequestHead, 'method' | 'path' | 'headers'> => ({
-  id: randomBytes(8).toString('hex'),
+  id: randomOctets(8).toString('hex'),
   remoteAddress: socket.remoteAddress ?? 'unknown',
   certificate: certificateOf(socket)?.raw,
   certificateFault: socket.authorized ? undefined : String(socket.authorizationError ?? 'unauthorized'),
@@ -317,13 +324,19 @@ function requireFitting({ headers }: IncomingMessage, maxBytes: number): void {
 function readBody(message: IncomingMessage, maxBytes: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     // One piece of memory: a chunk may be a single octet, which as an object of its own takes hundreds.
-    let held = Buffer.alloc(0)
+    let held: Buffer = Buffer.alloc(0)
     let size = 0
     message.on('data', (chunk: Buffer) => {
       const wanted = size + chunk.length
       if (wanted > maxBytes) {
         message.pause()
         reject(tooLarge(maxBytes))
+        return
+      }
+      // Most bodies are one chunk, that has been read for them alone.
+      if (size === 0 && chunk.length === Number(message.headers['content-length'])) {
+        held = chunk
+        size = chunk.length
         return
       }
       if (wanted > held.length) {

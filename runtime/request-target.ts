@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import { FleetError } from './errors.ts'
 
 /** Headers that decide something here: of two, another reader may take the other one (RFC 9110 5.3, RFC 9112 3.2). */
-const singular = ['host', 'authorization', 'content-type'] as const
+const singular = new Set(['host', 'authorization', 'content-type'])
 
 const absoluteForm = /^([a-z][a-z\d+.-]*):\/\/([^/?#]*)/i
 const host = /^(?:\[[\da-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(?::\d*)?$/i
@@ -19,9 +19,12 @@ export function pathOf(target: string): string {
  * @throws FleetError `request_malformed`, `misdirected`
  */
 export function requireClear(message: IncomingMessage, isOwnName: (host: string) => boolean): void {
-  const { headersDistinct, headers, url = '/' } = message
-  for (const name of singular) {
-    if ((headersDistinct[name]?.length ?? 0) > 1) throw malformed(`there are two ${name} headers`)
+  const { rawHeaders, headers, url = '/' } = message
+  const seen = new Set<string>()
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at]!.toLowerCase()
+    if (seen.has(name) && singular.has(name)) throw malformed(`there are two ${name} headers`)
+    seen.add(name)
   }
   // RFC 9112 3.2: 400 without a Host, which HTTP/1.0 did not have yet, and for one that is none.
   if (headers.host === undefined && message.httpVersion !== '1.0') throw malformed('there is no Host header')

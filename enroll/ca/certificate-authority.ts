@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import type { DeviceId, SerialNumber } from '../../contract/ids.ts'
 import { issue, newSerialNumber, prepare } from '../../pki/certificate.ts'
 import type { RequestedCertificate } from '../../pki/csr.ts'
@@ -6,6 +5,7 @@ import { buildName, deviceUri, formatName, parseName } from '../../pki/names.ts'
 import type { CertificateProfile } from '../../pki/profile.ts'
 import type { StatusPointers } from '../../pki/status-pointers.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import { randomOctets } from '../../runtime/random.ts'
 import { type CertificateRecord, getCertificate, writeCertificate } from '../registry/certificates.ts'
 import { type DeviceRecord, writeDevice } from '../registry/devices.ts'
 import type { Stored } from '../registry/engine.ts'
@@ -147,7 +147,7 @@ export class CertificateAuthority {
     // A redemption that a crash cut short goes on with the serial it reserved.
     const begun = vouchers.find(({ doc }) => doc.status === 'redeeming')
     if (begun !== undefined) return this.#reserved(begun.doc.serial!, vouchers)
-    const serial = newSerialNumber(randomBytes)
+    const serial = newSerialNumber(randomOctets)
     const certificate: CertificateRecord = {
       serial,
       kind: 'device',

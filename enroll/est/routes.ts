@@ -263,13 +263,22 @@ const tooMany = (waitMs: number): FleetError =>
 function credentialOf({ headers, certificate, remoteAddress }: EdgeRequestHead): string | undefined {
   const { authorization } = headers
   if (authorization === undefined && certificate === undefined) return undefined
-  const shown = Buffer.concat([Buffer.from(`${authorization ?? ''}\0`), certificate ?? Buffer.of()])
-  return `${networkOf(remoteAddress)} ${hash('sha256', shown)}`
+  const shown = authorization === undefined ? '' : hash('sha256', authorization)
+  return `${networkOf(remoteAddress)} ${shown} ${certificate === undefined ? '' : nameOfCertificate(certificate)}`
+}
+
+const names = new WeakMap<Buffer, string>()
+
+/** Known for as long as its connection is there. */
+function nameOfCertificate(certificate: Buffer): string {
+  const name = names.get(certificate) ?? hash('sha256', certificate)
+  names.set(certificate, name)
+  return name
 }
 
 /** What a caller says it is, so that its refusals are counted apart from its neighbours' at the same address. */
 function nameOf(request: EdgeRequestHead): string {
-  if (request.certificate !== undefined) return hash('sha256', request.certificate)
+  if (request.certificate !== undefined) return nameOfCertificate(request.certificate)
   return findBasicCredentials(request)?.username.slice(0, 64) ?? ''
 }
 

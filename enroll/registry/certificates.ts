@@ -187,7 +187,9 @@ export function isWithin(from: string | undefined, to: string | undefined): (at:
 }
 
 /** One way to write an instant, so that text order is time order. */
-export const instant = (iso: string): string => new Date(iso).toISOString()
+export const instant = (iso: string): string => (asWritten.test(iso) ? iso : new Date(iso).toISOString())
+
+const asWritten = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
 
 /** @param expect the revision it was read at; 0: it must not exist */
 export const writeCertificate = (doc: CertificateRecord, expect: number): Write => ({

@@ -40,6 +40,7 @@ import {
 import { migrate, schemaVersion } from './migrations.ts'
 
 const headKey = 'head'
+const beginning: Head = { feed: startCursor, audit: startCursor }
 const dropAtOnce = 500
 const groupAtMost = 500
 const queueAtMost = 10_000
@@ -98,8 +99,8 @@ class LevelEngine implements RegistryEngine {
   readonly #listeners = new Set<() => void>()
   #writing: Promise<void> | undefined
   #inDoubt = false
-  /** As the head on disk has it. */
-  #auditStart: Cursor = startCursor
+  /** As it is on disk, which nobody else writes. */
+  #head: Head = beginning
   #closed = false
 
   constructor(folder: string) {
@@ -130,9 +131,8 @@ class LevelEngine implements RegistryEngine {
 
   async getMany(keys: readonly RecordKey[]): Promise<(Stored | undefined)[]> {
     const names = keys.map((key) => `r ${key}`)
-    const texts = await this.#read(async () =>
-      names.length <= readHereAtMost ? names.map((name) => this.#level.getSync(name)) : this.#level.getMany(names),
-    )
+    const texts =
+      names.length <= readHereAtMost ? this.#readHere(names) : await this.#read(() => this.#level.getMany(names))
     return texts.map((text) => present(decodeRecord(text)))
   }
 
@@ -210,6 +210,10 @@ class LevelEngine implements RegistryEngine {
     await this.#level.close()
   }
 
+  get #auditStart(): Cursor {
+    return this.#head.auditStart ?? startCursor
+  }
+
   /** While one group is being synced the next one gathers. */
   async #drain(): Promise<void> {
     while (this.#queue.length > 0) await this.#commit(this.#queue.splice(0, groupAtMost))
@@ -221,7 +225,7 @@ class LevelEngine implements RegistryEngine {
     let head: Head
     try {
       if (this.#inDoubt) await this.#reopen()
-      head = decodeHead(this.#level.getSync(headKey))
+      head = this.#head
       for (const { keys } of group) {
         for (const key of keys) if (!before.has(key)) before.set(key, this.#level.getSync(`r ${key}`))
       }
@@ -264,7 +268,7 @@ class LevelEngine implements RegistryEngine {
         return
       }
     }
-    this.#auditStart = head.auditStart ?? startCursor
+    this.#head = head
     for (const tell of settle) tell()
     if (head.feed.seq > feedBefore) queueMicrotask(() => this.#wake())
   }
@@ -305,11 +309,12 @@ class LevelEngine implements RegistryEngine {
           {
             type: 'put',
             key: headKey,
-            value: JSON.stringify({ feed: startCursor, audit: startCursor } satisfies Head),
+            value: JSON.stringify(beginning),
           },
         ],
         { sync: true },
       )
+      this.#head = beginning
       return
     }
     if (version !== String(schemaVersion) && !(await migrate(this.#level, version))) {
@@ -319,7 +324,7 @@ class LevelEngine implements RegistryEngine {
       )
     }
     const head = decodeHead(await this.#level.get(headKey))
-    this.#auditStart = head.auditStart ?? startCursor
+    this.#head = head
     await this.#requireEnding('f', head.feed, head.feedFrom, 'feed')
     await this.#requireEnding('a', head.audit, this.#auditStart.seq, 'audit log')
   }
@@ -376,6 +381,14 @@ class LevelEngine implements RegistryEngine {
       this.#level.iterator({ gt: entryKey(log, Math.max(seq, 0)), lt: `${log}!`, limit }).all(),
     )
     return entries.map(([key, text]) => decodeEntry(Number(key.slice(2)), text))
+  }
+
+  #readHere(names: readonly string[]): (string | undefined)[] {
+    try {
+      return names.map((name) => this.#level.getSync(name))
+    } catch (error) {
+      throw this.#readError(error)
+    }
   }
 
   async #read<T>(read: () => Promise<T>): Promise<T> {

@@ -123,12 +123,11 @@ export class Registry implements AsyncDisposable {
    * @throws FleetError `conflict` (its context names the write), `outcome_unknown`, `unavailable`
    */
   async commit(commit: Commit): Promise<Receipt> {
-    const keys = commit.writes.map(({ kind, id }) => recordKey(kind, id))
-    if (commit.requestId !== undefined) keys.push(recordKey('request', commit.requestId))
-    if (new Set(keys).size < keys.length) throw new Error('a commit writes a record once')
-    keys.push(...(commit.absent ?? []).map(({ kind, id }) => recordKey(kind, id)))
+    const keys = keysOf(commit)
+    const all = [...keys.writes, ...keys.request, ...keys.absent]
+    if (new Set(all).size < all.length) throw new Error('a commit names a record once')
     const feed = (commit.feed ?? []).map((fact) => encodeFeed(fact, commit.at))
-    const receipt = await this.#engine.write(keys, (view) => decide(view, commit, feed))
+    const receipt = await this.#engine.write(all, (view) => decide(view, commit, { keys, feed }))
     if (!receipt.replayed && feed.length > 0) this.#noteOnDisk(receipt.feedSeq, commit.at)
     if (!receipt.replayed && commit.audit.length > 0) {
       this.#onRecorded(commit.audit)
@@ -161,7 +160,7 @@ export class Registry implements AsyncDisposable {
 
   async find<K extends RecordKind>(kind: K, id: string): Promise<Stored<RecordTypes[K]> | undefined> {
     if (!isKeyPart(id)) return undefined
-    const [found] = await this.#engine.getMany([recordKey(kind, id)])
+    const [found] = await this.#engine.getMany([`${kind} ${id}`])
     return found as Stored<RecordTypes[K]> | undefined
   }
 
@@ -344,15 +343,29 @@ export class Registry implements AsyncDisposable {
   }
 }
 
-function decide({ head, records }: View, commit: Commit, feed: string[]): { answer: Receipt; changes?: Changes } {
+type Keys = { writes: RecordKey[]; request: RecordKey[]; absent: RecordKey[] }
+
+const keysOf = ({ writes, requestId, absent = [] }: Commit): Keys => ({
+  writes: writes.map(({ kind, id }) => recordKey(kind, id)),
+  request: requestId === undefined ? [] : [recordKey('request', requestId)],
+  absent: absent.map(({ kind, id }) => recordKey(kind, id)),
+})
+
+function decide(
+  { head, records }: View,
+  commit: Commit,
+  { keys, feed }: { keys: Keys; feed: string[] },
+): { answer: Receipt; changes?: Changes } {
   const { requestId, digest, at } = commit
-  const known = requestId === undefined ? undefined : records.get(recordKey('request', requestId))
+  const known = keys.request.map((key) => records.get(key))[0]
   if (known !== undefined) {
     requireSameRequest(known.doc as RequestRecord, digest)
     return { answer: receiptOf(known.doc as RequestRecord, true) }
   }
-  for (const write of commit.writes) requireExpected(write, records)
-  for (const record of commit.absent ?? []) requireExpected({ ...record, expect: 0 }, records)
+  for (const [n, write] of commit.writes.entries()) requireExpected(write, records.get(keys.writes[n]!))
+  for (const [n, record] of (commit.absent ?? []).entries()) {
+    requireExpected({ ...record, expect: 0 }, records.get(keys.absent[n]!))
+  }
   const audit = commit.audit.map((fact) => encodeAudit(withChange(fact, commit.writes, records), at))
   const ends = {
     auditSeq: head.audit.seq + audit.length,
@@ -361,15 +374,15 @@ function decide({ head, records }: View, commit: Commit, feed: string[]): { answ
   }
   const written: Changes['records'][number][] = []
   const indexed: Changes['indexed'][number][] = []
-  for (const { kind, id, doc } of commit.writes) {
-    const key = recordKey(kind, id)
+  for (const [n, { kind, id, doc }] of commit.writes.entries()) {
+    const key = keys.writes[n]!
     const old = records.get(key)?.doc as RecordTypes[typeof kind] | undefined
     written.push({ key, doc })
     indexed.push(...indexChanges(kind, id, old, doc, commit.reindexes))
   }
   if (requestId !== undefined) {
     const request: RequestRecord = { at: at.toISOString(), ...(digest === undefined ? {} : { digest }), ...ends }
-    written.push({ key: recordKey('request', requestId), doc: request })
+    written.push({ key: keys.request[0]!, doc: request })
     indexed.push(...indexChanges('request', requestId, undefined, request))
   }
   for (const [n, fact] of commit.audit.entries()) {
@@ -393,9 +406,9 @@ function requireSameRequest(known: RequestRecord, digest: string | undefined): v
 
 function requireExpected(
   { kind, id, expect }: { kind: RecordKind; id: string; expect?: number | undefined },
-  records: ReadonlyMap<RecordKey, Stored>,
+  found: Stored | undefined,
 ): void {
-  const actual = records.get(recordKey(kind, id))?.rev ?? 0
+  const actual = found?.rev ?? 0
   if (expect === undefined || expect === actual) return
   const seen = actual === 0 ? 'does not exist' : expect === 0 ? 'exists already' : 'was changed meanwhile'
   throw new FleetError('conflict', `${kind} ${id} ${seen}`, { context: { kind, id, expected: expect, actual } })
