@@ -4,6 +4,7 @@ import type { FromBroker, FromEnroll } from '../contract/feed.ts'
 import { type KeyOrder, type LiveSession, type Sighting, sightingsAtOnce } from '../contract/live-sessions.ts'
 import { parseNetwork } from '../contract/networks.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
+import { AttemptLimit } from '../runtime/limits.ts'
 import type { Log } from '../runtime/log.ts'
 import { LogLimit } from '../runtime/log-limit.ts'
 import { type Beside, type Clone, Clones, type Contact, placeOf, type Sites } from './clones.ts'
@@ -32,6 +33,10 @@ const maxKnown = 10_000
 const maxShown = 20
 /** In one look: a fleet that comes at once is told of in the seconds after it. */
 const maxLines = 4
+/** Those who come within so long are told of in one line. */
+const gatherMs = 50
+/** So long after one was told of elsewhere, whoever left here for that has gone. */
+const leaveMs = 100
 
 /**
  * Watches for one key in two places, and keeps both away for a while when it sees that: longer each time, since a clone comes
@@ -47,10 +52,14 @@ export class CloneWatch {
   readonly #bytesIn = new WeakMap<Connection, number>()
   /** Other brokers have not heard of these. */
   readonly #untold = new Set<Connection>()
+  #gathering = false
+  /** By broker: one that says of everybody that they are there ends few sessions here. */
+  readonly #yields: AttemptLimit
 
   constructor(options: CloneWatchOptions) {
     this.#options = options
     this.#clones = new Clones(options.settings.overlapMs)
+    this.#yields = new AttemptLimit(options.settings.maxSuspended)
     this.#sites = new Map(
       Object.entries(options.settings.sites).map(([name, networks]) => [
         name,
@@ -75,32 +84,38 @@ export class CloneWatch {
     this.#look(this.#clones.ofKey(key), at)
     if (this.suspendedUntil(certificate, new Date(at)) !== undefined) return true
     this.#bytesIn.set(connection, connection.link.counters.bytesIn)
-    const clone = this.#clones.arrived({ key, id: connection, clientId, place, at })
-    if (clone !== undefined) return this.#seen(clone)
+    const seen = this.#clones.arrived({ key, id: connection, clientId, place, at })
+    if (seen !== undefined && 'first' in seen) return this.#seen(seen)
     // A peer that ends its side, or answers our end with its own, is there.
     socket.on('end', () => this.#heard(connection, this.#now()))
     socket.on('close', () => {
       this.#clones.gone(connection)
       this.#untold.delete(connection)
     })
-    this.#untold.add(connection)
+    if (seen === undefined) this.#tellSoon(connection)
+    else setTimeout(() => this.#isBack(seen), gatherMs).unref()
     return false
   }
 
   /** What was said before may not have been passed on to everybody who is there now. */
   tellAll(connections: Iterable<Connection>): void {
     for (const connection of connections) if (this.#clones.has(connection)) this.#untold.add(connection)
-    this.#tell()
+    this.#tell(maxLines)
   }
 
   /** Who has come to another broker, or was there before what is here. */
   elsewhere({ broker, sessions, isEarlier }: Extract<FromEnroll, { kind: 'elsewhere' }>): void {
     const at = this.#now()
-    for (const { key, from } of sessions) {
+    for (const { key, from, clientId } of sessions) {
       const own = this.#clones.ofKey(key)
       if (own.length === 0) continue
       this.#look(own, at)
-      this.#clones.elsewhere({ key, broker, place: placeOf(from, this.#sites), isEarlier, at })
+      const place = placeOf(from, this.#sites)
+      this.#clones.elsewhere({ key, broker, place, isEarlier, at })
+      if (isEarlier || clientId === undefined) continue
+      const rival = { key, clientId, place, toldAt: at }
+      if (this.#clones.rivalOf(rival) === undefined) continue
+      setTimeout(() => this.#yield(rival, broker), leaveMs).unref()
     }
   }
 
@@ -117,11 +132,32 @@ export class CloneWatch {
     const now = this.#now()
     this.#look(this.#clones.watched(), now)
     this.#clones.forget(now)
-    this.#tell()
+    this.#tell(maxLines)
   }
 
-  #tell(): void {
-    for (let lines = 0; lines < maxLines && this.#untold.size > 0; lines++) {
+  /** As it would of one broker: its client id is that of who came last. */
+  #yield(rival: Parameters<Clones<Connection>['rivalOf']>[0], broker: string): void {
+    const at = this.#now()
+    const connection = this.#clones.rivalOf(rival)
+    if (connection === undefined || this.#options.settings.maxSuspended === 0) return
+    if (this.#yields.waitMs(broker, at) > 0) return
+    this.#yields.note(broker, at)
+    this.#clones.yields(connection, { broker, at })
+    connection.close('session_elsewhere', 'its client id has come to another broker, from another place')
+  }
+
+  #tellSoon(connection: Connection): void {
+    this.#untold.add(connection)
+    if (this.#gathering) return
+    this.#gathering = true
+    setTimeout(() => {
+      this.#gathering = false
+      this.#tell(1)
+    }, gatherMs).unref()
+  }
+
+  #tell(atMost: number): void {
+    for (let lines = 0; lines < atMost && this.#untold.size > 0; lines++) {
       const some = this.#untold.values().take(sightingsAtOnce).toArray()
       if (!this.#options.say({ kind: 'arrived', sessions: some.flatMap(sightingOf) })) return
       for (const connection of some) this.#untold.delete(connection)
@@ -139,14 +175,22 @@ export class CloneWatch {
 
   #heard(connection: Connection, at: number): void {
     const seen = this.#clones.heard(connection, at)
-    if (seen?.rule === 'beside') this.#seenBeside(seen, at)
-    else if (seen !== undefined) this.#seen(seen)
+    if (seen === undefined) return
+    if ('first' in seen) this.#seen(seen)
+    else this.#sayBeside(seen, at)
   }
 
   /** Enroll asks the other broker whether the one there is heard as well: what moved from here to there is not. */
-  #seenBeside({ broker, contact: { key, id } }: Beside<Connection>, at: number): void {
+  #sayBeside({ rule, broker, contact: { key, id } }: Beside<Connection>, at: number): boolean {
     const [session] = showSessions([id], new Date(at))
-    if (session !== undefined) this.#options.say({ kind: 'beside', key, broker, session })
+    const isBack = rule === 'back' ? { isBack: true } : {}
+    return session !== undefined && this.#options.say({ kind: 'beside', key, broker, session, ...isBack })
+  }
+
+  /** It is live by now. The one at the other broker is not to yield to it in turn: enroll asks there whether it stays. */
+  #isBack(seen: Beside<Connection>): void {
+    const { id } = seen.contact
+    if (this.#clones.has(id) && !this.#sayBeside(seen, this.#now())) this.#untold.add(id)
   }
 
   /** @returns whether the key is suspended */
@@ -215,8 +259,15 @@ export class CloneWatch {
 /** One that begins in the future is of a clock that was set back since: it must not keep a device out until that has caught up. */
 const isUnderWay = ({ since, until }: Suspension, now: number): boolean => since <= now && now < until
 
-const sightingOf = ({ certificate, remoteAddress }: Connection): Sighting[] =>
-  certificate === undefined ? [] : [{ key: certificate.spkiHash, from: remoteAddress.slice(0, reportBounds.name) }]
+const sightingOf = ({ certificate, clientId, remoteAddress }: Connection): Sighting[] =>
+  certificate === undefined
+    ? []
+    : [
+        {
+          ...{ key: certificate.spkiHash, from: remoteAddress.slice(0, reportBounds.name) },
+          ...(clientId === undefined ? {} : { clientId: clientId.slice(0, reportBounds.clientId) }),
+        },
+      ]
 
 function describe({ id, clientId, since }: Contact<Connection>): string {
   const { socket, remoteAddress } = id

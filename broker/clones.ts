@@ -53,12 +53,17 @@ export type Contact<T> = {
  */
 export type Clone<T> = { rule: 'duel' | 'overlap' | 'crossing'; first: Contact<T>; second: Contact<T>; open: T[] }
 
-/** One that is heard for longer than a change of networks takes beside another that this broker was told of. */
-export type Beside<T> = { rule: 'beside'; broker: string; contact: Contact<T> }
+/**
+ * At a second broker. `beside`: one is heard for longer than a change of networks takes beside another that this broker was told
+ * of. `back`: who yielded its client id to another there, and was there to hear of it, comes back for it.
+ */
+export type Beside<T> = { rule: 'beside' | 'back'; broker: string; contact: Contact<T> }
 /** At another broker; `since` is when it came there, as far as it is told, and `toldAt` when that was. */
 type Elsewhere = { place: Place; since: number; toldAt: number }
 
-type Loss<T> = { loser: Contact<T>; winner: Contact<T>; at: number; wasThere: boolean }
+/** To a connection here, or to one at another broker. */
+type Winner<T> = { winner: Contact<T>; broker?: never } | { winner?: never; broker: string }
+type Loss<T> = { loser: Contact<T>; at: number; wasThere: boolean } & Winner<T>
 type Crossing = { from: string; beside: string; at: number }
 type KeyState<T> = {
   readonly open: Map<T, Contact<T>>
@@ -67,11 +72,15 @@ type KeyState<T> = {
   crossings: Crossing[]
   /** By broker. */
   elsewhere?: Map<string, Elsewhere>
+  /** When one of them last yielded to another broker. */
+  yieldedAt?: number
 }
 
 /** A loser that is back by then was never on its way to where its client id went. */
 const returnMs = 15_000
 const windowMs = 600_000
+/** What two brokers may need to hear of each other's connections, and more. */
+const settledMs = 1_000
 /** A device that moves between two networks, and is in both for a moment, does not do so more often in that time. */
 const maxCrossings = 3
 const maxLosses = 16
@@ -100,7 +109,7 @@ export class Clones<T> {
     clientId,
     place,
     at,
-  }: Omit<Contact<T>, 'since' | 'heardAt'> & { at: number }): Clone<T> | undefined {
+  }: Omit<Contact<T>, 'since' | 'heardAt'> & { at: number }): Clone<T> | Beside<T> | undefined {
     const state = this.#keys.get(key) ?? { open: new Map(), losses: new Map(), crossings: [] }
     const contact: Contact<T> = { key, id, clientId, place, since: at, heardAt: at }
     const holder = [...state.open.values()].findLast((one) => one.clientId === clientId)
@@ -117,7 +126,7 @@ export class Clones<T> {
     state.open.set(id, contact)
     this.#keys.set(key, state)
     this.#contacts.set(id, contact)
-    return undefined
+    return isBack && loss.broker !== undefined ? { rule: 'back', broker: loss.broker, contact } : undefined
   }
 
   /** Something came from the peer, if only that it has closed its end. */
@@ -157,6 +166,34 @@ export class Clones<T> {
     state.elsewhere.set(broker, { place, since: isEarlier ? Number.NEGATIVE_INFINITY : at, toldAt: at })
     if (state.elsewhere.size > maxElsewhere) state.elsewhere.delete(state.elsewhere.keys().next().value!)
     this.#shared.add(key)
+  }
+
+  /**
+   * Who has the client id here that somebody has come with to another broker, from elsewhere. Of one key that is asked for once
+   * in a while: who yields slowly and comes back slowly is found by staying.
+   *
+   * @param toldAt when we heard of it: who came here shortly before may have come after it
+   */
+  rivalOf({
+    key,
+    clientId,
+    place,
+    toldAt,
+  }: Pick<Contact<T>, 'key' | 'clientId' | 'place'> & { toldAt: number }): T | undefined {
+    const state = this.#keys.get(key)
+    if (state?.yieldedAt !== undefined && toldAt - state.yieldedAt < windowMs) return undefined
+    const holder = [...(state?.open.values() ?? [])].findLast((one) => one.clientId === clientId)
+    if (holder === undefined || holder.since + settledMs > toldAt) return undefined
+    return isApart(holder.place, place) ? holder.id : undefined
+  }
+
+  /** It is about to be ended for one at another broker. */
+  yields(id: T, { broker, at }: { broker: string; at: number }): void {
+    const loser = this.#contacts.get(id)!
+    const state = this.#keys.get(loser.key)!
+    state.losses.set(loser.clientId, { loser, broker, at, wasThere: false })
+    state.yieldedAt = at
+    this.#remember(loser.key)
   }
 
   gone(id: T): void {
@@ -201,7 +238,8 @@ export class Clones<T> {
       const state = this.#keys.get(key)!
       state.crossings = state.crossings.filter(({ at }) => now - at < windowMs)
       for (const [clientId, { at }] of state.losses) if (now - at > returnMs) state.losses.delete(clientId)
-      if (state.crossings.length === 0 && state.losses.size === 0) this.#drop(key)
+      if (state.yieldedAt !== undefined && now - state.yieldedAt >= windowMs) delete state.yieldedAt
+      if (state.crossings.length === 0 && state.losses.size === 0 && state.yieldedAt === undefined) this.#drop(key)
     }
   }
 
@@ -247,6 +285,7 @@ export class Clones<T> {
     if (state === undefined) return
     state.losses.clear()
     state.crossings = []
+    delete state.yieldedAt
     if (state.open.size === 0) this.#keys.delete(key)
   }
 

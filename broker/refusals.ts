@@ -14,6 +14,8 @@ const codes: Partial<Record<ProblemCode, number>> = {
   outcome_unknown: reason.serverBusy,
   kicked: reason.administrativeAction,
   session_taken_over: reason.sessionTakenOver,
+  // Some clients do not come back from 0x8e, and only who comes back shows that there are two.
+  session_elsewhere: reason.serverBusy,
   too_many_connections: reason.quotaExceeded,
   quota_exceeded: reason.quotaExceeded,
   protocol_violation: reason.protocolError,

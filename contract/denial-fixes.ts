@@ -75,6 +75,10 @@ const fixes: Record<DenialCause, (denial: Refusal) => DenialFix> = {
   too_many_requests: () => wait('too many were refused lately; the next minute has room again'),
   session_taken_over: ({ deviceId = 'DEVICE' }) =>
     device(`two clients use one client id; give each its own, such as ${deviceId}:a and ${deviceId}:b`),
+  session_elsewhere: () =>
+    wait(
+      'a client with its key and client id has come to another broker, from another place; is one of them not yours?',
+    ),
   kicked: () => wait('an operator has ended this one session; it may connect again at once'),
   publish_denied: () => device('no policy can open this topic; publish on another'),
   subscribe_denied: () => device('no policy can open this filter; subscribe to another'),

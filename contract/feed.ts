@@ -145,7 +145,8 @@ export type FromBroker =
   | ({ kind: 'answer'; id: number } & Answered)
   | { kind: 'report'; id: string; report: BrokerReport }
   | { kind: 'arrived'; sessions: Sighting[] }
-  | { kind: 'beside'; key: string; broker: string; session: LiveSession }
+  /** `isBack`: it yielded its client id to the one there, and has come back for it at once. */
+  | { kind: 'beside'; key: string; broker: string; session: LiveSession; isBack?: boolean }
 export type FromEnroll =
   | { kind: 'refused'; code: ProblemCode }
   /** `isOther`: the cursor is of no feed that this one ever was, as after a restore from a backup. */

@@ -64,7 +64,12 @@ export const keyOrder = z.object({
 export type KeyOrder = z.output<typeof keyOrder>
 
 /** That somebody is there with a key, and from where. */
-export const sighting = z.object({ key, from: text(reportBounds.name) })
+export const sighting = z.object({
+  key,
+  from: text(reportBounds.name),
+  /** Missing where a broker of an earlier version says it. */
+  clientId: text(reportBounds.clientId).optional(),
+})
 export type Sighting = z.output<typeof sighting>
 /** In one line. */
 export const sightingsAtOnce = 500

@@ -113,6 +113,7 @@ export const problems = {
   quarantined: { status: 403, title: 'The connection is in quarantine' },
   slow_reader: { status: 429, title: 'The peer reads more slowly than its messages arrive' },
   session_taken_over: { status: 409, title: 'Another connection took the client id over' },
+  session_elsewhere: { status: 409, title: 'The client id has come to another broker, from another place' },
   kicked: { status: 403, title: 'An operator has ended the session' },
   snapshot_stale: { status: 503, title: 'The broker does not yet know who is revoked' },
 

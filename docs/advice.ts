@@ -174,6 +174,8 @@ export const advice: Record<ProblemCode, string> = {
   slow_reader:
     'The device did not read for so long that `broker.maxBufferedBytes` was reached. Subscribe to less, or give it a better link.',
   session_taken_over: 'Two clients use one client id. Give each its own suffix: `cam-1:a`, `cam-1:b`.',
+  session_elsewhere:
+    'A device that moved to another broker has nothing to do. Two clients of one device that are in two places at a time take a suffix each, `cam-1:a` and `cam-1:b`, and places that belong together stand in `broker.clones.sites`. Is one of the two not yours? `npx fleetgate device stolen ID`.',
   kicked:
     'Connect again: an operator has ended this one session, and the audit log says who. To keep a device out: `npx fleetgate device disable ID`.',
   snapshot_stale:

@@ -61,7 +61,7 @@ export class CloneDesk {
   }
 
   /** Its key is used at two brokers, in places that are apart, and both are there. */
-  async met({ key, sides, suspended, requestId }: Met): Promise<void> {
+  async met({ key, rule, sides, suspended, requestId }: Met): Promise<void> {
     const { alerts, clock } = this.#options
     const turn = this.#alerts.take(key, clock().getTime())
     if (turn === undefined) return
@@ -69,8 +69,8 @@ export class CloneDesk {
     const places = sides.map(({ broker, session: { clientId, remoteAddress, connectedAt } }) =>
       `${clientId.slice(0, 100)} from ${remoteAddress} since ${connectedAt} at ${broker}`.slice(0, 300),
     )
-    const detail = `overlap: ${places.join('; ')}`
-    const details = { rule: 'overlap', key, places, suspended, count: turn.suppressed + 1 }
+    const detail = `${rule}: ${places.join('; ')}`
+    const details = { rule, key, places, suspended, count: turn.suppressed + 1 }
     await alerts.raise({
       ...{ kind: 'clone', deviceId, details, remoteAddress, requestId, by: 'enroll', at: clock().toISOString() },
       told: { kind: 'clone', deviceId, message: detail, count: turn.suppressed + 1 },

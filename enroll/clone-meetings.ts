@@ -10,8 +10,17 @@ import type { Follower } from './feed-follower.ts'
 type Broker = Pick<Follower, 'id' | 'knows' | 'ask' | 'tell'>
 type Said<K extends FromBroker['kind']> = Extract<FromBroker, { kind: K }>
 type Side = { broker: string; session: LiveSession }
-/** One key that is used at two brokers, the later side last. */
-export type Met = { key: string; sides: readonly [Side, Side]; suspended: boolean; requestId: string }
+/**
+ * One key that is used at two brokers, the later side last. `overlap`: both are heard for longer than a move takes; `duel`: who
+ * yielded its client id to the other is back for it.
+ */
+export type Met = {
+  key: string
+  rule: 'overlap' | 'duel'
+  sides: readonly [Side, Side]
+  suspended: boolean
+  requestId: string
+}
 type MeetingsOptions = {
   brokers: ReadonlyMap<string, Broker>
   /** Keys that are suspended in an hour for what two brokers say; a broker could say it of any. */
@@ -33,7 +42,8 @@ const maxBeside = 50
 /**
  * One key at two brokers. Who has come to one is passed on to the others, and nothing of it is kept here. A broker that has the
  * key too, and hears it there for longer than a move takes, says so; then the other is asked for the same. Both places are judged where
- * they are seen, so no two clocks are compared.
+ * they are seen, so no two clocks are compared. It shows sooner where both want one client id: who has it yields to who comes, as
+ * at one broker, and a device that has moved does not come back for it.
  */
 export class CloneMeetings {
   readonly #options: MeetingsOptions
@@ -73,6 +83,7 @@ export class CloneMeetings {
     this.#count(this.#besideLines, by)
     const other = this.#options.brokers.get(at)
     if (other === undefined || at === by) return
+    if (said.isBack) return this.#isBack(key, other, { broker: by, session })
     const answer = this.#beside.get(at)?.get(key)
     if (answer?.at !== by) {
       this.#keep(by, key, { at, session })
@@ -80,14 +91,24 @@ export class CloneMeetings {
       return
     }
     this.#beside.get(at)!.delete(key)
-    if (answer.session.deviceId !== session.deviceId) {
-      const sentence = `${at} and ${by} name different devices for one key: one of the two does not tell the truth`
-      throw new FleetError('request_malformed', sentence)
-    }
-    await this.#meet(key, [
+    const sides: Met['sides'] = [
       { broker: at, session: answer.session },
       { broker: by, session },
-    ])
+    ]
+    requireOneDevice(sides)
+    // It may have gone since it said so: then this was a slow move.
+    const stillThere = await other.ask('key', { key, suspend: false }, askMs)
+    if (stillThere !== undefined && stillThere.length > 0) await this.#meet(key, 'overlap', sides)
+  }
+
+  /** @param side who is back for the client id that it yielded to one at `other` */
+  async #isBack(key: string, other: Broker, side: Side): Promise<void> {
+    const there = await other.ask('key', { key, suspend: false }, askMs)
+    const session = there?.find(({ clientId }) => clientId === side.session.clientId)
+    if (session === undefined) return
+    const sides: Met['sides'] = [{ broker: other.id, session }, side]
+    requireOneDevice(sides)
+    await this.#meet(key, 'duel', sides)
   }
 
   /** What it has said is of sessions that it may have lost. */
@@ -95,11 +116,8 @@ export class CloneMeetings {
     this.#beside.delete(broker)
   }
 
-  async #meet(key: string, sides: Met['sides']): Promise<void> {
+  async #meet(key: string, rule: Met['rule'], sides: Met['sides']): Promise<void> {
     const { brokers, log, onMet } = this.#options
-    // It may have gone since it said so: then this was a slow move.
-    const stillThere = await brokers.get(sides[0].broker)?.ask('key', { key, suspend: false }, askMs)
-    if (stillThere === undefined || stillThere.length === 0) return
     const suspended = this.#maySuspend(sides)
     const { deviceId } = sides[1].session
     if (suspended) {
@@ -114,7 +132,7 @@ export class CloneMeetings {
         'a key that was cloned goes on',
       )
     }
-    await onMet({ key, sides, suspended, requestId: `meeting-${randomUUID()}` })
+    await onMet({ key, rule, sides, suspended, requestId: `meeting-${randomUUID()}` })
   }
 
   /** Of two brokers, so that one that lies uses up nothing but its own. */
@@ -143,6 +161,12 @@ export class CloneMeetings {
       throw new FleetError('too_many_requests', 'a broker tells of more than can come to it')
     limit.note(broker, now)
   }
+}
+
+function requireOneDevice([one, other]: Met['sides']): void {
+  if (one.session.deviceId === other.session.deviceId) return
+  const sentence = `${one.broker} and ${other.broker} name different devices for one key: one of the two does not tell the truth`
+  throw new FleetError('request_malformed', sentence)
 }
 
 function tell(broker: Broker, from: string, sessions: Sighting[], isEarlier: boolean): void {

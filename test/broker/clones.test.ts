@@ -37,6 +37,13 @@ class World {
     return this
   }
 
+  /** Somebody comes to another broker for this client id. @returns who yields here */
+  yieldTo(address: string, clientId = 'cam-1'): string | undefined {
+    const rival = this.clones.rivalOf({ key: 'k', clientId, place: placeOf(address, this.sites), toldAt: this.now })
+    if (rival !== undefined) this.clones.yields(rival, { broker: 'broker-2', at: this.now })
+    return rival
+  }
+
   hear(...ids: string[]): this {
     for (const id of ids) this.#keep(this.clones.heard(id, this.now))
     return this
@@ -57,8 +64,9 @@ class World {
   }
 
   #keep(verdict: Clone<string> | Beside<string> | undefined): this {
-    if (verdict?.rule === 'beside') this.beside.push(`${verdict.contact.id} ${verdict.broker}`)
-    else if (verdict !== undefined) this.verdicts.push(verdict)
+    if (verdict === undefined) return this
+    if ('first' in verdict) this.verdicts.push(verdict)
+    else this.beside.push(`${verdict.contact.id} ${verdict.rule === 'back' ? 'back from ' : ''}${verdict.broker}`)
     return this
   }
 }
@@ -267,6 +275,49 @@ suite('one that is heard beside another at a second broker', () => {
       world.clones.elsewhere({ key: 'k', broker: `broker-${n}`, place, isEarlier: true, at: world.now })
     for (let n = 0; n < 200; n++) world.after(minute).hear('a')
     assert.equal(world.beside.length, 16)
+  })
+})
+
+suite('one that yields its client id to somebody at a second broker', () => {
+  test('is back for it: from the same place, in a moment, having been there to hear of it', () => {
+    const world = new World().come('a', home).after(minute)
+    assert.equal(world.yieldTo(abroad), 'a')
+    world.yield('a').after(second).come('a2', home)
+    assert.deepEqual([world.beside, world.rules], [['a2 back from broker-2'], []])
+  })
+
+  test('is a device that moved: it was not there, comes later, or from elsewhere', () => {
+    const comesBack = (leave: (world: World) => void, address = home): World => {
+      const world = new World().come('a', home).after(minute)
+      world.yieldTo(abroad)
+      leave(world)
+      return world.come('a2', address)
+    }
+    assert.deepEqual(comesBack((world) => world.after(second).lose('a')).beside, [])
+    assert.deepEqual(comesBack((world) => world.yield('a').after(16 * second)).beside, [])
+    assert.deepEqual(comesBack((world) => world.yield('a').after(second), '192.0.2.1').beside, [])
+  })
+
+  test('has the same client id, and is in another place', () => {
+    const world = new World('198.51.100.0/24', '192.0.2.0/24').come('a', home).after(minute)
+    assert.equal(world.yieldTo(abroad, 'cam-1:b'), undefined)
+    world.come('b', home, 'cam-1:b').after(second / 2)
+    assert.equal(world.yieldTo(abroad, 'cam-1:b'), undefined, 'it may have come after the one that is told of')
+    assert.equal(world.yieldTo('192.0.2.1'), undefined)
+    assert.equal(world.yieldTo('2001:db8::7'), undefined)
+    assert.equal(world.yieldTo(abroad), 'a')
+  })
+
+  test('is asked for once in a while: who comes back slowly is heard beside the other', () => {
+    const world = new World().come('a', home).after(minute)
+    world.yieldTo(abroad)
+    world.yield('a').after(minute).clones.forget(world.now)
+    world.come('a2', home).after(minute).elsewhere(abroad)
+    assert.equal(world.yieldTo(abroad), undefined)
+    world.after(11 * second).hear('a2')
+    assert.deepEqual(world.beside, ['a2 broker-2'])
+    world.after(10 * minute).clones.forget(world.now)
+    assert.equal(world.yieldTo(abroad), 'a2')
   })
 })
 

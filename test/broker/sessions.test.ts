@@ -407,17 +407,27 @@ suite('one key in two places', () => {
       }
     }
     const arrived = told('arrived')
-    const client = await harness.connect(device)
-    assert.deepEqual((await arrived).sessions.at(-1), { key, from: '127.0.0.1' })
+    const first = await harness.connect(device)
+    const sighting = { key, from: '127.0.0.1', clientId: 'apart-1' }
+    assert.deepEqual((await arrived).sessions.at(-1), sighting)
     const again = told('arrived')
     harness.feed.drop()
     await again // enroll may have been another process
     const elsewhere = { kind: 'elsewhere', broker: 'broker-2', isEarlier: false }
     harness.feed.put({ ...elsewhere, sessions: [{ key: 'no key' }] })
+    // It yields its client id, and is back for it.
+    skewMs = 2_000
+    const yielded = closeOf(first)
+    harness.feed.put({ ...elsewhere, sessions: [{ ...sighting, from: '192.0.2.7' }] })
+    await yielded
+    await harness.testLog.until('session.closed', { deviceId: 'apart-1', reason: 'session_elsewhere' })
+    const back = told('beside')
+    const client = await harness.connect(device)
+    assert.partialDeepStrictEqual(await back, { broker: 'broker-2', isBack: true, session: { clientId: 'apart-1' } })
     harness.feed.put({ ...elsewhere, sessions: [{ key, from: '192.0.2.7' }] })
     assert.equal((await harness.feed.ask('key', { key, suspend: false })).length, 1)
     const beside = told('beside')
-    skewMs = 11_000
+    skewMs = 13_000
     client.publish('devices/apart-1/x', 'x')
     const { broker, session } = await beside
     assert.deepEqual([broker, session.clientId, session.remoteAddress], ['broker-2', 'apart-1', '127.0.0.1'])

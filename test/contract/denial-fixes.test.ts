@@ -40,6 +40,7 @@ const rows: Record<DenialCause, Row> = {
   too_many_requests: ['publish', /^wait .*minute/],
   kicked: ['session', /^wait .*may connect again at once/],
   session_taken_over: ['session', /^device .*cam-7:a and cam-7:b/],
+  session_elsewhere: ['session', /^wait a client with its key .* from another place/],
   slow_reader: ['delivery', /^device read faster/],
   quarantined: ['publish', /^device connect again/, { state: 'valid', action: 'quarantine' }],
   connect_condition: ['connect', /^wait .*another time, or from another network/],

@@ -55,8 +55,8 @@ class World {
     this.meetings.arrived(broker, { kind: 'arrived', sessions: [{ key, from }] })
   }
 
-  beside(by: string, broker: string, session: LiveSession): Promise<void> {
-    return this.meetings.beside(by, { kind: 'beside', key, broker, session })
+  beside(by: string, broker: string, session: LiveSession, isBack = false): Promise<void> {
+    return this.meetings.beside(by, { kind: 'beside', key, broker, session, isBack })
   }
 
   /** The device is at one, somebody else comes to two, and both are heard. */
@@ -84,6 +84,21 @@ test('a key that is heard at two brokers is suspended at all of them, and told o
   // What was said is used up: the same again is the beginning of another.
   await world.beside('two', 'one', abroad)
   assert.equal(world.met.length, 1)
+})
+
+test('one that is back for a client id that it yielded is told of at once, while the other is there', async () => {
+  const world = new World()
+  world.there.set('two', [{ ...abroad, clientId: 'cam-1:b' }])
+  await world.beside('one', 'two', home, true)
+  world.there.set('two', [])
+  await world.beside('one', 'two', home, true)
+  assert.deepEqual([world.met, world.heard], [[], []])
+  world.there.set('two', [abroad])
+  await assert.rejects(world.beside('one', 'two', { ...home, deviceId: 'cam-2' }, true), { code: 'request_malformed' })
+  await world.beside('one', 'two', home, true)
+  const [{ rule, sides }] = world.met as [Met]
+  assert.deepEqual([rule, sides.map(({ broker }) => broker)], ['duel', ['two', 'one']])
+  assert.deepEqual(world.heard, ['one suspend', 'two suspend', 'three suspend'])
 })
 
 suite('nothing is said of it', () => {

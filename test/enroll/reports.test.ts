@@ -85,7 +85,7 @@ test('a key that is used at two brokers is alerted of once a minute, with both p
     }
     const sides = [sideAt('broker-1', '192.0.2.7'), sideAt('broker-2', '198.51.100.7')] as const
     for (const requestId of ['one', 'two'])
-      await clones.met({ key: 'ab'.repeat(32), sides, suspended: true, requestId })
+      await clones.met({ key: 'ab'.repeat(32), rule: 'duel', sides, suspended: true, requestId })
     const entries = (await registry.auditAfter(0, 10)).map(decodeAudit)
     assert.deepEqual(
       entries.map(({ action, actor }) => `${action} ${actor}`),

@@ -17,12 +17,14 @@ const there = '127.0.0.2'
 const overlapMs = 1_000
 const pingreq = Buffer.from([0xc0, 0])
 
+type From = { localAddress: string; clientId?: string }
 type Broker = { service: BrokerService; log: TestLog; port: number }
 
 /** Two brokers of one gateway, each with a certificate of its own. */
 class TwoBrokers implements AsyncDisposable {
   readonly fleet: EnrollHarness
   readonly brokers: Broker[] = []
+  readonly #clients: MqttClient[] = []
 
   private constructor(fleet: EnrollHarness) {
     this.fleet = fleet
@@ -57,14 +59,15 @@ class TwoBrokers implements AsyncDisposable {
   }
 
   /** Comes back whenever it is put out, and is heard all the time that it is there. */
-  chatter(device: DeviceKeys, { port }: Broker, localAddress: string): MqttClient {
+  chatter(device: DeviceKeys, { port }: Broker, { localAddress, clientId = device.id }: From): MqttClient {
     const client = connect(`mqtts://127.0.0.1:${port}`, {
-      ...{ clientId: device.id, key: device.key, cert: device.certificate, ca: this.fleet.root },
+      ...{ clientId, key: device.key, cert: device.certificate, ca: this.fleet.root },
       ...{ reconnectPeriod: 50, reconnectOnConnackError: true, localAddress },
     } as object)
     client.on('error', () => {})
     const timer = setInterval(() => client.connected && client.publish(`devices/${device.id}/x`, 'x'), 100)
     client.once('end', () => clearInterval(timer))
+    this.#clients.push(client)
     return client
   }
 
@@ -93,6 +96,7 @@ class TwoBrokers implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.#clients.map((client) => client.endAsync(true)))
     for (const { service } of this.brokers) await service[Symbol.asyncDispose]()
     await this.fleet[Symbol.asyncDispose]()
   }
@@ -105,10 +109,34 @@ suite('one key at two brokers', () => {
   })
   after(() => two[Symbol.asyncDispose]())
 
+  test('two that want one client id are both ended as soon as the first is back for it, with one alert', async () => {
+    const device = await two.fleet.enrolledDevice('same-1')
+    const [one, other] = two.brokers as [Broker, Broker]
+    const first = two.chatter(device, one, { localAddress: here })
+    await new Promise<void>((resolve) => first.once('connect', () => resolve()))
+    // Who has just come may have come after one that is told of.
+    await delay(1_000)
+    const second = two.chatter(device, other, { localAddress: there })
+    while ((await two.alerts('same-1')).length === 0) await delay(5)
+    const [{ rule, suspended, places }] = (await two.alerts('same-1')) as [Record<string, unknown>]
+    assert.deepEqual([rule, suspended], ['duel', true])
+    assert.match((places as string[]).toSorted().join(), /127\.0\.0\.1 .* at broker-1,.* 127\.0\.0\.2 .* at broker-2/)
+    for (const { log } of two.brokers) {
+      await log.until('connection.refused', { deviceId: 'same-1', reason: 'key_suspended' })
+      const ends = log.lines.filter(({ event, deviceId }) => event === 'session.closed' && deviceId === 'same-1')
+      assert.ok(ends.filter(({ reason }) => reason === 'session_elsewhere').length <= 1, 'at most two takeovers')
+    }
+    await Promise.all([first, second].map((client) => client.endAsync(true)))
+    assert.equal((await two.alerts('same-1')).length, 1)
+  })
+
   test('both are ended, with one alert that names them, and are kept away for longer when they come back', async () => {
     const device = await two.fleet.enrolledDevice('side-1')
     const [one, other] = two.brokers as [Broker, Broker]
-    const clients = [two.chatter(device, one, here), two.chatter(device, other, there)]
+    const clients = [
+      two.chatter(device, one, { localAddress: here, clientId: 'side-1:a' }),
+      two.chatter(device, other, { localAddress: there, clientId: 'side-1:b' }),
+    ]
     await Promise.all(clients.map((client) => new Promise<void>((resolve) => client.once('connect', () => resolve()))))
     const bothSince = performance.now()
     await Promise.all(clients.map(closeOf))
@@ -119,8 +147,10 @@ suite('one key at two brokers', () => {
     assert.deepEqual([kind, rule, suspended], ['clone', 'overlap', true])
     assert.match((places as string[]).toSorted().join(), /127\.0\.0\.1 .* at broker-1,.* 127\.0\.0\.2 .* at broker-2/)
     const refusals = ({ log }: Broker): string[] =>
-      log.lines.flatMap(({ event, detail }) =>
-        event === 'connection.refused' ? [/used again at (.*)$/.exec(String(detail))?.[1] ?? ''] : [],
+      log.lines.flatMap(({ event, deviceId, detail }) =>
+        event === 'connection.refused' && deviceId === 'side-1'
+          ? [/used again at (.*)$/.exec(String(detail))?.[1] ?? '']
+          : [],
       )
     for (const broker of two.brokers) {
       while (new Set(refusals(broker)).size < 2) await delay(20)
