@@ -8,7 +8,7 @@
  *
  * A program that reads `current/` sees key and certificate of one kind: the link is exchanged in one step.
  */
-import { createHash, createPublicKey, X509Certificate } from 'node:crypto'
+import { createPublicKey, X509Certificate } from 'node:crypto'
 import {
   existsSync,
   mkdirSync,
@@ -20,6 +20,7 @@ import {
   symlinkSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { renewalWindow } from '../contract/renewal-window.ts'
 import { parsePem } from '../pki/certificate.ts'
 import { FleetError, systemFault } from '../runtime/errors.ts'
 import { readPrivateFile, syncFolder, writeFileAtomic } from '../runtime/files.ts'
@@ -167,12 +168,8 @@ export function requireOwn({ privateKeyPem, chainPem }: Identity, trust: Trust, 
   if (!isHeld) fail('that does not lead to the pinned root')
 }
 
-/**
- * When a certificate is to be renewed: at that part of its life, and up to a twentieth of it later, each one at its own
- * time, so that a fleet that was enrolled at once does not come back at once.
- */
+/** @param part of its life, after which a certificate is to be renewed */
 export function renewalDue(certificatePem: string, part: number): Date {
-  const { notBefore, notAfter, der } = certificateOf(certificatePem)
-  const jitter = createHash('sha256').update(der).digest().readUInt32BE() / 2 ** 32 / 20
-  return new Date(notBefore.getTime() + (notAfter.getTime() - notBefore.getTime()) * (part + jitter))
+  const certificate = certificateOf(certificatePem)
+  return renewalWindow(certificate.der, certificate, part).from
 }

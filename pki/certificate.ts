@@ -82,6 +82,14 @@ export function parseCertificate(der: Uint8Array): CertificateFacts {
   }
 }
 
+/** Of a certificate that was made here: nothing else of it is looked at. */
+export function validityOf(der: Buffer): Pick<CertificateFacts, 'notBefore' | 'notAfter'> {
+  const tbs = readDer(der, maxCertificateBytes).enter().enter()
+  for (const _ of ['version', 'serialNumber', 'signature', 'issuer']) tbs.next()
+  const validity = tbs.enter()
+  return { notBefore: validity.time(), notAfter: validity.time() }
+}
+
 function readFacts(der: Buffer): CertificateFacts {
   const tbs = readOuter(der)
   const alternativeNames = tbs.extensions.get(oids.subjectAltName)?.value

@@ -1,8 +1,16 @@
+import { renewalWindow, renewalWindowHeader } from '../../contract/renewal-window.ts'
+import { validityOf } from '../../pki/certificate.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
 
 /** libest wants it written exactly so (RFC 7030 4.2.3). */
 export const certsOnlyType = 'application/pkcs7-mime; smime-type=certs-only'
+
+/** What a device is told with its certificate, since RFC 7030 has no words for it: when to come back. */
+export function windowOf(certificate: Buffer): Record<string, string> {
+  const { from, to } = renewalWindow(certificate, validityOf(certificate))
+  return { [renewalWindowHeader]: `${from.toISOString()}/${to.toISOString()}` }
+}
 
 /**
  * A base64 body as real clients send it: on one line or wrapped, LF or CRLF, with or without PEM armour.

@@ -10,7 +10,7 @@ import { requireUnwatched } from '../ra/key-watch.ts'
 import type { Label } from '../ra/profiles.ts'
 import type { Asking } from '../ra/registration-authority.ts'
 import { untilNoConflict } from '../registry/registry.ts'
-import { certsOnlyType, decodeBody, encodeBody } from './encoding.ts'
+import { certsOnlyType, decodeBody, encodeBody, windowOf } from './encoding.ts'
 import type { EstContext } from './routes.ts'
 
 /** RFC 7030 4.2.1: the first certificate, on the strength of what the profile asks for. */
@@ -96,7 +96,7 @@ function certificateAnswer(request: EdgeRequest, certified: Certified): EdgeAnsw
   if ('retryAfterMs' in certified) return pendingAnswer(request, certified)
   return {
     status: 200,
-    headers: { 'Content-Type': certsOnlyType, 'Content-Transfer-Encoding': 'base64' },
+    headers: { 'Content-Type': certsOnlyType, 'Content-Transfer-Encoding': 'base64', ...windowOf(certified.der) },
     body: encodeBody(certsOnly([certified.der]), request),
   }
 }

@@ -14,7 +14,7 @@ import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { type Evidence, readEvidence } from '../ra/evidence.ts'
 import type { Label } from '../ra/profiles.ts'
-import { certsOnlyType, decodeBody, encodeBody } from './encoding.ts'
+import { certsOnlyType, decodeBody, encodeBody, windowOf } from './encoding.ts'
 import { canRepeat, certify, limitRenewals, pendingAnswer } from './enroll.ts'
 import type { EstContext, Refusal } from './routes.ts'
 
@@ -41,7 +41,7 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
     const { kind, der } = await cmcSuccess(reference, certified.der, responder)
     return {
       status: 200,
-      headers: headersOf(kind === 'simple' ? certsOnlyType : responseType),
+      headers: { ...headersOf(kind === 'simple' ? certsOnlyType : responseType), ...windowOf(certified.der) },
       body: encodeBody(der, request),
     }
   } catch (error) {

@@ -14,7 +14,7 @@ import { type Evidence, provenDevice, readEvidence } from '../ra/evidence.ts'
 import type { EnrollmentProfile, Label } from '../ra/profiles.ts'
 import { findCertificate } from '../registry/certificates.ts'
 import { findDevice } from '../registry/devices.ts'
-import { certsOnlyType, decodeBody, encodeSecret } from './encoding.ts'
+import { certsOnlyType, decodeBody, encodeSecret, windowOf } from './encoding.ts'
 import { certify, limitRenewals, pendingAnswer } from './enroll.ts'
 import type { EstContext } from './routes.ts'
 
@@ -121,7 +121,8 @@ async function keyAnswer(
     Buffer.from(`--${boundary}--\r\n`),
   ])
   key.fill(0)
-  return { status: 200, headers: { 'Content-Type': `multipart/mixed; boundary=${boundary}` }, body }
+  const headers = { 'Content-Type': `multipart/mixed; boundary=${boundary}`, ...windowOf(certificate) }
+  return { status: 200, headers, body }
 }
 
 /** RFC 7030 4.4.2, RFC 5958 4: the key in a package, signed by who made it, and that enveloped. */

@@ -8,10 +8,11 @@ import type { TokenView } from '../../contract/admin-api.ts'
 import { type Configuration, configuration } from '../../contract/configuration.ts'
 import type { Role } from '../../contract/operator-api.ts'
 import type { ProblemCode } from '../../contract/problems.ts'
+import { renewalWindow } from '../../contract/renewal-window.ts'
 import { codesOf } from '../../enroll/admin/openapi.ts'
 import { routes } from '../../enroll/admin/table.ts'
 import { createEnrollService, type EnrollService } from '../../enroll/service.ts'
-import { parseCertificate, toPem } from '../../pki/certificate.ts'
+import { type CertificateFacts, parseCertificate, toPem } from '../../pki/certificate.ts'
 import { parseCertsOnly } from '../../pki/cms.ts'
 import { type ClientKeyType, createCsr, createKeyAndCsr } from '../../pki/x509.ts'
 import { createLog } from '../../runtime/log.ts'
@@ -254,6 +255,13 @@ export function certificateOf(answer: Pick<Answer, 'body'>) {
   if (certificates.length !== 1) throw new Error(`${certificates.length} certificates`)
   const facts = parseCertificate(certificates[0]!)
   return { ...facts, pem: toPem(facts.der) }
+}
+
+/** An answer says when what it gives is to be renewed. */
+export function requireWindow(headers: Answer['headers'], certificate: CertificateFacts): void {
+  const { from, to } = renewalWindow(certificate.der, certificate)
+  const told = headers['fleetgate-renewal-window']
+  if (told !== `${from.toISOString()}/${to.toISOString()}`) throw new Error(`the window is told as ${told}`)
 }
 
 /** A clock that a test moves. */

@@ -16,6 +16,7 @@ import {
   EnrollHarness,
   movableClock,
   pemToDer,
+  requireWindow,
   testConfiguration,
 } from '../../harness/fleet.ts'
 import { followFeed } from '../../harness/follower.ts'
@@ -49,6 +50,7 @@ suite('simpleenroll', () => {
     assert.deepEqual(certificate.extendedKeyUsage, ['clientAuth'])
     assert.equal(certificate.isCa, false)
     assert.equal(certificate.serial.length, 32)
+    requireWindow(answer.headers, certificate)
     const { body } = await fleet.admin('GET', `/certificates/${certificate.serial}`)
     assert.deepEqual([body.status, body.deviceId, body.fingerprint], ['issued', 'cam-1', certificate.fingerprint])
   })
@@ -259,8 +261,10 @@ suite('simplereenroll', () => {
 
   test('renews for the same key and re-keys for a new one (RFC 7030 4.2.2)', async () => {
     const device = await fleet.enrolledDevice('cam-1', { groups: ['roof'] })
-    const renewed = certificateOf(await fleet.reenroll(device, await fleet.renewalCsr(device)))
+    const answer = await fleet.reenroll(device, await fleet.renewalCsr(device))
+    const renewed = certificateOf(answer)
     assert.notEqual(renewed.serial, device.serial)
+    requireWindow(answer.headers, renewed)
     const { privateKeyPem } = await createKeyAndCsr({ commonName: 'unused' })
     const rekeyed = certificateOf(await fleet.reenroll(device, await fleet.renewalCsr(device, privateKeyPem)))
     assert.notEqual(rekeyed.spkiHash, renewed.spkiHash)

@@ -10,7 +10,15 @@ import { createKeyAndCsr } from '../../../pki/x509.ts'
 import { type CmcParts, cmcOids, cmcRequest } from '../../harness/cmc.ts'
 import { badlySigned } from '../../harness/csr-vectors.ts'
 import { readSigned } from '../../harness/envelope.ts'
-import { type Answer, basic, codeOf, type DeviceKeys, EnrollHarness, testConfiguration } from '../../harness/fleet.ts'
+import {
+  type Answer,
+  basic,
+  codeOf,
+  type DeviceKeys,
+  EnrollHarness,
+  requireWindow,
+  testConfiguration,
+} from '../../harness/fleet.ts'
 
 const requestType = 'application/pkcs7-mime; smime-type=CMC-request'
 const responseType = 'application/pkcs7-mime; smime-type=CMC-response'
@@ -77,6 +85,7 @@ suite('fullcmc (RFC 7030 4.3)', () => {
     assert.equal(answer.headers['content-type'], 'application/pkcs7-mime; smime-type=certs-only')
     const [leaf, ...rest] = parseCertsOnly(Buffer.from(answer.body, 'base64')).map(parseCertificate)
     assert.deepEqual([leaf!.subjectAltName.uris, rest], [['urn:fleetgate:device:cam-1'], []])
+    requireWindow(answer.headers, leaf!)
   })
 
   test('signed by the current certificate it renews, and controls are answered in a Full PKI Response', async () => {

@@ -14,6 +14,7 @@ import {
   type DeviceKeys,
   EnrollHarness,
   pemToDer,
+  requireWindow,
   testConfiguration,
 } from '../../harness/fleet.ts'
 
@@ -80,6 +81,7 @@ suite('serverkeygen (RFC 7030 4.4)', () => {
     const leaf = parseCertificate(parseCertsOnly(certificate!.der)[0]!)
     assert.deepEqual(spkiOf(made), leaf.publicKeySpki)
     assert.deepEqual(leaf.keyUsage, ['digitalSignature', 'keyAgreement'])
+    requireWindow(answer.headers, leaf)
   })
 
   test('the key in the request only says which type is wished; its value and the signature are ignored', async () => {
