@@ -26,7 +26,7 @@ test('openssl verifies revocation lists and OCSP answers', needs('openssl', 'cur
     promisify(execFile)(process.execPath, [join(root, 'bin', 'fleetgate.js'), ...words], { cwd: gateway.folder })
   const crlOf = (text: string): string => /URI:(\S+\.crl)/.exec(text)![1]!
 
-  for (const id of ['cam-good', 'cam-gone', 'cam-later']) await gateway.enroll(id, 'camera')
+  for (const id of ['cam-good', 'cam-gone', 'cam-later', 'cam-held']) await gateway.enroll(id, 'camera')
   const text = await textOf('cam-gone')
   const crl = crlOf(text)
   const caIssuers = /CA Issuers - URI:(\S+)/.exec(text)![1]!
@@ -100,6 +100,27 @@ test('openssl verifies revocation lists and OCSP answers', needs('openssl', 'cur
       const told = await verify(`since-${name}.crl.pem`)
       assert.match(told.out + told.err, /certificate revoked/, name)
     }
+  })
+
+  await t.test('openssl: a hold is one, until a delta takes it from the list', async () => {
+    const place = crlOf(await textOf('cam-held'))
+    const verify = (...files: string[]) => {
+      const lists = ['root.crl.pem', ...files].flatMap((file) => ['-CRLfile', file])
+      const check = ['-crl_check_all', '-extended_crl', '-use_deltas', '-untrusted', 'issuing.crt', ...lists]
+      return gateway.run('openssl', 'verify', ...check, '-CAfile', rootCertificate, 'cam-held.crt')
+    }
+    await fleetgate('device', 'disable', 'cam-held')
+    await download('held.crl', place)
+    const held = await verify('held.crl.pem')
+    assert.match(held.out + held.err, /certificate revoked/)
+    const both = await gateway.run('openssl', 'ocsp', ...ocsp, '-cert', 'cam-good.crt', '-cert', 'cam-held.crt')
+    assert.match(both.out, /cam-good\.crt: good[\s\S]*cam-held\.crt: revoked[\s\S]*Reason: certificateHold/)
+    await fleetgate('device', 'enable', 'cam-held')
+    await download('released.crl', place.replace('.crl', '-delta.crl'))
+    const delta = await openssl('crl', '-inform', 'DER', '-noout', '-text', '-in', 'released.crl')
+    assert.match(delta, /Remove From CRL/)
+    const released = await verify('held.crl.pem', 'released.crl.pem')
+    assert.equal(released.code, 0, released.out + released.err)
   })
 
   await t.test(

@@ -2,6 +2,7 @@ import 'reflect-metadata'
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type Enumerated, Integer, OctetString } from 'asn1js'
+import fc from 'fast-check'
 import * as pkijs from 'pkijs'
 import { contextConstructed, element, integer, octetString, oid, readDer, sequence, tags } from '../../pki/der.ts'
 import { writeExtension } from '../../pki/extensions.ts'
@@ -17,6 +18,7 @@ import {
 } from '../../pki/ocsp.ts'
 import { oids } from '../../pki/oids.ts'
 import { ocspProfile } from '../../pki/profile.ts'
+import { isFleetError } from '../../runtime/errors.ts'
 import { after, createSigner, day, issueWith, issuingIssuer, now, rootIssuer } from './hierarchy.ts'
 
 const read = (der: Buffer): pkijs.Certificate => pkijs.Certificate.fromBER(Uint8Array.from(der))
@@ -180,6 +182,32 @@ test('what is no request, or too much of one, is refused', () => {
     assert.throws(() => parseOcspRequest(der), { code: 'request_malformed', message })
   }
   assert.throws(() => parseOcspRequest(Buffer.from(new Integer({ value: 1 }).toBER())), { code: 'request_malformed' })
+})
+
+test('a request that was bent is one of serial numbers all the same, or refused as malformed (property)', async () => {
+  const whole = [await request('SHA-256', Buffer.alloc(32, 7)), asked(sequence(anId), sequence(anId))]
+  const bends = fc.array(fc.tuple(fc.nat(200), fc.nat(8), fc.uint8Array({ maxLength: 8 })), {
+    minLength: 1,
+    maxLength: 3,
+  })
+  fc.assert(
+    fc.property(fc.constantFrom(...whole), bends, (der, bends) => {
+      const bent = bends.reduce(
+        (octets, [at, gone, put]) => Buffer.concat([octets.subarray(0, at), put, octets.subarray(at + gone)]),
+        der,
+      )
+      let ids: CertificateId[]
+      try {
+        ;({ ids } = parseOcspRequest(bent))
+      } catch (error) {
+        assert.ok(isFleetError(error, 'request_malformed'), String(error))
+        return
+      }
+      assert.ok(ids.length >= 1 && ids.length <= 8)
+      for (const { serial, der } of ids) assert.ok(/^([0-9a-f]{2}){1,21}$/.test(serial) && bent.includes(der))
+    }),
+    { numRuns: 500 },
+  )
 })
 
 test('a failure says which, and nothing else', () => {
