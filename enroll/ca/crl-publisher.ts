@@ -35,6 +35,8 @@ type Options = {
 type Waiter = { feedSeq: number; isForAll: boolean; resolve: (number: number) => void }
 
 const page = 500
+/** Of a start: what is read at once is encoded in one turn of the event loop, while devices are being served. */
+const loadedAtOnce = 200
 const retryMs = 5_000
 /** A delta with more is not small any more: lists are published as on schedule, and deltas begin anew. */
 const maxDeltaEntries = 20_000
@@ -253,14 +255,14 @@ export class CrlPublisher implements AsyncDisposable {
     if (this.#lists === undefined) this.#held.clear()
     // In this order none is seen twice: what is held may become revoked, not the other way round.
     for (const status of ['revoked', 'held'] as const) {
-      let coming: ReturnType<typeof listRevoked> | undefined = listRevoked(registry, { status, limit: page })
+      let coming: ReturnType<typeof listRevoked> | undefined = listRevoked(registry, { status, limit: loadedAtOnce })
       while (coming !== undefined) {
         const { items, next }: Page<CertificateRecord> = await coming
         // Read while this one is encoded: a start takes as long as the slower of the two.
         coming =
           next === undefined || this.#ended.signal.aborted
             ? undefined
-            : listRevoked(registry, { status, after: next, limit: page })
+            : listRevoked(registry, { status, after: next, limit: loadedAtOnce })
         for (const { doc } of items) {
           if (!points.isOf(doc)) continue
           if (doc.notAfter! < expiredBefore) {
