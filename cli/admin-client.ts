@@ -118,6 +118,12 @@ export function openAdminClient(dataDir: string): AdminClient {
 
 const reconnectMs = 1_000
 
+async function all<T>(pages: AsyncIterable<T[]>): Promise<T[]> {
+  const items: T[] = []
+  for await (const page of pages) items.push(...page)
+  return items
+}
+
 /** What a list may be asked for; those that are undefined are not asked. */
 type Filter<S extends z.ZodObject> = Partial<Record<Exclude<keyof S['shape'], 'cursor' | 'limit'>, Query[string]>>
 
@@ -161,8 +167,12 @@ export class AdminClient implements Disposable {
     return this.#call(deviceView, { method: 'POST', path: '/v1/devices', body })
   }
 
+  pagesOfDevices(filter: Filter<typeof listDevices>): AsyncGenerator<DeviceView[]> {
+    return this.#connection.pages(deviceView, '/v1/devices', filter)
+  }
+
   listDevices(filter: Filter<typeof listDevices>): Promise<DeviceView[]> {
-    return this.#pages(deviceView, '/v1/devices', filter)
+    return all(this.pagesOfDevices(filter))
   }
 
   getDevice(id: string): Promise<DeviceView> {
@@ -259,8 +269,8 @@ export class AdminClient implements Disposable {
     return this.#pages(lateRenewalView, '/v1/late-renewals', {})
   }
 
-  listTokens(filter: Filter<typeof listTokens>): Promise<TokenRecordView[]> {
-    return this.#pages(tokenRecordView, '/v1/tokens', filter)
+  pagesOfTokens(filter: Filter<typeof listTokens>): AsyncGenerator<TokenRecordView[]> {
+    return this.#connection.pages(tokenRecordView, '/v1/tokens', filter)
   }
 
   listApprovals(filter: Filter<typeof listApprovals>): Promise<ApprovalView[]> {
@@ -279,8 +289,12 @@ export class AdminClient implements Disposable {
     return this.#call(approvalView, { method: 'POST', path: `/v1/approvals/${encodeURIComponent(id)}/deny`, body })
   }
 
+  pagesOfCertificates(filter: Filter<typeof listCertificates>): AsyncGenerator<CertificateView[]> {
+    return this.#connection.pages(certificateView, '/v1/certificates', filter)
+  }
+
   listCertificates(filter: Filter<typeof listCertificates>): Promise<CertificateView[]> {
-    return this.#pages(certificateView, '/v1/certificates', filter)
+    return all(this.pagesOfCertificates(filter))
   }
 
   registerCertificate(body: RegisterCertificate): Promise<CertificateView> {
@@ -420,7 +434,7 @@ export class AdminClient implements Disposable {
   }
 
   #pages<T extends z.ZodType>(item: T, path: string, query: Query): Promise<z.output<T>[]> {
-    return this.#connection.pages(item, path, query)
+    return all(this.#connection.pages(item, path, query))
   }
 
   #call<T extends z.ZodType>(schema: T, call: Call): Promise<z.output<T>> {

@@ -57,14 +57,13 @@ export class AdminConnection implements Disposable {
     this.#agent.destroy()
   }
 
-  /** All of a list, page by page. */
-  async pages<T extends z.ZodType>(item: T, path: string, query: Query): Promise<z.output<T>[]> {
+  /** A list, page by page; a page may be empty. */
+  async *pages<T extends z.ZodType>(item: T, path: string, query: Query): AsyncGenerator<z.output<T>[]> {
     const page = z.object({ items: z.array(item), next: z.string().optional() }) satisfies ReturnType<typeof pageOf<T>>
-    const items: z.output<T>[] = []
     for (let cursor: string | undefined; ; ) {
       const part = await this.call(page, { method: 'GET', path, query: { ...query, cursor, limit: pageSize } })
-      items.push(...part.items)
-      if (part.next === undefined) return items
+      yield part.items
+      if (part.next === undefined) return
       cursor = part.next
     }
   }

@@ -34,17 +34,26 @@ export const styled = (style: Style, text: string, colour: boolean): string =>
   colour ? styleText(style, text, { validateStream: false }) : text
 
 /** Columns as wide as their widest cell; a cell that is missing shows as `-`. */
-export function table(head: string[], rows: (string | undefined)[][], colour: boolean): string {
-  const cells = rows.map((row) => row.map((cell) => (cell === undefined || cell === '' ? '-' : visible(cell))))
-  const widths = head.map((title, column) => Math.max(title.length, ...cells.map((row) => row[column]!.length)))
-  const line = (row: string[]): string =>
-    row
-      .map((cell, column) => cell.padEnd(widths[column]!))
-      .join('  ')
-      .trimEnd()
-  return [styled('dim', line(head.map((title) => title.toUpperCase())), colour), ...cells.map(line)]
-    .join('\n')
-    .concat('\n')
+export const table = (head: string[], rows: Row[], colour: boolean): string => tableInParts(head, colour)(rows)
+
+type Row = (string | undefined)[]
+
+/** The same for rows that come in parts: the head stands before the first, and a column grows from where it has to. */
+export function tableInParts(head: string[], colour: boolean): (rows: Row[]) => string {
+  let widths = head.map((title) => title.length)
+  let before = [head.map((title) => title.toUpperCase())]
+  return (rows) => {
+    const cells = rows.map((row) => row.map((cell) => (cell === undefined || cell === '' ? '-' : visible(cell))))
+    widths = widths.map((width, column) => cells.reduce((most, row) => Math.max(most, row[column]!.length), width))
+    const line = (row: string[]): string =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column]!))
+        .join('  ')
+        .trimEnd()
+    const lines = [...before.map((row) => styled('dim', line(row), colour)), ...cells.map(line)]
+    before = []
+    return lines.map((text) => `${text}\n`).join('')
+  }
 }
 
 /** RFC 4180, with a head. */

@@ -55,12 +55,13 @@ async function exportLog(
   { out, since, until }: { out: string | undefined; since: string | undefined; until: string | undefined },
 ): Promise<void> {
   using client = openAdminClient(data)
-  const stop = io.untilSignal()
+  // Without a file there is nothing to clear away: a signal ends it at once, and a reader who has enough.
+  const stop = out === undefined ? undefined : io.untilSignal()
   const seal = await client.sealAudit({ ...(since && { since }), ...(until && { until }) })
   const bar = progressBar(io, 'entries', seal.to.seq - seal.log.from.seq)
   const lines = async function* (): AsyncGenerator<string> {
     for await (const line of linesOf(client, seal)) {
-      if (stop.aborted) throw new Interrupted('while the log was written; the file is not kept', stop)
+      if (stop?.aborted) throw new Interrupted('while the log was written; the file is not kept', stop)
       if (line.kind === 'entry') bar?.update(line.seq - seal.log.from.seq)
       yield `${JSON.stringify(line)}\n`
     }

@@ -9,12 +9,13 @@ import {
 import { type DeviceId, statusReasons } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
-import { fields, table } from '../output.ts'
+import { fields } from '../output.ts'
 import { addCertInspect } from './cert-inspect.ts'
 import { addCertVerify } from './cert-verify.ts'
 import { type CredentialOptions, isCredential, revokeCredential } from './credential.ts'
 import {
   ask,
+  askPages,
   type Common,
   deviceId,
   duration,
@@ -97,15 +98,15 @@ export function addCert(program: Command, io: Io): void {
         ...{ issuedFrom: options.issuedSince, issuedTo: options.issuedUntil },
         ...{ revokedFrom: options.revokedSince, revokedTo: options.revokedUntil },
       }
-      return ask(
+      return askPages(
         io,
         options,
-        async (client) => {
+        async function* (client) {
           // "None" would be said of a device that there is not as well.
           if (device !== undefined) await client.getDevice(device)
-          return { items: await client.listCertificates(query) }
+          yield* client.pagesOfCertificates(query)
         },
-        ({ items }) => list(items),
+        columns,
       )
     })
 
@@ -153,12 +154,13 @@ export function addCert(program: Command, io: Io): void {
       io.colour,
     )
 
-  const list = (certificates: CertificateView[]): string =>
-    table(
-      ['serial', 'kind', 'device', 'profile', 'status', 'not after'],
-      certificates.map((view) => [view.serial, view.kind, view.deviceId, view.profile, view.status, view.notAfter]),
-      io.colour,
-    )
+  const columns = {
+    head: ['serial', 'kind', 'device', 'profile', 'status', 'not after'],
+    row: (view: CertificateView) => [
+      ...[view.serial, view.kind, view.deviceId],
+      ...[view.profile, view.status, view.notAfter],
+    ],
+  }
 
   const details = (view: CertificateView): string =>
     fields(

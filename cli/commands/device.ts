@@ -4,12 +4,13 @@ import { attributePairs } from '../../contract/device-attributes.ts'
 import { deviceStatuses } from '../../contract/feed.ts'
 import { revocationReasons } from '../../contract/ids.ts'
 import type { Io } from '../io.ts'
-import { fields, table } from '../output.ts'
+import { fields } from '../output.ts'
 import { addAllow } from './allow.ts'
 import { addDeviceImport } from './device-import.ts'
 import {
   type Attributes,
   ask,
+  askPages,
   attribute,
   attributeNames,
   type Common,
@@ -103,12 +104,7 @@ export function addDevice(program: Command, io: Io): void {
         ...{ createdFrom: options.createdSince, createdTo: options.createdUntil },
         ...{ revokedFrom: options.revokedSince, revokedTo: options.revokedUntil },
       }
-      return ask(
-        io,
-        options,
-        async (client) => ({ items: await client.listDevices(filter) }),
-        ({ items }) => list(items),
-      )
+      return askPages(io, options, (client) => client.pagesOfDevices(filter), columns)
     })
 
   examples(withCommon(device.command('show'), named), 'device show cam-1')
@@ -116,19 +112,13 @@ export function addDevice(program: Command, io: Io): void {
     .argument('<id>', 'device id', deviceId)
     .action((id: string, options: Common) => ask(io, options, (client) => client.getDevice(id), details))
 
-  const list = (devices: DeviceView[]): string =>
-    table(
-      ['id', 'profile', 'groups', 'status', 'certificate', 'created'],
-      devices.map((view) => [
-        view.id,
-        view.profile,
-        view.groups.join(','),
-        view.status,
-        view.currentSerial,
-        view.createdAt,
-      ]),
-      io.colour,
-    )
+  const columns = {
+    head: ['id', 'profile', 'groups', 'status', 'certificate', 'created'],
+    row: (view: DeviceView) => [
+      ...[view.id, view.profile, view.groups.join(',')],
+      ...[view.status, view.currentSerial, view.createdAt],
+    ],
+  }
 
   const details = (view: DeviceView): string =>
     fields(

@@ -21,6 +21,7 @@ import { loadConfig } from '../../runtime/config.ts'
 import { systemFault } from '../../runtime/errors.ts'
 import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
+import { printPages } from '../listing.ts'
 import { json, visible, yaml } from '../output.ts'
 
 export type Format = 'table' | 'json' | 'yaml' | 'name' | 'csv'
@@ -87,6 +88,17 @@ export async function ask<T>(
 ): Promise<void> {
   using client = openAdminClient(options.data)
   print(io, options, await call(client), render)
+}
+
+/** Likewise a list that may be as long as the fleet. */
+export async function askPages<T>(
+  io: Io,
+  { data, output }: Common,
+  pages: (client: AdminClient) => AsyncIterable<T[]>,
+  columns: { head: string[]; row(item: T): (string | undefined)[] },
+): Promise<void> {
+  using client = openAdminClient(data)
+  await printPages(io, output, pages(client), { columns, names: (items) => namesOf({ items }) })
 }
 
 /** As it is for `json` and `yaml`, its names for `name`, as `render` shows it otherwise. */

@@ -1,8 +1,7 @@
 import { type Command, Option } from 'commander'
 import { type TokenRecordView, tokenStatuses } from '../../contract/admin-api.ts'
 import type { Io } from '../io.ts'
-import { table } from '../output.ts'
-import { ask, type Common, deviceId, examples, named, profileName, withCommon } from './shared.ts'
+import { askPages, type Common, deviceId, examples, named, profileName, withCommon } from './shared.ts'
 
 type Filter = { device?: string; status?: string; profile?: string }
 
@@ -13,25 +12,23 @@ export function addTokenList(token: Command, io: Io): void {
     .addOption(new Option('--status <status>', 'only those with this status').choices(tokenStatuses))
     .option('--profile <name>', 'only those of this profile', profileName)
     .action(({ device, status, profile, ...options }: Common & Filter) =>
-      ask(
+      askPages(
         io,
         options,
-        async (client) => {
+        async function* (client) {
           // "None" would be said of a device that there is not as well.
           if (device !== undefined) await client.getDevice(device)
-          return { items: await client.listTokens({ deviceId: device, status, profile }) }
+          yield* client.pagesOfTokens({ deviceId: device, status, profile })
         },
-        ({ items }) => list(items),
+        columns,
       ),
     )
 
-  const list = (tokens: TokenRecordView[]): string =>
-    table(
-      ['device', 'profile', 'status', 'expires', 'created', 'certificate'],
-      tokens.map((view) => [
-        ...[view.deviceId, view.profile, view.status],
-        ...[view.expiresAt, view.createdAt, view.serial],
-      ]),
-      io.colour,
-    )
+  const columns = {
+    head: ['device', 'profile', 'status', 'expires', 'created', 'certificate'],
+    row: (view: TokenRecordView) => [
+      ...[view.deviceId, view.profile, view.status],
+      ...[view.expiresAt, view.createdAt, view.serial],
+    ],
+  }
 }

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { parse } from 'yaml'
+import { printPages } from '../../cli/listing.ts'
 import { fields, json, styled, table, visible, yaml } from '../../cli/output.ts'
+import { stubIo } from '../harness/stub-io.ts'
 
 test('what a terminal would obey is written out: controls, direction overrides, line separators, lone surrogates', () => {
   assert.equal(visible('a\u001b[31mb'), 'a<U+001B>[31mb')
@@ -51,4 +53,24 @@ test('YAML is JSON again when it is read, and holds nothing that a terminal woul
   assert.doesNotMatch(text, /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200b\u202e]/)
   assert.deepEqual(parse(text), value)
   assert.equal(yaml({ b: 'yes', c: '1' }), 'b: yes\nc: "1"\n')
+})
+
+test('a list that comes in pages reads in every form as one that comes whole', async () => {
+  const pages = [[], [{ id: 'a' }, { id: 'b\u202e' }], [], [{ id: 'longer', list: ['x'] }]]
+  const columns = { head: ['id'], row: ({ id }: { id: string }) => [id] }
+  const printed = async (form: 'json' | 'yaml' | 'table' | 'name', some: { id: string }[][]): Promise<string> => {
+    let text = ''
+    const io = stubIo({ out: (piece) => (text += piece) })
+    const names = (page: { id: string }[]) => page.map(({ id }) => `${id}\n`).join('')
+    await printPages(io, form, ReadableStream.from(some), { columns, names })
+    return text
+  }
+  for (const some of [pages, [[]]]) {
+    const items = some.flat()
+    assert.equal(await printed('json', some), json({ items }))
+    assert.deepEqual(parse(await printed('yaml', some)), { items })
+  }
+  assert.equal(await printed('table', pages), 'ID\na\nb<U+202E>\nlonger\n')
+  assert.equal(await printed('table', [[]]), 'ID\n')
+  assert.equal(await printed('name', [[{ id: 'a' }], [{ id: 'b' }]]), 'a\nb\n')
 })

@@ -7,26 +7,32 @@ export const compileCache: Record<string, string> = NODE_COMPILE_CACHE === undef
 
 export type Outcome = { code: number; out: string; err: string }
 
+export const stubIo = (more: Partial<Io>): Io => ({
+  out: () => {},
+  err: () => {},
+  isTerminal: false,
+  colour: false,
+  env: compileCache,
+  readSecret: async () => '',
+  readLine: async () => '',
+  untilSignal: () => new AbortController().signal,
+  onHangUp: () => {},
+  ...more,
+})
+
 /** Runs the command line in this process, as if in a terminal-less shell. */
 export async function fleetgate(argv: string[], more: Partial<Io> = {}): Promise<Outcome> {
   let out = ''
   let err = ''
-  const io: Io = {
+  const io = stubIo({
     out: (text) => {
       out += text
     },
     err: (text) => {
       err += text
     },
-    isTerminal: false,
-    colour: false,
-    env: compileCache,
-    readSecret: async () => '',
-    readLine: async () => '',
-    untilSignal: () => new AbortController().signal,
-    onHangUp: () => {},
     ...more,
-  }
+  })
   const code = await run(argv, io)
   return { code, out, err }
 }
