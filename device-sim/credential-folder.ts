@@ -3,12 +3,13 @@
  *
  *   ca.pem               the root that it trusts
  *   gateway.json         where it enrolled
- *   current/             a link to the folder of its certificate: key.pem, cert.pem, and chain.pem to show to a broker
+ *   current/             a link to the folder of its certificate: key.pem (or key.uri of a key in a token), cert.pem, and
+ *                        chain.pem to show to a broker
  *   pending/             the next key, and of a first one its request, until there is an answer
  *
  * A program that reads `current/` sees key and certificate of one kind: the link is exchanged in one step.
  */
-import { createPublicKey, X509Certificate } from 'node:crypto'
+import { type KeyObject, X509Certificate } from 'node:crypto'
 import {
   existsSync,
   mkdirSync,
@@ -29,6 +30,8 @@ import { certificateOf, type Identity } from './identity.ts'
 
 export type Gateway = { url: string; rootFingerprint: string; id: string }
 export type Pending = { privateKeyPem: string; csrDer: Buffer }
+/** The key itself, or where it is (RFC 7512): in a token that does not give it away. */
+export type Held = Omit<Identity, 'privateKeyPem'> & ({ privateKeyPem: string } | { keyUri: string })
 
 export class CredentialFolder {
   readonly path: string
@@ -56,6 +59,15 @@ export class CredentialFolder {
     }
   }
 
+  /** The request that was made before for this key in a token, or the one that `make` makes. */
+  async pendingRequest(keyUri: string, make: () => Promise<Buffer>): Promise<Buffer> {
+    const at = (name: string): string => join(this.#pending, name)
+    if (!existsSync(at('key.uri')) || readFileSync(at('key.uri'), 'utf8') !== keyUri) {
+      this.#folder(this.#pending, { 'key.uri': [keyUri, 0o600], 'request.der': [await make(), 0o600] })
+    }
+    return readFileSync(at('request.der'))
+  }
+
   /** The key for the next certificate: one whose answer never came, or the one that `make` makes. */
   pendingKey(make: () => string): string {
     if (!existsSync(this.#pending)) this.#folder(this.#pending, { 'key.pem': [make(), 0o600] })
@@ -72,14 +84,16 @@ export class CredentialFolder {
   }
 
   /** @throws FleetError `data_damaged` */
-  read(): { gateway: Gateway; identity: Identity } {
+  read(): { gateway: Gateway; identity: Held } {
     const at = (name: string): string => join(this.path, 'current', name)
     if (!this.isEnrolled) throw new FleetError('data_damaged', `${this.path} holds no certificate; enroll first`)
     try {
       return {
         gateway: JSON.parse(readFileSync(join(this.path, 'gateway.json'), 'utf8')) as Gateway,
         identity: {
-          privateKeyPem: readPrivateFile(at('key.pem')),
+          ...(existsSync(at('key.uri'))
+            ? { keyUri: readPrivateFile(at('key.uri')) }
+            : { privateKeyPem: readPrivateFile(at('key.pem')) }),
           certificatePem: readFileSync(at('cert.pem'), 'utf8'),
           chainPem: readFileSync(at('chain.pem'), 'utf8'),
         },
@@ -98,18 +112,18 @@ export class CredentialFolder {
   }
 
   /** Keeps a first certificate: nothing of it shows before all of it is there. */
-  keepFirst(gateway: Gateway, trust: Trust, identity: Identity): void {
+  keepFirst(gateway: Gateway, trust: Trust, identity: Held): void {
     writeFileAtomic(join(this.path, 'ca.pem'), trust.rootPem)
     writeFileAtomic(join(this.path, 'gateway.json'), `${JSON.stringify(gateway, null, 2)}\n`)
     this.keep(identity)
   }
 
   /** Puts a certificate in the place of the one before, whose files stay until the next for those who have them open. */
-  keep({ privateKeyPem, certificatePem, chainPem }: Identity): void {
+  keep({ certificatePem, chainPem, ...key }: Held): void {
     const name = `cert-${certificateOf(certificatePem).serial}`
     const before = this.isEnrolled ? readlinkSync(join(this.path, 'current')) : undefined
     this.#folder(join(this.path, name), {
-      'key.pem': [privateKeyPem, 0o600],
+      ...('keyUri' in key ? { 'key.uri': [key.keyUri, 0o600] } : { 'key.pem': [key.privateKeyPem, 0o600] }),
       'cert.pem': [certificatePem, 0o644],
       'chain.pem': [chainPem, 0o644],
     })
@@ -153,12 +167,15 @@ function makeFolder(path: string): void {
  *
  * @throws FleetError `gateway_untrusted`
  */
-export function requireOwn({ privateKeyPem, chainPem }: Identity, trust: Trust, id: string): void {
+export function requireOwn(
+  { key, chainPem, trust }: { key: KeyObject; chainPem: string; trust: Trust },
+  id: string,
+): void {
   const fail = (what: string): never => {
     throw new FleetError('gateway_untrusted', `the gateway answered with a certificate ${what}; nothing was kept`)
   }
   const [leaf, ...above] = parsePem(chainPem + trust.rootPem, 'CERTIFICATE').map((der) => new X509Certificate(der))
-  if (!leaf!.publicKey.equals(createPublicKey(privateKeyPem))) fail('for another key')
+  if (!leaf!.publicKey.equals(key)) fail('for another key')
   const names = leaf!.subject.split('\n').filter((line) => line.startsWith('CN='))
   if (names.join() !== `CN=${id}`) fail(`for ${names.join(', ') || 'nobody'}, not for ${id}`)
   const isHeld = above.every((issuer, at) => {

@@ -110,10 +110,7 @@ export class EstClient {
         const der = await csr(isBound ? challengeOf(socket) : undefined)
         return `${der.toString('base64')}\n`
       }
-      const certificates = await exchange(this.#url, operation, options, bodyOf)
-      const [leaf] = certificates.filter((der) => !parseCertificate(der).isCa)
-      if (leaf === undefined) throw new Error(`${operation} was answered without a certificate for this device`)
-      return toPem(leaf)
+      return leafOf(operation, await exchange(this.#url, operation, options, bodyOf))
     } finally {
       agent.destroy()
     }
@@ -135,13 +132,25 @@ function challengeOf(socket: TLSSocket): string {
   )
 }
 
-const cacerts = (url: string, options: RequestOptions): Promise<Buffer[]> =>
-  exchange(url, 'cacerts', { ...options, agent: false })
+const cacerts = async (url: string, options: RequestOptions): Promise<Buffer[]> =>
+  certificatesIn(await exchange(url, 'cacerts', { ...options, agent: false }))
 
-async function exchange(url: string, operation: string, options: RequestOptions, body?: MakeBody): Promise<Buffer[]> {
-  const { status, text, retryAfter } = await send(operationUrl(url, operation), options, body)
-  if (status !== 200) throw new EstError(operation, status, text.trim().slice(0, 500), waitOf(status, retryAfter))
-  return parseCertsOnly(decodeBase64(text))
+async function exchange(url: string, operation: string, options: RequestOptions, body?: MakeBody): Promise<string> {
+  const answer = await send(operationUrl(url, operation), options, body)
+  if (answer.status !== 200) throw refusalOf(operation, answer)
+  return answer.text
+}
+
+export const refusalOf = (operation: string, { status, text, retryAfter }: Answer): EstError =>
+  new EstError(operation, status, text.trim().slice(0, 500), waitOf(status, retryAfter))
+
+const certificatesIn = (text: string): Buffer[] => parseCertsOnly(decodeBase64(text))
+
+/** The certificate for this device in an answer, as PEM. */
+export function leafOf(operation: string, text: string): string {
+  const [leaf] = certificatesIn(text).filter((der) => !parseCertificate(der).isCa)
+  if (leaf === undefined) throw new Error(`${operation} was answered without a certificate for this device`)
+  return toPem(leaf)
 }
 
 /** Never so short that it is a storm, never so long that a device is lost. */
@@ -153,7 +162,7 @@ function waitOf(status: number, retryAfter: string | undefined): number | undefi
 
 type Answer = { status: number; text: string; retryAfter: string | undefined }
 
-function operationUrl(url: string, operation: string): URL {
+export function operationUrl(url: string, operation: string): URL {
   const base = new URL(url)
   if (base.pathname === '/') base.pathname = '/.well-known/est'
   base.pathname = `${base.pathname.replace(/\/$/, '')}/${operation}`

@@ -1,3 +1,4 @@
+import { createPublicKey, type KeyObject } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { type Command, InvalidArgumentError, Option } from 'commander'
@@ -5,7 +6,8 @@ import { type EnrollmentCode, parseEnrollmentCode } from '../../contract/enrollm
 import { type DeviceId, isDeviceId } from '../../contract/ids.ts'
 import { CredentialFolder, requireOwn } from '../../device-sim/credential-folder.ts'
 import { EstClient, EstError, fetchTrust, type MakeCsr } from '../../device-sim/est-client.ts'
-import { identityOf } from '../../device-sim/identity.ts'
+import { requestWith } from '../../device-sim/token-key.ts'
+import { parseCsr } from '../../pki/csr.ts'
 import { type ClientKeyType, createCsr, createKeyAndCsr } from '../../pki/x509.ts'
 import { FleetError, systemFault } from '../../runtime/errors.ts'
 import { readPrivateFile } from '../../runtime/files.ts'
@@ -26,6 +28,7 @@ type Options = {
   code?: string
   cert?: string
   key?: string
+  keyUri?: string
   keyType: ClientKeyType
   timeout: number
   output: Format
@@ -55,6 +58,14 @@ export function addEnroll(program: Command, io: Io): void {
     )
     .option('--cert <pem>', 'certificate that the device has from its factory')
     .option('--key <pem>', 'its key')
+    .addOption(
+      new Option(
+        '--key-uri <uri>',
+        'key that is in a PKCS#11 token, pkcs11:…; openssl and curl use it, with the module in PKCS11_MODULE_PATH',
+      )
+        .argParser(tokenUri)
+        .conflicts(['cert', 'key', 'keyType']),
+    )
     .addOption(
       new Option('--key-type <type>', 'key to make')
         .choices(['P-256', 'P-384', 'Ed25519', 'RSA-2048'])
@@ -107,18 +118,38 @@ async function runEnroll(options: Options, io: Io): Promise<void> {
   const born = options.cert && { certificatePem: readText(options.cert), privateKeyPem: readPrivateFile(options.key!) }
   const trust = await estCall(url, () => fetchTrust(url, caFingerprint))
   const client = new EstClient(url, trust)
-  const { privateKeyPem, csrDer } = await folder.pending(() => createKeyAndCsr({ commonName: id, keyType }))
-  // What waits for an approval is the request that was made first; one that names its connection is new for each.
-  const csr: MakeCsr = async (challengePassword) =>
-    challengePassword === undefined ? csrDer : createCsr({ commonName: id, privateKeyPem, challengePassword })
+  const { key, csr, publicKey } =
+    options.keyUri === undefined ? await ownKey(folder, id, keyType) : await tokenKey(folder, id, options.keyUri)
   const ask = () =>
     estCall(url, () =>
       untilDecided(() => client.simpleenroll({ id, token, born: born || undefined, csr }), options, io),
     )
-  const identity = identityOf(client, privateKeyPem, await ask())
-  requireOwn(identity, trust, id)
-  folder.keepFirst({ url, rootFingerprint: caFingerprint, id }, trust, identity)
+  const certificatePem = await ask()
+  const chainPem = certificatePem + trust.intermediatesPem
+  requireOwn({ key: publicKey, chainPem, trust }, id)
+  folder.keepFirst({ url, rootFingerprint: caFingerprint, id }, trust, { ...key, certificatePem, chainPem })
   print(io, { data: '', output: options.output }, summaryOf(folder), (view) => fields(Object.entries(view), io.colour))
+}
+
+type FirstKey = { key: { privateKeyPem: string } | { keyUri: string }; csr: MakeCsr; publicKey: KeyObject }
+
+async function ownKey(folder: CredentialFolder, id: DeviceId, keyType: ClientKeyType): Promise<FirstKey> {
+  const { privateKeyPem, csrDer } = await folder.pending(() => createKeyAndCsr({ commonName: id, keyType }))
+  // What waits for an approval is the request that was made first; one that names its connection is new for each.
+  const csr: MakeCsr = async (challengePassword) =>
+    challengePassword === undefined ? csrDer : createCsr({ commonName: id, privateKeyPem, challengePassword })
+  return { key: { privateKeyPem }, csr, publicKey: createPublicKey(privateKeyPem) }
+}
+
+async function tokenKey(folder: CredentialFolder, id: DeviceId, keyUri: string): Promise<FirstKey> {
+  const csrDer = await folder.pendingRequest(keyUri, () => requestWith(keyUri, id))
+  const csr: MakeCsr = async (challengePassword) => {
+    if (challengePassword === undefined) return csrDer
+    const sentence = 'the gateway wants the request bound to its connection, which takes a key that is not in a token'
+    throw new FleetError('channel_binding_unavailable', sentence)
+  }
+  const publicKey = createPublicKey({ key: parseCsr(csrDer).publicKeySpki, format: 'der', type: 'spki' })
+  return { key: { keyUri }, csr, publicKey }
 }
 
 /** RFC 7030 4.2.3: 202 is asked again with the same request. Once it waits, a gateway that is away for a while is waited for too. */
@@ -175,6 +206,11 @@ function readText(path: string): string {
   } catch (cause) {
     throw new FleetError('data_damaged', `${path} cannot be read: ${systemFault(cause)}`, { cause })
   }
+}
+
+function tokenUri(text: string): string {
+  if (!text.startsWith('pkcs11:')) throw new InvalidArgumentError('Give a URI such as pkcs11:token=device;object=key.')
+  return text
 }
 
 function fingerprint(text: string): string {

@@ -1,7 +1,10 @@
+import { createPublicKey, X509Certificate } from 'node:crypto'
+import { join } from 'node:path'
 import { type Command, Option } from 'commander'
-import { CredentialFolder, renewalDue, requireOwn } from '../../device-sim/credential-folder.ts'
+import { CredentialFolder, type Held, renewalDue, requireOwn } from '../../device-sim/credential-folder.ts'
 import { EstClient, fetchTrust } from '../../device-sim/est-client.ts'
 import { certificateOf, nextKeyFor, renewIdentity } from '../../device-sim/identity.ts'
+import { renewWith } from '../../device-sim/token-key.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import { estCall } from '../est-call.ts'
 import type { Io } from '../io.ts'
@@ -50,16 +53,31 @@ async function runRenew({ dir, check, force, at, output }: Options, io: Io): Pro
     })
   }
   const { url, rootFingerprint, id } = gateway
-  const client = new EstClient(url, await estCall(url, () => fetchTrust(url, rootFingerprint)))
+  const trust = await estCall(url, () => fetchTrust(url, rootFingerprint))
+  const keep = (renewed: Held): void => {
+    const { chainPem } = renewed
+    const key =
+      'keyUri' in renewed
+        ? new X509Certificate(identity.certificatePem).publicKey
+        : createPublicKey(renewed.privateKeyPem)
+    requireOwn({ key, chainPem, trust }, id)
+    folder.keep(renewed)
+    tell(true)
+  }
+  if ('keyUri' in identity) {
+    const { keyUri } = identity
+    const files = { root: join(dir, 'ca.pem'), chain: join(dir, 'current', 'chain.pem') }
+    const certificatePem = await estCall(url, () => renewWith(keyUri, url, files))
+    return keep({ keyUri, certificatePem, chainPem: certificatePem + trust.intermediatesPem })
+  }
+  const client = new EstClient(url, trust)
   // On disk before anybody hears of it: a disk that takes nothing shows here, and an answer that is lost loses no key.
   const key = folder.pendingKey(() => nextKeyFor(identity))
   const renewed = await estCall(url, () => renewIdentity(client, identity, key)).catch((error: unknown) => {
     if (isFleetError(error, 'key_compromised')) folder.dropPending()
     throw error
   })
-  requireOwn(renewed, client.trust, id)
-  folder.keep(renewed)
-  tell(true)
+  keep(renewed)
 }
 
 const skewMs = 3_600_000

@@ -326,6 +326,8 @@ suite('fleetgate enroll and renew', () => {
       [['enroll', '--url', 'http://gateway', ...pin, '--out', at('x')], /such as https/],
       [['enroll', '--url', fleet.endpoints.est, '--ca-fingerprint', 'ab'], /64 hexadecimal digits/],
       [['enroll', '--url', fleet.endpoints.est, ...pin, '--out', at('x'), '--cert', 'a'], /belong together/],
+      [['enroll', '--url', fleet.endpoints.est, ...pin, '--out', at('x'), '--key-uri', 'key.pem'], /such as pkcs11:/],
+      [['enroll', '--out', at('x'), '--key-uri', 'pkcs11:object=k', '--key-type', 'P-384'], /cannot be used with/],
       [['renew', '--dir', at('nothing')], /enroll first/],
       [['enroll', 'allow-late'], /give a device id, or --list/],
       [['enroll', 'allow-late', 'cam-1', '--list'], /give a device id, or --list/],
