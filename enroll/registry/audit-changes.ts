@@ -1,10 +1,9 @@
 /** What a change that somebody asked for has made of its subject: the fields that differ, as they were and as they are. */
 import { isDeepStrictEqual } from 'node:util'
 import type { AuditFact } from './audit-log.ts'
-import { type RecordKey, recordKey, type Stored } from './engine.ts'
+import type { RecordKey, Stored } from './engine.ts'
 import type { RecordKind } from './indexes.ts'
 
-type Written = { kind: RecordKind; id: string; doc: unknown }
 type Fields = NonNullable<AuditFact['details']>
 
 /** Of each subject, the records that are it. Not of what is larger than a line, or is in the entry as it is. */
@@ -26,21 +25,21 @@ const idOf = (noun: string, id: string): string => (noun === 'policy' ? 'current
 const isAsked = ({ actor, outcome }: AuditFact): boolean =>
   outcome === 'done' && (actor.startsWith('operator:') || actor.startsWith('api-token:'))
 
+/** @param written what the commit writes, by the key of each record */
 export function withChange(
   fact: AuditFact,
-  writes: readonly Written[],
+  written: ReadonlyMap<RecordKey, unknown>,
   records: ReadonlyMap<RecordKey, Stored>,
 ): AuditFact {
   if (!isAsked(fact)) return fact
   const [, noun = '', id = ''] = /^([a-z-]+):(.*)$/s.exec(fact.subject) ?? []
-  const own = writes.filter(
-    (write) => (Object.hasOwn(kindsOf, noun) ? kindsOf[noun]! : []).includes(write.kind) && write.id === idOf(noun, id),
-  )
+  const kinds = Object.hasOwn(kindsOf, noun) ? kindsOf[noun]! : []
+  const own = kinds.map((kind): RecordKey => `${kind} ${idOf(noun, id)}`).filter((key) => written.has(key))
   const before: Fields = {}
   const after: Fields = {}
-  for (const { kind, id: written, doc } of own) {
-    const old = asFields(records.get(recordKey(kind, written))?.doc)
-    const now = asFields(doc)
+  for (const key of own) {
+    const old = asFields(records.get(key)?.doc)
+    const now = asFields(written.get(key))
     for (const name of new Set([...Object.keys(old), ...Object.keys(now)])) {
       if (untold.has(name) || isDeepStrictEqual(old[name], now[name])) continue
       if (old[name] !== undefined) before[name] = told(old[name])

@@ -366,7 +366,8 @@ function decide(
   for (const [n, record] of (commit.absent ?? []).entries()) {
     requireExpected({ ...record, expect: 0 }, records.get(keys.absent[n]!))
   }
-  const audit = commit.audit.map((fact) => encodeAudit(withChange(fact, commit.writes, records), at))
+  const docs = new Map(commit.writes.map(({ doc }, n) => [keys.writes[n]!, doc]))
+  const audit = commit.audit.map((fact) => encodeAudit(withChange(fact, docs, records), at))
   const ends = {
     auditSeq: head.audit.seq + audit.length,
     feedSeq: head.feed.seq + feed.length,

@@ -6,9 +6,12 @@ import { created, device } from '../../suites/registry.ts'
 
 const before = device('cam-1', { groups: ['a'], attributes: { site: 'berlin' } })
 const records = new Map([[recordKey('device', 'cam-1'), { rev: 1, doc: before }]])
-const write = (doc: unknown, id = 'cam-1') => ({ kind: 'device' as const, id, doc })
 const changed = (doc: unknown, fact = created('cam-1')) => {
-  const { before: was, after } = withChange(fact, [write(doc), write(device('cam-2'), 'cam-2')], records)
+  const written = new Map([
+    [recordKey('device', 'cam-1'), doc],
+    [recordKey('device', 'cam-2'), device('cam-2')],
+  ])
+  const { before: was, after } = withChange(fact, written, records)
   return { was, after }
 }
 
@@ -29,7 +32,7 @@ test('nothing is told of what nobody asked for, of a refusal, and of what is sec
     { ...created('cam-1'), subject: 'constructor:cam-1' },
   ])
     assert.deepEqual(changed({ ...before, status: 'held' }, fact), { was: undefined, after: undefined })
-  const token = { kind: 'apiToken' as const, id: 'ci', doc: { name: 'ci', digest: 'secret' } }
-  const told = withChange({ ...created(''), subject: 'api-token:ci' }, [token], new Map())
+  const token = new Map([[recordKey('apiToken', 'ci'), { name: 'ci', digest: 'secret' }]])
+  const told = withChange({ ...created(''), subject: 'api-token:ci' }, token, new Map())
   assert.deepEqual(told.after, { name: 'ci' })
 })
