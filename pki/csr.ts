@@ -1,5 +1,7 @@
 import { type KeyObject, verify } from 'node:crypto'
+import { promisify } from 'node:util'
 import { FleetError } from '../runtime/errors.ts'
+import { hasCoresToSpare } from '../runtime/threads.ts'
 import { contextConstructed, DerError, type DerReader, readDer, tags } from './der.ts'
 import { readExtensions } from './extensions.ts'
 import { type DistinguishedName, decodeValue, parseName } from './names.ts'
@@ -37,7 +39,26 @@ export type KnownKey = { spki: Buffer; key: () => KeyObject }
  * @throws FleetError `csr_malformed`, `csr_signature_invalid`, `csr_key_unsupported`, `csr_key_too_weak`
  */
 export function parseCsr(der: Uint8Array, known?: KnownKey): CertificateRequest {
-  return orMalformed(() => readRequest(Buffer.from(der), known))
+  const { request, proof } = orMalformed(() => readRequest(Buffer.from(der), known))
+  requirePossession(verify(...proof))
+  return request
+}
+
+const verifyOnThread: (...proof: Proof) => Promise<boolean> = promisify(verify)
+
+/**
+ * The same, with the signature checked on a thread where there are cores for that. A key on P-384, which takes ten times as long
+ * as any other, would hold up everybody else, and never stays here.
+ *
+ * @throws as `parseCsr`
+ */
+export async function verifyCsr(
+  der: Uint8Array,
+  { known, onThread = hasCoresToSpare }: { known?: KnownKey; onThread?: boolean } = {},
+): Promise<CertificateRequest> {
+  const { request, proof } = orMalformed(() => readRequest(Buffer.from(der), known))
+  requirePossession(onThread || request.keyType === 'P-384' ? await verifyOnThread(...proof) : verify(...proof))
+  return request
 }
 
 function orMalformed<T>(read: () => T): T {
@@ -51,13 +72,16 @@ function orMalformed<T>(read: () => T): T {
   }
 }
 
-function readRequest(der: Buffer, known: KnownKey | undefined): CertificateRequest {
+type Proof = [hash: string | null, info: Buffer, key: KeyObject, signature: Buffer]
+
+/** `proof` is still to be verified. */
+function readRequest(der: Buffer, known: KnownKey | undefined): { request: CertificateRequest; proof: Proof } {
   const { info, algorithm, signature, subject, publicKeySpki, attributes } = readParts(der)
   const keyType = keyTypeOf(publicKeySpki)
-  const key = () => (known?.spki.equals(publicKeySpki) ? known.key() : importPublicKey(publicKeySpki))
-  checkSignature({ info, algorithm, signature }, keyType, key)
+  const hash = readScheme(algorithm, keyType)
+  const key = known?.spki.equals(publicKeySpki) ? known.key() : importPublicKey(publicKeySpki)
   const { subjectAltName, challengePassword } = attributes
-  return {
+  const request = {
     der,
     subject,
     publicKeySpki,
@@ -66,6 +90,7 @@ function readRequest(der: Buffer, known: KnownKey | undefined): CertificateReque
     subjectAltName,
     challengePassword,
   }
+  return { request, proof: [hash, info, key, signature] }
 }
 
 /** A request for a key too: its own key and signature say nothing (RFC 7030 4.4.1). */
@@ -167,9 +192,8 @@ const otherSignatures = new Map([
   ['1.2.840.113549.1.1.10', 'RSASSA-PSS'],
 ])
 
-type Signed = { info: Buffer; algorithm: DerReader; signature: Buffer }
-
-function checkSignature({ info, algorithm, signature }: Signed, keyType: KeyType, key: () => KeyObject): void {
+/** @returns the hash of the signature; `null` where it has one of its own */
+function readScheme(algorithm: DerReader, keyType: KeyType): string | null {
   const type = algorithm.oid()
   const scheme = signatureSchemes.get(type)
   if (scheme === undefined) {
@@ -182,7 +206,11 @@ function checkSignature({ info, algorithm, signature }: Signed, keyType: KeyType
   if (scheme.parameters === 'null') algorithm.optional(tags.null)
   algorithm.end()
   if (!scheme.keys.includes(keyType)) throw notPossessed(`its signature algorithm is not one of a ${keyType} key`)
-  if (!verify(scheme.hash, info, key(), signature)) throw notPossessed('its signature was not made by its own key')
+  return scheme.hash
+}
+
+function requirePossession(holds: boolean): void {
+  if (!holds) throw notPossessed('its signature was not made by its own key')
 }
 
 const notPossessed = (why: string): FleetError =>

@@ -1,8 +1,10 @@
 import { createPrivateKey, createPublicKey, createSign, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { FleetError } from '../runtime/errors.ts'
 import { readPrivateFile, writeFileAtomic } from '../runtime/files.ts'
+import { hasCoresToSpare } from '../runtime/threads.ts'
 
 /** Signs with a key that it does not reveal. */
 export interface Signer {
@@ -74,15 +76,17 @@ function readKey(path: string, pem: string, passphrase: string | undefined): Key
   }
 }
 
+const signOnThread = promisify(sign)
+
 /** @param key a private key on P-256 */
-export function signerOf(key: KeyObject): Signer {
+export function signerOf(key: KeyObject, { onThread = hasCoresToSpare } = {}): Signer {
   const failed = (cause: unknown): FleetError => new FleetError('key_unavailable', 'The signing key failed', { cause })
   return {
     algorithm: 'ecdsa-p256-sha256',
     publicKeySpki: createPublicKey(key).export({ format: 'der', type: 'spki' }),
     async sign(tbs) {
       try {
-        return sign('sha256', tbs, key)
+        return onThread ? await signOnThread('sha256', tbs, key) : sign('sha256', tbs, key)
       } catch (cause) {
         throw failed(cause)
       }

@@ -1,5 +1,5 @@
 import { certsOnly } from '../../pki/cms.ts'
-import { parseCsr } from '../../pki/csr.ts'
+import { verifyCsr } from '../../pki/csr.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { EdgeAnswer, EdgeRequest } from '../../runtime/https.ts'
 import { networkOf } from '../../runtime/limits.ts'
@@ -18,7 +18,7 @@ export async function simpleenroll(request: EdgeRequest, label: Label, context: 
   const prove = () => readEnrollmentEvidence(request, { ...context, label, now: context.clock() })
   const evidence = await prove() // who asks, before what they sent is looked at
   if (canRepeat(evidence)) limitRenewals(request, evidence, context)
-  const csr = parseCsr(decodeBody(request.body))
+  const csr = await verifyCsr(decodeBody(request.body))
   return certificateAnswer(request, await certify({ request, label, csr, evidence, prove }, context))
 }
 
@@ -27,10 +27,8 @@ export async function simplereenroll(request: EdgeRequest, label: Label, context
   const prove = () => readRenewalEvidence(context.registry, request, context.clock())
   const evidence = await prove()
   limitRenewals(request, evidence, context)
-  const csr = parseCsr(decodeBody(request.body), {
-    spki: evidence.certificate.publicKeySpki,
-    key: () => request.certificateKey()!,
-  })
+  const known = { spki: evidence.certificate.publicKeySpki, key: () => request.certificateKey()! }
+  const csr = await verifyCsr(decodeBody(request.body), { known })
   return certificateAnswer(request, await certify({ request, label, csr, evidence, prove }, context))
 }
 

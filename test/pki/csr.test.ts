@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { type CertificateRequest, parseCsr, singleCommonName } from '../../pki/csr.ts'
+import { type CertificateRequest, parseCsr, singleCommonName, verifyCsr } from '../../pki/csr.ts'
 import { parseAlternativeNames } from '../../pki/names.ts'
 import { importPublicKey } from '../../pki/public-key.ts'
 import { createKeyAndCsr } from '../../pki/x509.ts'
@@ -55,6 +55,21 @@ for (const [name, { code, refusedBy, note, der }] of vectors) {
     })
   }
 }
+
+test('verifyCsr says the same of every request, here and on a thread', async () => {
+  const said = (run: () => CertificateRequest | Promise<CertificateRequest>) =>
+    Promise.resolve()
+      .then(run)
+      .then(
+        ({ der, ...request }) => request,
+        ({ code, message }: FleetError) => ({ code, message }),
+      )
+  for (const [, { der }] of vectors) {
+    const bytes = Buffer.from(der, 'base64')
+    const wanted = await said(() => parseCsr(bytes))
+    for (const onThread of [false, true]) assert.deepEqual(await said(() => verifyCsr(bytes, { onThread })), wanted)
+  }
+})
 
 test('parseCsr verifies with a key that is known already where it is the one of the request, and with no other', async () => {
   const [one, other] = [await createKeyAndCsr({ commonName: 'cam-1' }), await createKeyAndCsr({ commonName: 'cam-1' })]

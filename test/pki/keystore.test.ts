@@ -4,7 +4,7 @@ import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { createKeyFile, openKeyFile, type Signer } from '../../pki/keystore.ts'
+import { createKeyFile, openKeyFile, type Signer, signerOf } from '../../pki/keystore.ts'
 import { keyTypeOf } from '../../pki/public-key.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 
@@ -38,6 +38,14 @@ test('a key opened again is the same key, and its signature verifies', async () 
   }
   await check(plainSigner, openKeyFile(plain))
   await check(sealedSigner, openKeyFile(sealed, 'correct horse'))
+})
+
+test('a signature verifies wherever it was made', async () => {
+  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  const tbs = Buffer.from('to be signed')
+  for (const onThread of [false, true]) {
+    assert.ok(verify('sha256', tbs, publicKey, await signerOf(privateKey, { onThread }).sign(tbs)))
+  }
 })
 
 test('a signer does not show its private key', () => {
