@@ -26,6 +26,7 @@ import type { Meters } from './meters.ts'
 import { factsOfRecord, principalOf } from './principal.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import { isFresh } from './stale.ts'
+import { voidUntil } from './trust/device-table.ts'
 import type { FeedClient } from './trust/feed-client.ts'
 import type { Snapshot, SnapshotChange } from './trust/snapshot.ts'
 import type { VerdictReports } from './verdict-reports.ts'
@@ -219,11 +220,16 @@ export class Gate {
     const device = this.#options.snapshot.findDevice(deviceOf(from))
     const before = device?.purge?.[kept]
     if (device === undefined || before === undefined) return false
-    // Clocks differ: what a device published that is revoked now was published before, whatever ours says. So was what our
-    // clock has stamped by the time when we heard of a readmission, unless it was set back since.
-    const { status, purgeHeardAt = 0 } = device
-    const until = Math.max(Date.parse(before), purgeHeardAt <= this.#options.clock().getTime() ? purgeHeardAt : 0)
-    return status === 'revoked' || publishedAt <= until
+    // Clocks differ: what a device published that is revoked now was published before, whatever ours says.
+    return device.status === 'revoked' || publishedAt <= Math.max(Date.parse(before), device.purgeHeardAt ?? 0)
+  }
+
+  /** A message that comes in now, as later than what of its device is void: our clock may be behind, or have been set back. */
+  stamped(message: Message): Message {
+    const device = this.#options.snapshot.findDevice(deviceOf(message.from))
+    if (device?.purge === undefined) return message
+    const since = voidUntil(device) + 1
+    return message.publishedAt >= since ? message : { ...message, publishedAt: since }
   }
 
   /** Ends every connection that a change leaves without standing; the others meet the new policy at their next message. */

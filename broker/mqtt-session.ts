@@ -67,7 +67,7 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
   }
 
   publish(packet: Publish): void {
-    const { router, clock } = this.#context
+    const { gate, router, clock } = this.#context
     if (!this.#isLive) return
     const code = this.#guard.judge(packet)
     if (code > pass) {
@@ -77,7 +77,7 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
     }
     if (code === pass) this.#connection.link.taken.note('publish', packet.topic)
     if (code === pass && this.#deliverAtOnce(packet)) return
-    const message = messageOf(packet, this.#connection.clientId!, clock().getTime())
+    const message = gate.stamped(messageOf(packet, this.#connection.clientId!, clock().getTime()))
     const mayBeKnown = packet.qos === 2 && this.#isResumed
     if (code === pass && this.#backlog.isEmpty && !packet.retain && !mayBeKnown) {
       this.#answer(packet, router.route(message, this.#incomingOf(packet)))

@@ -18,7 +18,7 @@ export type WillsOptions = {
   router: Pick<Router, 'retain' | 'route'>
   retained: Pick<RetainedMessages, 'swept' | 'purge'>
   index: RouteIndex
-  gate: Pick<Gate, 'isLive' | 'isRevoked' | 'matcherOfClient' | 'factsOfClient'>
+  gate: Pick<Gate, 'isLive' | 'isRevoked' | 'matcherOfClient' | 'factsOfClient' | 'stamped'>
   sessions: Pick<Sessions, 'isHeld'>
   quotas: Pick<Quotas, 'borrow'>
   clock: () => Date
@@ -161,7 +161,7 @@ export class Wills implements Disposable {
 
   async #publish(clientId: string, will: Will): Promise<void> {
     const { gate, router, quotas, clock, onDenied } = this.#options
-    const message = dueWill(will.message, clock().getTime())
+    const message = gate.stamped(dueWill(will.message, clock().getTime()))
     const certificate = will.certificate === undefined ? undefined : parseCertificate(will.certificate)
     const matcher = gate.matcherOfClient(clientId, certificate)
     const verdict = matcher.allowsMessage(message)

@@ -15,6 +15,10 @@ export type DeviceState = {
   /** Of a device that was stolen: SHA-256 of the SubjectPublicKeyInfo of each key that it had. */
   watchedKeys?: string[]
 }
+/** Messages of the device up to then are void: by the clock of enroll, and by ours as it was when we heard of it. */
+export const voidUntil = ({ purge = {}, purgeHeardAt = 0 }: DeviceState): number =>
+  Math.max(purgeHeardAt, ...Object.values(purge).map((before) => Date.parse(before)))
+
 /** As stored. The state is missing where only a certificate was heard of. */
 export type DeviceEntry = [number: number, id: string, state?: DeviceState]
 

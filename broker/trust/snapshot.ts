@@ -4,7 +4,7 @@ import { chainHash } from '../../runtime/chain.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { Log } from '../../runtime/log.ts'
 import type { Area } from '../store.ts'
-import type { DeviceState } from './device-table.ts'
+import { type DeviceState, voidUntil } from './device-table.ts'
 import { type Fact, fact, facts, parseAs, place } from './facts.ts'
 import { type Kept, keepStricter } from './kept.ts'
 import { SnapshotLog } from './snapshot-log.ts'
@@ -319,7 +319,9 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
       const { id, profile, groups, attributes, status, purge, stolen } = data
       const before = findDevice(id)
       const { watchedKeys } = before ?? {}
-      const purgeHeardAt = isSamePurge(before?.purge, purge) ? before?.purgeHeardAt : before && newsAt
+      // After all that was stamped since the purge before it, whatever became of our clock.
+      const heardAt = before && newsAt && Math.max(newsAt, before.purge === undefined ? 0 : voidUntil(before) + 1)
+      const purgeHeardAt = isSamePurge(before?.purge, purge) ? before?.purgeHeardAt : heardAt
       update.devices.set(id, {
         profile,
         groups,

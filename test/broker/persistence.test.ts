@@ -173,7 +173,7 @@ test('a broker that was away while a device was revoked and let in again purges 
   assert.deepEqual(seen.payloads, ['new'])
 })
 
-test('what was queued before a readmission stays void where the clock of the broker is an hour ahead', async () => {
+test('what was queued before a readmission stays void where the clock of the broker is an hour ahead, and what came after it is delivered although that is set back', async () => {
   skewMs += 3_600_000
   const reader = await harness.device('reader-3')
   const { client: absent } = await resume(reader)
@@ -189,11 +189,18 @@ test('what was queued before a readmission stays void where the clock of the bro
   harness.feed.append({ type: 'device.changed', data: readmitted }, harness.issuedFact(again))
   await harness.feed.untilApplied()
   await (await harness.connect(again)).publishAsync('devices/thief-3/log', 'truth', { qos: 1 })
+  // Set back by more than was too much, it is behind what it has stamped, and behind the purge.
+  skewMs -= 3_630_000
+  const will = { topic: 'devices/thief-3/will', payload: Buffer.from('gone'), qos: 1 as const, retain: false }
+  const later = await harness.connect(again, { clientId: 'thief-3:later', will })
+  await later.publishAsync('devices/thief-3/log', 'more of it', { qos: 1 })
+  later.stream.destroy()
+  await harness.testLog.until('session.closed', { clientId: 'thief-3:later' })
   await harness.stopBroker()
   await harness.startBroker()
   const { inbox, client: back } = await resume(reader)
-  await inbox.until('truth')
+  await inbox.until('gone')
   await back.endAsync()
-  assert.deepEqual(inbox.payloads, ['truth'])
-  skewMs -= 3_600_000
+  assert.deepEqual(inbox.payloads, ['truth', 'more of it', 'gone'])
+  skewMs += 30_000
 })

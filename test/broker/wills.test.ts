@@ -34,6 +34,7 @@ async function open() {
     revoked: new Set<string>(),
     isRevoked: (id: string) => gate.revoked.has(id),
     factsOfClient: () => undefined,
+    stamped: (message: Message) => message,
     matcherOfClient: (clientId: string, certificate: CertificateFacts | undefined) => {
       asked.push(certificate)
       return compilePolicy(clientId.startsWith('denied') ? { policies: [] } : anything, {})
