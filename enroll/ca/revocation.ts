@@ -52,7 +52,8 @@ export type TheftReport = Omit<RevocationOrder, 'reason'>
 
 /**
  * Revokes a device: the device, every certificate, every unspent token and what waits for approval of it, the audit entry and the feed events in
- * one durable batch. Keys that were compromised are watched from then on. Doing it again changes nothing and answers the same.
+ * one durable batch. Keys that were compromised are watched from then on, also where the device was revoked for another reason
+ * before. Doing it again changes nothing and answers the same.
  *
  * @throws FleetError `device_unknown`
  */
@@ -93,7 +94,9 @@ export async function planRevocation(
 ): Promise<Plan<Omit<Revocation, 'feedSeq'>>> {
   const { doc: device, rev } = await getDevice(registry, input.id)
   const holdings = await readHoldings(registry, input.id)
-  if (device.status === 'revoked') return { answer: revokedBefore(device, holdings) }
+  // That its key is in other hands may be known later than that the device is out, and counts from then on.
+  const isNews = input.reason === 'keyCompromise' && device.revocationReason !== 'keyCompromise'
+  if (device.status === 'revoked' && !isNews) return { answer: revokedBefore(device, holdings) }
   return endDevice(registry, { device, rev, holdings, action: 'device.revoked' }, input)
 }
 
@@ -189,7 +192,11 @@ async function endDevice(
     revokedAt: device.revokedAt ?? revokedAt,
     revocationReason: reason,
   }
-  const ended = holdings.certificates.filter((one) => (isStolen ? one.doc.fingerprint !== undefined : isLive(one)))
+  const endedWithIt = ({ doc }: Stored<CertificateRecord>): boolean =>
+    doc.status === 'revoked' && device.revokedAt !== undefined && doc.revokedAt === device.revokedAt
+  const ended = holdings.certificates.filter((one) =>
+    isStolen ? one.doc.fingerprint !== undefined : isLive(one) || endedWithIt(one),
+  )
   const tokens = holdings.tokens.filter(({ doc }) => doc.status === 'unspent' || doc.status === 'redeeming')
   const keys = reason === 'keyCompromise' ? (isStolen ? holdings.certificates : ended) : []
   const watched = await watchKeys(

@@ -133,6 +133,25 @@ suite('revoking a device', () => {
     assert.equal((await fleet.admin('GET', '/devices/stolen-2')).body.revocationReason, 'keyCompromise')
   })
 
+  test('a compromise that becomes known after a revocation is one from then on, and the first time stays', async () => {
+    const device = await fleet.enrolledDevice('leaked-1')
+    const revoke = async (reason: string) => (await fleet.admin('POST', '/devices/leaked-1/revoke', { reason })).body
+    const first = await revoke('cessationOfOperation')
+    const then = await revoke('keyCompromise')
+    assert.deepEqual(
+      [then.alreadyRevoked, then.reason, then.revokedAt, then.certificates, then.keysWatched],
+      [true, 'keyCompromise', first.revokedAt, [device.serial], 1],
+    )
+    const { body } = await fleet.admin('GET', `/certificates/${device.serial}`)
+    assert.deepEqual([body.revocationReason, body.revokedAt], ['keyCompromise', first.revokedAt])
+    const csr = await createCsr({ privateKeyPem: device.key, commonName: 'leaked-2' })
+    assert.equal(codeOf(await fleet.enroll('leaked-2', await fleet.token('leaked-2'), csr)), 'key_compromised')
+    for (const reason of ['superseded', 'keyCompromise']) {
+      const again = await revoke(reason)
+      assert.deepEqual([again.reason, again.keysWatched], ['keyCompromise', 0])
+    }
+  })
+
   test('a compromised key is refused under every name and told of with its address', async () => {
     const device = await fleet.enrolledDevice('stolen-3')
     await fleet.admin('POST', '/devices/stolen-3/stolen')
