@@ -114,7 +114,9 @@ export async function createBrokerService(options: {
     const message = connection.verdict?.message || problems[cause].title
     const denial = denials.note(refusedOf(connection), { stage: 'session', cause, message })
     connection.denial = denial
-    log.warn({ event: 'session.kicked', reason: cause, denial, ...who(connection) }, 'session kicked')
+    const fields = { event: 'session.kicked', reason: cause, denial, ...who(connection) }
+    // Others of the same change are still to be ended, and enroll to be told: neither waits for whoever reads the log.
+    setImmediate(() => log.warn(fields, 'session kicked'))
   })
   // Where no listener asks about a certificate any more, nor a will that was left under one.
   const forgetsAfterMs = expiredAskedMs(handlings.map((table) => table.expired)) + config.sessionExpiryMs + rememberedMs

@@ -43,9 +43,12 @@ export async function openFoundation(input: {
   requireWholeFolder(dataDir)
   const registry = opened.use(
     new Registry(await openDatabase(join(dataDir, 'enroll', 'registry')), (facts) => {
-      for (const { action, actor, subject, outcome, reason, requestId } of facts) {
-        if (outcome === 'done') log.info({ event: action, actor, subject, reason, requestId }, 'recorded')
-      }
+      // Whoever reads the log may be slow, and a line is written where it stands: brokers are to have heard before.
+      setImmediate(() => {
+        for (const { action, actor, subject, outcome, reason, requestId } of facts) {
+          if (outcome === 'done') log.info({ event: action, actor, subject, reason, requestId }, 'recorded')
+        }
+      })
     }),
   )
   const { url: statusUrl } = config.enroll.status
