@@ -1,6 +1,7 @@
 import { createServer as createPlainServer, type Server as PlainServer, type Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket } from 'node:tls'
 import { type EdgeCredential, listen, tlsOptions } from '../runtime/https.ts'
+import { type Comer, HandshakeTurns } from './handshake-turns.ts'
 import type { HandshakeRefusal, PeerFacts, PeerSocket } from './peer.ts'
 import { addressList, readProxyHeader } from './proxy-protocol.ts'
 
@@ -23,8 +24,6 @@ export type ListenerOptions = {
   maxConnections: number
   /** Others listen at the same address, and the system deals connections out. */
   isShared?: boolean
-  /** For so long a handshake that has begun is one of those that may be answered all at once. */
-  placeMs?: number
   onPeer: (socket: PeerSocket, facts: PeerFacts) => void
   onRefused: (reason: HandshakeRefusal, message: string, remoteAddress: string) => void
 }
@@ -38,18 +37,11 @@ export type Door = {
   stop(): Promise<void>
 }
 
-type Handshake = {
-  readonly socket: Socket
+type Handshake = Comer & {
   readonly timer: NodeJS.Timeout
   readonly onClose: () => void
   remoteAddress: string
-  place: NodeJS.Timeout | undefined
 }
-
-/** What may be answered in one turn, and then is computed in it: some tens of milliseconds. */
-const mostUnderWay = 32
-/** A peer that takes longer does not hold up who waits: so many who say nothing slow the others down, and keep none out. */
-const placeMs = 100
 
 const keepAliveMs = 60_000
 
@@ -59,11 +51,7 @@ export class Listener implements Door {
   readonly #server: Server
   /** What listens; the TLS server is given one connection after the other. */
   readonly #acceptor: PlainServer
-  /** Who is to begin with TLS, first come first. */
-  readonly #waiting: Handshake[] = []
-  /** Who has begun, and is expected to answer. */
-  readonly #places = new Set<Handshake>()
-  #isBeginning = false
+  readonly #turns = new HandshakeTurns()
   readonly #isProxy: (address: string) => boolean
   readonly #handshakes = new Map<string, Handshake>()
   #closed: Promise<void> | undefined
@@ -123,10 +111,11 @@ export class Listener implements Door {
       clearTimeout(timer)
       if (this.#handshakes.get(key) !== handshake) return
       this.#handshakes.delete(key)
-      this.#leavePlace(handshake)
+      this.#turns.remove(handshake)
       this.#options.onRefused('handshake_failed', 'the connection ended before TLS', handshake.remoteAddress)
     }
-    const handshake: Handshake = { socket, timer, onClose, remoteAddress, place: undefined }
+    const begin = (): void => void this.#server.emit('connection', socket)
+    const handshake: Handshake = { socket, begin, timer, onClose, remoteAddress }
     this.#handshakes.set(key, handshake)
     socket.once('close', onClose)
   }
@@ -138,7 +127,7 @@ export class Listener implements Door {
     if (handshake === undefined) return undefined
     // What is known of it would stay with its connection.
     clearTimeout(handshake.timer)
-    this.#leavePlace(handshake)
+    this.#turns.remove(handshake)
     handshake.socket.removeListener('close', handshake.onClose)
     return handshake
   }
@@ -171,35 +160,10 @@ export class Listener implements Door {
         return
       }
     }
-    this.#waiting.push(handshake)
-    this.#goOn()
-  }
-
-  /**
-   * Each turn of the event loop begins one handshake, and few are under way. Those of a whole fleet that comes back at once would
-   * be computed in one turn, when all of it comes or when all of it answers, during which nobody's messages move.
-   */
-  #goOn(): void {
-    if (this.#isBeginning || this.#waiting.length === 0 || this.#places.size >= mostUnderWay) return
-    this.#isBeginning = true
-    setImmediate(this.#beginTls)
-  }
-
-  #beginTls = (): void => {
-    this.#isBeginning = false
-    const handshake = this.#waiting.shift()!
-    const { socket } = handshake
-    if (!socket.destroyed) {
-      this.#places.add(handshake)
-      handshake.place = setTimeout(() => this.#leavePlace(handshake), this.#options.placeMs ?? placeMs)
-      this.#server.emit('connection', socket)
-    }
-    this.#goOn()
-  }
-
-  #leavePlace(handshake: Handshake): void {
-    clearTimeout(handshake.place)
-    if (this.#places.delete(handshake)) this.#goOn()
+    const goOn = (): void => void (socket.readableLength > 0 ? this.#turns.add(handshake) : socket.destroy())
+    // Who says nothing has no turn.
+    if (socket.readableLength > 0) goOn()
+    else socket.once('readable', goOn)
   }
 
   #accept(socket: TLSSocket): void {
