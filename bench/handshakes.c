@@ -4,7 +4,9 @@
  *
  *   handshakes PORT
  *   d CERT_FILE KEY_FILE CONNECT     a device; octets are in hexadecimal
- *   r IS_RESUMED AT_ONCE COUNT MS    connects until there were so many, or so long, and waits for those under way
+ *   r IS_RESUMED AT_ONCE COUNT MS FAR_MS
+ *                                    connects until there were so many, or so long, and waits for those under way; what a
+ *                                    device hears it answers after FAR_MS, as one does that is so far away
  *                                    -> connected, resumed, failed, milliseconds, milliseconds of CPU
  *
  * Each command is answered with one line. The server's certificate is not looked at, which leaves the CPU to the broker.
@@ -14,6 +16,7 @@
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <openssl/ssl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,11 +32,15 @@ struct device {
   SSL_SESSION *ticket;
   SSL *ssl; /* while it is connected */
   unsigned char connect[max_packet];
-  int connect_bytes, is_said;
+  int connect_bytes, is_said, has_heard;
+  double heard_at; /* what it has not answered yet, where it has heard something */
 };
 
 static struct device devices[max_devices];
 static int device_count, poller;
+/* Who has heard something, first come first; a device is in it once. */
+static struct device *hearing[max_devices];
+static unsigned long first_hearing, last_hearing;
 static struct sockaddr_in broker;
 
 static void die(const char *what) {
@@ -73,7 +80,7 @@ static void begin(struct device *device, int is_resumed) {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   if (connect(fd, (struct sockaddr *)&broker, sizeof broker) != 0 && errno != EINPROGRESS) die("cannot connect");
   device->ssl = SSL_new(device->context);
-  device->is_said = 0;
+  device->is_said = device->has_heard = 0;
   SSL_set_app_data(device->ssl, device);
   SSL_set_fd(device->ssl, fd);
   SSL_set_connect_state(device->ssl);
@@ -116,7 +123,21 @@ static void end(struct device *device, int is_connected) {
   close(fd);
 }
 
-static void run(int is_resumed, int at_once, long count, double ms) {
+static void hear(struct device *device) {
+  if (device->has_heard || device->ssl == NULL) return;
+  device->has_heard = 1;
+  device->heard_at = ms_of(CLOCK_MONOTONIC);
+  hearing[last_hearing++ % max_devices] = device;
+}
+
+/* @returns milliseconds until the next one answers; below 1 when it is time */
+static double next_answer(double far_ms) {
+  if (first_hearing == last_hearing) return 100;
+  double rest = hearing[first_hearing % max_devices]->heard_at + far_ms - ms_of(CLOCK_MONOTONIC);
+  return rest > 100 ? 100 : rest;
+}
+
+static void run(int is_resumed, int at_once, long count, double ms, double far_ms) {
   long begun = 0, connected = 0, resumed = 0, failed = 0;
   double started = ms_of(CLOCK_MONOTONIC), cpu = ms_of(CLOCK_PROCESS_CPUTIME_ID);
   struct epoll_event events[256];
@@ -129,10 +150,13 @@ static void run(int is_resumed, int at_once, long count, double ms) {
       if (device->ssl != NULL) break; /* the one that has waited longest */
       begin(device, is_resumed);
     }
-    int some = epoll_wait(poller, events, 256, 100);
-    for (int i = 0; i < some; i++) {
-      struct device *device = events[i].data.ptr;
-      int known = device->ssl == NULL ? 0 : go_on(device);
+    double rest = next_answer(far_ms);
+    int some = epoll_wait(poller, events, 256, rest < 1 ? 0 : (int)rest);
+    for (int i = 0; i < some; i++) hear(events[i].data.ptr);
+    while (first_hearing != last_hearing && next_answer(far_ms) <= 0) {
+      struct device *device = hearing[first_hearing++ % max_devices];
+      device->has_heard = 0;
+      int known = go_on(device);
       if (known == 0) continue;
       if (known == 1) {
         connected++;
@@ -150,7 +174,8 @@ int main(int count, char **values) {
   static char line[1 << 14], cert[4096], key[4096], hex[1 << 12];
   int is_resumed, at_once;
   long wanted;
-  double ms;
+  double ms, far_ms;
+  signal(SIGPIPE, SIG_IGN); /* a broker that hangs up is a connection that has failed */
   poller = epoll_create1(0);
   broker.sin_family = AF_INET;
   broker.sin_port = htons((unsigned short)atoi(values[1]));
@@ -159,8 +184,8 @@ int main(int count, char **values) {
     if (sscanf(line, "d %4095s %4095s %4095s", cert, key, hex) == 3) {
       add(cert, key, hex);
       puts("ok");
-    } else if (sscanf(line, "r %d %d %ld %lf", &is_resumed, &at_once, &wanted, &ms) == 4) {
-      run(is_resumed, at_once, wanted, ms);
+    } else if (sscanf(line, "r %d %d %ld %lf %lf", &is_resumed, &at_once, &wanted, &ms, &far_ms) == 5) {
+      run(is_resumed, at_once, wanted, ms, far_ms);
     } else die("an unknown command");
     fflush(stdout);
   }

@@ -31,7 +31,7 @@ export class Handshakes implements AsyncDisposable {
     if (program === undefined)
       throw new Error('a C compiler with libssl is needed: JavaScript is slower than the brokers')
     const command = [...(isBackground ? ['nice', '-n', '19'] : []), program, String(target.port)]
-    this.#program = new Program(1, command, { stdio: ['pipe', 'pipe', 'inherit'] })
+    this.#program = new Program('1', command, { stdio: ['pipe', 'pipe', 'inherit'] })
     this.#lines = createInterface({ input: this.#program.child.stdout! })[Symbol.asyncIterator]()
   }
 
@@ -54,20 +54,26 @@ export class Handshakes implements AsyncDisposable {
     return handshakes
   }
 
-  /** Connects until there were `count`, or for `ms`. */
+  /**
+   * Connects until there were `count`, or for `ms`.
+   *
+   * @param farMs after which a device answers what it hears
+   */
   async run({
     isResumed,
     atOnce,
     count,
     ms,
+    farMs = 0,
   }: {
     isResumed: boolean
     atOnce: number
     count: number
     ms: number
+    farMs?: number
   }): Promise<Storm> {
     const before = this.#target.program.cpuMs
-    const answer = await this.#ask(`r ${Number(isResumed)} ${atOnce} ${count} ${ms}`)
+    const answer = await this.#ask(`r ${Number(isResumed)} ${atOnce} ${count} ${ms} ${farMs}`)
     const brokerCpuMs = this.#target.program.cpuMs - before
     const [connected, resumed, failed, took, cpuMs] = answer.split(' ').map(Number) as [
       number,

@@ -29,12 +29,13 @@ const ticksPerSecond = 100 // USER_HZ, which Linux has fixed at 100 for what it 
 /** A process; brokers and the load generator are kept off each other's core where there are two. */
 export class Program {
   readonly child: ChildProcess
-  readonly #core: number
+  readonly #cores: string
 
-  constructor(core: number, command: string[], options: SpawnOptions) {
-    this.#core = core
+  /** @param cores numbers with commas */
+  constructor(cores: string, command: string[], options: SpawnOptions) {
+    this.#cores = cores
     const isPinned = availableParallelism() > 1 && has('taskset', '-V')
-    const [file, ...args] = isPinned ? ['taskset', '-c', String(this.#core), ...command] : command
+    const [file, ...args] = isPinned ? ['taskset', '-c', this.#cores, ...command] : command
     this.child = spawn(file!, args, options)
     process.once('exit', () => this.child.kill())
   }
@@ -76,13 +77,22 @@ export class Bench implements AsyncDisposable {
     this.#service = service
     this.#feed = feed
     const stdio = ['ignore', 'inherit', 'inherit', 'ipc'] as const
-    this.#generator = new Program(1, [process.execPath, join(root, 'bench', 'generator.ts')], { stdio: [...stdio] })
+    this.#generator = new Program('1', [process.execPath, join(root, 'bench', 'generator.ts')], { stdio: [...stdio] })
     this.#stack.defer(() => rmSync(this.#folder, { recursive: true, force: true }))
     this.#stack.use(feed)
     this.#stack.defer(() => this.#generator.stop())
   }
 
-  static async start({ hasMosquittoOnDisk = false } = {}): Promise<Bench> {
+  /** @param broker settings of ours */
+  static async start({
+    hasMosquittoOnDisk = false,
+    hasPeers = true,
+    broker = {},
+  }: {
+    hasMosquittoOnDisk?: boolean
+    hasPeers?: boolean
+    broker?: Record<string, unknown>
+  } = {}): Promise<Bench> {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
     const pki = await TestPki.create()
     const bench = new Bench(pki, await pki.service('broker'), await FakeFeed.start(pki))
@@ -93,7 +103,8 @@ export class Bench implements AsyncDisposable {
         data: { version: 1, document: parseYaml(starterPolicy, policyDocument, 'starter', 'policy_invalid') },
       },
     )
-    await bench.#startOurs()
+    await bench.#startOurs(broker)
+    if (!hasPeers) return bench
     if (isBeside('aedes')) await bench.#startAedes()
     if (!has('mosquitto', '-h')) console.log('mosquitto is not on the PATH: the others alone are measured\n')
     else {
@@ -167,7 +178,7 @@ export class Bench implements AsyncDisposable {
   }
 
   /** As `fleetgate up` starts it; with BENCH_NODE_FLAGS, to profile it. */
-  async #startOurs(): Promise<void> {
+  async #startOurs(broker: Record<string, unknown>): Promise<void> {
     const data = join(this.#folder, 'data')
     const credential = join(data, 'services', 'broker')
     mkdirSync(credential, { recursive: true })
@@ -175,11 +186,12 @@ export class Bench implements AsyncDisposable {
     writeFileSync(join(credential, 'tls.crt'), this.#service.chain)
     writeFileSync(join(credential, 'root.crt'), this.#pki.root.pem)
     const config = join(this.#folder, 'fleetgate.yaml')
-    const settings = { data, broker: { listen: '127.0.0.1:0', feed: this.#feed.address } }
+    const settings = { data, broker: { listen: '127.0.0.1:0', feed: this.#feed.address, ...broker } }
     writeFileSync(config, JSON.stringify(settings)) // JSON is YAML
     const flags = process.env.BENCH_NODE_FLAGS?.split(' ') ?? []
     const command = [process.execPath, ...flags, join(root, 'broker', 'main.ts'), '--config', config]
-    const program = this.#run(command, true)
+    // Its workers run wherever there is room, as an operator's do.
+    const program = this.#run(command, true, Number(broker.workers ?? 0) > 0 ? '0,1' : '0')
     const [answer] = (await once(program.child, 'message')) as [{ endpoints?: { mqtts: string }; message?: string }]
     if (answer.endpoints === undefined) throw new Error(answer.message)
     this.targets.push({ name: 'fleetgate', port: Number(new URL(answer.endpoints.mqtts).port), program })
@@ -231,10 +243,10 @@ export class Bench implements AsyncDisposable {
     this.targets.push({ name, port, program })
   }
 
-  #run(command: string[], hasChannel: boolean): Program {
+  #run(command: string[], hasChannel: boolean, cores = '0'): Program {
     // Logs are written, to a file as an operator would have it.
     const log = openSync(join(this.#folder, 'log'), 'a')
-    const program = new Program(0, command, {
+    const program = new Program(cores, command, {
       stdio: ['ignore', 'ignore', log, ...(hasChannel ? ['ipc' as const] : [])],
     })
     this.#stack.defer(() => program.stop())

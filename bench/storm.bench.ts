@@ -3,17 +3,17 @@
  * second of QoS 0, alone and while as many devices as are told go on making full handshakes, all of them at once. Quiet and storm
  * take turns, each broker beside the others in one run.
  *
- *   npm run bench -- storm [rounds] [seconds a round] [devices]
+ *   npm run bench -- storm [rounds] [seconds a round] [devices] [milliseconds that a device is away] [workers of ours]
  */
 import { heading, ms, note, percentile, range, row } from './figures.ts'
 import { Handshakes } from './handshakes.ts'
 import { Bench, type Target } from './harness.ts'
 
-const [rounds = 4, seconds = 3, devices = 500] = process.argv.slice(2).map(Number)
+const [rounds = 4, seconds = 3, devices = 500, farMs = 0, workers = 0] = process.argv.slice(2).map(Number)
 const wanted = 3
 const perSecond = 1_000
 
-await using bench = await Bench.start()
+await using bench = await Bench.start({ broker: { workers } })
 await using stack = new AsyncDisposableStack()
 const publishers = await bench.devices(50, 'sensor', 'pub')
 const subscribers = await bench.devices(1, 'service', 'sub')
@@ -35,14 +35,18 @@ for (const target of bench.targets) {
   const handshakes = stack.use(await Handshakes.of(target, comers, { isBackground: true }))
   sides.push({ target, handshakes, quiet: [], stormy: [], ratios: [], connected: 0, failed: 0, lost: 0 })
 }
-console.log(`${perSecond} messages a second beside ${devices} devices; ${rounds} rounds of ${seconds} s in turns\n`)
+const away = farMs > 0 ? ` that are ${farMs} ms away` : ''
+const by = workers > 0 ? `, ${workers} workers of ours` : ''
+console.log(
+  `${perSecond} messages a second beside ${devices} devices${away}${by}; ${rounds} rounds of ${seconds} s in turns\n`,
+)
 for (let round = -1; round < rounds; round++) {
   for (const side of sides) {
     const { target, handshakes } = side
     const live = { qos: 0, granted: 0, payloadBytes: 128, underWay: 0, messages: 1e9, ms: seconds * 1_000 } as const
     const measure = () => bench.measure(target, { ...live, name: target.name, perSecond })
     const quiet = await measure()
-    const storm = handshakes.run({ isResumed: false, atOnce: devices, count: 1e9, ms: seconds * 1_000 })
+    const storm = handshakes.run({ isResumed: false, atOnce: devices, count: 1e9, ms: seconds * 1_000, farMs })
     const stormy = await measure()
     const { connected, failed } = await storm
     // The first round is to get warm.
