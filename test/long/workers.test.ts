@@ -137,6 +137,34 @@ test('strangers are closed after the handshake, and bytes that are not TLS befor
   await harness.testLog.until('connection.refused', { reason: 'certificate_missing' })
 })
 
+test('one of a fleet that comes back at once is revoked: it is cut and kept out at every worker, and all others are let in', async () => {
+  const stolen = await harness.device('fleet-0')
+  const others: (typeof stolen)[] = []
+  while (others.length < 200) others.push(await harness.device(`fleet-${others.length + 1}`))
+  const join = async (device: typeof stolen, session?: Buffer) => {
+    const socket = await harness.socket(device, { servername: 'localhost', session })
+    const isResumed = socket.isSessionReused()
+    socket.write(connectPacket(device.id))
+    const ticket = isResumed ? undefined : once(socket, 'session')
+    const [answer] = (await once(socket, 'data')) as [Buffer]
+    return { socket, isResumed, code: answer[3], ticket: ticket && ((await ticket)[0] as Buffer) }
+  }
+  const { socket, code, ticket } = await join(stolen)
+  assert.equal(code, 0)
+  const arriving = others.map((device) => join(device))
+  await Promise.race(arriving)
+  const closed = closeOf(socket)
+  await harness.revokeDevice(stolen)
+  await closed
+  const attempts = Array.from({ length: 12 }, () => join(stolen, ticket))
+  for (const { isResumed, code } of await Promise.all(attempts)) assert.deepEqual([isResumed, code], [true, 5])
+  const arrived = await Promise.all(arriving)
+  assert.deepEqual(new Set(arrived.map((one) => one.code)), new Set([0]))
+  assert.ok(arrived.every((one) => !one.socket.destroyed))
+  assert.equal(others.filter(({ id }) => harness.broker.sessions.findLive(id) === undefined).length, 0)
+  for (const one of arrived) one.socket.destroy()
+})
+
 test('an address that another gateway serves is told, though the system would share it', async () => {
   const listen = `127.0.0.1:${harness.port}`
   await assert.rejects(BrokerHarness.start({ broker: { workers, listen } }), { code: 'port_in_use' })
