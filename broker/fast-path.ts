@@ -9,8 +9,10 @@ export type Audience = {
   readonly receivers: { readonly receiver: Receiver; readonly delivery: Delivery }[]
   /** Of the same receivers, where all of them can be given the same octets. */
   links: Link[] | undefined
-  /** A session asks for QoS 1 or 2: what is published at those is stored first. */
-  isStored: boolean
+  /** Whose sessions ask for QoS 1 or 2: what is published at those is stored for them first. */
+  readonly stored: Delivery[]
+  /** One of those is not connected. */
+  hasAbsent: boolean
   /** Somebody has subscribed, connected or not. */
   readonly isWanted: boolean
   /** Who has subscriptions with no-local, and gets something else of what it publishes itself. */
@@ -86,12 +88,22 @@ export class FastPath {
     const { index, sessions, gate } = this.#options
     const { deliveries, groups, own } = index.match(topic)
     if (groups.length > 0) return undefined
-    const audience: Audience = { receivers: [], links: [], isStored: false, isWanted: deliveries.length > 0, own }
+    const audience: Audience = {
+      receivers: [],
+      links: [],
+      stored: [],
+      hasAbsent: false,
+      isWanted: deliveries.length > 0,
+      own,
+    }
     for (const delivery of deliveries) {
       const { clientId, granted, identifiers } = delivery
-      if (granted > 0) audience.isStored = true
+      if (granted > 0) audience.stored.push(delivery)
       const connection = sessions.findLive(clientId)
-      if (connection === undefined) continue
+      if (connection === undefined) {
+        audience.hasAbsent ||= granted > 0
+        continue
+      }
       if (!gate.matcherOf(connection).allowsDelivery(topic)) return undefined
       const { link, receiver } = connection
       audience.receivers.push({ receiver: receiver!, delivery })

@@ -77,18 +77,17 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
     }
     if (code === pass) this.#connection.link.taken.note('publish', packet.topic)
     if (code === pass && this.#deliverAtOnce(packet)) return
-    const message = gate.stamped(messageOf(packet, this.#connection.clientId!, clock().getTime()))
+    const message = gate.stamped(messageOf(packet, this.clientId, clock().getTime()))
     const mayBeKnown = packet.qos === 2 && this.#isResumed
     if (code === pass && this.#backlog.isEmpty && !packet.retain && !mayBeKnown) {
       this.#answer(packet, router.route(message, this.#incomingOf(packet)))
       return
     }
-    const bytes = packet.payload.length
-    if (packet.qos === 0 && this.#backlog.isFull(bytes)) {
+    if (packet.qos === 0 && this.#backlog.isFull(packet.payload.length)) {
       noteBehind(this.#context, this.#connection, packet)
       return // at most once
     }
-    this.#backlog.add(bytes, async () => {
+    this.#backlog.add(packet.payload.length, async () => {
       try {
         const turn = code === later ? await this.#guard.turn(packet) : pass
         if (turn > pass) this.#acknowledge(packet, turn, this.#guard.sentence)
@@ -102,7 +101,7 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
 
   passOn(publish: PlainPublish): number | undefined {
     const audience = this.#lanes?.find(publish)
-    if (audience?.links === undefined || !this.#isAtOnce(audience, publish.qos)) return undefined
+    if (audience?.links === undefined || isStored(audience, publish.qos) || !this.#isFirst) return undefined
     if (this.#guard.mayDelay(publish.qos)) return undefined
     const code = this.#guard.judge(publish)
     if (code !== pass) {
@@ -268,7 +267,6 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
     )
   }
 
-  /** As the bus knows it. */
   get clientId(): string {
     return this.#connection.clientId!
   }
@@ -301,20 +299,23 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
   #deliverAtOnce(packet: Publish): boolean {
     if (packet.retain || packet.qos === 2) return false
     const audience = this.#lanes?.get(packet.topic)
-    if (audience === undefined || !this.#isAtOnce(audience, packet.qos)) return false
-    const { clientId } = this.#connection
+    if (audience === undefined || !this.#isFirst) return false
+    const isKept = isStored(audience, packet.qos)
+    if (isKept && audience.hasAbsent) return false
     if (audience.receivers.length > 0) {
-      const message = messageOf(packet, clientId!, this.#context.clock().getTime())
-      for (const { receiver, delivery } of audience.receivers) receiver.deliver(message, delivery)
+      const message = this.#context.gate.stamped(messageOf(packet, this.clientId, this.#context.clock().getTime()))
+      if (isKept && !this.#context.router.enqueueAtOnce(message, audience.stored)) return false
+      for (const { receiver, delivery } of audience.receivers) {
+        if (!isKept || delivery.granted === 0) receiver.deliver(message, delivery)
+      }
     }
     this.#acknowledge(packet, reasonFor(audience.isWanted))
     return true
   }
 
-  /** Nothing has to be stored, and it overtakes nothing that this client has sent before [MQTT-4.6.0-5] [MQTT-4.6.0-6]. */
-  #isAtOnce(audience: Audience, qos: Qos): boolean {
-    if (qos > 0 && audience.isStored) return false
-    return this.#backlog.isEmpty && !this.#context.router.isUnderWay(this.#connection.clientId!)
+  /** What is passed on now overtakes nothing that this client has sent before [MQTT-4.6.0-5] [MQTT-4.6.0-6]. */
+  get #isFirst(): boolean {
+    return this.#backlog.isEmpty && !this.#context.router.isUnderWay(this.clientId)
   }
 
   async #publishInTurn(packet: Publish, message: Message, mayBeKnown: boolean): Promise<void> {
@@ -439,6 +440,7 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
   }
 }
 
+const isStored = ({ stored }: Audience, qos: Qos): boolean => qos > 0 && stored.length > 0
 const reasonFor = (isWanted: boolean): number => (isWanted ? reason.success : reason.noMatchingSubscribers)
 
 function isOwnWay(why: EndReason): why is Exclude<EndReason, ProblemCode> {

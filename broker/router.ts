@@ -1,5 +1,11 @@
 import type { PolicyLimits } from '../contract/policy-limits.ts'
-import { type Delivery, deviceOf, type Message, type SessionStore } from './backends/session-store.ts'
+import {
+  type Delivery,
+  deviceOf,
+  type EnqueueAnswer,
+  type Message,
+  type SessionStore,
+} from './backends/session-store.ts'
 import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
 import type { Sessions } from './sessions.ts'
@@ -92,6 +98,20 @@ export class Router {
     )
   }
 
+  /**
+   * A message of QoS 1 to those who are to have it above QoS 0, all of them live.
+   *
+   * @returns whether that was done in this turn; nothing was where the session of one of them is not in memory alone
+   */
+  enqueueAtOnce(message: Message, entries: readonly Entry[]): boolean {
+    const queued = entries.map((entry) => this.#deliveryOf(message, entry))
+    const answers = this.#options.store.enqueueAtOnce(queued)
+    if (answers === undefined) return false
+    this.#wake(queued)
+    this.#noteFull(queued, answers)
+    return true
+  }
+
   #count(from: string, more: 1 | -1): void {
     const underWay = (this.#underWay.get(from) ?? 0) + more
     if (underWay === 0) this.#underWay.delete(from)
@@ -115,13 +135,19 @@ export class Router {
   }
 
   async #enqueue(queued: readonly Delivery[], incoming: Incoming | undefined): Promise<void> {
-    const { store, sessions, onDropped } = this.#options
-    const enqueued = store.enqueue(queued, incoming)
+    const enqueued = this.#options.store.enqueue(queued, incoming)
     // The store has it in its order by now; the sender's acknowledgement alone waits for the disk.
-    for (const { clientId } of queued) sessions.findLive(clientId)?.receiver?.wake()
-    const answers = await enqueued
+    this.#wake(queued)
+    this.#noteFull(queued, await enqueued)
+  }
+
+  #wake(queued: readonly Delivery[]): void {
+    for (const { clientId } of queued) this.#options.sessions.findLive(clientId)?.receiver?.wake()
+  }
+
+  #noteFull(queued: readonly Delivery[], answers: readonly EnqueueAnswer[]): void {
     for (const [at, answer] of answers.entries()) {
-      if (answer === 'full') onDropped('queued', queued[at]!.clientId, queued[at]!.message.topic)
+      if (answer === 'full') this.#options.onDropped('queued', queued[at]!.clientId, queued[at]!.message.topic)
     }
   }
 }

@@ -42,19 +42,21 @@ export class SessionPump {
     this.room()
     if (this.#running || this.#stopped) return
     this.#running = true
-    void this.#run()
-      .catch((error) => {
-        if (!this.#stopped) this.#options.onFailed(error)
-      })
-      .finally(() => {
-        this.#running = false
-        this.#rest()
-      })
+    // Behind the messages and acknowledgements that came with this one: they are done together.
+    queueMicrotask(() => {
+      this.#again = false
+      if (this.#sendFromMemory()) this.#ended()
+      else
+        this.#run().then(
+          () => this.#ended(),
+          (error) => this.#failed(error),
+        )
+    })
   }
 
   /** The link takes messages again. */
   room(): void {
-    for (const resolve of this.#waiting.splice(0)) resolve()
+    if (this.#waiting.length > 0) for (const resolve of this.#waiting.splice(0)) resolve()
   }
 
   stop(): void {
@@ -71,8 +73,10 @@ export class SessionPump {
   /** PUBACK, PUBCOMP, or a PUBREC that refuses. */
   acknowledged(packetId: number): void {
     const { store, clientId, epoch } = this.#options
+    const queue = store.findQueueInMemory(clientId, epoch)
     // In this turn: the store takes effect in the order of the calls, so the identifier is free there too.
-    this.#watch(store.ack(clientId, epoch, [packetId]))
+    if (queue === undefined) this.#watch(store.ack(clientId, epoch, [packetId]))
+    else queue.ack(packetId)
     this.#used?.delete(packetId)
     this.wake()
   }
@@ -93,8 +97,60 @@ export class SessionPump {
     })
   }
 
+  #failed(error: unknown): void {
+    this.#running = false
+    if (!this.#stopped) this.#options.onFailed(error)
+    this.#rest()
+  }
+
+  #ended(): void {
+    this.#running = false
+    // Between its last look and this turn something may have come.
+    if (this.#again && !this.#stopped) this.wake()
+    else this.#rest()
+  }
+
   #rest(): void {
     for (const resolve of this.#idle.splice(0)) resolve()
+  }
+
+  /**
+   * The queue of a session that is in memory alone, as far as the window lets it and the link takes it.
+   *
+   * @returns false where the rest has to go the general way
+   */
+  #sendFromMemory(): boolean {
+    const { store, link, clientId, epoch, window, mayDeliver } = this.#options
+    try {
+      while (!this.#stopped) {
+        const queue = store.findQueueInMemory(clientId, epoch)
+        if (queue === undefined) return false
+        const free = window - (this.#used?.size ?? 0)
+        const page = free > 0 ? queue.read(this.#after, Math.min(free, pageSize)) : []
+        if (page.length === 0) return true
+        for (const entry of page) {
+          // Below: what went out on an earlier connection.
+          if (entry.state !== 'publish' || entry.packetId !== undefined) return false
+          const { message, qos, retain, identifiers, seq, dup } = entry
+          const packetId = this.#nextId()
+          const isAllowed = mayDeliver(message)
+          const delivered = isAllowed ? link.deliver(message, { qos, retain, identifiers, packetId, dup }) : 'dropped'
+          if (delivered === 'waiting') {
+            this.#used?.delete(packetId)
+            return false
+          }
+          this.#after = seq
+          if (delivered === 'sent') queue.sent(seq, packetId)
+          else {
+            this.#used?.delete(packetId)
+            queue.discard(seq)
+          }
+        }
+      }
+    } catch (error) {
+      this.#failed(error)
+    }
+    return true
   }
 
   async #run(): Promise<void> {

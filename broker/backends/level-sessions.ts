@@ -3,12 +3,13 @@ import type { Area, Operation } from '../store.ts'
 import { DiskReads } from './disk-reads.ts'
 import { GroupCommit } from './group-commit.ts'
 import { HeldMessages } from './held-messages.ts'
+import { noteIncoming } from './incoming-packets.ts'
 import { RetainedStore } from './level-retained.ts'
 import { changeSubscriptions } from './level-subscriptions.ts'
 import { WillStore } from './level-wills.ts'
 import { carryOver, findDisplaced, forgetSession } from './session-ends.ts'
 import { SessionQueues } from './session-queues.ts'
-import { type Entry, empty, keys } from './session-records.ts'
+import { type Entry, keys } from './session-records.ts'
 import {
   countsOf,
   createSession,
@@ -31,6 +32,7 @@ import {
   type EnqueueAnswer,
   type Message,
   type Queued,
+  type QueueInMemory,
   type SessionStore,
   type StoredSubscription,
   type Will,
@@ -48,8 +50,6 @@ export type LevelSessionsOptions = {
   cacheBytes?: number
 }
 
-/** QoS 2 messages of one client that wait for their PUBREL. */
-const maxIncoming = 1_000
 const dueAtMost = 1_000
 const sweptAtMost = 100
 
@@ -207,7 +207,7 @@ export class LevelSessions implements SessionStore {
     const operations: Operation[] = []
     if (incoming !== undefined) {
       const publisher = this.#requireOwned(incoming.clientId, incoming.epoch)
-      if (!this.#noteIncoming(publisher, incoming.packetId, operations)) {
+      if (!noteIncoming(publisher, incoming.packetId, this.#queues, operations)) {
         await this.#commits.settled()
         return deliveries.map(() => 'queued')
       }
@@ -221,6 +221,21 @@ export class LevelSessions implements SessionStore {
     const answers = this.#queues.enqueue(deliveries, { find, quotaOf: this.#quotaOf, now: this.#now() }, operations)
     if (operations.length > 0) await this.#commits.add(operations, { sync })
     return answers
+  }
+
+  enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[] | undefined {
+    const find = (clientId: string): Session | undefined => this.#findLive(clientId)
+    if (this.#broken || this.#closed || !this.#queues.areInMemory(deliveries, find)) return undefined
+    const operations: Operation[] = []
+    const answers = this.#queues.enqueue(deliveries, { find, quotaOf: this.#quotaOf, now: this.#now() }, operations)
+    void this.#commits.add(operations, { sync: false })
+    return answers
+  }
+
+  findQueueInMemory(clientId: string, epoch: number): QueueInMemory | undefined {
+    const session = this.#broken || this.#closed ? undefined : this.#findLive(clientId)
+    if (session?.epoch !== epoch || session.owner === undefined || session.isOnDisk) return undefined
+    return this.#queues.inMemory(session, this.#now)
   }
 
   async readQueue(clientId: string, epoch: number, after: number, limit: number): Promise<Queued[]> {
@@ -269,10 +284,9 @@ export class LevelSessions implements SessionStore {
     const session = this.#requireOwned(clientId, epoch)
     const known = session.incoming.has(packetId)
     const operations: Operation[] = []
-    if (action === 'put') this.#noteIncoming(session, packetId, operations)
-    if (action === 'take' && session.incoming.delete(packetId)) {
+    if (action === 'put') noteIncoming(session, packetId, this.#queues, operations)
+    if (action === 'take' && session.incoming.delete(packetId))
       operations.push({ type: 'del', key: keys.incoming(session.id, packetId) })
-    }
     await this.#commits.add(operations, { sync: session.isOnDisk })
     return action === 'put' ? !known : known
   }
@@ -319,8 +333,7 @@ export class LevelSessions implements SessionStore {
   async deadlines(before: number): Promise<{ sessions: Due[]; wills: (Due & Will)[]; retained: string[] }> {
     const state = this.#ready()
     this.#endUnclaimed()
-    const sessions: Due[] = []
-    const toSweep: Session[] = []
+    const [sessions, toSweep]: [Due[], Session[]] = [[], []]
     for (const session of state.sessions.values()) {
       if (this.#hasEnded(session, before)) sessions.push({ clientId: session.clientId, epoch: session.epoch })
       else if (session.nextExpiry <= before) toSweep.push(session)
@@ -346,10 +359,9 @@ export class LevelSessions implements SessionStore {
   }
 
   async dropDevice(deviceId: string): Promise<string[]> {
-    const state = this.#ready()
-    const clientIds = [...(state.devices.get(deviceId)?.sessions ?? [])]
-    const operations: Operation[] = []
-    for (const clientId of clientIds) forgetSession(this.#parts, state.sessions.get(clientId)!, operations)
+    const { devices, sessions } = this.#ready()
+    const [clientIds, operations]: [string[], Operation[]] = [[...(devices.get(deviceId)?.sessions ?? [])], []]
+    for (const clientId of clientIds) forgetSession(this.#parts, sessions.get(clientId)!, operations)
     this.#wills.dropDevice(deviceId, operations)
     await this.#commits.add(operations, { sync: true })
     return clientIds
@@ -427,18 +439,6 @@ export class LevelSessions implements SessionStore {
       if (entry !== undefined) this.#queues.remove(session, entry, operations)
     }
     await this.#commits.add(operations, { sync: false })
-  }
-
-  /** @returns false when it was noted before */
-  #noteIncoming(session: Session, packetId: number, operations: Operation[]): boolean {
-    if (session.incoming.has(packetId)) return false
-    if (session.incoming.size >= maxIncoming) {
-      throw new FleetError('quota_exceeded', `${maxIncoming} messages of ${session.clientId} wait for their PUBREL`)
-    }
-    if (!session.isOnDisk) this.#queues.moves.putOnDisk(session, operations)
-    session.incoming.add(packetId)
-    operations.push({ type: 'put', key: keys.incoming(session.id, packetId), value: empty })
-    return true
   }
 }
 

@@ -1,9 +1,10 @@
-import { FleetError } from '../../runtime/errors.ts'
 import type { Operation } from '../store.ts'
 import type { DiskReads } from './disk-reads.ts'
 import type { GroupCommit } from './group-commit.ts'
 import type { HeldMessages } from './held-messages.ts'
+import { MemoryQueue } from './memory-queue.ts'
 import { MessageCache } from './message-cache.ts'
+import { entryOf, hasRoom, ownOf, queued } from './queue-entries.ts'
 import { SessionMoves } from './session-moves.ts'
 import {
   decodeEntry,
@@ -114,19 +115,32 @@ export class SessionQueues {
     return answers
   }
 
+  /** Whether all of them may have their message, which is the same, in memory alone. */
+  areInMemory(deliveries: readonly Delivery[], find: (clientId: string) => Session | undefined): boolean {
+    const bytes = messageBytes(deliveries[0]!.message)
+    return deliveries.every(({ clientId, qos }) => {
+      const session = find(clientId)
+      return qos === 1 && session !== undefined && !session.isOnDisk && this.#mayHold(session, bytes)
+    })
+  }
+
+  inMemory(session: Session, now: () => number): MemoryQueue {
+    return new MemoryQueue(session, { queues: this, held: this.#held, now })
+  }
+
   /** @param requireCurrent throws when `session` is not any more what the caller has a right to */
   async read(
     session: Session,
     options: { after: number; limit: number; now: () => number; requireCurrent: () => void },
   ): Promise<Queued[]> {
     for (let stuck = false; ; ) {
-      const page = this.#windowPage(session, options)
+      const page = this.pageOfWindow(session, options)
       if (page.length === options.limit || session.window.size === session.messages || stuck) {
         const messages = await this.#messagesOf(page)
         options.requireCurrent()
         // Meanwhile some may have been acknowledged, or their message dropped for its PUBREC.
         return page.flatMap((entry) =>
-          session.window.get(entry.seq) === entry ? queued(session, entry, messages.get(entry.seq)) : [],
+          session.window.get(entry.seq) === entry ? [queued(session, entry, messages.get(entry.seq))] : [],
         )
       }
       const end = session.windowEnd
@@ -277,7 +291,8 @@ export class SessionQueues {
     operations.push({ type: 'del', key: keys.message(entry.seq) })
   }
 
-  #windowPage(session: Session, options: { after: number; limit: number; now: () => number }): Entry[] {
+  /** Without what has expired, which is removed. */
+  pageOfWindow(session: Session, options: { after: number; limit: number; now: () => number }): Entry[] {
     const now = options.now()
     const page: Entry[] = []
     const expired: Operation[] = []
@@ -388,46 +403,4 @@ export class SessionQueues {
       this.#state.garbage.delete(id)
     }
   }
-}
-
-/** Without the views of what a publisher sent, each of which would keep a whole read buffer alive. */
-function ownOf(message: Message): Message {
-  const { payload, properties } = message
-  const own = { ...message, payload: Buffer.from(payload) }
-  if (properties?.correlationData === undefined) return own
-  return { ...own, properties: { ...properties, correlationData: Buffer.from(properties.correlationData) } }
-}
-
-function hasRoom(session: Session, bytes: number, limits: Delivery['limits'], quota: DeviceQuota): boolean {
-  const { device } = session
-  return (
-    session.messages < limits.messages &&
-    session.bytes + bytes <= limits.bytes &&
-    device.messages < quota.messages &&
-    device.bytes + bytes <= quota.bytes
-  )
-}
-
-function entryOf(delivery: Delivery, { seq, bytes }: Draft): Entry {
-  return {
-    seq,
-    qos: delivery.qos,
-    retain: delivery.retain ?? false,
-    identifiers: delivery.identifiers,
-    shared: false,
-    expiresAt: delivery.message.expiresAt ?? Number.POSITIVE_INFINITY,
-    bytes,
-    packetId: undefined,
-    released: false,
-  }
-}
-
-function queued(session: Session, entry: Entry, message: Message | undefined): Queued[] {
-  const { seq, qos, retain, identifiers, packetId } = entry
-  const place = { seq, qos, retain, identifiers }
-  if (entry.released) return [{ ...place, state: 'pubrel', packetId: packetId! }]
-  if (message === undefined) throw new FleetError('data_damaged', 'the broker has lost a stored message')
-  if (packetId !== undefined) return [{ ...place, state: 'publish', message, packetId, dup: true }]
-  // QoS 2 goes out only once that is noted on disk.
-  return [{ ...place, state: 'publish', message, dup: qos === 1 && seq < session.unsureBelow }]
 }

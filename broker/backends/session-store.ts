@@ -120,6 +120,18 @@ export type DeviceQuota = {
 /** Of all sessions; `bytes` are those of their messages and filters. */
 export type Counts = { sessions: number; messages: number; bytes: number }
 
+/** The queue of a session that is in memory alone; good in the turn in which it was asked for. All of it is QoS 1. */
+export interface QueueInMemory {
+  /** In order, from behind `after` (0: from the start), without what has expired. */
+  read(after: number, limit: number): Queued[]
+  /** Notes the packet id a message went out with. */
+  sent(seq: number, packetId: number): void
+  /** PUBACK. Unknown packet ids are fine. */
+  ack(packetId: number): void
+  /** As that of the store. */
+  discard(seq: number): void
+}
+
 export interface SessionStore extends AsyncDisposable {
   readonly counts: Counts
   /**
@@ -170,6 +182,10 @@ export interface SessionStore extends AsyncDisposable {
     deliveries: readonly Delivery[],
     incoming?: { clientId: string; epoch: number; packetId: number },
   ): Promise<EnqueueAnswer[]>
+  /** One message to sessions that are all in memory alone. @returns undefined where they are not, and nothing was done */
+  enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[] | undefined
+  /** Undefined for one that is not in memory alone, and where the store cannot say. */
+  findQueueInMemory(clientId: string, epoch: number): QueueInMemory | undefined
   /** In order, from behind `after` (0: from the start), without what has expired. */
   readQueue(clientId: string, epoch: number, after: number, limit: number): Promise<Queued[]>
   /**

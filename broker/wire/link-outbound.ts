@@ -157,6 +157,9 @@ export function encodeWithin(
   maxBytes: number,
   explains: boolean,
 ): Buffer | undefined {
+  // Nearly all that is said of QoS 1.
+  if (packet.type === 'puback' && packet.properties === undefined && maxBytes >= pubackBytes)
+    return pubackFrame(packet.packetId, packet.reason, version)
   const { reasonString, userProperties, ...rest } = packet.properties ?? {}
   const says = version === 5 && (reasonString !== undefined || userProperties !== undefined)
   if (!says || explains) {

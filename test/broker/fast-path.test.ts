@@ -6,6 +6,7 @@ import assert from 'node:assert/strict'
 import { after, before, mock, test } from 'node:test'
 import type { TLSSocket } from 'node:tls'
 import fc from 'fast-check'
+import { LevelSessions } from '../../broker/backends/level-sessions.ts'
 import { Bus } from '../../broker/wire/aedes-port.ts'
 import { decode, encode } from '../../broker/wire/codec.ts'
 import { FrameReader } from '../../broker/wire/frames.ts'
@@ -492,6 +493,42 @@ test('messages of QoS 0, and of QoS 1 to who subscribes at QoS 0, do not go over
   await from.answer('pubcomp')
   assert.equal(spy.mock.callCount(), 1)
   spy.mock.restore()
+})
+
+test('messages of QoS 1 to a session that ends with its connection wait for nothing; beside one that is kept they are stored', async () => {
+  const [harness] = harnesses as [BrokerHarness]
+  harness.setPolicy(policies[0]!)
+  const devices = await Promise.all(['at-once-from', 'at-once-to', 'at-once-kept'].map((id) => harness.device(id)))
+  const [from, to, kept] = devices.map((device) => new Client(device)) as [Client, Client, Client]
+  for (const client of [from, to, kept])
+    await client.connect(harness, { version: client === from ? 5 : 4, kept: client === kept, aliases: 0 })
+  const subscribe = async (client: Client): Promise<void> => {
+    const options = { noLocal: false, retainAsPublished: false, retainHandling: 0 as const }
+    const subscriptions = [{ filter: 'at-once/#', qos: 1 as Qos, ...options }]
+    client.send([{ type: 'subscribe', packetId: client.nextId(), subscriptions }])
+    await client.answer('suback')
+  }
+  const side = new Side(harness, 'at-once', [from, to, kept])
+  const publish = async (from_: number, count: number): Promise<void> => {
+    const texts = Array.from({ length: count }, (_, at) => `${from_ + at}`)
+    from.send(texts.map((text, at) => publishPacket('at-once/a', text, { qos: 1, packetId: 1 + at })))
+    for (const _ of texts) assert.partialDeepStrictEqual(await from.answer('puback'), { reason: 0 })
+    await side.settle()
+  }
+  const spy = mock.method(LevelSessions.prototype, 'enqueue')
+  await subscribe(to)
+  await publish(0, 100)
+  await publish(100, 100)
+  assert.equal(spy.mock.callCount(), 0)
+  await subscribe(kept)
+  await publish(200, 3)
+  assert.equal(spy.mock.callCount(), 3)
+  spy.mock.restore()
+  assert.deepEqual(
+    payloadsOf(to),
+    Array.from({ length: 203 }, (_, at) => `${at}`),
+  )
+  assert.deepEqual(payloadsOf(kept), ['200', '201', '202'])
 })
 
 test('a message of QoS 1 that nobody wants is acknowledged as such', async () => {

@@ -37,10 +37,11 @@ class Wire {
 type Options = { window?: number; mayReceive?: (topic: string) => boolean }
 
 /** A session of `d` with its pump. */
-async function open(clock = { now: Date.now() }) {
+async function open({ keepMs } = forGood) {
+  const clock = { now: Date.now() }
   const owned = await openStore(clock)
   const { store } = owned
-  let { epoch } = await store.claim('d', 'b', forGood)
+  let { epoch } = await store.claim('d', 'b', { keepMs })
   const failures: unknown[] = []
   const start = ({ window = 10, mayReceive = () => true }: Options = {}, over: SessionStore = store) => {
     const wire = new Wire()
@@ -109,6 +110,51 @@ test('on the next connection what was under way goes out first, with its packet 
   pump.wake()
   await wire.until(4)
   assert.deepEqual(wire.sent, ['pubrel #1', 'b q2 #2 dup', 'c q1 #3 dup', 'd q1 #4'])
+})
+
+test('the queue of a session in memory goes out without a wait, in order, and as far as the window lets it', async () => {
+  await using all = await open({ keepMs: 0 })
+  await all.enqueue(1, 'a', 'b', 'too large', 'c', 'd', 'e')
+  const { pump, wire } = all.start({ window: 2 })
+  wire.answer = (text) => (text === 'too large' ? 'dropped' : 'sent')
+  const turn = (): Promise<void> => Promise.resolve()
+  pump.wake()
+  await turn()
+  assert.deepEqual(wire.sent, ['a q1 #1', 'b q1 #2'])
+  pump.acknowledged(1)
+  pump.acknowledged(2)
+  await turn()
+  assert.deepEqual(wire.sent.slice(2), ['c q1 #4', 'd q1 #5'])
+  wire.answer = () => 'waiting'
+  pump.acknowledged(4)
+  await all.enqueue(1, 'f')
+  wire.answer = () => 'sent'
+  pump.room()
+  await pump.untilIdle()
+  assert.deepEqual(wire.sent.slice(4), ['e q1 #7'])
+  pump.acknowledged(5)
+  await turn()
+  assert.deepEqual([wire.sent.slice(5), await all.left()], [['f q1 #8'], ['e', 'f']])
+  pump.stop()
+  pump.wake()
+  await pump.untilIdle()
+  assert.deepEqual(all.failures, [])
+})
+
+test('a session in memory that is written down goes on where it was', async () => {
+  await using all = await open({ keepMs: 0 })
+  await all.enqueue(1, 'a', 'b')
+  const { pump, wire } = all.start({ window: 3 })
+  pump.wake()
+  await pump.untilIdle()
+  await all.enqueue(2, 'c')
+  await all.enqueue(1, 'd')
+  pump.wake()
+  await wire.until(3)
+  pump.acknowledged(1)
+  await wire.until(4)
+  assert.deepEqual(wire.sent, ['a q1 #1', 'b q1 #2', 'c q2 #3', 'd q1 #4'])
+  assert.deepEqual([await all.left(), all.failures], [['b', 'c', 'd'], []])
 })
 
 test('a packet identifier that is under way is passed over', async () => {
@@ -192,6 +238,7 @@ test('QoS 2 goes out only once its packet identifier is stored, QoS 1 without wa
   const noted = Promise.withResolvers<void>()
   const asked: number[] = []
   const slow = Object.assign(Object.create(all.store), {
+    findQueueInMemory: () => undefined,
     readQueue: all.store.readQueue.bind(all.store),
     discard: all.store.discard.bind(all.store),
     assignPacketId: async (clientId: string, epoch: number, seq: number, packetId: number) => {

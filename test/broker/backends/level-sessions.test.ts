@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { describe, test } from 'node:test'
 import { LevelSessions, type LevelSessionsOptions } from '../../../broker/backends/level-sessions.ts'
-import type { Message, SessionStore } from '../../../broker/backends/session-store.ts'
+import type { Delivery, Message, QueueInMemory, SessionStore } from '../../../broker/backends/session-store.ts'
 import { type Area, BrokerStore } from '../../../broker/store.ts'
 import { deliveryTo, messageOf, type Place, roomy, sessionStoreSuite, start } from '../../suites/session-store.ts'
 
@@ -380,6 +380,53 @@ test('a session that ends with its connection is not written, nor what waits for
     await store.release('brief', brief.epoch, 'forget')
     assert.deepEqual(await texts(store, 'other', other.epoch), ['x', 'to all'])
     assert.equal((await keysOf(area, 's')).length, 1)
+  })
+})
+
+test('what is for sessions in memory alone is queued, read and acknowledged in the turn of the call, and nothing else is', async () => {
+  await withStore({ cacheBytes: 1_000 }, async (store, area) => {
+    const { epoch } = await store.claim('brief', 'b1', briefly)
+    const kept = await store.claim('kept', 'b1', forGood)
+    const deliveryOf = (clientId: string, message: Message, qos: 1 | 2 = 1): Delivery => ({
+      ...{ clientId, message, qos, identifiers: [] },
+      limits: { messages: 3, bytes: 1e9 },
+    })
+    const queue = (): QueueInMemory => store.findQueueInMemory('brief', epoch)!
+    const atHand = (after = 0): string[] =>
+      queue()
+        .read(after, 10)
+        .map((one) => (one.state === 'publish' ? `${one.message.payload} ${one.packetId ?? ''}` : one.state))
+    for (const text of ['a', 'b', 'c'])
+      assert.deepEqual(store.enqueueAtOnce([deliveryOf('brief', messageOf(text))]), ['queued'])
+    assert.deepEqual(store.enqueueAtOnce([deliveryOf('brief', messageOf('d'))]), ['full'])
+    const [a, b] = queue().read(0, 2)
+    queue().sent(a!.seq, 9)
+    assert.deepEqual(
+      [atHand(), atHand(a!.seq)],
+      [
+        ['a 9', 'b ', 'c '],
+        ['b ', 'c '],
+      ],
+    )
+    queue().ack(9)
+    queue().ack(9)
+    queue().discard(b!.seq)
+    assert.deepEqual([atHand(), store.counts.messages], [['c '], 1])
+    assert.deepEqual(await keysOf(area, 'q'), [])
+
+    assert.equal(store.findQueueInMemory('kept', kept.epoch), undefined)
+    assert.equal(store.findQueueInMemory('brief', epoch - 1), undefined)
+    const toBoth = messageOf('to both')
+    for (const refused of [
+      [deliveryOf('brief', toBoth), deliveryOf('kept', toBoth)],
+      [deliveryOf('brief', messageOf('twice', { qos: 2 }), 2)],
+      [deliveryOf('brief', messageOf('x'.repeat(1_000)))],
+      [deliveryOf('nobody', toBoth)],
+    ])
+      assert.equal(store.enqueueAtOnce(refused), undefined)
+    assert.deepEqual([atHand(), store.counts.messages], [['c '], 1])
+    await store.release('brief', epoch, 'forget')
+    assert.equal(store.findQueueInMemory('brief', epoch), undefined)
   })
 })
 
