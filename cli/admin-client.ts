@@ -57,6 +57,7 @@ import {
   type ChainPage,
   chainPage,
 } from '../contract/audit-api.ts'
+import { type AuthorityView, authorityList } from '../contract/authority-api.ts'
 import {
   type BrokerCredential,
   type BrokerForgotten,
@@ -153,6 +154,10 @@ export class AdminClient implements Disposable {
 
   forgetBroker(id: string): Promise<BrokerForgotten> {
     return this.#call(brokerForgotten, { method: 'DELETE', path: `/v1/brokers/${encodeURIComponent(id)}` })
+  }
+
+  async listAuthorities(): Promise<AuthorityView[]> {
+    return (await this.#call(authorityList, { method: 'GET', path: '/v1/authorities' })).items
   }
 
   listCrls(): Promise<CrlPage> {

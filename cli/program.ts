@@ -8,6 +8,7 @@ import { addApiToken } from './commands/api-token.ts'
 import { addAudit } from './commands/audit.ts'
 import { addBackup } from './commands/backup.ts'
 import { addBroker } from './commands/broker.ts'
+import { addCa } from './commands/ca.ts'
 import { addCert } from './commands/cert.ts'
 import { addCompletion } from './commands/completion.ts'
 import { addConfig } from './commands/config.ts'
@@ -85,6 +86,7 @@ function createProgram(io: Io, asked: Asked): Command {
     addEnroll,
     addRenew,
     addPolicy,
+    addCa,
     addCert,
     addCrl,
     addBroker,

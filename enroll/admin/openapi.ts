@@ -1,6 +1,7 @@
 /** The admin API as an OpenAPI 3.1 document, printed from the table of routes and the schemas of the contract. */
 import { z } from 'zod'
 import * as adminApi from '../../contract/admin-api.ts'
+import * as authorityApi from '../../contract/authority-api.ts'
 import * as batchApi from '../../contract/batch-api.ts'
 import * as brokerApi from '../../contract/broker-api.ts'
 import * as bulkApi from '../../contract/bulk-api.ts'
@@ -215,7 +216,19 @@ const problemResponse = (codes: ProblemCode[]): Schema => ({
 function nameSchemas(): z.core.$ZodRegistry<{ id: string }> {
   const registry = z.registry<{ id: string }>()
   const modules = [
-    ...[adminApi, batchApi, brokerApi, bulkApi, denials, incidents, lateRenewalApi, operatorApi, policy, sessionApi],
+    ...[
+      adminApi,
+      authorityApi,
+      batchApi,
+      brokerApi,
+      bulkApi,
+      denials,
+      incidents,
+      lateRenewalApi,
+      operatorApi,
+      policy,
+      sessionApi,
+    ],
     ...[verdicts, verifyApi],
   ]
   for (const [id, schema] of modules.flatMap((module) => Object.entries(module))) {

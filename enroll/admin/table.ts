@@ -2,6 +2,7 @@
 import { apiTokenRoutes } from './api-tokens.ts'
 import { approvalRoutes } from './approvals.ts'
 import { auditRoutes } from './audit.ts'
+import { authorityRoute } from './authorities.ts'
 import { backupRoute } from './backup.ts'
 import { batchRoutes } from './batches.ts'
 import { brokerRoutes } from './brokers.ts'
@@ -26,6 +27,7 @@ export const routes: readonly Route[] = described([
   ...apiTokenRoutes,
   ...approvalRoutes,
   ...auditRoutes,
+  authorityRoute,
   backupRoute,
   ...batchRoutes,
   ...brokerRoutes,

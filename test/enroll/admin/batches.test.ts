@@ -7,7 +7,7 @@ import type { Reloaded } from '../../../contract/live-settings.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
 import { loadConfig } from '../../../runtime/config.ts'
 import { writeEndpoints } from '../../../runtime/endpoints.ts'
-import { TestPki } from '../../harness/certificates.ts'
+import { revocationList, TestPki } from '../../harness/certificates.ts'
 import { EnrollHarness } from '../../harness/fleet.ts'
 import { followFeed } from '../../harness/follower.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
@@ -202,6 +202,39 @@ suite('devices and tokens by the hundred', () => {
       [2, true],
     )
     assert.equal((await cli('cert', 'inspect', join(fleet.dataDir, 'nofile'))).code, 2)
+  })
+
+  test('ca ls names the CAs of the gateway and those that the configuration trusts, with how old their lists are', async () => {
+    const pki = await TestPki.create()
+    const root = file('partner.pem', pki.root.pem)
+    const crl = join(fleet.dataDir, 'partner.crl')
+    writeFileSync(crl, await revocationList(pki.root))
+    const trust = `[{ label: partner, file: ${root}, deviceId: subject.CN, crl: ${crl} }, { label: late, file: ${root}, deviceId: subject.CN, crl: ${root} }]`
+    const labels = `{ line: { profile: camera, factory: { authorities: ${root} } } }`
+    const config = file('ca.yaml', `broker: { trust: ${trust} }\nlabels: ${labels}\n`)
+    const ls = await cli('ca', 'ls', '--config', config)
+    assert.equal(ls.code, 0, ls.err)
+    assert.match(ls.out, /^CA +FOR .*\nroot +the issuing CA +2\S+ +- +CN=.*\nissuing +devices, .*\n/)
+    assert.match(
+      ls.out,
+      /\nline\/factory +factory certificates, label line +2\S+ +- .*\npartner +devices.* 2\S+ +2\S+ +CN/,
+    )
+    assert.match(ls.out, /\nlate +devices, at listeners that trust it +2\S+ +it has no list of this CA +CN/)
+    assert.equal(
+      (await cli('ca', 'ls', '--config', config, '-o', 'name')).out,
+      'root\nissuing\nline/factory\npartner\nlate\n',
+    )
+    const show = await cli('ca', 'show', 'partner', '--config', config)
+    assert.match(show.out, /\nfile +\S+partner\.pem\nlist +\S+partner\.crl, of 2\S+, until 2\S+\n-----BEGIN/)
+    const own = JSON.parse((await cli('ca', 'show', 'root', '-o', 'json')).out).items[0]
+    assert.equal(own.fingerprint, fleet.endpoints.rootFingerprint)
+    const none = await cli('ca', 'show', 'other', '--config', config)
+    assert.deepEqual(
+      [none.code, /there is no CA other \(not_found\); known: root, issuing, line/.test(none.err)],
+      [3, true],
+    )
+    const gone = file('gone.yaml', `broker: { trust: [{ label: partner, file: ${root}x, deviceId: subject.CN }] }\n`)
+    assert.match((await cli('ca', 'ls', '--config', gone)).err, /partner\.pemx cannot be read: there is no such file/)
   })
 
   test('the configuration is read anew on demand: what is another now, what waits, and a fault by its place', async () => {
