@@ -7,7 +7,7 @@
  *   i <index> <value> <id>        nothing; the key is the fact
  *   f <number>, a <number>        hash and body of a feed event, of an audit entry
  */
-import { existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { Level } from 'level'
 import { type Cursor, type FeedEvent, genesis, startCursor } from '../../contract/feed.ts'
@@ -26,6 +26,7 @@ import {
   revisionsOf,
   viewOf,
 } from './database-encoding.ts'
+import { codesOf, openError, requireWholeFolder } from './database-faults.ts'
 import {
   type Changes,
   type EngineSnapshot,
@@ -43,6 +44,7 @@ const headKey = 'head'
 const beginning: Head = { feed: startCursor, audit: startCursor }
 const dropAtOnce = 500
 const groupAtMost = 500
+const reopenMs = 1_000
 const queueAtMost = 10_000
 // Twice LevelDB's own: half as often small tables are merged again, a seventh of the CPU time that it takes for a certificate.
 // Four times saves no more, and doubles what an open has to recover.
@@ -99,6 +101,7 @@ class LevelEngine implements RegistryEngine {
   readonly #listeners = new Set<() => void>()
   #writing: Promise<void> | undefined
   #inDoubt = false
+  #reopening: NodeJS.Timeout | undefined
   /** As it is on disk, which nobody else writes. */
   #head: Head = beginning
   #closed = false
@@ -206,6 +209,7 @@ class LevelEngine implements RegistryEngine {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true
+    clearTimeout(this.#reopening)
     await this.#writing
     await this.#level.close()
   }
@@ -231,6 +235,7 @@ class LevelEngine implements RegistryEngine {
       }
     } catch (cause) {
       const error = this.#readError(cause)
+      if (this.#inDoubt) this.#reopenLater()
       for (const pending of group) pending.reject(error)
       return
     }
@@ -260,8 +265,8 @@ class LevelEngine implements RegistryEngine {
         await this.#put(batch)
       } catch (cause) {
         this.#inDoubt = true
-        // At once, so that who is told "unknown" and looks sees what is; where it fails, the next write tries again.
-        await this.#reopen().catch(() => {})
+        // At once, so that who is told "unknown" and looks sees what is; where it fails, the next write tries again, or time.
+        await this.#reopen().catch(() => this.#reopenLater())
         // Refusals and repeated answers too: each may rest on a change of this group that is now unsure.
         const error = new FleetError('outcome_unknown', 'the registry did not confirm the change', { cause })
         for (const pending of group) pending.reject(error)
@@ -296,6 +301,14 @@ class LevelEngine implements RegistryEngine {
     await this.open()
     this.#inDoubt = false
     queueMicrotask(() => this.#wake())
+  }
+
+  /** Most who ask read before they write, and come no further while it is closed. */
+  #reopenLater(): void {
+    this.#reopening ??= setTimeout(() => {
+      this.#reopening = undefined
+      if (!this.#closed) this.write([], () => ({ answer: undefined })).catch(() => {})
+    }, reopenMs).unref()
   }
 
   async #requireSound(): Promise<void> {
@@ -406,35 +419,4 @@ class LevelEngine implements RegistryEngine {
     }
     return new FleetError('unavailable', 'the registry cannot be read now', { cause: error })
   }
-}
-
-function openError(folder: string, error: unknown): FleetError {
-  if (error instanceof FleetError) return error
-  if (codesOf(error).includes('LEVEL_LOCKED')) {
-    return new FleetError('data_in_use', `${folder} is in use by another instance`, { cause: error })
-  }
-  const why = error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error)
-  return new FleetError('data_damaged', `${folder} cannot be opened: ${why}`, { cause: error })
-}
-
-/** LevelDB takes a folder that has lost its CURRENT file for a new one, and would begin again with an empty registry. */
-function requireWholeFolder(folder: string): void {
-  let names: string[]
-  try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 })
-    names = readdirSync(folder)
-  } catch (cause) {
-    throw new FleetError('data_damaged', `${folder} cannot be opened: ${(cause as Error).message}`, { cause })
-  }
-  if (!names.includes('CURRENT') && names.some((name) => /^\d+\.(ldb|log|sst)$/.test(name))) {
-    throw new FleetError('data_damaged', `${folder} has lost files; restore it from a backup`)
-  }
-}
-
-/** abstract-level wraps the engine's error as the cause of its own. */
-function codesOf(error: unknown): unknown[] {
-  const codes: unknown[] = []
-  for (let at = error; at instanceof Error && codes.length < 5; at = at.cause)
-    codes.push((at as { code?: unknown }).code)
-  return codes
 }

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { mock, test } from 'node:test'
+import { setImmediate } from 'node:timers/promises'
 import { Level } from 'level'
 import { decodeBody, startCursor } from '../../../contract/feed.ts'
 import { listBySerial, writeAllowance } from '../../../enroll/registry/allowances.ts'
@@ -336,6 +337,35 @@ test('a store that cannot be opened again refuses by name until it can', () =>
     assert.equal((await registry.commit(creation(device('cam-1')))).replayed, false)
     await requireWholeChains(registry)
   }))
+
+test('a store that cannot be opened again is opened once it can be, also where everybody reads before writing', async (t) => {
+  await withFolder(async (folder) => {
+    await using registry = await open(folder)
+    t.mock.timers.enable({ apis: ['setTimeout'] })
+    const failing = intercept(async () => {
+      throw new Error('I/O error')
+    })
+    const opened = mock.method(Level.prototype, 'open', async () => {
+      throw new Error('no such disk')
+    })
+    await assert.rejects(registry.commit(creation(device('cam-1'))), { code: 'outcome_unknown' })
+    const tried = opened.mock.callCount()
+    t.mock.timers.tick(1_000)
+    while (opened.mock.callCount() === tried) await setImmediate()
+    await assert.rejects(findDevice(registry, 'cam-1'), { code: 'unavailable' })
+    failing.mock.restore()
+    opened.mock.restore()
+    let isOpen = false
+    registry.onWake(() => {
+      isOpen = true
+    })
+    while (!isOpen) {
+      t.mock.timers.tick(1_000)
+      await setImmediate()
+    }
+    assert.equal(await findDevice(registry, 'cam-1'), undefined)
+  })
+})
 
 test('when a group fails, refusals and repeated answers that rest on it are unknown too', () =>
   withFolder(async (folder) => {
