@@ -219,8 +219,11 @@ export function createEst(context: EstContext): {
 
   const lines = new LogLimit({ burst: 20, everyMs: 10_000 })
   function logFailure(error: unknown, request: EdgeRequestHead, denial: string): void {
+    const now = context.clock().getTime()
     if (!isFleetError(error) || problems[error.code].status >= 500) {
       const reason = isFleetError(error) ? error.code : 'internal'
+      // Whoever asks meets the one fault: it is told of, not of each of them.
+      const told = lines.take(reason, now)
       const fields = {
         event: 'request.failed',
         reason,
@@ -229,10 +232,10 @@ export function createEst(context: EstContext): {
         path: request.path.slice(0, 200),
         err: error,
       }
-      context.log.error(fields, 'request failed')
+      if (told) context.log.error({ ...fields, ...told }, 'request failed')
     } else {
       // A storm from one address (IPv6: one /64) is told in summary.
-      const told = lines.take(networkOf(request.remoteAddress), context.clock().getTime())
+      const told = lines.take(networkOf(request.remoteAddress), now)
       const { id: requestId, remoteAddress } = request
       const fields = {
         event: 'enrollment.refused',

@@ -309,5 +309,7 @@ test('a failure of ours has an id like a refusal has, says no more than that, an
     assert.doesNotMatch(JSON.stringify([answer.body, denials.list({ limit: 9 })]), /secret/)
     assert.equal((await testLog.until('request.failed', { reason: cause })).denial, '00000000000a')
     assert.equal(denials.list({ limit: 1 })[0]?.fix?.command?.[0], 'status')
+    for (let more = 0; more < 60; more++) await est.fail(error, request)
+    assert.equal(testLog.lines.filter(({ reason }) => reason === cause).length, 20, 'a storm is told in summary')
   }
 })
