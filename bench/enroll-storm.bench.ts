@@ -21,7 +21,7 @@ import { basic, type DeviceKeys, EnrollHarness, testConfiguration } from '../tes
 import { heading, note, percentile, row } from './figures.ts'
 
 const perSecond = Number(process.argv[2] ?? 200)
-const rounds = Number(process.argv[3] ?? 8)
+const rounds = Number(process.argv[3] ?? 6)
 const roundMs = 4_000
 const goodEveryMs = 25
 const silent = 100

@@ -36,7 +36,7 @@ const renewals = 4
  * Compiled code is what an operator has; a service that has just started spends most of its time without, and V8 compiles on for
  * thousands of requests. Of these each renews as often as the others; a short run is content with fewer.
  */
-const warmUp = devices < 200 ? 400 : 1_000
+const warmUp = devices < 200 ? 400 : 2_000
 const caWorkMs = 1_000
 const path = '/.well-known/est/simplereenroll'
 

@@ -271,7 +271,8 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
   }
   const body = result.body ?? ''
   // RFC 9110 8.6: a 204 has no Content-Length.
-  const length = result.status === 204 ? {} : { 'Content-Length': String(Buffer.byteLength(body)) }
+  const octets = Buffer.byteLength(body)
+  const length = result.status === 204 ? {} : { 'Content-Length': String(octets) }
   const headers: Record<string, string> = { ...result.headers, ...length }
   if (!message.complete) headers.Connection = 'close'
   // Node waits for ever for a peer that does not read.
@@ -281,7 +282,8 @@ async function answer(message: IncomingMessage, response: ServerResponse, option
     if (Buffer.isBuffer(body)) body.fill(0)
   })
   response.writeHead(result.status, headers)
-  if (message.complete) response.end(message.method === 'HEAD' ? undefined : body)
+  // A text of ASCII is the same in both, and is written in half the time where nobody has to look for what is longer.
+  if (message.complete) response.end(message.method === 'HEAD' ? '' : body, octets === body.length ? 'latin1' : 'utf8')
   else refuseRest(message, response, body)
   options.log.debug(
     {

@@ -42,10 +42,11 @@ export function decodeBody(body: Buffer, code: 'csr_malformed' | 'cmc_malformed'
  */
 export function encodeBody(der: Uint8Array, request: Pick<EdgeRequest, 'headers' | 'body'>): string {
   const base64 = Buffer.from(der).toString('base64')
-  const wrap =
-    /^libest/i.test(request.headers['user-agent'] ?? '') || request.body.toString('latin1').trim().includes('\n')
+  const wrap = /^libest/i.test(request.headers['user-agent'] ?? '') || isWrapped(request.body)
   return `${wrap ? base64.replaceAll(/.{64}(?=.)/g, '$&\n') : base64}\n`
 }
+
+const isWrapped = (body: Buffer): boolean => body.includes(0x0a) && body.toString('latin1').trim().includes('\n')
 
 const alphabet = Buffer.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/')
 

@@ -27,7 +27,8 @@ export async function simplereenroll(request: EdgeRequest, label: Label, context
   const prove = () => readRenewalEvidence(context.registry, request, context.clock())
   const evidence = await prove()
   limitRenewals(request, evidence, context)
-  const known = { spki: evidence.certificate.publicKeySpki, key: () => request.certificateKey()! }
+  const { publicKeySpki: spki, spkiHash } = evidence.certificate
+  const known = { spki, spkiHash, key: () => request.certificateKey()! }
   const csr = await verifyCsr(decodeBody(request.body), { known })
   return certificateAnswer(request, await certify({ request, label, csr, evidence, prove }, context))
 }

@@ -52,9 +52,18 @@ export const decodeAudit = ({ seq, hash, body }: AuditEntry): AuditView => ({ se
 /** Whom an entry tells of, devices and certificates alike, so that the life of one can be read without the whole log. */
 export function aboutOf({ actor, subject, details = {} }: Pick<AuditFact, 'actor' | 'subject' | 'details'>): string[] {
   const { device, certificates, replaces, before, by } = details
-  const serials = [certificates, replaces, before, by].flat()
-  const named = [actor, subject, `device:${device}`, ...serials.map((serial) => `certificate:${serial}`)]
-  return [...new Set(named.filter(isAbout))]
+  const about = new Set<string>()
+  const add = (text: string): void => {
+    if (isAbout(text)) about.add(text)
+  }
+  add(actor)
+  add(subject)
+  if (device !== undefined) add(`device:${device}`)
+  for (const serials of [certificates, replaces, before, by]) {
+    if (Array.isArray(serials)) for (const serial of serials) add(`certificate:${serial}`)
+    else if (serials !== undefined) add(`certificate:${serials}`)
+  }
+  return [...about]
 }
 
 const isAbout = (text: string): boolean =>

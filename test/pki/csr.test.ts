@@ -73,21 +73,24 @@ test('verifyCsr says the same of every request, here and on a thread', async () 
 
 test('parseCsr verifies with a key that is known already where it is the one of the request, and with no other', async () => {
   const [one, other] = [await createKeyAndCsr({ commonName: 'cam-1' }), await createKeyAndCsr({ commonName: 'cam-1' })]
-  const [{ publicKeySpki: spki }, { publicKeySpki: otherSpki }] = [parseCsr(one.csrDer), parseCsr(other.csrDer)]
+  const [{ publicKeySpki: spki, spkiHash }, { publicKeySpki: otherSpki }] = [
+    parseCsr(one.csrDer),
+    parseCsr(other.csrDer),
+  ]
   let asked = 0
   const key = () => {
     asked++
     return importPublicKey(spki)
   }
-  assert.deepEqual(parseCsr(one.csrDer, { spki, key }), parseCsr(one.csrDer))
+  assert.deepEqual(parseCsr(one.csrDer, { spki, spkiHash, key }), parseCsr(one.csrDer))
   assert.equal(asked, 1)
   const forged = Buffer.from(one.csrDer)
   forged[forged.length - 1]! ^= 1
   assert.equal(
-    codeOf(() => parseCsr(forged, { spki, key })),
+    codeOf(() => parseCsr(forged, { spki, spkiHash, key })),
     'csr_signature_invalid',
   )
-  assert.deepEqual(parseCsr(other.csrDer, { spki, key }).publicKeySpki, otherSpki)
+  assert.deepEqual(parseCsr(other.csrDer, { spki, spkiHash, key }).publicKeySpki, otherSpki)
   assert.equal(asked, 2)
 })
 
