@@ -68,6 +68,7 @@ async function storm({ est, root }: Target): Promise<void> {
   process.once('message', () => {
     isOn = false
   })
+  process.once('disconnect', () => process.exit())
   for (let n = 0; isOn; n++) {
     const sent = request(`${est}/.well-known/est/${n % 5 === 0 ? 'nothing' : 'simpleenroll'}`, {
       agent,
