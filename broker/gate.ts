@@ -221,7 +221,10 @@ export class Gate {
     const before = device?.purge?.[kept]
     if (device === undefined || before === undefined) return false
     // Clocks differ: what a device published that is revoked now was published before, whatever ours says.
-    return device.status === 'revoked' || publishedAt <= Math.max(Date.parse(before), device.purgeHeardAt ?? 0)
+    const { status, purge = {}, kept: ofBefore, purgeHeardAt = 0 } = device
+    if (status === 'revoked' && !ofBefore?.includes(kept)) return true
+    const isLatest = Object.values(purge).every((at) => at <= before)
+    return publishedAt <= Math.max(Date.parse(before), isLatest ? purgeHeardAt : 0)
   }
 
   /** A message that comes in now, as later than what of its device is void: our clock may be behind, or have been set back. */

@@ -28,7 +28,8 @@ import type { ProblemCode } from './problems.ts'
 export const deviceStatuses = ['active', 'held', 'revoked'] as const
 export type DeviceStatus = (typeof deviceStatuses)[number]
 /**
- * What of a device's messages is void: what it published before that time, and all of it while it is revoked. ISO times.
+ * What of a device's messages is void: what it published before that time, and all of it while it is revoked, unless that is `kept`.
+ * ISO times.
  */
 export type Purge = { retained?: string; queued?: string }
 export const purgeKinds = ['retained', 'queued'] as const satisfies (keyof Purge)[]
@@ -44,6 +45,8 @@ export type FeedData = {
     attributes?: DeviceAttributes
     status: DeviceStatus
     purge?: Purge
+    /** It is revoked, and what of `purge` is of an earlier revocation. */
+    kept?: (keyof Purge)[]
     /** A thief may have it: it is revoked, and more is to be done about what it left. */
     stolen?: true
   }

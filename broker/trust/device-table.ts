@@ -9,6 +9,8 @@ export type DeviceState = {
   attributes?: DeviceAttributes
   status: DeviceStatus
   purge?: Purge
+  /** It is revoked, and what of that is of an earlier revocation. */
+  kept?: (keyof Purge)[]
   /** When that was heard, in milliseconds by our own clock, where it was heard as news. */
   purgeHeardAt?: number
   stolen?: true

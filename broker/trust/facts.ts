@@ -2,7 +2,7 @@
 import { X509Certificate } from 'node:crypto'
 import { z } from 'zod'
 import { deviceAttributes } from '../../contract/device-attributes.ts'
-import { deviceStatuses } from '../../contract/feed.ts'
+import { deviceStatuses, purgeKinds } from '../../contract/feed.ts'
 import { isDeviceId, isFingerprint, isGroupName, isProfileName, isSerialNumber } from '../../contract/ids.ts'
 import { policyDocument } from '../../contract/policy-document.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -33,6 +33,7 @@ export const fact = z.discriminatedUnion('type', [
       attributes: deviceAttributes.optional(),
       status: z.enum(deviceStatuses),
       purge: z.object({ retained: instant.exactOptional(), queued: instant.exactOptional() }).optional(),
+      kept: z.array(z.enum(purgeKinds)).optional(),
       stolen: z.literal(true).optional(),
     }),
   }),

@@ -316,7 +316,7 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
       update.policy = data
       return
     case 'device.changed': {
-      const { id, profile, groups, attributes, status, purge, stolen } = data
+      const { id, profile, groups, attributes, status, purge, kept, stolen } = data
       const before = findDevice(id)
       const { watchedKeys } = before ?? {}
       // After all that was stamped since the purge before it, whatever became of our clock.
@@ -328,6 +328,7 @@ function note(state: SnapshotState, update: SnapshotUpdate, { type, data }: Fact
         status,
         ...(attributes === undefined ? {} : { attributes }),
         ...(purge === undefined ? {} : { purge }),
+        ...(kept === undefined ? {} : { kept }),
         ...(purge === undefined || purgeHeardAt === undefined ? {} : { purgeHeardAt }),
         ...(stolen === undefined ? {} : { stolen }),
         // A key that was stolen is watched for ever, whatever becomes of the device.

@@ -3,7 +3,7 @@ import type { DeviceId } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import { deleteClaim, findClaim } from '../registry/claims.ts'
-import { type DeviceRecord, deviceChanged, getDevice, purging, writeDevice } from '../registry/devices.ts'
+import { type DeviceRecord, deviceChanged, getDevice, keptOf, purging, writeDevice } from '../registry/devices.ts'
 import { type Registry, untilNoConflict } from '../registry/registry.ts'
 
 /**
@@ -28,7 +28,8 @@ export function readmitDevice(
     }
     const claim = await findClaim(registry, id)
     // What was void as long as it was revoked stays so, whatever the brokers' clocks said when it was published.
-    const kinds = purgeKinds.filter((kind) => rest.purge?.[kind] !== undefined)
+    const kept = keptOf(doc)
+    const kinds = purgeKinds.filter((kind) => rest.purge?.[kind] !== undefined && !kept.includes(kind))
     const device: DeviceRecord = { ...rest, status: 'active', ...purging(rest.purge, kinds, asked.now.toISOString()) }
     await registry.commit({
       requestId: `${asked.requestId}-readmit`,

@@ -1,5 +1,5 @@
 import type { DeviceAttributes } from '../../contract/device-attributes.ts'
-import type { DeviceStatus, FeedFact, Purge } from '../../contract/feed.ts'
+import { type DeviceStatus, type FeedFact, type Purge, purgeKinds } from '../../contract/feed.ts'
 import type { RevocationReason } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { isWithin } from './certificates.ts'
@@ -115,26 +115,25 @@ function narrowest({ group, profile, status }: Pick<DeviceFilter, 'group' | 'pro
 export const writeDevice = (doc: DeviceRecord, expect: number): Write => ({ kind: 'device', id: doc.id, expect, doc })
 
 /** What brokers are told of a device. */
-export const deviceChanged = ({
-  id,
-  profile,
-  groups,
-  attributes,
-  status,
-  purge,
-  stolenAt,
-}: DeviceRecord): FeedFact => ({
-  type: 'device.changed',
-  data: {
-    id,
-    profile,
-    groups,
-    ...(attributes === undefined ? {} : { attributes }),
-    status,
-    ...(purge === undefined ? {} : { purge }),
-    ...(stolenAt === undefined ? {} : { stolen: true }),
-  },
-})
+export const deviceChanged = (device: DeviceRecord): FeedFact => {
+  const { id, profile, groups, attributes, status, purge, stolenAt } = device
+  const kept = keptOf(device)
+  return {
+    type: 'device.changed',
+    data: {
+      ...{ id, profile, groups },
+      ...(attributes === undefined ? {} : { attributes }),
+      status,
+      ...(purge === undefined ? {} : { purge }),
+      ...(kept.length === 0 ? {} : { kept }),
+      ...(stolenAt === undefined ? {} : { stolen: true }),
+    },
+  }
+}
+
+/** Of a revoked device: what an earlier revocation has made void, and this one has not. */
+export const keptOf = ({ purge, revokedAt }: DeviceRecord): (keyof Purge)[] =>
+  purgeKinds.filter((kind) => revokedAt !== undefined && purge?.[kind] !== undefined && purge[kind] < revokedAt)
 
 /** What a device published before `at` is void from now on. */
 export const purging = (purge: Purge | undefined, kinds: readonly (keyof Purge)[], at: string): { purge?: Purge } =>

@@ -173,6 +173,34 @@ test('a broker that was away while a device was revoked and let in again purges 
   assert.deepEqual(seen.payloads, ['new'])
 })
 
+test('a revocation that keeps messages keeps those from after an earlier theft, and takes none of before back', async () => {
+  const device = await harness.device('twice-1')
+  const publish = async (name: string): Promise<void> => {
+    const client = await harness.connect(device)
+    await client.publishAsync(`devices/twice-1/${name}`, name, { qos: 1, retain: true })
+    await client.endAsync()
+  }
+  const change = async (status: 'active' | 'revoked', more: object): Promise<void> => {
+    harness.feed.append({
+      type: 'device.changed',
+      data: { id: device.id, profile: 'sensor', groups: [], status, ...more },
+    })
+    await harness.feed.untilApplied()
+  }
+  await publish('before')
+  const purge = { retained: now(), queued: now() }
+  await change('revoked', { purge })
+  await harness.testLog.until('retained.purged', { deviceId: 'twice-1' })
+  await change('active', { purge })
+  await publish('after')
+  await change('revoked', { purge, kept: ['retained', 'queued'] })
+  const watcher = await harness.connect(service)
+  const seen = new Inbox(watcher)
+  await watcher.subscribeAsync('devices/twice-1/#', { qos: 1 })
+  await seen.until('after')
+  assert.deepEqual(seen.payloads, ['after'])
+})
+
 test('what was queued before a readmission stays void where the clock of the broker is an hour ahead, and what came after it is delivered although that is set back', async () => {
   skewMs += 3_600_000
   const reader = await harness.device('reader-3')

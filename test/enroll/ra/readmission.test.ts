@@ -49,21 +49,35 @@ suite('readmitting a device', () => {
     assert.ok(last.type === 'device.changed' && last.data.id === 'cam-2' && last.data.status === 'active')
   })
 
+  const purgeAfter = async (change: string, body?: object, id = 'lab-1') => {
+    await fleet.admin('POST', `/devices/${id}/${change}`, body)
+    const { feedSeq } = (await fleet.admin('GET', '/status')).body
+    await using feed = await followFeed(fleet, startCursor)
+    const last = decodeBody((await feed.until(feedSeq)).at(-1)!)
+    assert.ok(last.type === 'device.changed')
+    return { at: last.at, purge: last.data.purge, kept: last.data.kept }
+  }
+
   test('what its profile purges is void from its revocation on, and after it is let in again all that is older', async () => {
     await fleet.admin('POST', '/devices', { id: 'lab-1', profile: 'lab' })
-    const purgeAfter = async (change: string, body?: object) => {
-      await fleet.admin('POST', `/devices/lab-1/${change}`, body)
-      const { feedSeq } = (await fleet.admin('GET', '/status')).body
-      await using feed = await followFeed(fleet, startCursor)
-      const last = decodeBody((await feed.until(feedSeq)).at(-1)!)
-      assert.ok(last.type === 'device.changed')
-      return { at: last.at, purge: last.data.purge }
-    }
     const revoked = await purgeAfter('revoke', { reason: 'keyCompromise' })
     assert.deepEqual(revoked.purge, { retained: revoked.at })
     const readmitted = await purgeAfter('readmit')
     assert.deepEqual(readmitted.purge, { retained: readmitted.at })
     assert.ok(readmitted.at > revoked.at)
+  })
+
+  test('what was void by a theft is not by a later revocation that keeps it, nor when that is taken back', async () => {
+    await fleet.admin('POST', '/devices', { id: 'lab-2', profile: 'lab' })
+    await purgeAfter('stolen', {}, 'lab-2')
+    const recovered = await purgeAfter('readmit', { stolenRecovered: true }, 'lab-2')
+    const revoked = await purgeAfter('revoke', { reason: 'superseded' }, 'lab-2')
+    const purge = { retained: revoked.at, queued: recovered.at }
+    assert.deepEqual([revoked.purge, revoked.kept], [purge, ['queued']])
+    const again = await purgeAfter('readmit', {}, 'lab-2')
+    assert.deepEqual([again.purge, again.kept], [{ ...purge, retained: again.at }, undefined])
+    const stolen = await purgeAfter('stolen', {}, 'lab-2')
+    assert.deepEqual([stolen.purge, stolen.kept], [{ retained: stolen.at, queued: stolen.at }, undefined])
   })
 
   test('a thief’s messages are purged and those of others kept, unless their profile says otherwise', () => {
