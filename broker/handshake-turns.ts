@@ -17,11 +17,14 @@ export class HandshakeTurns {
   /** Who has begun and is not read from, longest first. */
   readonly #unread: Comer[] = []
   #isUnreadNext = false
-  #isStepDue = false
+  #isTurnDue = false
+  /** Somebody has just been let in. */
+  #isCrossing = false
   #reading: Comer | undefined
   /** What the one that is read from had sent before. */
   #bytesBefore = 0
   #patience: NodeJS.Timeout | undefined
+  #isPatienceOver = false
 
   /**
    * @param patienceMs while nobody is to begin, one who has begun is read from for so long before it is the next one's turn
@@ -35,8 +38,7 @@ export class HandshakeTurns {
 
   add(comer: Comer): void {
     this.#comers.push(comer)
-    if (this.#patience === undefined) this.#goOn()
-    else this.#lookAway()
+    this.#goOn()
   }
 
   /** Its handshake is over, or its connection is. */
@@ -44,58 +46,72 @@ export class HandshakeTurns {
     this.#gone.add(comer)
     if (comer !== this.#reading) return
     this.#endLook()
+    this.#isCrossing = true
     this.#goOn()
+  }
+
+  get #isSomebodyWaiting(): boolean {
+    return this.#comers.length + this.#unread.length > 0
   }
 
   #goOn(): void {
-    if (this.#isStepDue || this.#reading !== undefined || this.#comers.length + this.#unread.length === 0) return
-    this.#isStepDue = true
-    // The turn between is for the CONNECT of who has just been let in, and for everybody's messages.
-    setImmediate(() => setImmediate(this.#step))
+    if (this.#isTurnDue || !this.#isSomebodyWaiting) return
+    this.#isTurnDue = true
+    setImmediate(this.#turn)
   }
 
-  #step = (): void => {
-    this.#isStepDue = false
-    const isBegun = this.#unread.length > 0 && (this.#isUnreadNext || this.#comers.length === 0)
-    this.#isUnreadNext = !isBegun
-    const comer = (isBegun ? this.#unread : this.#comers).shift()!
-    const { socket, begin } = comer
-    if (this.#gone.has(comer) || socket.destroyed) {
+  /** Comes when the system has been asked what there is of the one that is read from. */
+  #turn = (): void => {
+    this.#isTurnDue = false
+    if (this.#isCrossing) {
+      // This turn is for the CONNECT of who has been let in, and for everybody's messages.
+      this.#isCrossing = false
       this.#goOn()
       return
     }
+    const reading = this.#reading
+    if (reading !== undefined) {
+      const hasSpoken = reading.socket.bytesRead !== this.#bytesBefore
+      if (!this.#isSomebodyWaiting) return
+      if (!hasSpoken && this.#comers.length === 0 && !this.#isPatienceOver) {
+        this.#patience ??= setTimeout(this.#impatient, this.#patienceMs)
+        return
+      }
+      this.#lookAway(reading)
+    }
+    this.#step()
+    this.#goOn()
+  }
+
+  #step(): void {
+    const isBegun = this.#unread.length > 0 && (this.#isUnreadNext || this.#comers.length === 0)
+    this.#isUnreadNext = !isBegun
+    const comer = (isBegun ? this.#unread : this.#comers).shift()
+    if (comer === undefined || this.#gone.has(comer) || comer.socket.destroyed) return
     this.#reading = comer
-    // What was read before TLS was there is what TLS begins with.
-    this.#bytesBefore = isBegun ? socket.bytesRead : socket.bytesRead - socket.readableLength
-    if (isBegun) readingOf(socket)?.readStart()
-    else begin()
-    setImmediate(this.#look)
+    this.#bytesBefore = comer.socket.bytesRead
+    if (isBegun) readingOf(comer.socket)?.readStart()
+    else comer.begin()
   }
 
-  /** The system has been asked since. */
-  #look = (): void => {
-    const comer = this.#reading
-    if (comer === undefined) return
-    const hasSpoken = comer.socket.bytesRead !== this.#bytesBefore
-    if (hasSpoken || this.#comers.length > 0) this.#lookAway()
-    else this.#patience = setTimeout(this.#lookAway, this.#patienceMs)
+  #impatient = (): void => {
+    this.#isPatienceOver = true
+    this.#goOn()
   }
 
-  #lookAway = (): void => {
-    const comer = this.#reading!
+  #lookAway(comer: Comer): void {
     this.#endLook()
     const reading = readingOf(comer.socket)
-    if (reading !== undefined) {
-      reading.readStop()
-      this.#unread.push(comer)
-      if (this.#unread.length > this.#mostUnread) readingOf(this.#unread.shift()!.socket)?.readStart()
-    }
-    this.#goOn()
+    if (reading === undefined) return
+    reading.readStop()
+    this.#unread.push(comer)
+    if (this.#unread.length > this.#mostUnread) readingOf(this.#unread.shift()!.socket)?.readStart()
   }
 
   #endLook(): void {
     clearTimeout(this.#patience)
     this.#patience = undefined
+    this.#isPatienceOver = false
     this.#reading = undefined
   }
 }

@@ -65,7 +65,7 @@ export class Listener implements Door {
       ...(options.names.length === 0 ? {} : { SNICallback: this.#chooseName }),
     })
     this.#isProxy = addressList(options.proxies)
-    this.#acceptor = createPlainServer((socket) => void this.#admitPlain(socket))
+    this.#acceptor = createPlainServer({ pauseOnConnect: true }, (socket) => void this.#admitPlain(socket))
     this.#acceptor.maxConnections = options.maxConnections
     this.#acceptor.prependListener('connection', (socket: Socket) => this.#watchHandshake(socket))
     this.#server.on('secureConnection', (socket) => this.#accept(socket))
@@ -149,7 +149,7 @@ export class Listener implements Door {
   }
 
   async #admitPlain(socket: Socket): Promise<void> {
-    socket.on('error', () => socket.destroy())
+    socket.on('error', destroyThis)
     const handshake = this.#handshakes.get(connectionOf(socket))
     if (handshake === undefined) return void socket.destroy()
     if (this.#isProxy(handshake.remoteAddress)) {
@@ -160,15 +160,12 @@ export class Listener implements Door {
         return
       }
     }
-    const goOn = (): void => void (socket.readableLength > 0 ? this.#turns.add(handshake) : socket.destroy())
-    // Who says nothing has no turn.
-    if (socket.readableLength > 0) goOn()
-    else socket.once('readable', goOn)
+    this.#turns.add(handshake)
   }
 
   #accept(socket: TLSSocket): void {
     const handshake = this.#handshakeOver(socket)
-    socket.on('error', () => socket.destroy())
+    socket.on('error', destroyThis)
     if (socket.destroyed) return
     if (handshake === undefined) {
       socket.destroy()
@@ -202,6 +199,11 @@ function contextOptions({ credential, anchors, ticketKeys }: TlsContext) {
     // Of the name alone, so that resumption does not hang on how the process was started.
     sessionIdContext: 'fleetgate-broker',
   }
+}
+
+/** One for all connections, each of which keeps it to its end. */
+function destroyThis(this: Socket): void {
+  this.destroy()
 }
 
 /** TLS and the socket below it have these in common. One peer may have a port of its own to several of our addresses. */
