@@ -51,9 +51,9 @@ export class Doorkeeper {
     const name = valuesOf(certificate.subject, 'CN')[0] ?? ''
     const operator = record.doc.kind === 'operator' ? await findOperator(this.#registry, name) : undefined
     if (operator === undefined) throw new FleetError('forbidden', "the certificate is not an operator's", { context })
-    const { role, status, serial, isUnused } = operator.doc
+    const { role, status, renewalSerial } = operator.doc
     if (status !== 'active') throw new FleetError('operator_disabled', `the operator ${name} is ${status}`, { context })
-    if (isUnused === true && serial === record.doc.serial) {
+    if (renewalSerial === record.doc.serial) {
       const requestId = `use-${randomUUID()}`
       await supersedeOperatorCertificates(this.#registry, name, { remoteAddress, requestId, now })
     }

@@ -113,4 +113,4 @@ async function change(
   return show(operator)
 }
 
-const show = ({ isUnused: _, ...doc }: OperatorRecord): OperatorView => doc
+const show = ({ renewalSerial: _, ...doc }: OperatorRecord): OperatorView => doc

@@ -99,7 +99,7 @@ export async function renewOperator(
   return untilNoConflict(async () => {
     const known = await getOperator(registry, name)
     if (known.doc.status === 'removed') throw new FleetError('operator_unknown', `the operator ${name} was removed`)
-    const doc: OperatorRecord = { ...known.doc, ...newestIs(made.record), isUnused: true }
+    const doc: OperatorRecord = { ...known.doc, ...newestIs(made.record), renewalSerial: made.record.serial }
     const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-renewal`,
       digest: asked.digest,
@@ -111,7 +111,10 @@ export async function renewOperator(
   })
 }
 
-/** An operator has shown the certificate of a renewal: those before it end. */
+/**
+ * An operator has shown the certificate of a renewal: those before it end. One that was made since stays: for the first operator enroll makes
+ * some by itself, and who has that one has not asked for this one.
+ */
 export const supersedeOperatorCertificates = (
   registry: Registry,
   name: string,
@@ -119,9 +122,11 @@ export const supersedeOperatorCertificates = (
 ): Promise<void> =>
   untilNoConflict(async () => {
     const { doc, rev } = await getOperator(registry, name)
-    if (doc.isUnused !== true) return
-    const { isUnused: _, ...used } = doc
-    const former = (await certificatesOf(registry, name)).filter((one) => isLive(one) && one.doc.serial !== doc.serial)
+    const { renewalSerial, ...used } = doc
+    if (renewalSerial === undefined) return
+    const all = await certificatesOf(registry, name)
+    const { issuedAt: shownIs = '' } = all.find((one) => one.doc.serial === renewalSerial)?.doc ?? {}
+    const former = all.filter((one) => isLive(one) && one.doc.issuedAt! <= shownIs && one.doc.serial !== renewalSerial)
     const reason = 'superseded'
     const { remoteAddress, requestId, now } = by
     await registry.commit({
@@ -133,7 +138,7 @@ export const supersedeOperatorCertificates = (
       audit: [
         {
           ...{ action: 'operator.renewed', actor: `operator:${name}`, subject: `operator:${name}`, outcome: 'done' },
-          details: { serial: doc.serial!, superseded: former.map((one) => one.doc.serial) },
+          details: { serial: renewalSerial, superseded: former.map((one) => one.doc.serial) },
           ...{ remoteAddress, requestId },
         },
       ],

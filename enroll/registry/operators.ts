@@ -14,8 +14,8 @@ export type OperatorRecord = {
   /** Of the newest certificate. */
   serial?: string
   expiresAt?: string
-  /** That is of a renewal and was not shown yet: those before it are still good. */
-  isUnused?: true
+  /** Of the last one that somebody asked for as a renewal, until it is shown: then those before it end. */
+  renewalSerial?: string
 }
 
 export const findOperator = (registry: Registry, name: string): Promise<Stored<OperatorRecord> | undefined> =>

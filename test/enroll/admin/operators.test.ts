@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { readdirSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import { readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import type { ClientRequest } from 'node:http'
 import { Agent, request } from 'node:https'
 import { join } from 'node:path'
@@ -408,6 +408,28 @@ suite('operators and their roles', () => {
     assert.deepEqual(outcomes.map(({ status }) => status).toSorted(), [200, 409])
     const left = outcomes[0]!.status === 200 ? credentials.admin : fleet.operator
     for (const name of ['operator', 'the-admin']) await as(left, 'PATCH', `/operators/${name}`, { role: 'admin' })
+  })
+
+  test('what enroll made by itself for the first operator neither ends a renewal that waits to be shown nor ends with it', async () => {
+    const former = fleet.operator
+    const { privateKeyPem: key, csrDer } = await createKeyAndCsr({ commonName: 'operator' })
+    const csr = toPem(csrDer, 'CERTIFICATE REQUEST')
+    const { status, body } = await as(credentials.admin, 'POST', '/operators/operator/renew', { csr })
+    assert.equal(status, 201)
+    const renewed = { key, cert: body.certificate }
+    for (const end of ['key', 'crt']) rmSync(join(fleet.dataDir, `operator/operator.${end}`))
+    await fleet.close()
+    await fleet.open()
+    const own = fleet.operator
+    assert.notEqual(own.cert, former.cert)
+    const standing = async (): Promise<number[]> =>
+      Promise.all([former, own, renewed].map(async (shown) => (await as(shown, 'GET', '/status')).status))
+    assert.deepEqual(
+      [(await as(own, 'GET', '/status')).status, (await as(former, 'GET', '/status')).status],
+      [200, 200],
+    )
+    assert.equal((await as(renewed, 'GET', '/status')).status, 200)
+    assert.deepEqual(await standing(), [403, 200, 200])
   })
 
   test('the first operator is not made anew once it was removed, nor is its credential', async () => {
