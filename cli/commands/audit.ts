@@ -2,16 +2,16 @@ import { type Command, Option } from 'commander'
 import type { AuditView } from '../../contract/audit-api.ts'
 import { openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
-import { json, styled, visible } from '../output.ts'
+import { styled, visible } from '../output.ts'
 import { addEvidence } from './audit-evidence.ts'
 import {
   ask,
   type Common,
   deviceId,
+  entryForm,
   examples,
   fingerprint,
   instant,
-  plain,
   serialNumber,
   wholeNumber,
   withCommon,
@@ -28,12 +28,12 @@ export function addAudit(program: Command, io: Io): void {
 
   addEvidence(audit, io)
   examples(
-    withCommon(audit.command('tail'), plain),
+    withCommon(audit.command('tail')),
     'audit tail -n 50',
     'audit tail -f -o json | jq .action',
     'audit tail --action "device.*" --actor operator:anna --since 24h',
   )
-    .description('print the last entries; json is one object a line')
+    .description('print the last entries; json is one object a line, yaml one document each')
     .option('-n, --lines <number>', 'how many entries', wholeNumber(1, 1_000), 20)
     .option('-f, --follow', 'go on with entries as they are written')
     .option('--action <name>', 'only of this action; with a * at the end, of those that begin so')
@@ -43,7 +43,7 @@ export function addAudit(program: Command, io: Io): void {
     .action(async (options: Common & Wanted & { lines: number; follow?: boolean; since?: string }) => {
       using client = openAdminClient(options.data)
       const print = (entry: AuditView): void => {
-        io.out(options.output === 'json' ? json(entry).replaceAll(/\n\s*/g, '').concat('\n') : line(entry))
+        io.out(entryForm(options.output, entry, line))
       }
       const { action, actor, outcome, since } = options
       const wanted: Wanted = { ...(action && { action }), ...(actor && { actor }), ...(outcome && { outcome }) }

@@ -2,7 +2,7 @@ import type { Command } from 'commander'
 import type { DeviceId } from '../../contract/ids.ts'
 import { type LateRenewalView, lateRenewalTtlMs } from '../../contract/late-renewal-api.ts'
 import type { Io } from '../io.ts'
-import { fields, table } from '../output.ts'
+import { fields, table, visible } from '../output.ts'
 import { ask, type Common, deviceId, duration, durationText, examples, withCommon } from './shared.ts'
 
 type Options = Common & { ttl?: number; list?: boolean; withdraw?: boolean }
@@ -22,7 +22,7 @@ export function addLateRenewals(enroll: Command, io: Io): void {
         return ask(io, options, async (client) => ({ items: await client.listLateRenewals() }), list)
       }
       if (options.list === true || id === undefined) return allow.error('error: give a device id, or --list')
-      if (options.withdraw === true) return ask(io, options, (client) => client.withdrawLateRenewal(id), details)
+      if (options.withdraw === true) return ask(io, options, (client) => client.withdrawLateRenewal(id), withdrawn)
       return ask(io, options, (client) => client.allowLateRenewal(id, { ttlMs: options.ttl ?? usual }), details)
     })
   examples(allow, 'enroll allow-late cam-7 --ttl 24h', 'enroll allow-late --list', 'enroll allow-late cam-7 --withdraw')
@@ -33,6 +33,9 @@ export function addLateRenewals(enroll: Command, io: Io): void {
       items.map((view) => [view.deviceId, view.status, view.allowedAt, view.allowedBy, view.expiresAt, view.serial]),
       io.colour,
     )
+
+  const withdrawn = ({ deviceId, status }: LateRenewalView): string =>
+    `${visible(deviceId)} ${status === 'spent' ? 'had renewed late already' : 'may not renew late any more'}\n`
 
   const details = (view: LateRenewalView): string =>
     fields(

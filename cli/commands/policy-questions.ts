@@ -10,9 +10,9 @@ import { factsOfCertificate } from '../../pki/principal-facts.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { type AdminClient, openAdminClient } from '../admin-client.ts'
 import type { Io } from '../io.ts'
-import { json, visible } from '../output.ts'
+import { visible } from '../output.ts'
 import { defaultPolicy, readChecked, readPolicy } from './policy-file.ts'
-import { type Common, examples, plain, wholeNumber, withCommon } from './shared.ts'
+import { type Common, examples, structured, wholeNumber, withCommon } from './shared.ts'
 
 type Options = Common & {
   as?: DeviceId
@@ -29,7 +29,7 @@ const codes = { publish: 'publish_denied', subscribe: 'subscribe_denied', receiv
 
 export function addPolicyQuestions(policy: Command, io: Io): void {
   examples(
-    withCommon(policy.command('can-i'), plain),
+    withCommon(policy.command('can-i')),
     'policy can-i pub devices/cam-7/state --as device:cam-7',
     "policy can-i sub 'devices/+/telemetry/#' --as device:app-1 --policy new-policy.yaml",
     'policy can-i pub devices/x/y --policy policy.yaml --facts facts.yaml',
@@ -54,17 +54,17 @@ export function addPolicyQuestions(policy: Command, io: Io): void {
       const question = questionOf(actions[wanted], topic, options)
       const { document, facts } = await situationOf(options)
       const explanation = explainPolicy(document, facts, question)
-      if (options.output === 'json') io.out(json(explanation))
+      if (options.output !== 'table') io.out(structured(options.output, explanation))
       if (!explanation.verdict.allowed) {
         const who = options.as ?? 'this principal'
         throw new FleetError(codes[question.action], refusal(who, question, explanation), {
           context: { refused: true },
         })
       }
-      if (options.output !== 'json') io.out(`allowed: ${visible(explanation.because)}\n`)
+      if (options.output === 'table') io.out(`allowed: ${visible(explanation.because)}\n`)
     })
 
-  examples(withCommon(policy.command('test'), plain), 'policy test expectations.yaml')
+  examples(withCommon(policy.command('test')), 'policy test expectations.yaml')
     .description('check a policy against a table of expectations; needs no running gateway')
     .argument('<file>', 'table of principals and what each may and may not do (docs/policy.md)')
     .option('--policy <file>', 'policy file (default: that of the table, else policy.yaml in the data folder)')
@@ -78,7 +78,8 @@ export function addPolicyQuestions(policy: Command, io: Io): void {
       )
       const failed = failures.length
       const passed = table.tests.length - failed
-      if (options.output === 'json') io.out(json({ ok: failed === 0, policy: path, passed, failed, failures }))
+      const result = { ok: failed === 0, policy: path, passed, failed, failures }
+      if (options.output !== 'table') io.out(structured(options.output, result))
       else io.out(`${failures.map((line) => `${visible(line)}\n`).join('')}${passed} passed, ${failed} failed\n`)
       if (failed > 0) {
         const context = { refused: true }

@@ -5,15 +5,15 @@ import type { PolicyDocument } from '../../contract/policy-document.ts'
 import { reviewPolicy } from '../../contract/policy-review.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 import type { Io } from '../io.ts'
-import { json, visible } from '../output.ts'
+import { visible } from '../output.ts'
 import { defaultPolicy, readPolicy } from './policy-file.ts'
 import { addPolicyQuestions } from './policy-questions.ts'
-import { ask, type Common, examples, plain, profilesOf, withCommon } from './shared.ts'
+import { ask, type Common, examples, profilesOf, structured, withCommon } from './shared.ts'
 
 export function addPolicy(program: Command, io: Io): void {
   const policy = program.command('policy').description('which certificate subjects may touch which topics')
 
-  examples(withCommon(policy.command('check'), plain), 'policy check', 'policy check new-policy.yaml')
+  examples(withCommon(policy.command('check')), 'policy check', 'policy check new-policy.yaml')
     .description('check a policy file and warn of what is most likely not meant; needs no running gateway')
     .argument('[file]', 'policy file (default: policy.yaml in the data folder)')
     .action((file: string | undefined, options: Common & { config?: string }) => {
@@ -24,15 +24,17 @@ export function addPolicy(program: Command, io: Io): void {
         const warnings = reviewPolicy(document, { profiles: profilesOf(options) }).map(
           ({ path: at, message }) => `${placeOf(at)}: ${message}`,
         )
-        if (options.output === 'json') io.out(json({ ok: true, file: path, statements, faults: [], warnings }))
+        const findings = { ok: true, file: path, statements, faults: [], warnings }
+        if (options.output !== 'table') io.out(structured(options.output, findings))
         else {
           io.out(`${path} is valid: ${statements.length} statement(s)\n`)
           for (const name of statements) io.out(`  ${visible(name)}\n`)
           for (const warning of warnings) io.out(`warning: ${visible(warning)}\n`)
         }
       } catch (error) {
-        if (options.output === 'json' && isFleetError(error, 'policy_invalid')) {
-          io.out(json({ ok: false, file: path, statements: [], faults: error.message.split('\n'), warnings: [] }))
+        if (options.output !== 'table' && isFleetError(error, 'policy_invalid')) {
+          const faults = error.message.split('\n')
+          io.out(structured(options.output, { ok: false, file: path, statements: [], faults, warnings: [] }))
         }
         throw error
       }

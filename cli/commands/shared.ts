@@ -106,9 +106,16 @@ export function print<T>(io: Io, { output }: Common, answer: T, render: (answer:
   io.out(formOf(output, answer, render))
 }
 
+export const structured = (output: Format, answer: unknown): string => (output === 'yaml' ? yaml(answer) : json(answer))
+
+/** Of what comes one by one: an object a line, or a YAML document each. */
+export function entryForm<T>(output: Format, entry: T, render: (entry: T) => string): string {
+  if (output === 'json') return json(entry).replaceAll(/\n\s*/g, '').concat('\n')
+  return output === 'yaml' ? `---\n${yaml(entry)}` : render(entry)
+}
+
 function formOf<T>(output: Format, answer: T, render: (answer: T) => string): string {
-  if (output === 'json') return json(answer)
-  if (output === 'yaml') return yaml(answer)
+  if (output === 'json' || output === 'yaml') return structured(output, answer)
   if (output === 'name') return namesOf(answer)
   return render(answer)
 }

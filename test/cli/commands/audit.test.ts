@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { parseAllDocuments } from 'yaml'
 import { type AdminAnswer, StubAdmin } from '../../harness/stub-admin.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
@@ -30,13 +31,18 @@ test('audit tail prints one line an entry, with nothing in it for a terminal to 
   assert.deepEqual(stub.requests[0]!.query, { limit: '5' })
 })
 
-test('audit tail -o json is one object a line', async () => {
+test('audit tail -o json is one object a line, and yaml one document each', async () => {
   await using stub = await StubAdmin.start(() => page([entry(4, { details: { list: ['a\n  b'] } }), entry(5)], 5))
   const { out } = await fleetgate(['audit', 'tail', '-o', 'json', '--data', stub.dataDir])
   const lines = out.trimEnd().split('\n')
   assert.deepEqual(
     lines.map((line) => JSON.parse(line)),
     [entry(4, { details: { list: ['a\n  b'] } }), entry(5)],
+  )
+  const documents = (await fleetgate(['audit', 'tail', '-o', 'yaml', '--data', stub.dataDir])).out
+  assert.deepEqual(
+    parseAllDocuments(documents).map((one) => one.toJS()),
+    lines.map((line) => JSON.parse(line)),
   )
 })
 

@@ -40,6 +40,7 @@ test('policy check -o json says the same to a script', async () => {
     faults: [],
     warnings: [],
   })
+  assert.deepEqual(parse((await fleetgate(['policy', 'check', good, '-o', 'yaml'])).out), JSON.parse(valid.out))
   const invalid = await fleetgate(['policy', 'check', bad, '-o', 'json'])
   const { ok, faults } = JSON.parse(invalid.out)
   assert.deepEqual([invalid.code, ok, faults.length], [3, false, 2])

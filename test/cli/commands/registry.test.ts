@@ -167,7 +167,7 @@ const cases: {
     argv: ['enroll', 'allow-late', 'cam-1', '--withdraw'],
     answer: lateRenewal,
     asked: { method: 'DELETE', path: '/v1/late-renewals/cam-1' },
-    shown: /device +cam-1\n/,
+    shown: /^cam-1 may not renew late any more\n$/,
   },
   {
     argv: ['enroll', 'allow-late', '--list'],
