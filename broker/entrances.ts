@@ -31,6 +31,7 @@ type EntrancesOptions = {
   snapshot: Snapshot
   keyWatch: Pick<KeyWatch, 'look'>
   clock: () => Date
+  newId: () => string
   log: Log
   serve: (connection: Connection) => void
 }
@@ -199,11 +200,12 @@ export class Entrances implements AsyncDisposable {
   }
 
   #welcome(socket: PeerSocket, facts: PeerFacts, { rules, trust }: Entrance, streamOf: StreamOf): void {
-    const { config, gate, sessions, snapshot, serve, clock, keyWatch } = this.#options
+    const { config, gate, sessions, snapshot, serve, clock, newId, keyWatch } = this.#options
     const { remoteAddress } = facts
+    const connectionId = newId()
     const evidence = this.#evidenceOf(facts, trust)
     const { certificate } = evidence
-    if (certificate !== undefined) keyWatch.look(certificate, { remoteAddress, listener: rules.name })
+    if (certificate !== undefined) keyWatch.look(certificate, { connectionId, remoteAddress, listener: rules.name })
     const serial = certificate?.serial
     const verdict = judgeHandshake(evidence, rules)
     if (verdict?.cause !== undefined) {
@@ -211,7 +213,7 @@ export class Entrances implements AsyncDisposable {
       gate.refused(
         { remoteAddress, listener: rules.name, certificate, verdict },
         { stage: 'tls', cause: verdict.cause, message: verdict.message },
-        { remoteAddress, serial, ...verdictFields(verdict) },
+        { connectionId, remoteAddress, serial, ...verdictFields(verdict) },
       )
       return
     }
@@ -224,7 +226,7 @@ export class Entrances implements AsyncDisposable {
       gate.refused(
         { remoteAddress, listener: rules.name, deviceId, certificate },
         { stage: 'tls', cause: 'too_many_connections', message: `certificate ${serial} opens too many connections` },
-        { remoteAddress, deviceId, serial, listener: rules.name },
+        { connectionId, remoteAddress, deviceId, serial, listener: rules.name },
       )
       return
     }
@@ -232,7 +234,10 @@ export class Entrances implements AsyncDisposable {
       isLetIn: () => connection.state === 'live',
       refused: (cause, message) => noteRefused({ gate }, connection, { reason: cause, message }),
     })
-    const connection = new Connection({ socket, stream, evidence, remoteAddress, rules, connectedAt: clock() })
+    const connection = new Connection({
+      ...{ id: connectionId, socket, stream, evidence },
+      ...{ remoteAddress, rules, connectedAt: clock() },
+    })
     sessions.add(connection, deviceId)
     serve(connection)
   }

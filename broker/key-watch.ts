@@ -46,7 +46,10 @@ export class KeyWatch {
    * Somebody has finished a handshake with this certificate. One who goes on from one address (IPv6: one /64)
    * is told of once a minute.
    */
-  look({ spkiHash, serial, fingerprint }: CertificateFacts, peer: { remoteAddress: string; listener: string }): void {
+  look(
+    { spkiHash, serial, fingerprint }: CertificateFacts,
+    peer: { connectionId: string; remoteAddress: string; listener: string },
+  ): void {
     const deviceId = this.#watched.get(spkiHash)
     if (deviceId === undefined) return
     const { report, events, clock, log } = this.#options

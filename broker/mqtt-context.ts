@@ -48,7 +48,8 @@ export type MqttContext = {
 
 export const shown = (topic: string): string => topic.slice(0, 200)
 
-export const who = ({ remoteAddress, deviceId, certificate, clientId, rules, verdict }: Connection) => ({
+export const who = ({ id, remoteAddress, deviceId, certificate, clientId, rules, verdict }: Connection) => ({
+  connectionId: id,
   remoteAddress,
   listener: rules.name,
   deviceId,

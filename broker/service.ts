@@ -10,6 +10,7 @@ import { parseCertificate, parsePem } from '../pki/certificate.ts'
 import type { Log } from '../runtime/log.ts'
 import { Metrics } from '../runtime/metrics.ts'
 import { createProbes, type Readiness, seldom } from '../runtime/probes.ts'
+import { randomOctets } from '../runtime/random.ts'
 import { Authorities } from './authorities.ts'
 import { foretold } from './certificate-verdicts.ts'
 import { CloneWatch } from './clone-watch.ts'
@@ -212,6 +213,7 @@ export async function createBrokerService(options: {
     snapshot,
     keyWatch,
     clock,
+    newId: () => randomOctets(8).toString('hex'),
     log,
     serve: (connection) => mqtt.serve(connection),
   }).catch(async (error: unknown) => {

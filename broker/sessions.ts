@@ -29,6 +29,8 @@ export type Receiver = {
 
 /** One TLS connection, from the end of its handshake to its end. */
 export class Connection {
+  /** In each line of the log that tells of it. */
+  readonly id: string
   readonly socket: PeerSocket
   /** MQTT bytes: the socket itself, or what is inside its WebSocket. */
   readonly stream: Duplex
@@ -67,6 +69,7 @@ export class Connection {
   finished: Promise<void> = Promise.resolve()
 
   constructor(input: {
+    id: string
     socket: PeerSocket
     stream: Duplex
     evidence: PeerEvidence
@@ -74,6 +77,7 @@ export class Connection {
     rules: ListenerRules
     connectedAt: Date
   }) {
+    this.id = input.id
     this.socket = input.socket
     this.stream = input.stream
     this.evidence = input.evidence

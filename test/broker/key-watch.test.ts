@@ -20,6 +20,7 @@ test('who goes on with a stolen key from one address, or from many of a /64, is 
   })
   const look = (remoteAddress: string): void =>
     watch.look({ spkiHash: 'ab', serial: '01', fingerprint: 'cd' } as CertificateFacts, {
+      connectionId: 'c',
       remoteAddress,
       listener: 'l',
     })

@@ -355,3 +355,23 @@ test('what went over a connection is counted while it is open and after it, and 
   const ready = await fetch(`${harness.broker.probes}/readyz`)
   assert.deepEqual([ready.status, await ready.text()], [200, 'feed: ok\ncertificate: ok\nstore: ok\n'])
 })
+
+test('every line of the log that tells of a connection has its id, which no other connection has', async () => {
+  const { lines } = harness.testLog
+  const first = lines.length
+  const device = await harness.device('told', { notAfter: new Date(Date.now() + 9 * hour) })
+  const client = await harness.connect(device)
+  await client.publishAsync('x', '', { qos: 1 })
+  await client.endAsync()
+  await harness.testLog.until('session.closed', { clientId: 'told' })
+  const own = lines.slice(first).filter(({ clientId }) => clientId === 'told')
+  const events = own.map(({ event }) => event)
+  assert.deepEqual(events, ['session.opened', 'publish.denied', 'session.closed'])
+  assert.equal(new Set(own.map(({ connectionId }) => connectionId)).size, 1)
+  assert.match(String(own[0]!.connectionId), /^[0-9a-f]{16}$/)
+  const refused = lines.filter(({ event, reason }) => event === 'connection.refused' && reason !== 'handshake_failed')
+  assert.ok(refused.length > 1)
+  const all = [...refused, own[0]!].map(({ connectionId }) => connectionId)
+  assert.ok(all.every((id) => typeof id === 'string'))
+  assert.equal(new Set(all).size, all.length)
+})
