@@ -3,12 +3,14 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import type { IncomingMessage } from 'node:http'
 import { Agent, request } from 'node:https'
+import { join } from 'node:path'
 import { z } from 'zod'
 import type { pageOf } from '../contract/admin-api.ts'
 import { type ProblemCode, problems } from '../contract/problems.ts'
 import { commandLine, type Endpoints } from '../runtime/endpoints.ts'
 import { FleetError, isFleetError, systemFault } from '../runtime/errors.ts'
 import { readPassphrase, readPrivateFile } from '../runtime/files.ts'
+import { isOfGateway } from './access-folder.ts'
 
 // The admin listener may be reached by any address; what its certificate proves is this name.
 const servername = 'enroll.fleetgate.internal'
@@ -176,7 +178,10 @@ export class AdminConnection implements Disposable {
   #unavailable(cause: unknown): FleetError {
     const { code, message } = cause as NodeJS.ErrnoException
     const where = `the gateway at ${this.#base.origin}`
-    const start = `is it running? start it: ${commandLine(['up'], this.#dataDir)}`
+    // `up` would make another gateway in a folder that was handed over.
+    const start = isOfGateway(this.#dataDir)
+      ? `is it running? start it: ${commandLine(['up'], this.#dataDir)}`
+      : `is it running there? ${join(this.#dataDir, 'endpoints.json')} says where it is asked, as admin`
     if (code === 'ECONNREFUSED')
       return new FleetError('unavailable', `${where} refuses connections; ${start}`, { cause })
     if (isBroken(cause)) return new FleetError('unavailable', `${where} broke the connection; ${start}`, { cause })

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -37,7 +37,7 @@ test('a connection that breaks twice is told as such, with what to do', async ()
   using client = openAdminClient(stub.dataDir)
   await assert.rejects(client.createDevice({ id: 'cam-1', profile: 'camera' }), (error) => {
     assert.ok(isFleetError(error, 'unavailable'))
-    assert.match(error.message, /broke the connection; is it running\? start it: npx fleetgate up --data/)
+    assert.match(error.message, /broke the connection; is it running there\? \S+endpoints\.json says where it is asked/)
     return true
   })
   assert.equal(stub.requests.length, 2)
@@ -121,10 +121,12 @@ test('a data folder without endpoints.json says that no gateway runs there and h
 
 test('a gateway that is gone is told as refusing connections', async () => {
   await using stub = await StubAdmin.start(() => ok(device))
-  using client = new AdminClient({ ...stub.endpoints, admin: 'https://127.0.0.1:1' }, './data')
+  // As a gateway's own folder has it.
+  mkdirSync(join(stub.dataDir, 'enroll'))
+  using client = new AdminClient({ ...stub.endpoints, admin: 'https://127.0.0.1:1' }, stub.dataDir)
   await assert.rejects(client.status(), {
     code: 'unavailable',
-    message: 'the gateway at https://127.0.0.1:1 refuses connections; is it running? start it: npx fleetgate up',
+    message: `the gateway at https://127.0.0.1:1 refuses connections; is it running? start it: npx fleetgate up --data ${stub.dataDir}`,
   })
 })
 
