@@ -65,7 +65,7 @@ export class Listener implements Door {
       ...(options.names.length === 0 ? {} : { SNICallback: this.#chooseName }),
     })
     this.#isProxy = addressList(options.proxies)
-    this.#acceptor = createPlainServer({ pauseOnConnect: true }, (socket) => void this.#admitPlain(socket))
+    this.#acceptor = createPlainServer((socket) => void this.#admitPlain(socket))
     this.#acceptor.maxConnections = options.maxConnections
     this.#acceptor.prependListener('connection', (socket: Socket) => this.#watchHandshake(socket))
     this.#server.on('secureConnection', (socket) => this.#accept(socket))
@@ -160,7 +160,9 @@ export class Listener implements Door {
         return
       }
     }
-    this.#turns.add(handshake)
+    // What is there when TLS begins is answered in that turn; what came later would be answered whenever it came.
+    if (socket.readableLength > 0) this.#turns.add(handshake)
+    else socket.once('readable', () => (socket.readableLength > 0 ? this.#turns.add(handshake) : socket.destroy()))
   }
 
   #accept(socket: TLSSocket): void {

@@ -77,43 +77,50 @@ test('many who connect at once and say nothing hold nobody up who does', async (
   for (const client of clients) client.end(true)
 })
 
-test('of all whom a proxy names at once each turn of the event loop begins with one, first come first', async () => {
-  await using stack = new AsyncDisposableStack()
-  const { key, chain } = await harness.pki.service('broker')
-  let turn = 0
-  const begun: { turn: number; who: string }[] = []
-  const listener = await Listener.open({
-    listen: '127.0.0.1:0',
-    context: { credential: { key, cert: chain }, anchors: harness.pki.anchors },
-    names: [],
-    proxies: ['127.0.0.1/32'],
-    handshakeTimeoutMs: 10_000,
-    maxConnections: 100,
-    onPeer: () => {},
-    // As soon as TLS is given what it says, which is no TLS.
-    onRefused: (_reason, _message, who) => begun.push({ turn, who }),
+for (const [whom, proxies] of [
+  ['whom a proxy names', ['127.0.0.1/32']],
+  ['who begin to speak', []],
+] as const) {
+  test(`of all ${whom} at once each turn of the event loop begins with one`, async () => {
+    await using stack = new AsyncDisposableStack()
+    const { key, chain } = await harness.pki.service('broker')
+    let turn = 0
+    const begun: { turn: number; who: string }[] = []
+    const listener = await Listener.open({
+      listen: '127.0.0.1:0',
+      context: { credential: { key, cert: chain }, anchors: harness.pki.anchors },
+      names: [],
+      proxies,
+      handshakeTimeoutMs: 10_000,
+      maxConnections: 100,
+      onPeer: () => {},
+      // As soon as TLS is given what it says, which is no TLS.
+      onRefused: (_reason, _message, who) => begun.push({ turn, who }),
+    })
+    stack.defer(() => listener.stop())
+    const isProxied = proxies.length > 0
+    const peers = Array.from({ length: 20 }, (_, n) => (isProxied ? `192.0.2.${n + 1}` : '127.0.0.1'))
+    const sockets = await Promise.all(
+      peers.map(async () => {
+        const socket = connect(listener.address.port, '127.0.0.1')
+        stack.defer(() => void socket.destroy())
+        socket.on('error', () => {})
+        await once(socket, 'connect')
+        return socket
+      }),
+    )
+    // The system deals them out one in a turn; after these the listener has them all.
+    for (let n = 0; n < 100; n++) await setImmediate()
+    for (const [n, socket] of sockets.entries())
+      socket.write(Buffer.concat([isProxied ? headerOf(n + 1) : Buffer.of(), Buffer.from('GET /')]))
+    for (; begun.length < peers.length; turn++) await setImmediate()
+    assert.equal(new Set(begun.map((one) => one.turn)).size, peers.length, JSON.stringify(begun))
+    assert.deepEqual(
+      begun.map(({ who }) => who),
+      peers,
+    )
   })
-  stack.defer(() => listener.stop())
-  const proxied = Array.from({ length: 20 }, (_, n) => `192.0.2.${n + 1}`)
-  const sockets = await Promise.all(
-    proxied.map(async () => {
-      const socket = connect(listener.address.port, '127.0.0.1')
-      stack.defer(() => void socket.destroy())
-      socket.on('error', () => {})
-      await once(socket, 'connect')
-      return socket
-    }),
-  )
-  // The system deals them out one in a turn; after these the listener has them all.
-  for (let n = 0; n < 100; n++) await setImmediate()
-  for (const [n, socket] of sockets.entries()) socket.write(Buffer.concat([headerOf(n + 1), Buffer.from('GET /')]))
-  for (; begun.length < proxied.length; turn++) await setImmediate()
-  assert.equal(new Set(begun.map((one) => one.turn)).size, proxied.length, JSON.stringify(begun))
-  assert.deepEqual(
-    begun.map(({ who }) => who),
-    proxied,
-  )
-})
+}
 
 test('of all whose answers come at once each turn of the event loop lets one in', async () => {
   await using stack = new AsyncDisposableStack()
