@@ -86,11 +86,9 @@ export class Bench implements AsyncDisposable {
   /** @param broker settings of ours */
   static async start({
     hasMosquittoOnDisk = false,
-    hasPeers = true,
     broker = {},
   }: {
     hasMosquittoOnDisk?: boolean
-    hasPeers?: boolean
     broker?: Record<string, unknown>
   } = {}): Promise<Bench> {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
@@ -104,7 +102,6 @@ export class Bench implements AsyncDisposable {
       },
     )
     await bench.#startOurs(broker)
-    if (!hasPeers) return bench
     if (isBeside('aedes')) await bench.#startAedes()
     if (!has('mosquitto', '-h')) console.log('mosquitto is not on the PATH: the others alone are measured\n')
     else {
