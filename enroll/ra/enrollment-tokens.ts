@@ -69,7 +69,7 @@ export function planToken(known: Stored<DeviceRecord> | undefined, input: TokenO
   } else {
     throw new FleetError(
       'device_unknown',
-      `there is no device ${input.deviceId}; create it first, or give a profile to create it now`,
+      `there is no device ${input.deviceId}; create it first, or name its profile as well (--profile) to create it now`,
     )
   }
   const record: TokenRecord = {
