@@ -68,7 +68,8 @@ test('up reads its configuration again at SIGHUP, in both services, and goes on 
   await gateway.logs('"service":"enroll","event":"configuration.refused"')
   write(`${before}names: [localhost, 127.0.0.1, gateway.example]\n`)
   const { code, out } = await fleetgate(['config', 'reload', '--data', dataDir])
-  assert.deepEqual([code, out], [0, `in force now  ${changed.join(', ')}\n`], 'names are of the environment here')
+  const told = `was read      ${file}\nin force now  ${changed.join(', ')}\n`
+  assert.deepEqual([code, out], [0, told], 'names are of the environment here')
   assert.deepEqual(readEndpoints(dataDir), endpoints)
   const { out: audit } = await fleetgate(['audit', 'tail', '-n', '20', '-o', 'json', '--data', dataDir])
   const entries = audit.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line)]))
