@@ -124,9 +124,11 @@ async function* linesOf(text: Readable): AsyncGenerator<BackupLine> {
 
 /**
  * RFC 5280 5.2.3: numbers never go back, and may leave out any. Of one backup there may be several restores, one after the other:
- * nobody signs a thousand lists a second, so that none reaches the time at which the next one is made.
+ * nobody signs a thousand lists a second, so that none reaches the time at which the next one is made. Only what a clock has
+ * numbered that was ahead is passed by another way.
  */
-const numberBehind = (last: number, now: Date): number => Math.max(last + listNumbersLeftOut, now.getTime())
+const numberBehind = (last: number, now: Date): number =>
+  now.getTime() > last ? now.getTime() : last + listNumbersLeftOut
 
 async function noteRestore(dataDir: string, { createdAt, records, files }: BackupSummary, now: Date): Promise<void> {
   await using registry = new Registry(await openDatabase(registryIn(dataDir)))

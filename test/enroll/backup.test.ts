@@ -84,20 +84,31 @@ suite('a backup', () => {
     assert.equal(summary.files, files.length)
   })
 
-  test('a second restore of one backup gives lists greater numbers than the first one came to', async () => {
-    const numbers: number[][] = []
-    for (const at of [now, new Date(now.getTime() + 60_000)]) {
-      const dataDir = place(`restored-at-${at.getTime()}`)
-      await restoreBackup(textOf(lines), dataDir, at)
+  test('a second restore of one backup gives lists greater numbers than the first one came to, also of a gateway that was restored', async () => {
+    const numbersOf = async (some: string[], at: Date): Promise<number[]> => {
+      const dataDir = place(`restored-${randomBytes(4).toString('hex')}`)
+      await restoreBackup(textOf(some), dataDir, at)
       await using registry = new Registry(await openDatabase(join(dataDir, 'enroll', 'registry')))
-      for await (const page of registry.scan('revocationList', 10)) numbers.push(page.map(({ number }) => number))
+      const lists = await Array.fromAsync(registry.scan('revocationList', 10))
+      return lists.flat().map(({ number }) => number)
     }
-    const [first, second] = numbers
-    assert.ok(first!.length === 2 && first!.every((number) => number > 2 ** 32))
-    assert.deepEqual(
-      second!.map((number, at) => number - first![at]!),
-      [60_000, 60_000],
+    const later = new Date(now.getTime() + 60_000)
+    const atLast = new Date(later.getTime() + 60_000)
+    const first = await numbersOf(lines, now)
+    const second = await numbersOf(lines, later)
+    assert.equal(second.length, 2)
+    for (const [at, number] of second.entries()) assert.ok(number > first[at]! + 1_000)
+    const restored = lines.map((line) =>
+      line.replaceAll(/("r revocationList .*?\\"number\\":)\d+/g, `$1${now.getTime()}`),
     )
+    const third = await numbersOf(restored, later)
+    const fourth = await numbersOf(restored, atLast)
+    for (const [at, number] of fourth.entries()) {
+      assert.ok(third[at]! > now.getTime(), 'numbers never go back')
+      assert.ok(number > third[at]! + 1_000)
+    }
+    const ahead = await numbersOf(restored, new Date(now.getTime() - 60_000))
+    for (const number of ahead) assert.ok(number > now.getTime(), 'a clock that was set back takes none back')
   })
 
   test('it restores to a gateway that goes on: chains whole, who was revoked is, list numbers far ahead', async () => {
