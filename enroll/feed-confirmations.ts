@@ -36,23 +36,25 @@ export class FeedConfirmations {
       })
     }
     for (;;) {
-      const progressed = this.#progress(Math.max(0, timeoutMs - (performance.now() - started)))
+      using progress = this.#progress(Math.max(0, timeoutMs - (performance.now() - started)))
       const state = await look()
-      if (state.every(({ confirmed }) => confirmed) || !(await progressed)) return state
+      if (state.every(({ confirmed }) => confirmed) || !(await progress.isMade)) return state
     }
   }
 
-  /** @returns true at the next report of a broker, false when none came in time */
-  #progress(timeoutMs: number): Promise<boolean> {
-    return new Promise((resolve) => {
-      const done = (progressed: boolean): void => {
+  /** `isMade`: true at the next report of a broker, false when none came in time. */
+  #progress(timeoutMs: number): Disposable & { isMade: Promise<boolean> } {
+    const { promise, resolve } = Promise.withResolvers<boolean>()
+    const wake = (): void => resolve(true)
+    const timer = setTimeout(() => resolve(false), timeoutMs)
+    this.#waiting.add(wake)
+    return {
+      isMade: promise,
+      // Nobody may wait for it any more: it must not keep a process that is to stop.
+      [Symbol.dispose]: () => {
         clearTimeout(timer)
         this.#waiting.delete(wake)
-        resolve(progressed)
-      }
-      const wake = (): void => done(true)
-      const timer = setTimeout(() => done(false), timeoutMs)
-      this.#waiting.add(wake)
-    })
+      },
+    }
   }
 }
