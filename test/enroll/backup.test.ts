@@ -89,8 +89,9 @@ suite('a backup', () => {
       const dataDir = place(`restored-${randomBytes(4).toString('hex')}`)
       await restoreBackup(textOf(some), dataDir, at)
       await using registry = new Registry(await openDatabase(join(dataDir, 'enroll', 'registry')))
-      const lists = await Array.fromAsync(registry.scan('revocationList', 10))
-      return lists.flat().map(({ number }) => number)
+      const numbers: number[] = []
+      for await (const page of registry.scan('revocationList', 10)) numbers.push(...page.map(({ number }) => number))
+      return numbers
     }
     const later = new Date(now.getTime() + 60_000)
     const atLast = new Date(later.getTime() + 60_000)
