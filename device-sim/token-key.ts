@@ -36,9 +36,8 @@ export async function renewWith(uri: string, url: string, files: { root: string;
   const shown = ['--cacert', files.root, '--cert', files.chain, '--engine', 'pkcs11', '--key-type', 'ENG', '--key', uri]
   const sent = ['-H', 'Content-Type: application/pkcs10', '--data-binary', '@-', '-w', '\n%{http_code}']
   const to = operationUrl(url, operation).href
-  const answer = (await run('curl', [...['-sS', '--max-time', '30'], ...shown, ...sent, to], csr.toString('base64')))
-    .toString('latin1')
-    .trimEnd()
+  const args = [...['-sS', '--max-time', '30'], ...shown, ...sent, to]
+  const answer = (await run(uri, 'curl', args, csr.toString('base64'))).toString('latin1').trimEnd()
   const end = answer.lastIndexOf('\n')
   const [text, status] = [answer.slice(0, end), Number(answer.slice(end + 1))]
   if (status !== 200) throw refusalOf(operation, { status, text, retryAfter: undefined })
@@ -47,20 +46,21 @@ export async function renewWith(uri: string, url: string, files: { root: string;
 
 async function openssl(uri: string, args: string[]): Promise<Buffer> {
   try {
-    return await run('openssl', args)
+    return await run(uri, 'openssl', args)
   } catch (cause) {
-    // Its PIN may stand in the URI.
-    const why = (cause as Error).message.replaceAll(uri, 'it')
+    const why = (cause as Error).message
     throw new FleetError('key_unavailable', `openssl cannot use the key in the PKCS#11 token: ${why}`)
   }
 }
 
-function run(program: string, args: string[], input?: string): Promise<Buffer> {
+function run(uri: string, program: string, args: string[], input?: string): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const options = { encoding: 'buffer' as const, timeout: timeoutMs, maxBuffer: 1_048_576 }
     const child = execFile(program, args, options, (error, out, err) => {
       if (error === null) return resolve(out)
-      const said = err.toString().trim().split('\n')[0] || `${program} ended with ${error.code ?? error.signal}`
+      // Both print what the engine says of the URI, in which the PIN may stand.
+      const first = err.toString().replaceAll(uri, 'it').trim().split('\n')[0]
+      const said = first || `${program} ended with ${error.code ?? error.signal}`
       reject(new Error(error.code === 'ENOENT' ? `${program} is not installed` : said.slice(0, 500)))
     })
     child.stdin?.on('error', () => undefined).end(input)
