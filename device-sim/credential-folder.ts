@@ -49,7 +49,8 @@ export class CredentialFolder {
 
   /** The request that was made before, or the one that `make` makes: it is on disk before anybody hears of its key. */
   async pending(make: () => Promise<Pending>): Promise<Pending> {
-    if (!existsSync(this.#pending)) {
+    // What an attempt with a key in a token has left is not of this one.
+    if (!['key.pem', 'request.der'].every((name) => existsSync(join(this.#pending, name)))) {
       const { privateKeyPem, csrDer } = await make()
       this.#folder(this.#pending, { 'key.pem': [privateKeyPem, 0o600], 'request.der': [csrDer, 0o600] })
     }
@@ -70,8 +71,14 @@ export class CredentialFolder {
 
   /** The key for the next certificate: one whose answer never came, or the one that `make` makes. */
   pendingKey(make: () => string): string {
-    if (!existsSync(this.#pending)) this.#folder(this.#pending, { 'key.pem': [make(), 0o600] })
-    return readPrivateFile(join(this.#pending, 'key.pem'))
+    const at = (folder: string): string => join(this.path, folder, 'key.pem')
+    const read = (folder: string): string | undefined =>
+      existsSync(at(folder)) ? readPrivateFile(at(folder)) : undefined
+    const pending = read('pending')
+    // A crash may have left the one that has its certificate by now: the next is to have another.
+    if (pending !== undefined && pending !== read('current')) return pending
+    this.#folder(this.#pending, { 'key.pem': [make(), 0o600] })
+    return readPrivateFile(at('pending'))
   }
 
   /** The gateway will not have it: the next try begins with another key. */
