@@ -55,7 +55,8 @@ export class Doorkeeper {
     if (status !== 'active') throw new FleetError('operator_disabled', `the operator ${name} is ${status}`, { context })
     if (renewalSerial === record.doc.serial) {
       const requestId = `use-${randomUUID()}`
-      await supersedeOperatorCertificates(this.#registry, name, { remoteAddress, requestId, now })
+      const renewal = { name, shown: renewalSerial }
+      await supersedeOperatorCertificates(this.#registry, renewal, { remoteAddress, requestId, now })
     }
     return { actor: `operator:${name}`, role }
   }

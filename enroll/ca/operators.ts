@@ -117,13 +117,14 @@ export async function renewOperator(
  */
 export const supersedeOperatorCertificates = (
   registry: Registry,
-  name: string,
+  { name, shown }: { name: string; shown: string },
   by: { remoteAddress: string; requestId: string; now: Date },
 ): Promise<void> =>
   untilNoConflict(async () => {
     const { doc, rev } = await getOperator(registry, name)
     const { renewalSerial, ...used } = doc
-    if (renewalSerial === undefined) return
+    // Another renewal may have come in between, which nobody has shown.
+    if (renewalSerial !== shown) return
     const all = await certificatesOf(registry, name)
     const { issuedAt: shownIs = '' } = all.find((one) => one.doc.serial === renewalSerial)?.doc ?? {}
     const former = all.filter((one) => isLive(one) && one.doc.issuedAt! <= shownIs && one.doc.serial !== renewalSerial)

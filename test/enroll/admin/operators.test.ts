@@ -8,6 +8,9 @@ import { after, before, suite, test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import { includesRole, type Role, roles } from '../../../contract/operator-api.ts'
 import { routes } from '../../../enroll/admin/table.ts'
+import { supersedeOperatorCertificates } from '../../../enroll/ca/operators.ts'
+import { openDatabase } from '../../../enroll/registry/database.ts'
+import { Registry } from '../../../enroll/registry/registry.ts'
 import { parseCertificate, parsePem, toPem } from '../../../pki/certificate.ts'
 import { createKeyAndCsr } from '../../../pki/x509.ts'
 import { writeEndpoints } from '../../../runtime/endpoints.ts'
@@ -410,7 +413,7 @@ suite('operators and their roles', () => {
     for (const name of ['operator', 'the-admin']) await as(left, 'PATCH', `/operators/${name}`, { role: 'admin' })
   })
 
-  test('what enroll made by itself for the first operator neither ends a renewal that waits to be shown nor ends with it', async () => {
+  test('what enroll made by itself for the first operator neither ends a renewal that waits to be shown nor ends with it, nor does another renewal', async () => {
     const former = fleet.operator
     const { privateKeyPem: key, csrDer } = await createKeyAndCsr({ commonName: 'operator' })
     const csr = toPem(csrDer, 'CERTIFICATE REQUEST')
@@ -419,6 +422,12 @@ suite('operators and their roles', () => {
     const renewed = { key, cert: body.certificate }
     for (const end of ['key', 'crt']) rmSync(join(fleet.dataDir, `operator/operator.${end}`))
     await fleet.close()
+    {
+      // As of who has shown a renewal before this one while this one was made.
+      await using registry = new Registry(await openDatabase(join(fleet.dataDir, 'enroll', 'registry')))
+      const by = { remoteAddress: '127.0.0.1', requestId: 'shown-before', now: new Date() }
+      await supersedeOperatorCertificates(registry, { name: 'operator', shown: 'ab' }, by)
+    }
     await fleet.open()
     const own = fleet.operator
     assert.notEqual(own.cert, former.cert)
