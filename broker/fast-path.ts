@@ -1,6 +1,7 @@
 import type { Gate } from './gate.ts'
 import type { Connection, Receiver, Sessions } from './sessions.ts'
 import type { Link } from './wire/link.ts'
+import type { Qos } from './wire/packet.ts'
 import type { PlainPublish } from './wire/plain-publish.ts'
 import type { Delivery, RouteIndex } from './wire/route-index.ts'
 
@@ -18,6 +19,8 @@ export type Audience = {
   /** Who has subscriptions with no-local, and gets something else of what it publishes itself. */
   readonly own: ReadonlyMap<string, unknown> | undefined
 }
+export const isStored = ({ stored }: Audience, qos: Qos): boolean => qos > 0 && stored.length > 0
+
 /** One topic that a connection publishes on. `audience` is undefined where a message has to take the general way. */
 type Lane = { readonly topic: string; readonly octets: Buffer; epoch: number; audience: Audience | undefined }
 

@@ -3,7 +3,7 @@ import { isFleetError } from '../runtime/errors.ts'
 import type { Message } from './backends/session-store.ts'
 import { termsOf } from './connect-policy.ts'
 import { refusedOf } from './denials.ts'
-import { type Audience, Lanes } from './fast-path.ts'
+import { isStored, Lanes } from './fast-path.ts'
 import { expiryMs, messageOf, storedWill } from './messages.ts'
 import { type ConnectRefusal, type MqttContext, noteEnded, noteRefused, warnOfStore, who } from './mqtt-context.ts'
 import { PublishBacklog } from './publish-backlog.ts'
@@ -16,7 +16,7 @@ import type { Connection, EndReason, Receiver } from './sessions.ts'
 import { noteBehind, noteUndelivered, Undelivered } from './undelivered.ts'
 import type { BusClient, Listener } from './wire/aedes-port.ts'
 import type { Dropped, Goodbye, LinkEnd, LinkEvents } from './wire/link-events.ts'
-import type { Connect, Publish, Qos, Subscribe, Unsubscribe } from './wire/packet.ts'
+import type { Connect, Publish, Subscribe, Unsubscribe } from './wire/packet.ts'
 import type { PlainPublish } from './wire/plain-publish.ts'
 import { reason } from './wire/reason.ts'
 import type { Delivery } from './wire/route-index.ts'
@@ -252,6 +252,7 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
       epoch: claim.epoch,
       window: Math.min(linkLimits.maxInflight, inFlight, packet.properties?.receiveMaximum ?? 0xffff),
       mayDeliver: (message) => !gate.isVoid(message, 'queued') && this.mayReceive(message.topic),
+      isGone: () => this.#isGone,
       onFailed: (error) => this.#failed(error),
     })
     this.#pump.wake()
@@ -440,7 +441,6 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
   }
 }
 
-const isStored = ({ stored }: Audience, qos: Qos): boolean => qos > 0 && stored.length > 0
 const reasonFor = (isWanted: boolean): number => (isWanted ? reason.success : reason.noMatchingSubscribers)
 
 function isOwnWay(why: EndReason): why is Exclude<EndReason, ProblemCode> {

@@ -10,6 +10,8 @@ type PumpOptions = {
   /** Messages that may be under way to the client. */
   window: number
   mayDeliver(message: Message): boolean
+  /** The connection has ended, if only a moment ago: what may not be delivered now is for the next one. */
+  isGone(): boolean
   /** The store does not answer as it should: the connection has to end. */
   onFailed(error: unknown): void
 }
@@ -192,7 +194,7 @@ export class SessionPump {
   }
 
   async #sendOne(entry: Queued, packetId: number | undefined): Promise<void> {
-    const { store, link, clientId, epoch, mayDeliver } = this.#options
+    const { store, link, clientId, epoch, mayDeliver, isGone } = this.#options
     if (entry.state === 'pubrel') {
       link.send({ type: 'pubrel', packetId: entry.packetId, reason: reason.success })
       return
@@ -205,7 +207,7 @@ export class SessionPump {
       if (delivered === 'dropped') break
       await new Promise<void>((resolve) => this.#waiting.push(resolve))
     }
-    if (this.#stopped) return
+    if (this.#stopped || isGone()) return
     if (packetId !== undefined) this.#used?.delete(packetId)
     this.#watch(store.discard(clientId, epoch, [seq]))
   }

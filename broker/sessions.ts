@@ -161,7 +161,7 @@ export class Sessions {
   /** The live connection of a client id; ids of the wire are keys of a Map, never of an object. */
   findLive(clientId: string): Connection | undefined {
     const connection = this.#byClientId.get(clientId)
-    return connection?.state === 'live' ? connection : undefined
+    return connection?.state === 'live' && !connection.cut ? connection : undefined
   }
 
   /** Whether a connection has the client id or is being given it. */

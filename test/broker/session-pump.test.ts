@@ -34,7 +34,7 @@ class Wire {
   }
 }
 
-type Options = { window?: number; mayReceive?: (topic: string) => boolean }
+type Options = { window?: number; mayReceive?: (topic: string) => boolean; isGone?: () => boolean }
 
 /** A session of `d` with its pump. */
 async function open({ keepMs } = forGood) {
@@ -43,7 +43,10 @@ async function open({ keepMs } = forGood) {
   const { store } = owned
   let { epoch } = await store.claim('d', 'b', { keepMs })
   const failures: unknown[] = []
-  const start = ({ window = 10, mayReceive = () => true }: Options = {}, over: SessionStore = store) => {
+  const start = (
+    { window = 10, mayReceive = () => true, isGone = () => false }: Options = {},
+    over: SessionStore = store,
+  ) => {
     const wire = new Wire()
     const link = wire as unknown as Link
     const pump = new SessionPump({
@@ -53,6 +56,7 @@ async function open({ keepMs } = forGood) {
       epoch,
       window,
       mayDeliver: ({ topic }) => mayReceive(topic),
+      isGone,
       onFailed: (error) => failures.push(error),
     })
     return { wire, pump }
@@ -189,6 +193,15 @@ test('what the policy forbids, or is too large for the client, is taken off the 
   second.pump.wake()
   await second.pump.untilIdle()
   assert.deepEqual([second.wire.sent, await all.left(), all.failures], [[], [], []])
+})
+
+test('what nobody may receive since the connection was ended a moment ago stays for the next one', async () => {
+  await using all = await open()
+  await all.enqueue(1, 'a', 'b')
+  const { pump, wire } = all.start({ mayReceive: () => false, isGone: () => true })
+  pump.wake()
+  await pump.untilIdle()
+  assert.deepEqual([wire.sent, await all.left()], [[], ['a', 'b']])
 })
 
 test('a message that may not be received any more once there is room is not sent', async () => {
