@@ -36,7 +36,8 @@ export async function renewWith(uri: string, url: string, files: { root: string;
   const shown = ['--cacert', files.root, '--cert', files.chain, '--engine', 'pkcs11', '--key-type', 'ENG', '--key', uri]
   const sent = ['-H', 'Content-Type: application/pkcs10', '--data-binary', '@-', '-w', '\n%{http_code}']
   const to = operationUrl(url, operation).href
-  const args = [...['-sS', '--max-time', '30'], ...shown, ...sent, to]
+  // First: nothing of a .curlrc, which could switch off the check of the server.
+  const args = [...['-q', '-sS', '--max-time', '30'], ...shown, ...sent, to]
   const answer = (await run(uri, 'curl', args, csr.toString('base64'))).toString('latin1').trimEnd()
   const end = answer.lastIndexOf('\n')
   const [text, status] = [answer.slice(0, end), Number(answer.slice(end + 1))]
