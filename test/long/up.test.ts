@@ -45,6 +45,8 @@ test('up runs a gateway, keeps a second one from its data, and stops cleanly at 
   assert.equal(existsSync(endpointsFile(dataDir)), false)
 })
 
+const whose = ['system signal', 'system file', 'operator:operator request']
+
 test('up reads its configuration again at SIGHUP, in both services, and goes on with a file that is not in order', async () => {
   const dataDir = join(folder, 'hung-up')
   const file = join(folder, 'fleetgate.yaml')
@@ -68,21 +70,23 @@ test('up reads its configuration again at SIGHUP, in both services, and goes on 
   await gateway.logs('"service":"enroll","event":"configuration.refused"')
   write(`${before}names: [localhost, 127.0.0.1, gateway.example]\n`)
   const { code, out } = await fleetgate(['config', 'reload', '--data', dataDir])
-  const told = `was read      ${file}\nin force now  ${changed.join(', ')}\n`
-  assert.deepEqual([code, out], [0, told], 'names are of the environment here')
+  // The file is also looked at time and again: on a slow machine that comes first, and nothing is left to do.
+  const told = [`${changed.join(', ')}`, 'nothing is another'].map(
+    (what) => `was read      ${file}\nin force now  ${what}\n`,
+  )
+  assert.equal(code, 0)
+  assert.ok(told.includes(out), `names are of the environment here: ${out}`)
   assert.deepEqual(readEndpoints(dataDir), endpoints)
   const { out: audit } = await fleetgate(['audit', 'tail', '-n', '20', '-o', 'json', '--data', dataDir])
   const entries = audit.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line)]))
+  const reloads = entries.filter(({ action }) => action === 'configuration.changed')
+  const outcomes = reloads.map(({ outcome }) => outcome)
   assert.deepEqual(
-    entries.flatMap(({ action, actor, outcome, details }) =>
-      action === 'configuration.changed' ? [[actor, details.by, outcome]] : [],
-    ),
-    [
-      ['system', 'signal', 'done'],
-      ['system', 'signal', 'refused'],
-      ['operator:operator', 'request', 'done'],
-    ],
+    outcomes.filter((outcome, at) => outcome !== outcomes[at - 1]),
+    ['done', 'refused', 'done'],
   )
+  const by = new Set(reloads.map(({ actor, details }) => `${actor} ${details.by}`))
+  assert.ok(by.has('system signal') && [...by].every((who) => whose.includes(who)), [...by].join(', '))
   gateway.process.kill('SIGTERM')
   assert.deepEqual(await gateway.ended(), [0, null])
 })
