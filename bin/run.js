@@ -41,8 +41,7 @@ function tests(files) {
     `--test-concurrency=${cores + 1}`,
     // A file may be many: test/together gives each of them two minutes.
     '--test-timeout=300000',
-    // What a test that failed has left open is no reason to wait.
-    '--test-force-exit',
+    '--import=./test/harness/end-in-time.ts',
     ...files,
   ]
 }
