@@ -133,9 +133,9 @@ export class Reports implements AsyncDisposable {
 
   #write(operation: Parameters<Area['write']>[0][number]): void {
     const { area, log } = this.#options
-    const written = area.write([operation], { sync: false }).catch((err) => {
-      log.error({ event: 'broker.failed', err }, 'a report was not kept')
-    })
-    this.#writing = Promise.all([this.#writing, written]).then(() => {})
+    // One at a time: of two under way at once the removal may come to the disk before what it removes.
+    this.#writing = this.#writing
+      .then(() => area.write([operation], { sync: false }))
+      .catch((err) => log.error({ event: 'broker.failed', err }, 'a report was not kept'))
   }
 }
