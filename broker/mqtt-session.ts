@@ -257,15 +257,8 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
     })
     this.#pump.wake()
     void firstUses.note(connection)
-    log.info(
-      {
-        event: 'session.opened',
-        ...who(connection),
-        version: packet.version,
-        resumed: connection.isResumed,
-      },
-      'session opened',
-    )
+    const { isResumed: resumed } = connection
+    log.info({ event: 'session.opened', ...who(connection), version: packet.version, resumed }, 'session opened')
   }
 
   get clientId(): string {
@@ -304,8 +297,9 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
     const isKept = isStored(audience, packet.qos)
     if (isKept && audience.hasAbsent) return false
     if (audience.receivers.length > 0) {
-      const message = this.#context.gate.stamped(messageOf(packet, this.clientId, this.#context.clock().getTime()))
-      if (isKept && !this.#context.router.enqueueAtOnce(message, audience.stored)) return false
+      const message = messageOf(packet, this.clientId, this.#context.clock().getTime())
+      if (isKept && !this.#context.router.enqueueAtOnce(this.#context.gate.stamped(message), audience.stored))
+        return false
       for (const { receiver, delivery } of audience.receivers) {
         if (!isKept || delivery.granted === 0) receiver.deliver(message, delivery)
       }
