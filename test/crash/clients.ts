@@ -9,6 +9,8 @@ export type World = {
   dial(clientId: string, version: Version): Promise<RawClient>
   /** Milliseconds of the broker's clock. */
   now(): number
+  /** A connection has its CONNACK. */
+  joined(): void
   /** Something happened: the broker may be killed for it. */
   tick(): void
   /** A whole number from 0 on. */
@@ -27,6 +29,7 @@ async function connect(world: World, clientId: string, version: Version, isNew: 
   const client = await world.dial(clientId, version)
   client.send(connectPacket(version, { clientId, ...kept(version) }))
   await client.expect('connack', { reason: reason.success, sessionPresent: !isNew })
+  world.joined()
   return client
 }
 
@@ -169,6 +172,10 @@ export class Subscriber {
   /** QoS 2 messages that it has, whose PUBREL has not come. */
   readonly #held = new Set<number>()
   readonly #seen = new Map<string, number>()
+  /** Of the broker, as many as the connections to it. */
+  #lives = 0
+  /** In which of them each will came last. */
+  readonly #willsIn = new Map<string, number>()
   readonly #looks = new Set<() => void>()
   #client: RawClient | undefined
   readonly messages: Seen[] = []
@@ -200,6 +207,7 @@ export class Subscriber {
   async run(isThorough = false): Promise<void> {
     const client = await connect(this.#world, this.id, this.version, false)
     this.#client = client
+    this.#lives++
     for (let packet = await client.next(); packet !== undefined; packet = await client.next()) {
       if (packet.type === 'publish') this.#take(client, packet, isThorough)
       else {
@@ -259,7 +267,7 @@ export class Subscriber {
     if (times > 0) {
       assert.equal(qos, 1, `${this.id}: ${whole} came twice at QoS 2`)
       // Of a will the broker is the publisher: where a crash took the note that it was published, it is published once more.
-      const isAnew = !dup && topic.startsWith('wills/')
+      const isAnew = !dup && topic.startsWith('wills/') && this.#willsIn.get(whole)! < this.#lives
       assert.ok(dup || isAnew, `${this.id}: ${whole} comes again without DUP`)
       this.#world.count(isAnew ? 'will published again' : 'outbound QoS 1 sent again')
     }
@@ -268,6 +276,7 @@ export class Subscriber {
       assert.equal(qos, 1, `${this.id}: ${name} came twice, as two messages`)
       this.#world.count('outbound QoS 1 before it was stored, and lost there')
     }
+    if (topic.startsWith('wills/')) this.#willsIn.set(whole, this.#lives)
     this.#seen.set(whole, times + 1)
     this.#seen.set(name, 1)
     this.messages.push({ packet, told, at: this.#world.now() })

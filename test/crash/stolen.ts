@@ -105,7 +105,10 @@ enroll:
     if (answered !== undefined) {
       assert.deepEqual([receipt.alreadyStolen, receipt.incident], [true, answered.incident])
       const told = answered.sessions.map(withoutCommit)
-      assert.deepEqual(receipt.sessions.slice(0, told.length).map(withoutCommit), told)
+      const again = receipt.sessions.slice(0, told.length)
+      assert.deepEqual(again.map(withoutCommit), told)
+      for (const [at, { sinceCommitMs }] of again.entries())
+        assert.ok([undefined, answered.sessions[at]!.sinceCommitMs].includes(sinceCommitMs))
     }
     assert.ok(await this.#requireWhole(id, serial), `${id} is stolen in the end`)
     await victim.closed
