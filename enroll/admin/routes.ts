@@ -85,13 +85,16 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
     if (row.roleForOthers !== undefined && caller.actor !== `operator:${name}`) requireRole(caller, row.roleForOthers)
     return caller
   }
+  const identify = async (request: FastifyRequest): Promise<void> => {
+    Object.assign(request, { caller: await admit(request) })
+  }
   app.route({
     method: row.method,
     url: row.path,
     // Before the body is read: a stranger gets nothing parsed.
-    onRequest: async (request) => {
-      Object.assign(request, { caller: await admit(request) })
-    },
+    onRequest: identify,
+    // And once more when it is there: who sends it slowly may have lost its standing, or its role, since.
+    preHandler: row.method === 'GET' ? [] : identify,
     handler: async (request, reply) => {
       const key = request.headers['idempotency-key']
       const now = context.clock()

@@ -298,6 +298,33 @@ suite('operators and their roles', () => {
     )
   })
 
+  test('who has no standing any more when the body of a request is there gets nothing for what it had when it began', async (t) => {
+    const { token } = (await fleet.admin('POST', '/api-tokens', { name: 'slow', role: 'admin' })).body
+    const ben = await fleet.newOperator('ben', 'admin')
+    const body = JSON.stringify({ name: 'heir', role: 'admin' })
+    const begin = async (shown: { headers?: Record<string, string> } & Partial<Credential>) => {
+      const length = { 'Content-Type': 'application/json', 'Content-Length': body.length, Expect: '100-continue' }
+      const asked = request(`${fleet.endpoints.admin}/v1/api-tokens`, {
+        ...{ method: 'POST', ca: fleet.root, agent: false, ...shown },
+        headers: { ...length, ...shown.headers },
+      })
+      asked.flushHeaders()
+      await once(asked, 'continue')
+      return asked
+    }
+    const finish = async (asked: ClientRequest) => {
+      const [response] = await once(asked.end(body), 'response')
+      return [response.statusCode, JSON.parse((await response.setEncoding('utf8').toArray()).join('')).code]
+    }
+    const byToken = await begin({ headers: { Authorization: `Bearer ${token}` } })
+    const byCertificate = await begin(ben)
+    t.after(() => [byToken, byCertificate].map((asked) => asked.destroy()))
+    assert.equal((await fleet.admin('DELETE', '/api-tokens/slow')).status, 200)
+    assert.equal((await fleet.admin('PATCH', '/operators/ben', { role: 'enroller' })).status, 200)
+    assert.deepEqual(await finish(byToken), [401, 'api_token_invalid'])
+    assert.deepEqual(await finish(byCertificate), [403, 'role_insufficient'])
+  })
+
   test('fleetgate api-token makes one that is shown once, or a folder that --data names', async () => {
     const out = join(fleet.dataDir, 'ci')
     const own = (...words: string[]) => fleetgate(['api-token', ...words, '--data', fleet.dataDir])
