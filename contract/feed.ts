@@ -181,16 +181,30 @@ export const maxLineBytes = 4 * 1024 * 1024
 export const encodeLine = (message: FromBroker | FromEnroll): string => `${JSON.stringify(message)}\n`
 export const decodeBody = (event: FeedEvent): FeedFact & { at: string } => JSON.parse(event.body)
 
+/** So many pieces of a line are put together at once: to do so with each would cost as many times its length. */
+const piecesAtOnce = 1_000
+
 /** Splits a byte stream into lines; a line over `maxLineBytes` throws before it is kept. */
 export class LineReader {
-  #rest = ''
+  #pieces: string[] = []
+  #length = 0
 
   push(chunk: string): string[] {
-    const lines = (this.#rest + chunk).split('\n')
-    this.#rest = lines.pop() ?? ''
-    for (const line of [...lines, this.#rest]) {
-      if (line.length > maxLineBytes) throw new RangeError('feed line too long')
+    const lines = chunk.split('\n')
+    const rest = lines.pop()!
+    this.#requireLength(this.#length + (lines[0] ?? rest).length)
+    for (const line of [...lines.slice(1), rest]) this.#requireLength(line.length)
+    if (lines.length > 0) {
+      lines[0] = this.#pieces.join('') + lines[0]
+      this.#pieces = []
+      this.#length = 0
     }
+    this.#length += rest.length
+    if (this.#pieces.push(rest) > piecesAtOnce) this.#pieces = [this.#pieces.join('')]
     return lines
+  }
+
+  #requireLength(length: number): void {
+    if (length > maxLineBytes) throw new RangeError('feed line too long')
   }
 }
