@@ -18,6 +18,19 @@ function withoutSecrets(line: string): string {
   return `${JSON.stringify(censored)}\n`
 }
 
+// Of what JSON leaves as it is: controls, and what hides text, turns it or breaks its line. A topic or a path may hold any of it.
+const unseen = /[\u007f-\u009f\u2028\u2029\p{Cf}]/gu
+
+/** The same line to who parses it, and nothing that a terminal obeys to who looks at it. */
+const escaped = (line: string): string =>
+  line.replaceAll(unseen, (found) =>
+    found.split('').reduce((text, unit) => `${text}\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`, ''),
+  )
+
+/** For a terminal itself: whoever makes text of the line would take an escape back. */
+const visible = (line: string): string =>
+  line.replaceAll(unseen, (found) => `<U+${found.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')}>`)
+
 /**
  * Events with fields: `log.warn({ event: 'connection.refused', reason, deviceId }, 'connection refused')`.
  * Lines of JSON on standard error; coloured text where that is a terminal, because a person reads it there.
@@ -25,12 +38,13 @@ function withoutSecrets(line: string): string {
  * @param service stands in each line
  */
 export function createLog(service: string, level: string): Log {
+  const safe = process.stderr.isTTY ? visible : escaped
   const options: pino.LoggerOptions = {
     level,
     base: { service },
     timestamp: pino.stdTimeFunctions.isoTime,
     // pino's own redaction looks down to a depth that has to be named, and into every field of every line: 30 microseconds.
-    hooks: { streamWrite: withoutSecrets },
+    hooks: { streamWrite: (line) => safe(withoutSecrets(line)) },
   }
   if (process.stderr.isTTY) {
     return pino(

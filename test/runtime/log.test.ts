@@ -64,6 +64,14 @@ test('lines below the level are not written', () => {
   assert.deepEqual(linesOf("log.error('no')", 'silent'), [])
 })
 
+test('what a terminal would obey stands escaped in a line, and means the same', () => {
+  const topic = 'a\u009b2Jb\u202ec\u007fd\u2028e\u{e0041}f\u001b'
+  const statements = `log.info({ topic: ${JSON.stringify(topic)} }, 'denied')`
+  const { stderr } = run(statements, 'info', 'pipe')
+  assert.match(stderr, /^[ -~]+\n$/)
+  assert.equal(JSON.parse(stderr).topic, topic)
+})
+
 test('secrets are not written, wherever in a line they are', () => {
   const lines = linesOf(`
     const secrets = { password: 'S3CRET', token: 'S3CRET', authorization: 'S3CRET', passphrase: 'S3CRET', privateKey: 'S3CRET', challengePassword: 'S3CRET' }
