@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { z } from 'zod'
@@ -175,4 +175,14 @@ test('the panels of the dashboard have ids of their own, fit the grid, and use v
     [...new Set([...used].map(([, name]) => name!))].filter((name) => name !== '__all' && !names.includes(name)),
     [],
   )
+})
+
+test('no unit runs as root: in a folder of somebody else it would follow whatever link is there', () => {
+  const folder = join(root, 'deploy', 'systemd')
+  for (const name of readdirSync(folder).filter((file) => file.endsWith('.service'))) {
+    const unit = readFileSync(join(folder, name), 'utf8')
+    assert.match(unit, /^User=fleetgate-(?:enroll|broker)$/m, name)
+    assert.match(unit, /^CapabilityBoundingSet=$/m, name)
+    assert.doesNotMatch(unit, /^Exec\w+=[-:]*[+!]/m, name)
+  }
 })
