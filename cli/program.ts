@@ -37,12 +37,17 @@ import { json, visible } from './output.ts'
 /** What the operator has asked for, for hints and for the form of an error. */
 type Asked = { output: Format; data: string; config?: string; id?: string }
 
+const nothingAsked: Asked = { output: 'table', data: defaultDataDir }
+
+/** Of every command. Refused: the gateway answered 4xx, or a check said no. */
+export const exitCodes = ['ok', 'failure', 'usage or set-up', 'refused'] as const
+
 /**
  * @param argv what stands behind `fleetgate`
- * @returns the exit code: 0 ok, 1 failure, 2 usage or set-up, 3 refused (the gateway answered 4xx, or a check said no)
+ * @returns one of `exitCodes`
  */
 export async function run(argv: string[], io: Io): Promise<number> {
-  const asked: Asked = { output: 'table', data: defaultDataDir }
+  const asked = { ...nothingAsked }
   try {
     await createProgram(io, asked).parseAsync(argv, { from: 'user' })
     return 0
@@ -55,7 +60,7 @@ export async function run(argv: string[], io: Io): Promise<number> {
   }
 }
 
-function createProgram(io: Io, asked: Asked): Command {
+export function createProgram(io: Io, asked: Asked = { ...nothingAsked }): Command {
   const program = new Command('fleetgate')
     .description('Gets fleets of devices safely online: enrollment over EST, MQTT over mutual TLS, instant revocation.')
     .version(manifest.version)
@@ -71,7 +76,7 @@ function createProgram(io: Io, asked: Asked): Command {
       getErrHasColors: () => io.colour,
     })
     .showHelpAfterError('(add --help for what is possible)')
-    .addHelpText('after', '\nExit codes: 0 ok, 1 failure, 2 usage or set-up, 3 refused.\n')
+    .addHelpText('after', `\nExit codes: ${exitCodes.map((meaning, code) => `${code} ${meaning}`).join(', ')}.\n`)
     .helpCommand(false)
     .hook('preAction', (_, command) => note(command, asked, io))
   for (const add of [

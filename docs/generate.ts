@@ -1,4 +1,4 @@
-/** Prints the reference pages from the code: `npm run docs`. test/docs.test.ts fails when they are out of date. */
+/** Prints the reference pages from the code: `npm run docs`. test/docs.test.ts and test/cli/documented.test.ts fail when they are out of date. */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { configurationSchema } from '../contract/configuration-schema.ts'
@@ -12,7 +12,7 @@ import { metricsPage } from './metrics.ts'
 import { behaviourPage } from './mqtt-behaviour.ts'
 import { formatted } from './printing.ts'
 
-/** File name -> content, for everything that is printed. */
+/** File name -> content, for everything that is printed but cli.md, for which all commands are loaded. */
 export const pages: Record<string, string> = {
   'configuration.md': configurationPage(),
   'configuration.schema.json': formatted(configurationSchema()),
@@ -26,5 +26,7 @@ export const pages: Record<string, string> = {
 }
 
 if (import.meta.main) {
-  for (const [name, text] of Object.entries(pages)) writeFileSync(join(import.meta.dirname, name), text)
+  const { commandsPage } = await import('./cli.ts')
+  const all = { ...pages, 'cli.md': commandsPage() }
+  for (const [name, text] of Object.entries(all)) writeFileSync(join(import.meta.dirname, name), text)
 }

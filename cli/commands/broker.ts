@@ -78,7 +78,7 @@ export function addBroker(program: Command, io: Io): void {
   examples(
     broker.command('passwd'),
     'broker passwd cam-1 --file passwords',
-    'echo "$PASSWORD" | fleetgate broker passwd cam-1 >> passwords',
+    'broker passwd cam-1 < password.txt >> passwords',
   )
     .description('make the line of a device for the password file of a listener, from a prompt or standard input')
     .argument('<device>', 'device id', deviceId)

@@ -76,8 +76,15 @@ export function estUrl(text: string): string {
 export const outputOption = (formats: readonly Format[] = shown): Option =>
   new Option('-o, --output <format>', 'form of the answer').choices(formats).default('table')
 
-export const examples = (command: Command, ...lines: string[]): Command =>
-  command.addHelpText('after', `\nExamples:\n${lines.map((line) => `  $ fleetgate ${line}`).join('\n')}\n`)
+const shownWith = new WeakMap<Command, string[]>()
+
+/** What stands behind `fleetgate` in each example of a command. */
+export const examplesOf = (command: Command): readonly string[] => shownWith.get(command) ?? []
+
+export function examples(command: Command, ...lines: string[]): Command {
+  shownWith.set(command, lines)
+  return command.addHelpText('after', `\nExamples:\n${lines.map((line) => `  $ fleetgate ${line}`).join('\n')}\n`)
+}
 
 /** Asks the running gateway and prints its answer. */
 export async function ask<T>(

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { globSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { test } from 'node:test'
+import { commandsPage } from '../../docs/cli.ts'
 import { blocksOf, read } from '../harness/documents.ts'
 import { fleetgate } from '../harness/stub-io.ts'
 
@@ -44,6 +45,10 @@ async function unknownIn([word, ...rest]: string[], before: string[] = []): Prom
   )
   return found.flat()
 }
+
+test('docs/cli.md is what the commands say; npm run docs renews it', () => {
+  assert.equal(read('docs/cli.md'), commandsPage(), 'docs/cli.md is out of date; run: npm run docs')
+})
 
 test('every command and option of fleetgate that a document names exists', async () => {
   const documents = [...globSync('*.md', { cwd: root }), ...globSync('docs/**/*.md', { cwd: root })]
