@@ -11,7 +11,6 @@ import {
   approvalView,
   type CertificateReceipt,
   type CertificateView,
-  type ChangeDevice,
   type CreateDevice,
   type CreateToken,
   certificateReceipt,
@@ -194,10 +193,6 @@ export class AdminClient implements Disposable {
 
   listAllowances(query: { label?: string; deviceId?: string }): Promise<AllowanceView[]> {
     return this.#pages(allowanceView, '/v1/allowances', query)
-  }
-
-  changeDevice(id: string, body: ChangeDevice): Promise<DeviceView> {
-    return this.#call(deviceView, { method: 'PATCH', path: `/v1/devices/${encodeURIComponent(id)}`, body })
   }
 
   /** @param waitMs how long the gateway waits for its brokers to confirm, 0 for not at all */

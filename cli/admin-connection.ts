@@ -24,10 +24,12 @@ export type Call = {
   path: string
   query?: Query
   body?: unknown
+  /** The ETag at which alone it is to be done. */
+  ifMatch?: string | undefined
   waitMs?: number
   signal?: AbortSignal | undefined
 }
-type Answer = { status: number; text: string }
+type Answer = { status: number; text: string; tag?: string | undefined }
 
 /**
  * Calls to the admin API, with an operator's certificate or an API token. They throw FleetError: the gateway's own problem with its code and detail
@@ -71,7 +73,13 @@ export class AdminConnection implements Disposable {
   }
 
   async call<T extends z.ZodType>(schema: T, call: Call): Promise<z.output<T>> {
+    return (await this.tagged(schema, call)).answer
+  }
+
+  /** The same with the ETag of the answer, where it has one. */
+  async tagged<T extends z.ZodType>(schema: T, call: Call): Promise<{ answer: z.output<T>; tag: string | undefined }> {
     const headers = this.#headers({ accept: 'application/json' })
+    if (call.ifMatch !== undefined) headers['if-match'] = call.ifMatch
     if (call.body !== undefined) headers['content-type'] = 'application/json'
     if (call.method !== 'GET') headers['idempotency-key'] = randomUUID()
     let answer: Answer
@@ -86,7 +94,7 @@ export class AdminConnection implements Disposable {
     }
     if (answer.status >= 400) throw problemOf(answer)
     try {
-      return schema.parse(JSON.parse(answer.text))
+      return { answer: schema.parse(JSON.parse(answer.text)), tag: answer.tag }
     } catch (cause) {
       throw new FleetError('internal', `the gateway's answer to ${call.method} ${call.path} is not of this version`, {
         cause,
@@ -167,7 +175,11 @@ export class AdminConnection implements Disposable {
         })
         response.on('error', reject)
         response.on('end', () =>
-          resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') }),
+          resolve({
+            status: response.statusCode ?? 0,
+            text: Buffer.concat(chunks).toString('utf8'),
+            tag: response.headers.etag,
+          }),
         )
       })
       sent.on('error', (error) => reject(timeout.aborted ? timeout.reason : error))

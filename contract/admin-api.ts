@@ -7,7 +7,7 @@
  */
 import { z } from 'zod'
 import { denialView } from './denials.ts'
-import { attributeChanges, deviceAttributes } from './device-attributes.ts'
+import { deviceAttributes } from './device-attributes.ts'
 import { deviceStatuses } from './feed.ts'
 import {
   isDeviceId,
@@ -23,8 +23,8 @@ import { reloaded } from './live-settings.ts'
 import { policyDocument } from './policy-document.ts'
 
 export const deviceId = z.string().refine(isDeviceId, { error: `a device id is ${nameRule}` })
-const groupName = z.string().refine(isGroupName, { error: `a group is ${nameRule}` })
-const profileName = z
+export const groupName = z.string().refine(isGroupName, { error: `a group is ${nameRule}` })
+export const profileName = z
   .string()
   .refine(isProfileName, { error: 'a profile is lower-case letters, digits and -, 32 at most' })
 export const serialNumber = z
@@ -79,9 +79,6 @@ export const listAllowances = z.strictObject({
   label: labelName.optional(),
   deviceId: deviceId.optional(),
   ...paging,
-})
-export const changeDevice = z.strictObject({
-  attributes: attributeChanges.describe('Sets those with a text, takes away those with null, leaves the others'),
 })
 const wantedAttribute = z.string().regex(/^[^=]{1,64}=.{1,256}$/su, 'an attribute is NAME=VALUE')
 export const listDevices = z.strictObject({
@@ -423,7 +420,6 @@ export type CreateDevice = z.input<typeof createDevice>
 export type AllowDevices = z.input<typeof allowDevices>
 export type DisallowDevices = z.input<typeof disallowDevices>
 export type AllowanceView = z.output<typeof allowanceView>
-export type ChangeDevice = z.input<typeof changeDevice>
 export type ReadmitDevice = z.input<typeof readmitDevice>
 export type RegisterCertificate = z.input<typeof registerCertificate>
 export type CreateToken = z.input<typeof createToken>

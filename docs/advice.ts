@@ -81,7 +81,7 @@ export const advice: Record<ProblemCode, string> = {
     'An operator has put the device on hold. It keeps its certificates, and `npx fleetgate device enable ID` lets it use them again.',
   profile_unknown: 'Name a profile of the configuration (`profiles`), by default `sensor`, `camera` or `service`.',
   label_mismatch:
-    'Use the path that the sentence names: a certificate is renewed under the label it was enrolled under, and a label with a profile is for devices of that profile (`labels` of the configuration).',
+    'Use the path that the sentence names: a certificate is renewed under the label it was enrolled under, and a label with a profile is for devices of that profile (`labels` of the configuration). Of a device that is to have another profile (`npx fleetgate device set ID --profile P`): it would renew no more where it was enrolled; do first what the sentence says.',
   token_invalid:
     'Check device id (the user name) and token (the password). Make a new one: `npx fleetgate token create --device ID`.',
   token_expired: 'Make a new one: `npx fleetgate token create --device ID`.',

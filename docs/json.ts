@@ -26,7 +26,11 @@ import { fields, printedBy, shapeOf } from './printing.ts'
 
 export function jsonPage(): string {
   const shapes: [string, z.ZodType, string][] = [
-    ['device', deviceView, '`device show`, `device create`; `device ls` gives `{ "items": [device, …] }`'],
+    [
+      'device',
+      deviceView,
+      '`device show`, `device create`, `device set`, whose `--dry-run` gives `{ id, before, after }` with two of them; `device ls` gives `{ "items": [device, …] }`',
+    ],
     ['allowance', allowanceView, '`device allow ls`, as `{ "items": [allowance, …] }`'],
     ['token', tokenView, '`token create`'],
     [

@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander'
-import type { ChangeDevice, DeviceView } from '../../contract/admin-api.ts'
+import type { DeviceView } from '../../contract/admin-api.ts'
 import { attributePairs } from '../../contract/device-attributes.ts'
 import { deviceStatuses } from '../../contract/feed.ts'
 import { revocationReasons } from '../../contract/ids.ts'
@@ -7,12 +7,12 @@ import type { Io } from '../io.ts'
 import { fields } from '../output.ts'
 import { addAllow } from './allow.ts'
 import { addDeviceImport } from './device-import.ts'
+import { addDeviceSet } from './device-set.ts'
 import {
   type Attributes,
   ask,
   askPages,
   attribute,
-  attributeNames,
   type Common,
   deviceId,
   examples,
@@ -63,21 +63,6 @@ export function addDevice(program: Command, io: Io): void {
 
   addAllow(device, io)
   addDeviceImport(device, io)
-
-  examples(withCommon(device.command('set'), named), 'device set cam-1 --attribute site=berlin --unset floor')
-    .description('change what is noted about a device; policies see it at once, also on open sessions')
-    .argument('<id>', 'device id', deviceId)
-    .option('--attribute <name=value>', 'set this one (may be repeated)', attribute)
-    .option('--unset <name>', 'take this one away (may be repeated)', attributeNames)
-    .action((id: string, options: Common & { attribute?: Attributes; unset?: string[] }, command: Command) => {
-      const { attribute: set, unset = [] } = options
-      if (set === undefined && unset.length === 0) command.error('error: nothing to set; give --attribute or --unset')
-      const attributes: ChangeDevice['attributes'] = {
-        ...set,
-        ...Object.fromEntries(unset.map((name) => [name, null])),
-      }
-      return ask(io, options, (client) => client.changeDevice(id, { attributes }), details)
-    })
 
   examples(
     withCommon(device.command('ls'), named),
@@ -138,5 +123,6 @@ export function addDevice(program: Command, io: Io): void {
       io.colour,
     )
 
+  addDeviceSet(device, io, details)
   addStanding(device, io, details)
 }

@@ -4,7 +4,6 @@ import {
   allowanceView,
   allowDevices,
   allowReceipt,
-  changeDevice,
   createDevice,
   type DeviceView,
   deviceId,
@@ -26,13 +25,14 @@ import {
   foreseeChange,
   foreseenChange,
 } from '../../contract/bulk-api.ts'
+import { changeDevice as changeDeviceBody } from '../../contract/device-change-api.ts'
 import { nameRule } from '../../contract/ids.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { changeDevices, foresee } from '../ca/bulk.ts'
 import { holdDevice, releaseDevice } from '../ca/hold.ts'
 import { reportStolen, revokeDevice } from '../ca/revocation.ts'
 import { allowDevices as allow, disallowDevices as disallow } from '../ra/allow-list.ts'
-import { setAttributes } from '../ra/device-attributes.ts'
+import { changeDevice } from '../ra/device-changes.ts'
 import { createDevice as create } from '../ra/enrollment-tokens.ts'
 import { readmitDevice } from '../ra/readmission.ts'
 import { listAllowances } from '../registry/allowances.ts'
@@ -123,14 +123,21 @@ export const deviceRoutes = [
     method: 'PATCH',
     path: '/v1/devices/:id',
     role: 'operator',
-    summary: 'Change its attributes',
+    summary: 'Change its profile, groups and attributes',
     answer: deviceView,
     conditional: true,
-    problems: ['precondition_failed', 'device_unknown', 'device_revoked', 'conflict'],
-    body: changeDevice,
-    handle: async ({ params, body, asked, tag }, { registry }) => {
-      const changes = body.attributes
-      const { doc, rev } = await setAttributes(registry, { id: requireId(params.id), changes }, asked)
+    problems: [
+      'precondition_failed',
+      'device_unknown',
+      'device_revoked',
+      'profile_unknown',
+      'label_mismatch',
+      'conflict',
+    ],
+    body: changeDeviceBody,
+    handle: async ({ params, body: { dryRun, ...changes }, asked, tag }, { registry, ra }) => {
+      const order = { id: requireId(params.id), changes, isForeseen: dryRun, labels: ra }
+      const { doc, rev } = await changeDevice(registry, order, asked)
       tag(rev)
       return show(doc)
     },

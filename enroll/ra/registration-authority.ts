@@ -268,6 +268,19 @@ export class RegistrationAuthority {
     this.#profiles.getProfile(name)
   }
 
+  /**
+   * @param advice what would let a device of this profile be under that label
+   * @throws FleetError `label_mismatch` when the label is for another profile; one that is gone is for none
+   */
+  requireProfileUnder(labelName: string, name: string, advice: string): void {
+    const wanted = this.#profiles.findLabel(labelName)?.profile?.name ?? name
+    if (wanted === name) return
+    throw new FleetError(
+      'label_mismatch',
+      `it is known under the label ${labelName}, which is for ${wanted}; ${advice}`,
+    )
+  }
+
   /** What of the messages of a device of this profile becomes void when it is revoked. */
   purged(profile: string, isStolen: boolean): (keyof Purge)[] {
     return this.#profiles.purged(profile, isStolen)

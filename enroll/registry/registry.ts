@@ -405,7 +405,8 @@ function requireSameRequest(known: RequestRecord, digest: string | undefined): v
   throw new FleetError('conflict', 'this Idempotency-Key was used for another request', { context: { final: true } })
 }
 
-function requireExpected(
+/** @throws FleetError `conflict` */
+export function requireExpected(
   { kind, id, expect }: { kind: RecordKind; id: string; expect?: number | undefined },
   found: Stored | undefined,
 ): void {

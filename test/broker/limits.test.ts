@@ -28,6 +28,7 @@ policies:
   - { name: place, match: { device.id: "place-*" }, connect: { networks: ["10.0.0.0/8"] } }
   - { name: home, match: { device.id: "home-*" }, connect: { networks: ["127.0.0.0/8"] }, responseTopic: "devices/\${device.id}/answers" }
   - { name: site, match: { device.attributes.site: berlin, client.suffix: "a*", verify.state: valid, issuer.label: fleetgate }, allow: { publish: ["sites/\${device.attributes.site}/\${client.suffix}"] } }
+  - { name: hall, match: { group: hall }, allow: { publish: ["halls/#"], subscribe: ["halls/#"] } }
   - { name: service, match: { profile: service }, allow: { publish: ["#"], subscribe: ["#"] } }
 `)
 
@@ -349,6 +350,36 @@ test('attributes, client suffix and what was verified count in a policy; a chang
   assert.equal(await attempt(2), 0)
   await note({ site: 'b+' })
   assert.equal(await attempt(3), reason.notAuthorized)
+})
+
+test('a device that leaves a group loses what the group may do, on its open session at the next message', async () => {
+  const { device, client } = await dial(5, await named('member'))
+  const put = async (profile: string, ...groups: string[]): Promise<void> => {
+    harness.feed.append({ type: 'device.changed', data: { id: device.id, profile, groups, status: 'active' } })
+    await harness.feed.untilApplied()
+  }
+  const filter = { qos: 1 as const, noLocal: false, retainAsPublished: false, retainHandling: 0 as const }
+  const join = async (packetId: number): Promise<number> => {
+    client.send({ type: 'subscribe', packetId, subscriptions: [{ filter: 'halls/#', ...filter }] })
+    return (await client.expect('suback', { packetId })).reasons[0]!
+  }
+  assert.equal(await join(1), reason.notAuthorized)
+  await put('sensor', 'hall', 'roof')
+  assert.equal(await join(2), 1)
+  await service.publishAsync('halls/x', 'as a member', { qos: 0 })
+  assert.equal(String((await client.expect('publish')).payload), 'as a member')
+  await put('sensor', 'roof')
+  for (const qos of [0, 1] as const) await service.publishAsync('halls/x', `as a stranger ${qos}`, { qos })
+  client.send(publishPacket('halls/x', 'from a stranger', { qos: 1, packetId: 3 }))
+  assert.equal((await client.expect('puback', { packetId: 3 })).reason, reason.notAuthorized)
+  assert.deepEqual(
+    (await client.ping()).filter(({ type }) => type === 'publish'),
+    [],
+  )
+  assert.equal(await join(4), reason.notAuthorized)
+  // What a profile may do goes with it likewise.
+  await put('service')
+  assert.equal(await join(5), 1)
 })
 
 test('a policy that takes a topic away stops what is live, queued, retained and shared, without a reconnect', async () => {

@@ -43,6 +43,7 @@ const misused: [argv: string[], says: RegExp][] = [
   [['device', 'allow', 'rm', '--label', 'line'], /nothing to take off/],
   [['device', 'allow', 'rm', 'SN1'], /required option '--label <name>'/],
   [['device', 'create', 'cam-1'], /required option '--profile <name>'/],
+  [['device', 'set', 'cam-1'], /nothing to set; give --profile, --group/],
   [['device', 'create', 'cam-1', '--profile', 'Camera'], /A profile is lower-case/],
   [['device', 'create', 'cam-1', '--profile', 'camera', '--group', '+'], /A group is letters/],
   [['device', 'revoke', 'cam-1'], /required option '--reason <reason>'/],

@@ -17,7 +17,7 @@ export type AdminRequest = {
   peer: string
 }
 /** `break` closes the connection without an answer; `silent` never answers. */
-export type AdminAnswer = { status: number; body: unknown } | 'break' | 'silent'
+export type AdminAnswer = { status: number; body: unknown; headers?: Record<string, string> } | 'break' | 'silent'
 
 /** An admin API over mutual TLS that answers what a test says, and a data folder whose endpoints.json points to it. */
 export class StubAdmin implements AsyncDisposable {
@@ -58,7 +58,9 @@ export class StubAdmin implements AsyncDisposable {
         const given = answer(seen, stub!.requests.length)
         if (given === 'break') request.socket.destroy()
         else if (given !== 'silent') {
-          response.writeHead(given.status, { 'Content-Type': 'application/json' }).end(JSON.stringify(given.body))
+          response
+            .writeHead(given.status, { 'Content-Type': 'application/json', ...given.headers })
+            .end(JSON.stringify(given.body))
         }
       },
     )

@@ -188,6 +188,12 @@ const cases: {
     shown: /attributes +site=berlin\n/,
   },
   {
+    argv: ['device', 'set', 'cam-1', '--profile', 'sensor'],
+    answer: { ...device, profile: 'sensor' },
+    asked: { method: 'PATCH', path: '/v1/devices/cam-1', body: { profile: 'sensor' } },
+    shown: /profile +sensor\n/,
+  },
+  {
     argv: ['device', 'ls', '--group', 'hall', '--status', 'active'],
     answer: { items: [device] },
     asked: { method: 'GET', path: '/v1/devices', query: { group: 'hall', status: 'active', limit: '1000' } },
@@ -400,6 +406,27 @@ for (const { argv, answer, asked, shown } of cases) {
       assert.deepEqual(stub.requests[0]![part as keyof AdminRequest], value)
   })
 }
+
+test('device set puts into groups and takes out of them, at the revision that it has seen; --dry-run shows what would be another', async () => {
+  const answer = ({ method }: AdminRequest): AdminAnswer => ({
+    status: 200,
+    body: method === 'GET' ? device : { ...device, groups: ['hall', 'roof'] },
+    headers: { ETag: '"7"' },
+  })
+  await using stub = await StubAdmin.start(answer)
+  const set = ['device', 'set', 'cam-1', '--group', 'roof', '--group', 'hall', '--ungroup', 'berlin']
+  const done = await fleetgate([...set, '--data', stub.dataDir])
+  assert.match(done.out, /groups +hall, roof\n/)
+  const foreseen = await fleetgate([...set, '--dry-run', '--data', stub.dataDir])
+  assert.match(foreseen.out, /^WHAT +IS +WOULD BE\ngroups +berlin, hall +hall, roof\nnothing was changed\n$/)
+  const { after } = JSON.parse((await fleetgate([...set, '--dry-run', '-o', 'json', '--data', stub.dataDir])).out)
+  assert.deepEqual(after.groups, ['hall', 'roof'])
+  const writes = stub.requests.filter(({ method }) => method === 'PATCH')
+  assert.deepEqual(
+    writes.map(({ body, headers }) => [body, headers['if-match']]),
+    [[{ groups: ['hall', 'roof'] }, '"7"'], ...Array(2).fill([{ groups: ['hall', 'roof'], dryRun: true }, '"7"'])],
+  )
+})
 
 test('-o json prints the answer as the contract has it', async () => {
   await using stub = await StubAdmin.start(({ path }) => ok(path === '/v1/devices' ? { items: [device] } : device))

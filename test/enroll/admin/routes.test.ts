@@ -253,6 +253,52 @@ suite('the admin API', () => {
     assert.deepEqual([late.status, late.body.code], [403, 'device_revoked'])
   })
 
+  test('profile and groups are changed, with what was before in the audit log; foreseen, nothing is', async () => {
+    const device = { id: 'moved-1', profile: 'camera', groups: ['berlin'], attributes: { floor: '2' } }
+    await fleet.admin('POST', '/devices', device)
+    const patch = (body: object, headers = {}) => fleet.admin('PATCH', '/devices/moved-1', body, headers)
+    const wanted = { profile: 'sensor', groups: ['paris', 'paris'] }
+    const foreseen = await patch({ ...wanted, dryRun: true })
+    const seen = (await fleet.admin('GET', '/devices/moved-1')).body
+    assert.deepEqual(foreseen.body, { ...seen, profile: 'sensor', groups: ['paris'] })
+    assert.partialDeepStrictEqual(seen, device)
+    assert.equal((await patch({ ...wanted, dryRun: true }, { 'If-Match': '"9"' })).status, 412)
+
+    await fleet.admin('POST', '/devices/moved-1/disable', {})
+    const changed = await patch(wanted)
+    assert.deepEqual([changed.status, changed.body.profile, changed.body.groups], [200, 'sensor', ['paris']])
+    assert.deepEqual([changed.body.status, changed.body.attributes], ['held', { floor: '2' }])
+    const [entry] = (await fleet.admin('GET', '/audit?subject=device:moved-1&action=device.changed')).body.items
+    assert.deepEqual(
+      { details: entry.details, before: entry.before, after: entry.after },
+      {
+        details: wanted,
+        before: { profile: 'camera', groups: ['berlin'] },
+        after: { profile: 'sensor', groups: ['paris'] },
+      },
+    )
+    const members = (await fleet.admin('GET', '/devices?group=paris')).body.items
+    assert.deepEqual(
+      members.map(({ id }: { id: string }) => id),
+      ['moved-1'],
+    )
+    assert.deepEqual((await fleet.admin('GET', '/devices?group=berlin&profile=camera')).body.items, [])
+
+    const refused = [
+      await patch({ profile: 'sensr' }),
+      await patch({}),
+      await patch({ groups: ['+'] }),
+      await patch({ status: 'active' }),
+    ]
+    await fleet.admin('POST', '/devices/moved-1/revoke', { reason: 'superseded' })
+    refused.push(await patch({ groups: [] }))
+    assert.deepEqual(
+      refused.map(({ status, body }) => [status, body.code]),
+      [[400, 'profile_unknown'], ...Array(3).fill([400, 'request_malformed']), [403, 'device_revoked']],
+    )
+    assert.match(refused[0]!.body.detail, /did you mean sensor\?/)
+  })
+
   test('the same Idempotency-Key has one effect and one answer', async () => {
     const headers = { 'Idempotency-Key': 'retry-0001' }
     const first = await fleet.admin('POST', '/devices', { id: 'once-1', profile: 'camera' }, headers)

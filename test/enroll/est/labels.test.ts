@@ -76,6 +76,34 @@ suite('labels and profiles (RFC 7030 3.2.2)', () => {
     assert.equal((await fleet.reenroll(bare, await fleet.renewalCsr(bare), { label: 'default' })).status, 200)
   })
 
+  test('a device that is given another profile and other groups is certified by them when it renews, and can always renew', async () => {
+    const device = await fleet.enrolledDevice('moved-1', { label: 'plant', groups: ['berlin'] })
+    const changed = await fleet.admin('PATCH', '/devices/moved-1', { profile: 'sensor', groups: ['paris'] })
+    assert.deepEqual([changed.status, changed.body.profile, changed.body.groups], [200, 'sensor', ['paris']])
+    // RFC 7030 4.2.2: the request says what the certificate before says.
+    const renewed = certificateOf(await fleet.reenroll(device, await fleet.renewalCsr(device), { label: 'plant' }))
+    assert.deepEqual(
+      renewed.subject.rdns.map(([attribute]) => attribute!.value),
+      ['paris', 'moved-1'],
+    )
+    assert.ok(renewed.notAfter.getTime() - renewed.notBefore.getTime() > 8 * 86_400_000, 'not of the camera')
+
+    await fleet.enrolledDevice('moved-2', { label: 'cameras' })
+    const stuck = await fleet.admin('PATCH', '/devices/moved-2', { profile: 'sensor' })
+    assert.deepEqual([stuck.status, stuck.body.code], [403, 'label_mismatch'])
+    assert.match(stuck.body.detail, /under the label cameras, which is for camera; have moved-2 enroll anew/)
+    const other = await fleet.admin('PATCH', '/devices/moved-2', { profile: 'camera', groups: ['paris'] })
+    assert.equal(other.status, 200)
+
+    const entries = [{ serial: 'SN-moved', deviceId: 'moved-3' }]
+    await fleet.admin('POST', '/devices/allow', { label: 'cameras', entries })
+    const listed = await fleet.admin('PATCH', '/devices/moved-3', { profile: 'sensor' })
+    assert.deepEqual([listed.status, listed.body.code], [403, 'label_mismatch'])
+    assert.match(listed.body.detail, /; take SN-moved off the allow-list of the label first$/)
+    await fleet.admin('POST', '/devices/disallow', { label: 'cameras', serials: ['SN-moved'] })
+    assert.equal((await fleet.admin('PATCH', '/devices/moved-3', { profile: 'sensor' })).status, 200)
+  })
+
   test('with its certificate a device gets nothing under another label by any operation, however the path is written', async () => {
     const device = await fleet.enrolledDevice('cam-4', { label: 'plant' })
     const csrDer = await fleet.renewalCsr(device)
