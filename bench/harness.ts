@@ -21,7 +21,7 @@ export type Peer = 'fleetgate' | 'aedes' | 'mosquitto' | 'mosquitto on disk'
 export type Device = Identity & TestCertificate
 
 const root = join(import.meta.dirname, '..')
-const has = (program: string, ...args: string[]): boolean => spawnSync(program, args).error === undefined
+export const has = (program: string, ...args: string[]): boolean => spawnSync(program, args).error === undefined
 /** Brokers beside ours, in BENCH_PEERS with commas; all without. */
 const isBeside = (peer: Peer): boolean => process.env.BENCH_PEERS?.split(',').includes(peer) ?? true
 const ticksPerSecond = 100 // USER_HZ, which Linux has fixed at 100 for what it tells programs
@@ -102,7 +102,7 @@ export class Bench implements AsyncDisposable {
       },
     )
     await bench.#startOurs(broker)
-    if (isBeside('aedes')) await bench.#startAedes()
+    if (isBeside('aedes')) bench.targets.push(await bench.startAedes())
     if (!has('mosquitto', '-h')) console.log('mosquitto is not on the PATH: the others alone are measured\n')
     else {
       if (isBeside('mosquitto')) await bench.#startMosquitto('mosquitto', {})
@@ -195,11 +195,12 @@ export class Bench implements AsyncDisposable {
     await this.#feed.untilApplied()
   }
 
-  async #startAedes(): Promise<void> {
+  /** One more of them, which is measured only where it is put among the targets. */
+  async startAedes(): Promise<Target> {
     const program = this.#run([process.execPath, join(root, 'bench', 'bare-aedes.ts')], true)
     program.child.send({ ...this.#service, anchors: this.#pki.anchors })
     const [{ port }] = (await once(program.child, 'message')) as [{ port: number }]
-    this.targets.push({ name: 'aedes', port, program })
+    return { name: 'aedes', port, program }
   }
 
   async #startMosquittoOnDisk(): Promise<void> {
