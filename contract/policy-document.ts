@@ -2,8 +2,8 @@
  * The policy language: which certificate subjects may touch which topics, and how much of it. docs/policy.md tells it whole.
  *
  * Deny by default, deny over allow. A statement applies to a principal when every key of its `match` holds (any one of the
- * values given for a key). `${...}` in a pattern is replaced by the principal's own value; a variable that is missing or
- * whose value could change the pattern's shape makes that pattern match nothing.
+ * values given for a key). `${...}` in a pattern is replaced by the principal's own value; a variable that is missing makes
+ * that pattern match nothing, and so does one whose value could change the shape of a pattern that is allowed.
  */
 import { z } from 'zod'
 import { connectConditions } from './policy-conditions.ts'

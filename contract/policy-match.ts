@@ -23,27 +23,28 @@ export const valueHolds = (wanted: readonly string[], values: readonly string[] 
  *   would be more than a thousand
  */
 export function expandPattern(text: string, facts: PrincipalFacts): string[] {
-  return text.includes('${') ? (combinations(text, facts) ?? []) : [text]
+  return text.includes('${') ? (combinations(text, facts, isSafeLevel) ?? []) : [text]
 }
 
 /**
- * As `expandPattern`, for what is denied: where too many filters would be needed, or values are not known, one that is wide
- * enough for all of them.
+ * As `expandPattern`, for what is denied: a value that reaches beyond its level stands for the topics that it names, and is not
+ * passed over; where too many filters would be needed, or values are not known, one that is wide enough for all that stand in a
+ * level.
  */
 export function expandDenied(text: string, facts: PrincipalFacts, isUnknown: (name: string) => boolean): string[] {
   if (!text.includes('${')) return [text]
   const hasUnknown = [...text.matchAll(placeholder)].some(([, name]) => isUnknown(name!))
-  const filters = hasUnknown ? undefined : combinations(text, facts)
+  const filters = hasUnknown ? undefined : combinations(text, facts, isInTopics)
   return filters ?? [text.replaceAll(/[^/]*\$\{[^}]*\}[^/]*/g, '+')]
 }
 
-function combinations(text: string, facts: PrincipalFacts): string[] | undefined {
+function combinations(text: string, facts: PrincipalFacts, isFit: (value: string) => boolean): string[] | undefined {
   let results = ['']
   let end = 0
   for (const found of text.matchAll(placeholder)) {
     const literal = text.slice(end, found.index)
     end = found.index + found[0].length
-    const values = (isVariable(found[1]!) ? (facts[found[1]] ?? []) : []).filter(isSafeLevel)
+    const values = (isVariable(found[1]!) ? (facts[found[1]] ?? []) : []).filter(isFit)
     if (results.length * values.length > maxFilters) return undefined
     results = results.flatMap((start) => values.map((value) => start + literal + value))
   }
@@ -54,6 +55,9 @@ function combinations(text: string, facts: PrincipalFacts): string[] | undefined
 
 const isSafeLevel = (value: string): boolean =>
   /^[^+#/$\u0000-\u001f\u007f-\u009f][^+#/\u0000-\u001f\u007f-\u009f]*$/u.test(value)
+
+/** What no topic holds names none. */
+const isInTopics = (value: string): boolean => !/[+#\u0000]/.test(value)
 
 function globMatches(glob: string, value: string): boolean {
   const parts = glob.split('*')

@@ -338,6 +338,25 @@ test('what is denied by a name that is not known is denied, and nothing is allow
   assert.equal(known.allows('publish', 'alarms/1').allowed, true)
 })
 
+test('a value that reaches beyond its level allows nothing, and what is denied by it is denied', () => {
+  const document = parsePolicy(`policies:
+    - { name: all, allow: { publish: ["#"], subscribe: ["#"] } }
+    - { name: own, deny: { publish: ["sites/\${device.attributes.site}/lock"], subscribe: ["sites/\${device.attributes.site}/#"] } }`)
+  for (const site of ['north/1', '$north', 'nor\u0007th', '']) {
+    const matcher = compilePolicy(document, { 'device.attributes.site': [site] })
+    assert.equal(matcher.allows('publish', `sites/${site}/lock`).statement, 'own', site)
+    assert.equal(matcher.allowsDelivery(`sites/${site}/x`), false, site)
+    assert.equal(matcher.allows('publish', 'sites/south/lock').allowed, true, site)
+  }
+  const nobody = compilePolicy(document, { 'device.attributes.site': ['+', '#', 'a\u0000'] })
+  assert.equal(nobody.allows('publish', 'sites/south/lock').allowed, true, 'no topic holds such a value')
+  const alone = parsePolicy('policies: [{ name: a, allow: { publish: ["sites/${device.attributes.site}"] } }]')
+  assert.equal(
+    compilePolicy(alone, { 'device.attributes.site': ['a/b'] }).allows('publish', 'sites/a/b').allowed,
+    false,
+  )
+})
+
 test('a pattern that would stand for more than a thousand filters allows nothing and denies all that it could', () => {
   const facts = { 'subject.OU': Array.from({ length: 40 }, (_, at) => `u${at}`) }
   const pattern = '"${subject.OU}/${subject.OU}/x"'

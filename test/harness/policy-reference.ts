@@ -33,13 +33,16 @@ const isSafe = (value: string): boolean =>
   !value.startsWith('$') &&
   [...value].every((letter) => !'+#/'.includes(letter) && !/[\u0000-\u001f\u007f-\u009f\ud800-\udfff]/.test(letter))
 
-function filtersOf(pattern: string, facts: Values): string[] {
+/** What a topic can hold: what is denied by such a value is denied. */
+const isInTopics = (value: string): boolean => value.isWellFormed() && !/[+#\u0000]/.test(value)
+
+function filtersOf(pattern: string, facts: Values, isFit: (value: string) => boolean): string[] {
   const found = /\$\{([^}]*)\}/.exec(pattern)
   if (found === null) return [pattern]
   const [before, after] = [pattern.slice(0, found.index), pattern.slice(found.index + found[0].length)]
   return valuesOf(facts, found[1]!)
-    .filter(isSafe)
-    .flatMap((value) => filtersOf(after, facts).map((rest) => before + value + rest))
+    .filter(isFit)
+    .flatMap((value) => filtersOf(after, facts, isFit).map((rest) => before + value + rest))
 }
 
 /** Every topic of `narrow` is one of `wide`; a topic name is the filter of itself alone. */
@@ -73,16 +76,16 @@ export function verdictOf(document: PolicyDocument, facts: Values, asked: Asked)
   const list = action === 'publish' ? 'publish' : 'subscribe'
   // `#` and `/#` stand for no topic that has an empty name, so the level before them is there.
   const levels = topic.replace(/^(\/?)#$/, '$1+/#').split('/')
-  const speaks = (patterns: string[] | undefined): boolean =>
+  const speaks = (patterns: string[] | undefined, isFit: (value: string) => boolean): boolean =>
     (patterns ?? []).some(
       (pattern) =>
         (isDollar ? isOfGateway(pattern) : true) &&
-        filtersOf(pattern, facts).some((one) => covers(one.split('/'), levels)),
+        filtersOf(pattern, facts, isFit).some((one) => covers(one.split('/'), levels)),
     )
   const mine = document.policies.filter((statement) => isFor(statement, facts))
-  const against = mine.find(({ deny }) => speaks(deny[list]))
+  const against = mine.find(({ deny }) => speaks(deny[list], isInTopics))
   if (against !== undefined) return { allowed: false, statement: against.name }
-  const inFavour = mine.filter(({ allow }) => speaks(allow[list]))
+  const inFavour = mine.filter(({ allow }) => speaks(allow[list], isSafe))
   if (inFavour.length === 0) return { allowed: false }
   if (asked.action !== 'publish') return { allowed: true, statement: inFavour[0]!.name }
   const smallest = (name: 'payloadBytes' | 'retainedMessages'): number =>
