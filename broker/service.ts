@@ -1,5 +1,4 @@
 import { randomBytes, randomUUID } from 'node:crypto'
-import { mkdirSync } from 'node:fs'
 import type { Configuration } from '../contract/configuration.ts'
 import { listenersOf } from '../contract/listeners.ts'
 import type { Reloaded } from '../contract/live-settings.ts'
@@ -7,6 +6,7 @@ import { brokerMetrics } from '../contract/metrics.ts'
 import { problems } from '../contract/problems.ts'
 import { handlingTable } from '../contract/verification.ts'
 import { parseCertificate, parsePem } from '../pki/certificate.ts'
+import { requireFolder } from '../runtime/files.ts'
 import type { Log } from '../runtime/log.ts'
 import { Metrics } from '../runtime/metrics.ts'
 import { createProbes, type Readiness, seldom } from '../runtime/probes.ts'
@@ -79,7 +79,7 @@ export async function createBrokerService(options: {
   await using stack = new AsyncDisposableStack()
 
   const credential = new CredentialFiles({ folder: credentialDir, passphraseFile, changed: useCredential, log })
-  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+  requireFolder(dataDir)
   const store = stack.use(await BrokerStore.open(dataDir))
   const handlings = listenersOf(config).map(({ mode, handling }) => handlingTable(mode, handling))
   const snapshot = stack.use(await Snapshot.load(store.snapshot, log))

@@ -10,21 +10,12 @@
  * A program that reads `current/` sees key and certificate of one kind: the link is exchanged in one step.
  */
 import { type KeyObject, X509Certificate } from 'node:crypto'
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-} from 'node:fs'
-import { dirname, join } from 'node:path'
+import { existsSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, symlinkSync } from 'node:fs'
+import { join } from 'node:path'
 import { renewalWindow } from '../contract/renewal-window.ts'
 import { parsePem } from '../pki/certificate.ts'
 import { FleetError, systemFault } from '../runtime/errors.ts'
-import { readPrivateFile, syncFolder, writeFileAtomic } from '../runtime/files.ts'
+import { makeFolder, readPrivateFile, syncFolder, writeFileAtomic } from '../runtime/files.ts'
 import type { Trust } from './est-client.ts'
 import { certificateOf, type Identity } from './identity.ts'
 
@@ -150,7 +141,7 @@ export class CredentialFolder {
     const draft = `${path}.new`
     try {
       rmSync(draft, { recursive: true, force: true })
-      makeFolder(draft)
+      makeFolder(draft, 0o755)
       for (const [name, [content, mode]] of Object.entries(files)) writeFileAtomic(join(draft, name), content, mode)
       rmSync(path, { recursive: true, force: true })
       renameSync(draft, path)
@@ -160,13 +151,6 @@ export class CredentialFolder {
       throw new FleetError('data_damaged', `${this.path} cannot be written: ${(cause as Error).message}`, { cause })
     }
   }
-}
-
-/** Node's own way to make several at once calls every fault ENOENT, also that a disk is read-only. */
-function makeFolder(path: string): void {
-  if (existsSync(path)) return
-  makeFolder(dirname(path))
-  mkdirSync(path, { mode: 0o755 })
 }
 
 /**

@@ -1,9 +1,9 @@
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Configuration } from '../contract/configuration.ts'
 import { policyDocument, starterPolicy } from '../contract/policy-document.ts'
 import { FleetError } from '../runtime/errors.ts'
-import { readPassphrase, writeFileAtomic } from '../runtime/files.ts'
+import { readPassphrase, requireFolder, writeFileAtomic } from '../runtime/files.ts'
 import type { Log } from '../runtime/log.ts'
 import { parseYaml } from '../runtime/yaml.ts'
 import { keepCredentials } from './ca/credentials.ts'
@@ -94,11 +94,7 @@ function requireWholeFolder(dataDir: string): void {
       `${join(dataDir, found)} is there, but ${heart} is not: without it nobody knows who was revoked. Mount or restore it, or start with another data folder`,
     )
   }
-  try {
-    mkdirSync(dataDir, { recursive: true, mode: 0o700 })
-  } catch (cause) {
-    throw new FleetError('data_damaged', `${dataDir} cannot be made: ${(cause as Error).message}`, { cause })
-  }
+  requireFolder(dataDir)
 }
 
 async function firstPolicy(registry: Registry, path: string, now: Date): Promise<void> {

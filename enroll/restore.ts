@@ -1,11 +1,11 @@
 /** Reads a backup, and makes a data folder of it. */
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { type BackupLine, type BackupSummary, backupLine } from '../contract/backup.ts'
 import { parseCertificate, parsePem } from '../pki/certificate.ts'
 import { FleetError } from '../runtime/errors.ts'
-import { syncFolder, writeFileAtomic } from '../runtime/files.ts'
+import { makeFolder, requireFolder, syncFolder, writeFileAtomic } from '../runtime/files.ts'
 import { authorityName } from './ca/distribution-points.ts'
 import { openDatabase } from './registry/database.ts'
 import { SnapshotCheck, writeDatabase } from './registry/database-copy.ts'
@@ -52,13 +52,13 @@ export async function restoreBackup(text: Readable, dataDir: string, now: Date):
       `${dataDir} is not empty, and nothing is ever restored over what is there; name another folder`,
     )
   }
-  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+  requireFolder(dataDir)
   const marker = join(dataDir, incompleteFile)
   writeFileAtomic(marker, 'fleetgate backup restore has not come to its end here\n')
   try {
     const write: Files = ({ path, mode, data }) => {
       const file = join(dataDir, path)
-      mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+      makeFolder(dirname(file))
       writeFileSync(file, Buffer.from(data, 'base64'), { mode, flag: 'wx', flush: true })
       chmodSync(file, mode)
     }

@@ -3,9 +3,11 @@ import {
   closeSync,
   fsyncSync,
   mkdirSync,
+  mkdtempSync,
   openSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -14,12 +16,57 @@ import { dirname, join } from 'node:path'
 import { FleetError, systemFault } from './errors.ts'
 
 /**
+ * Makes a folder where there is none, and those above it.
+ *
+ * @throws FleetError `data_damaged`
+ */
+export function makeFolder(path: string, mode = 0o700): void {
+  try {
+    makeMissing(path, mode)
+  } catch (cause) {
+    const { code, path: at } = cause as NodeJS.ErrnoException
+    const why =
+      code === 'EEXIST' ? `${at} is a file` : code === 'ENOENT' ? 'nothing can be made there' : systemFault(cause)
+    throw new FleetError('data_damaged', `the folder ${path} cannot be made: ${why}; name another`, { cause })
+  }
+}
+
+// mkdir's own recursion tries for ever where a file system, such as /proc, says ENOENT of what it lets nobody make.
+function makeMissing(path: string, mode: number): void {
+  const isThere = (): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
+  if (isThere()) return
+  const above = dirname(path)
+  if (above !== path) makeMissing(above, mode)
+  try {
+    mkdirSync(path, { mode })
+  } catch (error) {
+    // Another process may have been faster.
+    if (!isThere()) throw error
+  }
+}
+
+/**
+ * Sees to a folder that is to be worked in: makes it where there is none.
+ *
+ * @throws FleetError `data_damaged`
+ */
+export function requireFolder(path: string): void {
+  makeFolder(path)
+  try {
+    rmdirSync(mkdtempSync(join(path, '.probe-')))
+  } catch (cause) {
+    const sentence = `the folder ${path} cannot be written: ${systemFault(cause)}; name another, or be its owner`
+    throw new FleetError('data_damaged', sentence, { cause })
+  }
+}
+
+/**
  * Writes `path` whole or not at all: a new file beside it, synced, then renamed over it.
  *
  * @throws FleetError `data_damaged` when the disk is full, or the folder may not be written
  */
 export function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o644): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  makeFolder(dirname(path))
   const draft = join(dirname(path), `.${randomBytes(6).toString('hex')}.tmp`)
   try {
     const file = openSync(draft, 'wx', mode)

@@ -1,10 +1,11 @@
 /** What a gateway stands on: Node, open files, the data folder and the keys in it. Needs none that runs. */
-import { accessSync, constants, lstatSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { accessSync, constants, existsSync, lstatSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
 import type { Configuration } from '../../contract/configuration.ts'
 import { parseCertificate, parsePem } from '../../pki/certificate.ts'
 import { commandLine, shellQuoted } from '../../runtime/endpoints.ts'
-import { systemFault } from '../../runtime/errors.ts'
+import { type FleetError, systemFault } from '../../runtime/errors.ts'
+import { requireFolder } from '../../runtime/files.ts'
 import { isOfGateway } from '../access-folder.ts'
 import { type Finding, fail, ok, validity, warn } from './finding.ts'
 
@@ -42,9 +43,9 @@ export function lookAtFolder(dataDir: string): Finding[] {
     if (!stat.isDirectory()) return [fail(check, `${dataDir} is no folder`, 'name another with --data')]
     accessSync(dataDir, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException
-    if (code === 'ENOENT') return [warn(check, `there is no ${dataDir}`, 'the first `fleetgate up` makes it')]
-    return [fail(check, `${dataDir} cannot be used: ${message}`, 'be the user that runs the gateway')]
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT') return [lookAbove(dataDir)]
+    return [fail(check, `${dataDir} cannot be used: ${systemFault(error)}`, 'be the user that runs the gateway')]
   }
   const findings: Finding[] = []
   const own = process.getuid?.()
@@ -59,6 +60,18 @@ export function lookAtFolder(dataDir: string): Finding[] {
   if (findings.length === 0) findings.push(ok(check, `${dataDir} can be read and written`))
   const { bavail, bsize } = statfsSync(dataDir)
   return [...findings, lookAtDisk(bavail * bsize, dataDir)]
+}
+
+function lookAbove(dataDir: string): Finding {
+  let above = dirname(resolve(dataDir))
+  while (!existsSync(above)) above = dirname(above)
+  try {
+    requireFolder(above)
+    return warn('data folder', `there is no ${dataDir}`, 'the first `fleetgate up` makes it')
+  } catch (error) {
+    const sentence = `there is no ${dataDir}, and it cannot be made: ${systemFault((error as FleetError).cause)}`
+    return fail('data folder', sentence, 'name another with --data, or be a user who may')
+  }
 }
 
 export function lookAtDisk(freeBytes: number, dataDir: string): Finding {

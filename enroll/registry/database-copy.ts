@@ -1,8 +1,8 @@
 /** The registry's database as a whole: taken out while it is in use, and made anew from that. Its keys are those of database.ts. */
-import { mkdirSync } from 'node:fs'
 import { Level } from 'level'
 import { type Cursor, startCursor } from '../../contract/feed.ts'
 import { FleetError } from '../../runtime/errors.ts'
+import { makeFolder } from '../../runtime/files.ts'
 import { verifyAudit } from './audit-log.ts'
 import type { EngineSnapshot, Head } from './engine.ts'
 
@@ -34,7 +34,7 @@ export async function takeSnapshot(level: Level<string, string>): Promise<Engine
  * @param folder new or empty
  */
 export async function writeDatabase(folder: string, pages: AsyncIterable<Item[]>): Promise<void> {
-  mkdirSync(folder, { recursive: true, mode: 0o700 })
+  makeFolder(folder)
   const level = new Level(folder, { errorIfExists: true })
   await level.open()
   try {

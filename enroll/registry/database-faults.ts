@@ -1,6 +1,7 @@
 /** What can be wrong with the folder of a LevelDB, and what its errors say. */
-import { mkdirSync, readdirSync } from 'node:fs'
-import { FleetError } from '../../runtime/errors.ts'
+import { readdirSync } from 'node:fs'
+import { FleetError, isFleetError, systemFault } from '../../runtime/errors.ts'
+import { makeFolder } from '../../runtime/files.ts'
 
 export function openError(folder: string, error: unknown): FleetError {
   if (error instanceof FleetError) return error
@@ -15,10 +16,12 @@ export function openError(folder: string, error: unknown): FleetError {
 export function requireWholeFolder(folder: string): void {
   let names: string[]
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 })
+    makeFolder(folder)
     names = readdirSync(folder)
   } catch (cause) {
-    throw new FleetError('data_damaged', `${folder} cannot be opened: ${(cause as Error).message}`, { cause })
+    throw isFleetError(cause)
+      ? cause
+      : new FleetError('data_damaged', `${folder} cannot be opened: ${systemFault(cause)}`, { cause })
   }
   if (!names.includes('CURRENT') && names.some((name) => /^\d+\.(ldb|log|sst)$/.test(name))) {
     throw new FleetError('data_damaged', `${folder} has lost files; restore it from a backup`)

@@ -51,6 +51,16 @@ test('init makes CA, credentials, an operator and a policy, and names each file'
   assert.ok(!existsSync(path('endpoints.json')))
 })
 
+test('init ends at once where no folder can be made', async () => {
+  const config = loadConfig({ env: {} })
+  const within = path('policy.yaml')
+  const start = { config, clock: () => now, log: createLog('enroll', 'silent') }
+  await assert.rejects(initialize({ ...start, dataDir: join(within, 'data') }), {
+    code: 'data_damaged',
+    message: `the folder ${join(within, 'data')} cannot be made: ${within} is a file; name another`,
+  })
+})
+
 test('init on a folder that is whole writes nothing', async () => {
   const before = files()
   assert.deepEqual(await initAt(now), { rootFingerprint, running: false, made: [], renewed: [] })

@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, s
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { readPrivateFile, writeFileAtomic } from '../../runtime/files.ts'
+import { makeFolder, readPrivateFile, requireFolder, writeFileAtomic } from '../../runtime/files.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'fleetgate-files-'))
 after(() => rmSync(folder, { recursive: true }))
@@ -70,4 +70,43 @@ test('a private file that is missing is named', () => {
     code: 'data_damaged',
     message: /absent cannot be read: there is no such file/,
   })
+})
+
+/** Root may write anywhere, so it is somebody else for this. */
+function asNobody<T>(act: () => T): T {
+  if (process.getuid?.() !== 0) return act()
+  process.seteuid!(65_534)
+  try {
+    return act()
+  } finally {
+    process.seteuid!(0)
+  }
+}
+
+test('a folder is made with those above it, and one that is there stays as it is', posix, () => {
+  makeFolder(join(folder, 'eight', 'below'))
+  assert.deepEqual([modeOf(join(folder, 'eight')), modeOf(join(folder, 'eight', 'below'))], [0o700, 0o700])
+  chmodSync(join(folder, 'eight'), 0o750)
+  requireFolder(join(folder, 'eight'))
+  assert.equal(modeOf(join(folder, 'eight')), 0o750)
+})
+
+test('a folder that cannot be made or written is told at once, and why', posix, () => {
+  const closed = mkdtempSync(join(tmpdir(), 'fleetgate-closed-'))
+  const file = join(closed, 'nine')
+  writeFileAtomic(file, 'x')
+  chmodSync(closed, 0o555)
+  for (const [path, says] of [
+    [file, `${file} is a file`],
+    [join(file, 'below'), `${file} is a file`],
+    [join(closed, 'one', 'two'), 'this user may not'],
+    // There mkdir says of any name that it does not exist.
+    ...(process.platform === 'linux' ? ([['/proc/x/y', 'nothing can be made there']] as const) : []),
+  ] as const)
+    assert.throws(() => asNobody(() => requireFolder(path)), {
+      code: 'data_damaged',
+      message: new RegExp(`^the folder ${path} cannot be made: ${says}; name another$`),
+    })
+  assert.throws(() => asNobody(() => requireFolder(closed)), { message: /cannot be written: this user may not; name/ })
+  rmSync(closed, { recursive: true })
 })

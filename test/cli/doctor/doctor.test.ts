@@ -54,6 +54,9 @@ test('keys that others can read, and a folder that others can write, are found w
   assert.equal(lookAtKeys(data, join(data, 'none'))[0]!.state, 'fail')
   assert.equal(lookAtFolder(data)[0]!.fix, `chmod go-w ${data}`)
   assert.deepEqual([lookAtFolder(join(folder, 'none'))[0]!.state, lookAtFolder(key)[0]!.state], ['warn', 'fail'])
+  // Nobody can make anything there, whoever it is.
+  const never = process.platform === 'linux' ? '/proc/none/data' : join(key, 'data')
+  assert.equal(lookAtFolder(never)[0]!.state, 'fail')
 })
 
 test('a port that is taken is told with who has it', { skip: process.platform !== 'linux' }, async () => {
