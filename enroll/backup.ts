@@ -87,7 +87,7 @@ const auditing = (
   outcome: 'intended' | 'done',
   details: NonNullable<AuditFact['details']>,
 ): Commit => ({
-  requestId: `${requestId}-backup-${outcome}`,
+  requestId: `${requestId}-backup:${outcome}`,
   writes: [],
   audit: [{ action: 'backup.created', actor, subject: 'gateway', outcome, details, remoteAddress, requestId }],
   at: now,

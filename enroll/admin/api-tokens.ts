@@ -50,7 +50,7 @@ export const apiTokenRoutes = [
       }
       const { replayed } = await registry
         .commit({
-          requestId: `${asked.requestId}-api-token`,
+          requestId: `${asked.requestId}-program`,
           digest: asked.digest,
           writes: [writeApiToken(doc, 0)],
           audit: [fact('apiToken.created', doc, asked)],
@@ -78,7 +78,7 @@ export const apiTokenRoutes = [
     handle: async ({ params: { name = '' }, asked }, { registry }) => {
       const known = await getApiToken(registry, name)
       await registry.commit({
-        requestId: `${asked.requestId}-api-token`,
+        requestId: `${asked.requestId}-program`,
         digest: asked.digest,
         writes: [deleteApiToken(known)],
         audit: [fact('apiToken.removed', known.doc, asked)],

@@ -28,7 +28,8 @@ export const crlRoutes = [
       const { actor, remoteAddress, requestId, digest, now } = asked
       const subject = `authority:${lists.name}`
       const fact = { action: 'revocationLists.ordered', actor, subject, remoteAddress, requestId }
-      await registry.commit({ requestId, digest, writes: [], audit: [{ ...fact, outcome: 'done' }], at: now })
+      const audit = [{ ...fact, outcome: 'done' as const }]
+      await registry.commit({ requestId: `${requestId}-publish`, digest, writes: [], audit, at: now })
       const number = await lists.publish(AbortSignal.any([signal, AbortSignal.timeout(publishWithinMs)]))
       if (number !== undefined) return { number }
       throw new FleetError('unavailable', 'the lists could not be signed yet; the log of enroll says why')

@@ -124,6 +124,9 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
           await admit(request)
         },
       }
+      // Also where nothing would be written, and so nobody else would notice.
+      if (key !== undefined && row.method !== 'GET')
+        await context.registry.requireSameRequest(input.asked.requestId, digestOf(request))
       const answer = await row.handle(input, context)
       if (row.media !== undefined) {
         const pieces = Readable.from(answer as AsyncIterable<string | Buffer>, { objectMode: false })

@@ -154,8 +154,16 @@ export class Registry implements AsyncDisposable {
   async findReceipt({ requestId, digest }: Pick<Commit, 'requestId' | 'digest'>): Promise<Receipt | undefined> {
     const known = requestId === undefined ? undefined : await this.find('request', requestId)
     if (known === undefined) return undefined
-    requireSameRequest(known.doc, digest)
+    requireSame(known.doc, digest)
     return receiptOf(known.doc, true)
+  }
+
+  /** @throws FleetError `conflict` when something was written for another request under this id, by whatever operation */
+  async requireSameRequest(requestId: string, digest: string): Promise<void> {
+    // Each commit puts a word of its own behind the id, and none has a dash; another id may begin with this one.
+    const { ids } = await this.#engine.page({ kind: 'request' }, `${requestId}-`, 100)
+    const own = ids.filter((id) => id.startsWith(requestId) && !id.includes('-', requestId.length + 1))
+    for (const { doc } of await this.findMany('request', own)) if (doc.digest !== undefined) requireSame(doc, digest)
   }
 
   async find<K extends RecordKind>(kind: K, id: string): Promise<Stored<RecordTypes[K]> | undefined> {
@@ -359,7 +367,7 @@ function decide(
   const { requestId, digest, at } = commit
   const known = keys.request.map((key) => records.get(key))[0]
   if (known !== undefined) {
-    requireSameRequest(known.doc as RequestRecord, digest)
+    requireSame(known.doc as RequestRecord, digest)
     return { answer: receiptOf(known.doc as RequestRecord, true) }
   }
   for (const [n, write] of commit.writes.entries()) requireExpected(write, records.get(keys.writes[n]!))
@@ -400,7 +408,7 @@ const receiptOf = ({ auditSeq, feedSeq, count }: RequestRecord, replayed: boolea
   ...(count === undefined ? {} : { count }),
 })
 
-function requireSameRequest(known: RequestRecord, digest: string | undefined): void {
+function requireSame(known: RequestRecord, digest: string | undefined): void {
   if (known.digest === digest) return
   throw new FleetError('conflict', 'this Idempotency-Key was used for another request', { context: { final: true } })
 }

@@ -320,6 +320,16 @@ suite('the admin API', () => {
       [200, 200, 409],
     )
     assert.equal((await fleet.admin('GET', '/devices/idem-2')).body.status, 'active')
+    // Of what there is nothing to write for, and of another route, it is told too; a longer key is another one.
+    await fleet.admin('POST', '/devices/idem-2/disable', {}, { 'Idempotency-Key': 'revoke-0001-device' })
+    for (const [path, body] of [
+      ['/devices/idem-2/disable', {}],
+      ['/devices/idem-1/revoke', { reason: 'keyCompromise' }],
+      ['/devices/idem-2/readmit', {}],
+    ] as const)
+      assert.match((await fleet.admin('POST', path, body, key)).body.detail, /^this Idempotency-Key was used/, path)
+    const longer = { 'Idempotency-Key': 'revoke-0001-2' }
+    assert.equal((await fleet.admin('POST', '/devices/idem-2/enable', {}, longer)).status, 200)
     const bad = await fleet.admin('POST', '/tokens', { deviceId: 'once-1' }, { 'Idempotency-Key': 'x' })
     assert.deepEqual([bad.status, bad.body.code], [400, 'request_malformed'])
   })
