@@ -1,6 +1,7 @@
 /** Messages of the wire as the store and the router have them. */
 import { brokerItself, type Message, type Will as StoredWill } from './backends/session-store.ts'
 import type { Publish, Will } from './wire/packet.ts'
+import type { PlainPublish } from './wire/plain-publish.ts'
 import type { Properties } from './wire/properties.ts'
 
 const forGood = 0xffff_ffff
@@ -24,6 +25,16 @@ export function messageOf(packet: Published, from: string, now: number): Message
     ...(messageExpiryInterval === undefined ? {} : { expiresAt: now + messageExpiryInterval * 1_000 }),
   }
 }
+
+/** Its payload is what was read from the socket: good for this turn. */
+export const messageOfPlain = (publish: PlainPublish, from: string, now: number): Message => ({
+  topic: publish.topic,
+  payload: publish.readPayload(),
+  qos: publish.qos,
+  retain: false,
+  from,
+  publishedAt: now,
+})
 
 /**
  * A will is kept with its interval, which begins when it is published.

@@ -4,7 +4,7 @@ import type { Message } from './backends/session-store.ts'
 import { termsOf } from './connect-policy.ts'
 import { refusedOf } from './denials.ts'
 import { isStored, Lanes } from './fast-path.ts'
-import { expiryMs, messageOf, storedWill } from './messages.ts'
+import { expiryMs, messageOf, messageOfPlain, storedWill } from './messages.ts'
 import { type ConnectRefusal, type MqttContext, noteEnded, noteRefused, warnOfStore, who } from './mqtt-context.ts'
 import { PublishBacklog } from './publish-backlog.ts'
 import { later, PublishGuard, pass } from './publish-guard.ts'
@@ -101,14 +101,19 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
 
   passOn(publish: PlainPublish): number | undefined {
     const audience = this.#lanes?.find(publish)
-    if (audience?.links === undefined || isStored(audience, publish.qos) || !this.#isFirst) return undefined
-    if (this.#guard.mayDelay(publish.qos)) return undefined
+    if (audience === undefined || !this.#isFirst || this.#guard.mayDelay(publish.qos)) return undefined
+    const { router, gate, clock } = this.#context
+    const isKept = isStored(audience, publish.qos)
+    const message = isKept ? gate.stamped(messageOfPlain(publish, this.clientId, clock().getTime())) : undefined
+    const kept = message && router.prepareAtOnce(message, audience)
+    if (isKept ? kept === undefined : audience.links === undefined) return undefined
     const code = this.#guard.judge(publish)
     if (code !== pass) {
       publish.sentence = this.#guard.sentence
       return code
     }
-    for (const link of audience.links) link.forward(publish)
+    if (kept !== undefined) router.enqueueAtOnce(kept, audience)
+    else for (const link of audience.links!) link.forward(publish)
     return reasonFor(audience.isWanted)
   }
 
@@ -294,15 +299,14 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
     if (packet.retain || packet.qos === 2) return false
     const audience = this.#lanes?.get(packet.topic)
     if (audience === undefined || !this.#isFirst) return false
-    const isKept = isStored(audience, packet.qos)
-    if (isKept && audience.hasAbsent) return false
-    if (audience.receivers.length > 0) {
-      const message = messageOf(packet, this.clientId, this.#context.clock().getTime())
-      if (isKept && !this.#context.router.enqueueAtOnce(this.#context.gate.stamped(message), audience.stored))
-        return false
-      for (const { receiver, delivery } of audience.receivers) {
-        if (!isKept || delivery.granted === 0) receiver.deliver(message, delivery)
-      }
+    const { router, gate, clock } = this.#context
+    if (audience.receivers.length > 0 || audience.hasAbsent) {
+      const message = messageOf(packet, this.clientId, clock().getTime())
+      const isKept = isStored(audience, packet.qos)
+      const kept = isKept ? router.prepareAtOnce(gate.stamped(message), audience) : undefined
+      if (kept !== undefined) router.enqueueAtOnce(kept, audience)
+      else if (isKept) return false
+      else for (const { receiver, delivery } of audience.receivers) receiver.deliver(message, delivery)
     }
     this.#acknowledge(packet, reasonFor(audience.isWanted))
     return true

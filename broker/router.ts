@@ -6,6 +6,7 @@ import {
   type Message,
   type SessionStore,
 } from './backends/session-store.ts'
+import type { Audience } from './fast-path.ts'
 import type { Quotas } from './quotas.ts'
 import type { RetainedMessages } from './retained.ts'
 import type { Sessions } from './sessions.ts'
@@ -99,17 +100,24 @@ export class Router {
   }
 
   /**
-   * A message of QoS 1 to those who are to have it above QoS 0, all of them live.
+   * A message of QoS 1 that somebody is to have above QoS 0.
    *
-   * @returns whether that was done in this turn; nothing was where the session of one of them is not in memory alone
+   * @returns what `enqueueAtOnce` takes in this turn; undefined where one of those is not connected, or not in memory alone
    */
-  enqueueAtOnce(message: Message, entries: readonly Entry[]): boolean {
-    const queued = entries.map((entry) => this.#deliveryOf(message, entry))
+  prepareAtOnce(message: Message, { stored, hasAbsent }: Audience): readonly Delivery[] | undefined {
+    if (hasAbsent) return undefined
+    const queued = stored.map((entry) => this.#deliveryOf(message, entry))
+    return this.#options.store.mayEnqueueAtOnce(queued) ? queued : undefined
+  }
+
+  /** To those, and to whoever gets it at QoS 0. */
+  enqueueAtOnce(queued: readonly Delivery[], { stored, receivers }: Audience): void {
     const answers = this.#options.store.enqueueAtOnce(queued)
-    if (answers === undefined) return false
     this.#wake(queued)
     this.#noteFull(queued, answers)
-    return true
+    if (receivers.length === stored.length) return
+    const { message } = queued[0]!
+    for (const { receiver, delivery } of receivers) if (delivery.granted === 0) receiver.deliver(message, delivery)
   }
 
   #count(from: string, more: 1 | -1): void {
@@ -146,8 +154,8 @@ export class Router {
   }
 
   #noteFull(queued: readonly Delivery[], answers: readonly EnqueueAnswer[]): void {
-    for (const [at, answer] of answers.entries()) {
-      if (answer === 'full') this.#options.onDropped('queued', queued[at]!.clientId, queued[at]!.message.topic)
+    for (let at = 0; at < answers.length; at++) {
+      if (answers[at] === 'full') this.#options.onDropped('queued', queued[at]!.clientId, queued[at]!.message.topic)
     }
   }
 }

@@ -42,7 +42,8 @@ export class SessionPump {
   wake(): void {
     this.#again = true
     this.room()
-    if (this.#running || this.#stopped) return
+    // Behind a full window nothing goes out before an acknowledgement, which wakes as well.
+    if (this.#running || this.#stopped || this.#free <= 0) return
     this.#running = true
     // Behind the messages and acknowledgements that came with this one: they are done together.
     queueMicrotask(() => {
@@ -122,12 +123,12 @@ export class SessionPump {
    * @returns false where the rest has to go the general way
    */
   #sendFromMemory(): boolean {
-    const { store, link, clientId, epoch, window, mayDeliver } = this.#options
+    const { store, link, clientId, epoch, mayDeliver } = this.#options
     try {
       while (!this.#stopped) {
         const queue = store.findQueueInMemory(clientId, epoch)
         if (queue === undefined) return false
-        const free = window - (this.#used?.size ?? 0)
+        const free = this.#free
         const page = free > 0 ? queue.read(this.#after, Math.min(free, pageSize)) : []
         if (page.length === 0) return true
         for (const entry of page) {
@@ -156,10 +157,10 @@ export class SessionPump {
   }
 
   async #run(): Promise<void> {
-    const { store, clientId, epoch, window } = this.#options
+    const { store, clientId, epoch } = this.#options
     while (!this.#stopped) {
       this.#again = false
-      const free = window - (this.#used?.size ?? 0)
+      const free = this.#free
       const page = free > 0 ? await store.readQueue(clientId, epoch, this.#after, Math.min(free, pageSize)) : []
       if (page.length > 0) await this.#send(page)
       else if (!this.#again) return
@@ -210,6 +211,11 @@ export class SessionPump {
     if (this.#stopped || isGone()) return
     if (packetId !== undefined) this.#used?.delete(packetId)
     this.#watch(store.discard(clientId, epoch, [seq]))
+  }
+
+  /** Messages that may still go out. */
+  get #free(): number {
+    return this.#options.window - (this.#used?.size ?? 0)
   }
 
   #nextId(): number {

@@ -223,13 +223,12 @@ export class LevelSessions implements SessionStore {
     return answers
   }
 
-  enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[] | undefined {
-    const find = (clientId: string): Session | undefined => this.#findLive(clientId)
-    if (this.#broken || this.#closed || !this.#queues.areInMemory(deliveries, find)) return undefined
-    const operations: Operation[] = []
-    const answers = this.#queues.enqueue(deliveries, { find, quotaOf: this.#quotaOf, now: this.#now() }, operations)
-    void this.#commits.add(operations, { sync: false })
-    return answers
+  mayEnqueueAtOnce(deliveries: readonly Delivery[]): boolean {
+    return !this.#broken && !this.#closed && this.#queues.areInMemory(deliveries, this.#findLive)
+  }
+
+  enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[] {
+    return this.#queues.enqueueInMemory(deliveries, { find: this.#findLive, quotaOf: this.#quotaOf, now: this.#now })
   }
 
   findQueueInMemory(clientId: string, epoch: number): QueueInMemory | undefined {
@@ -415,7 +414,7 @@ export class LevelSessions implements SessionStore {
     return session.owner === undefined && session.keepUntil <= (at ?? this.#now())
   }
 
-  #findLive(clientId: string): Session | undefined {
+  readonly #findLive = (clientId: string): Session | undefined => {
     const session = this.#state.sessions.get(clientId)
     return session === undefined || this.#hasEnded(session) ? undefined : session
   }

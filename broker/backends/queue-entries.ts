@@ -39,10 +39,10 @@ export function entryOf(delivery: Delivery, { seq, bytes }: { seq: number; bytes
 /** @throws FleetError `data_damaged` */
 export function queued(session: Session, entry: Entry, message: Message | undefined): Queued {
   const { seq, qos, retain, identifiers, packetId } = entry
-  const place = { seq, qos, retain, identifiers }
-  if (entry.released) return { ...place, state: 'pubrel', packetId: packetId! }
+  if (entry.released) return { seq, qos, retain, identifiers, state: 'pubrel', packetId: packetId! }
   if (message === undefined) throw new FleetError('data_damaged', 'the broker has lost a stored message')
-  if (packetId !== undefined) return { ...place, state: 'publish', message, packetId, dup: true }
+  if (packetId !== undefined) return { seq, qos, retain, identifiers, state: 'publish', message, packetId, dup: true }
   // QoS 2 goes out only once that is noted on disk.
-  return { ...place, state: 'publish', message, dup: qos === 1 && seq < session.unsureBelow }
+  const dup = qos === 1 && seq < session.unsureBelow
+  return { seq, qos, retain, identifiers, state: 'publish', message, dup }
 }

@@ -96,7 +96,7 @@ export class SessionQueues {
       }
       if (draft.entries.has(session)) return 'queued' // one entry, whatever number of filters match (trap T31)
       if (!hasRoom(session, draft.bytes, delivery.limits, options.quotaOf(session.device.id))) {
-        if (session.nextExpiry <= options.now) void this.sweep(session, options.now).catch(() => {})
+        this.#makeRoom(session, options.now)
         return 'full'
       }
       if (!session.isOnDisk && (delivery.qos === 2 || !this.#mayHold(session, draft.bytes)))
@@ -122,6 +122,37 @@ export class SessionQueues {
       const session = find(clientId)
       return qos === 1 && session !== undefined && !session.isOnDisk && this.#mayHold(session, bytes)
     })
+  }
+
+  /** One message, where `areInMemory` says so. */
+  enqueueInMemory(
+    deliveries: readonly Delivery[],
+    options: {
+      find: (clientId: string) => Session | undefined
+      quotaOf: (deviceId: string) => DeviceQuota
+      now: () => number
+    },
+  ): EnqueueAnswer[] {
+    const { message } = deliveries[0]!
+    const operations: Operation[] = []
+    const draft = { seq: takeNumber(this.#state, operations), bytes: messageBytes(message) }
+    let receivers = 0
+    const answers = deliveries.map((delivery): EnqueueAnswer => {
+      const session = options.find(delivery.clientId)!
+      if (!hasRoom(session, draft.bytes, delivery.limits, options.quotaOf(session.device.id))) {
+        this.#makeRoom(session, options.now())
+        return 'full'
+      }
+      const entry = entryOf(delivery, draft)
+      countEntry(session, entry)
+      session.window.set(entry.seq, entry)
+      session.windowEnd = entry.seq
+      receivers++
+      return 'queued'
+    })
+    if (receivers > 0) this.#held.add(draft.seq, ownOf(message), { bytes: draft.bytes, receivers })
+    void this.#commits.add(operations, { sync: false })
+    return answers
   }
 
   inMemory(session: Session, now: () => number): MemoryQueue {
@@ -240,6 +271,10 @@ export class SessionQueues {
         this.#collecting = undefined // the next one tries again
       },
     )
+  }
+
+  #makeRoom(session: Session, now: number): void {
+    if (session.nextExpiry <= now) void this.sweep(session, now).catch(() => {})
   }
 
   #hasWindow(session: Session): boolean {

@@ -182,8 +182,9 @@ export interface SessionStore extends AsyncDisposable {
     deliveries: readonly Delivery[],
     incoming?: { clientId: string; epoch: number; packetId: number },
   ): Promise<EnqueueAnswer[]>
-  /** One message to sessions that are all in memory alone. @returns undefined where they are not, and nothing was done */
-  enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[] | undefined
+  /** Whether `enqueueAtOnce` may be called in this turn: one message of QoS 1, to sessions that are all in memory alone. */
+  mayEnqueueAtOnce(deliveries: readonly Delivery[]): boolean
+  enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[]
   /** Undefined for one that is not in memory alone, and where the store cannot say. */
   findQueueInMemory(clientId: string, epoch: number): QueueInMemory | undefined
   /** In order, from behind `after` (0: from the start), without what has expired. */
@@ -243,4 +244,7 @@ export interface SessionStore extends AsyncDisposable {
 export const brokerItself = '$fleetgate'
 
 /** A client id is the device id, or the device id, `:` and a suffix. */
-export const deviceOf = (clientId: string): string => clientId.split(':', 1)[0]!
+export function deviceOf(clientId: string): string {
+  const end = clientId.indexOf(':')
+  return end < 0 ? clientId : clientId.slice(0, end)
+}

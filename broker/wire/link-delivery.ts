@@ -5,7 +5,7 @@ import type { LinkWriter } from './link-writer.ts'
 import type { Connect, Version } from './packet.ts'
 import type { PlainPublish } from './plain-publish.ts'
 import type { Properties } from './properties.ts'
-import { type Message, propertiesOf, publishFrame, stamped } from './publish-frames.ts'
+import { type Message, propertiesOf, publishFrame, restOf, stampedFor } from './publish-frames.ts'
 
 /** Messages to one client: what may go out now, and as what octets. Nothing is queued here. */
 export class LinkDelivery {
@@ -112,15 +112,15 @@ export class LinkDelivery {
   /** Sends the octets that every receiver of its version gets. @returns false when the client takes no packet so large */
   #sendShared(message: Message, delivery: Delivery, secondsLeft: number | undefined): boolean {
     const { qos, retain } = delivery
-    const { head, rest } = publishFrame(message, this.#version, qos, retain, secondsLeft)
-    if (head.length + rest.length > this.#maxBytes) return false
+    const frame = publishFrame(message, this.#version, qos, retain, secondsLeft)
+    if (frame.octets.length > this.#maxBytes) return false
     if (qos === 0) {
-      this.#writer.push(head)
+      this.#writer.push(frame.octets)
       return true
     }
     const packetId = delivery.packetId ?? this.window.nextPacketId()
     this.window.sent(packetId, qos)
-    this.#writer.push(stamped(head, qos, retain, delivery.dup === true, packetId), rest)
+    this.#writer.push(stampedFor(frame, qos, retain, delivery.dup === true, packetId), restOf(frame))
     return true
   }
 

@@ -76,6 +76,11 @@ export class PlainPublish {
     return true
   }
 
+  /** As long as its octets are there. */
+  readPayload(): Buffer {
+    return this.octets.subarray(this.#payloadFrom, this.end)
+  }
+
   /** What every receiver of a version gets at QoS 0; not to be changed. */
   frame(version: Version): Buffer {
     const at = version === 5 ? 1 : 0

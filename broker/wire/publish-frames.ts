@@ -12,10 +12,16 @@ export type Message = {
   readonly expiresAt?: number | undefined
 }
 
-/** A PUBLISH in two parts: what ends with the packet identifier, and what is the same for every receiver. */
-export type PublishFrame = { readonly head: Buffer; readonly rest: Buffer }
-
-const empty = Buffer.alloc(0)
+/**
+ * A PUBLISH. Above QoS 0 its octets are a pattern up to `idEnd`, where the packet identifier ends, and the first receiver's own
+ * once it was given them; what follows is the same for every receiver.
+ */
+export type PublishFrame = {
+  readonly octets: Buffer
+  readonly idEnd: number
+  isGiven: boolean
+  rest: Buffer | undefined
+}
 
 /** Of the last message that was delivered: QoS 0 with each RETAIN flag and QoS 1 or 2, before version 5 and in it. */
 const frames: (PublishFrame | undefined)[] = new Array(6).fill(undefined)
@@ -24,8 +30,7 @@ let lastSeconds: number | undefined
 
 /**
  * The PUBLISH that every receiver of `message` gets in one version, encoded once: fan-out goes through its receivers in one
- * go, so the last message is all that needs to be remembered. The head is complete at QoS 0; above it is a pattern for
- * `stamped`.
+ * go, so the last message is all that needs to be remembered. Complete at QoS 0; above it for `stampedFor`.
  *
  * @param secondsLeft until the message expires
  */
@@ -50,11 +55,8 @@ export function publishFrame(
     { type: 'publish', topic, payload, qos: qos > 0 ? 1 : 0, retain, dup: false, packetId: 1, properties },
     version,
   )
-  const idEnd = qos > 0 ? packetIdEnd(bytes) : bytes.length
-  const frame = {
-    head: qos > 0 ? bytes.subarray(0, idEnd) : bytes,
-    rest: qos > 0 ? bytes.subarray(idEnd) : empty,
-  }
+  const idEnd = qos > 0 ? packetIdEnd(bytes) : 0
+  const frame = { octets: bytes, idEnd, isGiven: false, rest: undefined }
   frames[at] = frame
   return frame
 }
@@ -71,14 +73,29 @@ export function propertiesOf(
     : { ...properties, messageExpiryInterval: secondsLeft, ...own }
 }
 
-/** The pattern with the flags and the identifier of one delivery. */
-export function stamped(pattern: Buffer, qos: 1 | 2, retain: boolean, dup: boolean, packetId: number): Buffer {
-  const head = Buffer.allocUnsafe(pattern.length)
-  pattern.copy(head)
+/**
+ * The pattern with the flags and the identifier of one delivery.
+ *
+ * @returns the whole PUBLISH for its first receiver, which most messages have alone; for others what comes before `restOf`
+ */
+export function stampedFor(frame: PublishFrame, qos: 1 | 2, retain: boolean, dup: boolean, packetId: number): Buffer {
+  const { octets, idEnd } = frame
+  let head = octets
+  if (frame.isGiven) {
+    head = Buffer.allocUnsafe(idEnd)
+    octets.copy(head, 0, 0, idEnd)
+  }
   head[0] = 0x30 | (dup ? 0x08 : 0) | (qos << 1) | (retain ? 1 : 0)
-  head[head.length - 2] = packetId >> 8
-  head[head.length - 1] = packetId & 0xff
+  head[idEnd - 2] = packetId >> 8
+  head[idEnd - 1] = packetId & 0xff
   return head
+}
+
+/** Behind what `stampedFor` gives to this receiver, who is the first if it was never asked before. */
+export function restOf(frame: PublishFrame): Buffer | undefined {
+  if (frame.isGiven) frame.rest ??= frame.octets.subarray(frame.idEnd)
+  frame.isGiven = true
+  return frame.rest
 }
 
 function packetIdEnd(frame: Buffer): number {

@@ -423,7 +423,8 @@ test('what is for sessions in memory alone is queued, read and acknowledged in t
       [deliveryOf('brief', messageOf('x'.repeat(1_000)))],
       [deliveryOf('nobody', toBoth)],
     ])
-      assert.equal(store.enqueueAtOnce(refused), undefined)
+      assert.equal(store.mayEnqueueAtOnce(refused), false)
+    assert.equal(store.mayEnqueueAtOnce([deliveryOf('brief', toBoth)]), true)
     assert.deepEqual([atHand(), store.counts.messages], [['c '], 1])
     await store.release('brief', epoch, 'forget')
     assert.equal(store.findQueueInMemory('brief', epoch), undefined)

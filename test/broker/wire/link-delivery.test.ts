@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { connectAsync } from 'mqtt'
+import { decode } from '../../../broker/wire/codec.ts'
+import { FrameReader } from '../../../broker/wire/frames.ts'
 import type { Link } from '../../../broker/wire/link.ts'
 import type { Delivered, LinkEnd } from '../../../broker/wire/link-events.ts'
 import type { Properties } from '../../../broker/wire/properties.ts'
-import { type Message, publishFrame } from '../../../broker/wire/publish-frames.ts'
+import { type Message, publishFrame, restOf, stampedFor } from '../../../broker/wire/publish-frames.ts'
 import { reason } from '../../../broker/wire/reason.ts'
 import { LinkServer, versions } from '../../harness/raw-mqtt.ts'
 
@@ -373,6 +375,35 @@ test('a message is encoded once for all receivers of a version', () => {
   assert.notEqual(publishFrame(message, 5, 0, false, undefined), three)
   assert.notEqual(publishFrame(message, 5, 0, false, 9), publishFrame(message, 5, 0, false, 8))
   assert.notEqual(publishFrame({ ...message }, 4, 0, false, undefined), three)
+})
+
+test('each receiver of a message has flags and a packet identifier of its own, the first in the octets encoded for it', () => {
+  const message = messageOf('payload')
+  for (const version of versions) {
+    const frame = publishFrame({ ...message }, version, 1, false, undefined)
+    const given = (
+      [
+        [1, false, false, 7],
+        [2, true, true, 0x1234],
+        [1, false, true, 9],
+      ] as const
+    ).map(([qos, retain, dup, packetId]) => {
+      const head = stampedFor(frame, qos, retain, dup, packetId)
+      return Buffer.concat([head, restOf(frame) ?? Buffer.alloc(0)])
+    })
+    const packets = given.map((octets) => {
+      const [read] = [...new FrameReader(1_000).push(octets)]
+      return decode(read!.header, Buffer.from(read!.body), version, 'server')
+    })
+    assert.deepEqual(
+      packets.map((one) => one.type === 'publish' && [one.qos, one.retain, one.dup, one.packetId, `${one.payload}`]),
+      [
+        [1, false, false, 7, 'payload'],
+        [2, true, true, 0x1234, 'payload'],
+        [1, false, true, 9, 'payload'],
+      ],
+    )
+  }
 })
 
 for (const protocolVersion of [4, 5] as const) {
