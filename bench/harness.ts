@@ -1,9 +1,11 @@
 /**
  * Brokers beside each other, each a process of its own behind mutual TLS with the same certificates, and the CPU time that
  * each one takes: ours with all of its checks (certificate, revocation, registry, policy) as an operator runs it, bare
- * aedes, and mosquitto where it is on the PATH, both of which check the certificate's chain and nothing else.
+ * aedes, and mosquitto where it is on the PATH, both of which check the certificate's chain and nothing else; on request a second
+ * mosquitto that is told to check what it can.
  */
 import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process'
+import { createPrivateKey, hash } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer } from 'node:net'
@@ -11,13 +13,16 @@ import { availableParallelism, tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import type { Version } from '../broker/wire/packet.ts'
 import { policyDocument, starterPolicy } from '../contract/policy-document.ts'
+import { parseCertificate, toPem } from '../pki/certificate.ts'
+import { encodeEntry, signList } from '../pki/crl.ts'
+import { signerOf } from '../pki/keystore.ts'
 import { parseYaml } from '../runtime/yaml.ts'
-import { type TestCertificate, TestPki } from '../test/harness/certificates.ts'
+import { type TestAuthority, type TestCertificate, TestPki } from '../test/harness/certificates.ts'
 import { FakeFeed } from '../test/harness/feed.ts'
 import type { Answer, Identity, Opening, Outcome, Request, Run } from './load.ts'
 
-/** `mosquitto on disk`: with persistence, saving after each change. */
-export type Peer = 'fleetgate' | 'aedes' | 'mosquitto' | 'mosquitto on disk'
+/** `on disk`: with persistence, saving after each change. `checking`: with a revocation list, an ACL, names from certificates and a log. */
+export type Peer = 'fleetgate' | 'aedes' | 'mosquitto' | 'mosquitto on disk' | 'mosquitto checking'
 export type Device = Identity & TestCertificate
 
 const root = join(import.meta.dirname, '..')
@@ -71,6 +76,8 @@ export class Bench implements AsyncDisposable {
   readonly #generator: Program
   readonly #stack = new AsyncDisposableStack()
   readonly targets: Target[] = []
+  /** Where some are revoked: one that was, and that nobody who checks may let in. */
+  revokedDevice: Device | undefined
 
   private constructor(pki: TestPki, service: TestCertificate, feed: FakeFeed) {
     this.#pki = pki
@@ -83,12 +90,18 @@ export class Bench implements AsyncDisposable {
     this.#stack.defer(() => this.#generator.stop())
   }
 
-  /** @param broker settings of ours */
+  /**
+   * @param broker  settings of ours
+   * @param revoked so many certificates are revoked, of which ours and a mosquitto that checks are told; undefined: there is none
+   *   that checks
+   */
   static async start({
     hasMosquittoOnDisk = false,
+    revoked,
     broker = {},
   }: {
     hasMosquittoOnDisk?: boolean
+    revoked?: number
     broker?: Record<string, unknown>
   } = {}): Promise<Bench> {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
@@ -101,12 +114,14 @@ export class Bench implements AsyncDisposable {
         data: { version: 1, document: parseYaml(starterPolicy, policyDocument, 'starter', 'policy_invalid') },
       },
     )
+    const listed = revoked === undefined ? undefined : await bench.#revoke(revoked)
     await bench.#startOurs(broker)
     if (isBeside('aedes')) bench.targets.push(await bench.startAedes())
     if (!has('mosquitto', '-h')) console.log('mosquitto is not on the PATH: the others alone are measured\n')
     else {
       if (isBeside('mosquitto')) await bench.#startMosquitto('mosquitto', {})
       if (hasMosquittoOnDisk && isBeside('mosquitto on disk')) await bench.#startMosquittoOnDisk()
+      if (listed !== undefined && isBeside('mosquitto checking')) await bench.#startMosquittoChecking(listed)
     }
     return bench
   }
@@ -129,6 +144,31 @@ export class Bench implements AsyncDisposable {
     }
     await this.#feed.untilApplied()
     return devices
+  }
+
+  /**
+   * Revokes certificates of a device that is one of ours, and others that nobody has.
+   *
+   * @returns all of their serials
+   */
+  async #revoke(count: number): Promise<string[]> {
+    const id = 'revoked-0000'
+    this.revokedDevice = { id, ...(await this.#pki.device(id)) }
+    const { serial, fingerprint } = this.revokedDevice
+    const notAfter = this.revokedDevice.notAfter.toISOString()
+    this.#feed.append({ type: 'device.changed', data: { id, profile: 'sensor', groups: [], status: 'active' } })
+    const others = Array.from({ length: count - 1 }, (_, n) => {
+      const name = hash('sha256', `revoked ${n}`)
+      return { serial: `01${name.slice(0, 30)}`, fingerprint: name }
+    })
+    const all = [{ serial, fingerprint }, ...others]
+    for (const one of all) {
+      this.#feed.append(
+        { type: 'certificate.issued', data: { ...one, deviceId: id, notAfter } },
+        { type: 'certificate.revoked', data: { ...one, deviceId: id, reason: 'superseded' } },
+      )
+    }
+    return all.map((one) => one.serial)
   }
 
   /** Connects a fleet, which stays connected under the name. */
@@ -210,6 +250,33 @@ export class Bench implements AsyncDisposable {
     await this.#startMosquitto('mosquitto on disk', { persistence: true, ...settings })
   }
 
+  /**
+   * What an operator of mosquitto can have of our promises: revoked certificates are refused, a client is called what its certificate
+   * says and has the topics of the starter policy, and who comes and goes is in a log.
+   */
+  async #startMosquittoChecking(revoked: readonly string[]): Promise<void> {
+    const { root, issuing } = this.#pki
+    const files = {
+      crl: (await listOf(issuing, revoked)) + (await listOf(root, [])),
+      acl: [
+        'pattern write devices/%u/#',
+        'pattern read devices/%u/commands/#',
+        'user sub-0000', // reads all, as a device of the profile `service`
+        'topic read devices/+/telemetry/#',
+        '',
+      ].join('\n'),
+    }
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(this.#folder, `checking.${name}`), text)
+    await this.#startMosquitto('mosquitto checking', {
+      crlfile: join(this.#folder, 'checking.crl'),
+      acl_file: join(this.#folder, 'checking.acl'),
+      allow_anonymous: false,
+      use_identity_as_username: true,
+      use_username_as_clientid: true,
+      log_dest: `file ${join(this.#folder, 'checking.log')}`,
+    })
+  }
+
   async #startMosquitto(name: Peer, more: Record<string, unknown>): Promise<void> {
     const port = await freePort()
     const files = { key: this.#service.key, crt: this.#service.chain, ca: this.#pki.anchors.join('') }
@@ -254,6 +321,22 @@ export class Bench implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.#stack.disposeAsync()
   }
+}
+
+/** What a CA of ours would publish, in PEM. */
+async function listOf({ certificate, key }: TestAuthority, serials: readonly string[]): Promise<string> {
+  const now = Date.now()
+  const { parts } = await signList({
+    issuer: {
+      certificate: parseCertificate(Buffer.from(certificate.rawData)),
+      signer: signerOf(createPrivateKey(key)),
+    },
+    number: 1,
+    thisUpdate: new Date(now - 3_600_000),
+    nextUpdate: new Date(now + 86_400_000),
+    entries: serials.map((serial) => encodeEntry({ serial, revokedAt: new Date(now), reason: 'superseded' })),
+  })
+  return toPem(Buffer.concat(parts), 'X509 CRL')
 }
 
 async function freePort(): Promise<number> {
