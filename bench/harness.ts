@@ -35,6 +35,7 @@ const ticksPerSecond = 100 // USER_HZ, which Linux has fixed at 100 for what it 
 export class Program {
   readonly child: ChildProcess
   readonly #cores: string
+  readonly #end = (): void => void this.child.kill()
 
   /** @param cores numbers with commas */
   constructor(cores: string, command: string[], options: SpawnOptions) {
@@ -42,7 +43,7 @@ export class Program {
     const isPinned = availableParallelism() > 1 && has('taskset', '-V')
     const [file, ...args] = isPinned ? ['taskset', '-c', this.#cores, ...command] : command
     this.child = spawn(file!, args, options)
-    process.once('exit', () => this.child.kill())
+    process.once('exit', this.#end)
   }
 
   /** milliseconds of CPU that all of its threads have taken so far */
@@ -58,6 +59,7 @@ export class Program {
   }
 
   async stop(): Promise<void> {
+    process.off('exit', this.#end)
     if (this.child.exitCode !== null || this.child.signalCode !== null) return
     this.child.kill('SIGTERM')
     await once(this.child, 'exit')
