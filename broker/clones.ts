@@ -2,7 +2,7 @@
  * One key in two places. Addresses alone say little: devices roam, NAT gives them others, and an old connection lingers behind
  * a new one. What counts is a connection that is heard after another one came with the same key from somewhere else.
  */
-import { isWithin, type Network, parseNetwork } from '../contract/networks.ts'
+import { isAmong, type Network, parseNetwork } from '../contract/networks.ts'
 import { networkOf } from '../runtime/limits.ts'
 
 /** Where a connection comes from, as far as its address tells. */
@@ -25,11 +25,11 @@ export function placeOf(remoteAddress: string, sites: Sites = new Map()): Place 
   const address = remoteAddress.replace(/^::ffff:(?=\d+\.)/i, '')
   const family = address.includes(':') ? 6 : 4
   for (const [name, networks] of sites) {
-    if (networks.some((network) => isWithin(address, network))) return { spot: name, area: name, family }
+    if (isAmong(address, networks)) return { spot: name, area: name, family }
   }
   const spot = networkOf(address)
   if (family === 6) return { spot, area: spot.split(':').slice(0, 3).join(':'), family }
-  const isPrivate = privateNetworks.some((network) => isWithin(address, network))
+  const isPrivate = isAmong(address, privateNetworks)
   return { spot, area: isPrivate ? spot : spot.slice(0, spot.lastIndexOf('.')), family }
 }
 

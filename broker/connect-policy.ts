@@ -50,7 +50,7 @@ export function termsOf(
   { version, keepAlive }: Connect,
   { receiveMaximum, maxPacketBytes }: LinkLimits,
 ): Pick<Acceptance, 'serverKeepAlive' | 'properties'> {
-  const { maxQos, mayRetain, responseTopic, limits } = matcher
+  const { limits } = matcher
   const { inFlight, payloadBytes, keepAliveSeconds } = limits
   const held = keepAliveSeconds === undefined ? keepAlive : within(keepAliveSeconds, keepAlive)
   // Before version 5 a client cannot be told. One that says less than it may is taken at its word; one that says more is
@@ -59,14 +59,19 @@ export function termsOf(
   return {
     ...(isHeld ? { serverKeepAlive: held } : {}), // [MQTT-3.1.2-21]
     properties: {
-      ...(maxQos === 2 ? {} : { maximumQos: maxQos }),
-      ...(mayRetain ? {} : { retainAvailable: false }),
+      ...(version === 5 ? announcedOf(matcher) : {}),
       ...(inFlight === undefined ? {} : { receiveMaximum: Math.min(receiveMaximum, inFlight) }),
       ...(payloadBytes === undefined ? {} : { maximumPacketSize: Math.min(maxPacketBytes, payloadBytes + packetRoom) }),
-      ...(responseTopic === undefined ? {} : { responseInformation: responseTopic }),
     },
   }
 }
+
+/** What only version 5 can be told. */
+const announcedOf = ({ maxQos, mayRetain, responseTopic }: Matcher): Acceptance['properties'] => ({
+  ...(maxQos === 2 ? {} : { maximumQos: maxQos }),
+  ...(mayRetain ? {} : { retainAvailable: false }),
+  ...(responseTopic === undefined ? {} : { responseInformation: responseTopic }),
+})
 
 /** A keep-alive of 0 is none: the longest there is. */
 function within({ min = 1, max }: { min?: number | undefined; max?: number | undefined }, keepAlive: number): number {

@@ -383,6 +383,9 @@ export class Gate {
    * the device hears: it is to try again, not to take itself for refused.
    */
   async #catchUp(peer: Peer): Promise<void> {
+    const { snapshot } = this.#options
+    const deviceId = deviceIdOf(peer.evidence, snapshot)
+    if (deviceId !== undefined && snapshot.findDevice(deviceId) !== undefined) return
     if (this.judge(peer).state === 'not_registered') peer.isUnasked = !(await this.#options.feed.sync(syncMs))
   }
 

@@ -65,9 +65,12 @@ export class Listener implements Door {
       ...(options.names.length === 0 ? {} : { SNICallback: this.#chooseName }),
     })
     this.#isProxy = addressList(options.proxies)
-    this.#acceptor = createPlainServer((socket) => void this.#admitPlain(socket))
+    // Keep-alive is for those who ask for none of MQTT (trap T26).
+    const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: keepAliveMs }
+    this.#acceptor = createPlainServer(socketOptions, (socket) => {
+      void this.#admitPlain(socket, this.#watchHandshake(socket))
+    })
     this.#acceptor.maxConnections = options.maxConnections
-    this.#acceptor.prependListener('connection', (socket: Socket) => this.#watchHandshake(socket))
     this.#server.on('secureConnection', (socket) => this.#accept(socket))
     this.#server.on('tlsClientError', (error, socket) => {
       // Node reports a handshake that failed or timed out and leaves the socket open (trap T29).
@@ -101,7 +104,7 @@ export class Listener implements Door {
   }
 
   /** Node's own timeout starts again with every octet that trickles in; this one does not. */
-  #watchHandshake(socket: Socket): void {
+  #watchHandshake(socket: Socket): Handshake {
     const key = connectionOf(socket)
     const remoteAddress = socket.remoteAddress ?? 'unknown'
     const timer = setTimeout(() => {
@@ -118,6 +121,7 @@ export class Listener implements Door {
     const handshake: Handshake = { socket, begin, timer, onClose, remoteAddress }
     this.#handshakes.set(key, handshake)
     socket.once('close', onClose)
+    return handshake
   }
 
   #handshakeOver(socket: Socket): Handshake | undefined {
@@ -148,10 +152,8 @@ export class Listener implements Door {
     return names.length === 0 || (typeof name === 'string' && names.includes(name.toLowerCase()))
   }
 
-  async #admitPlain(socket: Socket): Promise<void> {
+  async #admitPlain(socket: Socket, handshake: Handshake): Promise<void> {
     socket.on('error', destroyThis)
-    const handshake = this.#handshakes.get(connectionOf(socket))
-    if (handshake === undefined) return void socket.destroy()
     if (this.#isProxy(handshake.remoteAddress)) {
       try {
         handshake.remoteAddress = await readProxyHeader(socket)
@@ -181,8 +183,6 @@ export class Listener implements Door {
     }
     // A renegotiation could change the certificate behind our back.
     socket.disableRenegotiation()
-    socket.setNoDelay(true)
-    socket.setKeepAlive(true, keepAliveMs) // for those who ask for no MQTT keep alive (trap T26)
     const { authorized, authorizationError: fault } = socket
     const chainError = fault ? String((fault as { code?: string }).code ?? fault) : undefined
     this.#options.onPeer(socket, {

@@ -2,7 +2,6 @@ import type { DeviceId, Fingerprint, SerialNumber } from '../contract/ids.ts'
 import { factsOfClient, factsOfDevice, type PrincipalFacts } from '../contract/principal-facts.ts'
 import type { VerificationState } from '../contract/verification.ts'
 import type { CertificateFacts } from '../pki/certificate.ts'
-import { valuesOf } from '../pki/names.ts'
 import { factsOfCertificate } from '../pki/principal-facts.ts'
 import type { DeviceState } from './trust/device-table.ts'
 
@@ -28,16 +27,17 @@ export function principalOf(input: {
   verdict: { state: VerificationState; authority: string | undefined }
 }): Principal {
   const { certificate, deviceId, device, clientId, verdict } = input
+  const ofCertificate = factsOfCertificate(certificate)
   return {
     deviceId,
     profile: device.profile,
     groups: device.groups,
     serial: certificate.serial,
     fingerprint: certificate.fingerprint,
-    issuer: valuesOf(certificate.issuer, 'CN')[0] ?? '',
+    issuer: ofCertificate.issuer?.[0] ?? '',
     notAfter: certificate.notAfter,
     facts: {
-      ...factsOfCertificate(certificate),
+      ...ofCertificate,
       'issuer.label': verdict.authority === undefined ? [] : [verdict.authority],
       'verify.state': [verdict.state],
       ...factsOfRecord({ deviceId, device, clientId }),

@@ -9,6 +9,7 @@ const families = { 17: { bytes: 4, port: 8 }, 33: { bytes: 16, port: 32 } } as c
 
 /** @param networks as in `10.0.0.0/8` */
 export function addressList(networks: readonly string[]): (address: string) => boolean {
+  if (networks.length === 0) return () => false
   const list = new BlockList()
   for (const network of networks) {
     const [address = '', bits] = network.split('/')

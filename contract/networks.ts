@@ -14,10 +14,17 @@ export function parseNetwork(text: string): Network | undefined {
 }
 
 /** An IPv4 address in IPv6's clothes (`::ffff:10.0.0.1`) is the IPv4 address. @returns false for what is no address */
-export function isWithin(address: string, { octets, bits }: Network): boolean {
+export const isWithin = (address: string, network: Network): boolean => isAmong(address, [network])
+
+/** Whether it is within any of them. */
+export function isAmong(address: string, networks: readonly Network[]): boolean {
+  if (networks.length === 0) return false
   const own = parseAddress(address.replace(/^::ffff:(?=\d+\.)/i, ''))
-  if (own?.length !== octets.length) return false
-  return octets.every((octet, at) => ((own[at]! ^ octet) & maskOf(bits - at * 8)) === 0)
+  if (own === undefined) return false
+  return networks.some(
+    ({ octets, bits }) =>
+      own.length === octets.length && octets.every((octet, at) => ((own[at]! ^ octet) & maskOf(bits - at * 8)) === 0),
+  )
 }
 
 /** Of the first `bits` of an octet. */

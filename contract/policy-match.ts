@@ -1,5 +1,5 @@
 /** For whom a statement is, and which topic filters its patterns stand for. */
-import { factNameOf, isVariable, type PrincipalFacts } from './principal-facts.ts'
+import { type FactName, factNameOf, isVariable, type PrincipalFacts } from './principal-facts.ts'
 import { isGatewayTopic, isTopicFilter } from './topics.ts'
 
 export const placeholder = /\$\{([^}]*)\}/g
@@ -39,18 +39,33 @@ export function expandDenied(text: string, facts: PrincipalFacts, isUnknown: (na
 }
 
 function combinations(text: string, facts: PrincipalFacts, isFit: (value: string) => boolean): string[] | undefined {
-  let results = ['']
-  let end = 0
-  for (const found of text.matchAll(placeholder)) {
-    const literal = text.slice(end, found.index)
-    end = found.index + found[0].length
-    const values = (isVariable(found[1]!) ? (facts[found[1]] ?? []) : []).filter(isFit)
+  const { literals, names, isOfGateway } = patternOf(text)
+  let results = [literals[0]!]
+  for (const [at, name] of names.entries()) {
+    const values = name === undefined ? [] : (facts[name] ?? []).filter(isFit)
     if (results.length * values.length > maxFilters) return undefined
-    results = results.flatMap((start) => values.map((value) => start + literal + value))
+    results = results.flatMap((start) => values.map((value) => start + value + literals[at + 1]!))
   }
-  return results
-    .map((start) => start + text.slice(end))
-    .filter((filter) => isTopicFilter(filter) && (!filter.startsWith('$') || isGatewayTopic(text)))
+  return results.filter((filter) => isTopicFilter(filter) && (!filter.startsWith('$') || isOfGateway))
+}
+
+/** A literal stands before each variable, and one behind the last; a name that is no variable has no values. */
+type Pattern = { literals: string[]; names: (FactName | undefined)[]; isOfGateway: boolean }
+
+const patterns = new Map<string, Pattern>()
+/** A document has few, and each is asked for by every connection. */
+const maxPatterns = 10_000
+
+function patternOf(text: string): Pattern {
+  let pattern = patterns.get(text)
+  if (pattern === undefined) {
+    const parts = text.split(placeholder) // with the names, as they are captured
+    const names = parts.filter((_, at) => at % 2 === 1).map((name) => (isVariable(name) ? name : undefined))
+    pattern = { literals: parts.filter((_, at) => at % 2 === 0), names, isOfGateway: isGatewayTopic(text) }
+    if (patterns.size >= maxPatterns) patterns.clear()
+    patterns.set(text, pattern)
+  }
+  return pattern
 }
 
 const isSafeLevel = (value: string): boolean =>
@@ -60,8 +75,8 @@ const isSafeLevel = (value: string): boolean =>
 const isInTopics = (value: string): boolean => !/[+#\u0000]/.test(value)
 
 function globMatches(glob: string, value: string): boolean {
+  if (!glob.includes('*')) return glob === value
   const parts = glob.split('*')
-  if (parts.length === 1) return glob === value
   const first = parts.shift()!
   const last = parts.pop()!
   if (!value.startsWith(first) || !value.endsWith(last) || value.length < first.length + last.length) return false

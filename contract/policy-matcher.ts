@@ -59,15 +59,22 @@ export function compilePolicy(
   facts: PrincipalFacts,
   { isUnknown }: MatcherOptions = {},
 ): Matcher {
+  return new CompiledPolicy(document, facts, isUnknown)
+}
+
+function rulesOf(
+  { policies }: PolicyDocument,
+  applying: ReadonlySet<PolicyStatement>,
+  facts: PrincipalFacts,
+  isUnknown: MatcherOptions['isUnknown'],
+): Rules {
   const rules: Rules = { publish: new RuleTree(), subscribe: new RuleTree() }
-  const applying: PolicyStatement[] = []
-  for (const [order, statement] of document.policies.entries()) {
-    const isApplying = matchHolds(statement.match, facts)
-    if (isApplying) applying.push(statement)
+  for (const [order, statement] of policies.entries()) {
+    const isApplying = applying.has(statement)
     if (isApplying || (isUnknown !== undefined && mayHold(statement, facts, isUnknown)))
       addRules(rules, { statement, order, facts, isApplying, isUnknown: isUnknown ?? (() => false) })
   }
-  return new CompiledPolicy(rules, applying, facts)
+  return rules
 }
 
 type Rules = Record<PolicyAction, RuleTree>
@@ -103,20 +110,26 @@ class CompiledPolicy implements Matcher {
   readonly limits: PolicyLimits
   readonly onDeny: 'drop' | 'disconnect'
   readonly conditions: Matcher['conditions']
-  readonly maxQos: 0 | 1 | 2
-  readonly mayRetain: boolean
-  readonly responseTopic: string | undefined
-  readonly #rules: Rules
+  readonly #document: PolicyDocument
+  readonly #facts: PrincipalFacts
+  readonly #isUnknown: MatcherOptions['isUnknown']
+  readonly #applying: readonly PolicyStatement[]
   readonly #maxPayload: number
   readonly #retains: boolean
+  /** Of who says nothing there are none. */
+  #madeRules: Rules | undefined
   /** By topic: a verdict for each QoS, not retained and retained. */
   readonly #published = new Remembered<readonly Verdict[]>()
   readonly #delivered = new Remembered<boolean>()
   /** For topics that one rule alone speaks for: most of them. */
   #ofRule: Map<Rule, readonly Verdict[]> | undefined
 
-  constructor(rules: Rules, applying: readonly PolicyStatement[], facts: PrincipalFacts) {
-    this.#rules = rules
+  constructor(document: PolicyDocument, facts: PrincipalFacts, isUnknown: MatcherOptions['isUnknown']) {
+    const applying = document.policies.filter(({ match }) => matchHolds(match, facts))
+    this.#document = document
+    this.#facts = facts
+    this.#isUnknown = isUnknown
+    this.#applying = applying
     this.limits = narrowest(applying.flatMap(({ limits }) => (limits === undefined ? [] : [limits])))
     this.#maxPayload = this.limits.payloadBytes ?? Number.POSITIVE_INFINITY
     this.#retains = this.limits.retainedMessages !== 0
@@ -124,15 +137,33 @@ class CompiledPolicy implements Matcher {
     this.conditions = applying.flatMap(({ name, connect }) =>
       connect === undefined ? [] : [{ statement: name, connect }],
     )
-    const publishing = applying.filter(({ allow }) =>
-      allow.publish?.some((text) => expandPattern(text, facts).length > 0),
-    )
-    const isPublisher = publishing.length > 0
-    this.maxQos = isPublisher ? (Math.max(...publishing.map(({ maxQos = 2 }) => maxQos)) as 0 | 1 | 2) : 2
-    this.mayRetain = !isPublisher || (this.#retains && publishing.some(({ retain = true }) => retain))
-    this.responseTopic = applying
-      .flatMap(({ responseTopic }) => (responseTopic === undefined ? [] : expandPattern(responseTopic, facts)))
+  }
+
+  get maxQos(): 0 | 1 | 2 {
+    const publishing = this.#publishing
+    return publishing.length === 0 ? 2 : (Math.max(...publishing.map(({ maxQos = 2 }) => maxQos)) as 0 | 1 | 2)
+  }
+
+  get mayRetain(): boolean {
+    const publishing = this.#publishing
+    return publishing.length === 0 || (this.#retains && publishing.some(({ retain = true }) => retain))
+  }
+
+  get responseTopic(): string | undefined {
+    return this.#applying
+      .flatMap(({ responseTopic }) => (responseTopic === undefined ? [] : expandPattern(responseTopic, this.#facts)))
       .find((topic) => this.allows('subscribe', `${topic.replace(/\/$/, '')}/#`).allowed)
+  }
+
+  get #publishing(): PolicyStatement[] {
+    return this.#applying.filter(({ allow }) =>
+      allow.publish?.some((text) => expandPattern(text, this.#facts).length > 0),
+    )
+  }
+
+  get #rules(): Rules {
+    this.#madeRules ??= rulesOf(this.#document, new Set(this.#applying), this.#facts, this.#isUnknown)
+    return this.#madeRules
   }
 
   allows(action: PolicyAction, text: string): Verdict {

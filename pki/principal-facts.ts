@@ -7,6 +7,15 @@ import { valuesOf } from './names.ts'
  * ways that let different DER look alike.
  */
 export function factsOfCertificate(certificate: CertificateFacts): PrincipalFacts {
+  const facts = known.get(certificate) ?? readFacts(certificate)
+  known.set(certificate, facts)
+  return facts
+}
+
+/** A certificate that was read once is the same object for who connects again, and for each session of a device. */
+const known = new WeakMap<CertificateFacts, PrincipalFacts>()
+
+function readFacts(certificate: CertificateFacts): PrincipalFacts {
   const { subject, issuer, subjectAltName, serial, fingerprint, notAfter } = certificate
   return {
     'subject.CN': valuesOf(subject, 'CN'),
