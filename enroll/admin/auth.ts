@@ -5,14 +5,15 @@ import { valuesOf } from '../../pki/names.ts'
 import { FleetError } from '../../runtime/errors.ts'
 import { AttemptLimit, networkOf } from '../../runtime/limits.ts'
 import { supersedeOperatorCertificates } from '../ca/operators.ts'
-import { readCertificateEvidence } from '../ra/current-certificate.ts'
+import { readCertificateEvidence, requireIssued } from '../ra/current-certificate.ts'
 import { type ApiTokenRecord, findApiToken, writeApiToken } from '../registry/api-tokens.ts'
+import type { Condition } from '../registry/conditions.ts'
 import type { Stored } from '../registry/engine.ts'
 import { findOperator } from '../registry/operators.ts'
 import type { Registry } from '../registry/registry.ts'
 
-/** Who asks: as the audit log names them, and what they may. */
-export type Caller = { actor: string; role: Role }
+/** Who asks: as the audit log names them, what they may, and what that rests on. */
+export type Caller = { actor: string; role: Role; standing: readonly Condition[] }
 export type Shown = { socket: TLSSocket; authorization: string | undefined; remoteAddress: string }
 
 const failuresPerMinute = 30
@@ -58,19 +59,27 @@ export class Doorkeeper {
       const renewal = { name, shown: renewalSerial }
       await supersedeOperatorCertificates(this.#registry, renewal, { remoteAddress, requestId, now })
     }
-    return { actor: `operator:${name}`, role }
+    const { serial } = record.doc
+    const standing: Condition[] = [
+      { kind: 'certificate', id: serial, require: (now) => requireIssued(now!) },
+      { kind: 'operator', id: name, require: (now) => requireSame(now?.status === status && now.role === role, name) },
+    ]
+    return { actor: `operator:${name}`, role, standing }
   }
 
   async #byToken(authorization: string, remoteAddress: string, now: Date): Promise<Caller> {
     const [, text = ''] = /^bearer +(\S{1,200})$/i.exec(authorization) ?? []
     const known = await findApiToken(this.#registry, text)
     if (known === undefined) throw this.#failed('api_token_invalid', 'there is no such API token', remoteAddress, now)
-    const { name, role, expiresAt } = known.doc
+    const { name, role, expiresAt, digest } = known.doc
     if (new Date(expiresAt) <= now) {
       throw this.#failed('api_token_expired', `the API token ${name} expired at ${expiresAt}`, remoteAddress, now)
     }
     this.#noteUse(known, remoteAddress, now)
-    return { actor: `api-token:${name}`, role }
+    const require = (now: ApiTokenRecord | undefined): void => {
+      if (now?.digest !== digest) throw new FleetError('api_token_invalid', `the API token ${name} was removed`)
+    }
+    return { actor: `api-token:${name}`, role, standing: [{ kind: 'apiToken', id: name, require }] }
   }
 
   /** A token that is good is let in however often others failed: who guesses must not lock out who shares its address. */
@@ -100,6 +109,10 @@ export class Doorkeeper {
       .commit({ requestId: `use-${randomUUID()}`, writes: [writeApiToken(used, rev)], audit: [], at: now })
       .catch(() => {}) // Somebody noted it first, or it was removed; a store that fails says so to who asks for a change.
   }
+}
+
+function requireSame(isSame: boolean, name: string): void {
+  if (!isSame) throw new FleetError('forbidden', `what ${name} may was changed at this moment; ask again`)
 }
 
 /** @throws FleetError `role_insufficient` */

@@ -127,7 +127,7 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
       // Also where nothing would be written, and so nobody else would notice.
       if (key !== undefined && row.method !== 'GET')
         await context.registry.requireSameRequest(input.asked.requestId, digestOf(request))
-      const answer = await row.handle(input, context)
+      const answer = await row.handle(input, row.method === 'GET' ? context : whileStanding(context, caller))
       if (row.media !== undefined) {
         const pieces = Readable.from(answer as AsyncIterable<string | Buffer>, { objectMode: false })
         return reply.type(row.media).header('Cache-Control', 'no-store').send(pieces)
@@ -135,6 +135,12 @@ function addRoute(app: FastifyInstance, row: Route, context: AdminContext, doork
       return reply.code(row.status ?? 200).send(answer)
     },
   })
+}
+
+/** What somebody changes is in the log before what takes their standing away, or it is not made. */
+function whileStanding(context: AdminContext, { standing }: Caller): AdminContext {
+  const registry = context.registry.while(standing)
+  return { ...context, registry, approvals: context.approvals.over(registry) }
 }
 
 function digestOf({ method, url, body }: FastifyRequest): string {

@@ -40,6 +40,11 @@ export class ApprovalQueue {
     this.#settings = settings
   }
 
+  /** The same, with what is decided written there. */
+  over(registry: Registry): ApprovalQueue {
+    return new ApprovalQueue(registry, this.#settings)
+  }
+
   /**
    * What was decided about this request; a new one is put into the queue.
    *

@@ -5,6 +5,7 @@ import { FleetError, isFleetError } from '../../runtime/errors.ts'
 import type { Asked } from './asked.ts'
 import { withChange } from './audit-changes.ts'
 import { type AuditEntry, type AuditFact, aboutIndex, aboutOf, encodeAudit } from './audit-log.ts'
+import { type Condition, provided } from './conditions.ts'
 import {
   type Changes,
   type EngineSnapshot,
@@ -101,9 +102,10 @@ const lookAtMost = 1_000
 export class Registry implements AsyncDisposable {
   readonly #engine: RegistryEngine
   readonly #onRecorded: (facts: readonly AuditFact[]) => void
-  readonly #growth = new EventEmitter().setMaxListeners(0)
+  #conditions: readonly Condition[] = []
+  #growth = new EventEmitter().setMaxListeners(0)
   /** By the place in the feed at which a commit ended: its time, and `performance.now()` of when it was on disk. */
-  readonly #onDisk = new Map<number, { at: Date; ms: number }>()
+  #onDisk = new Map<number, { at: Date; ms: number }>()
   #pruning: Promise<void> | undefined
   #pruneNotBefore = Number.NEGATIVE_INFINITY
 
@@ -114,6 +116,15 @@ export class Registry implements AsyncDisposable {
   constructor(engine: RegistryEngine, onRecorded: (facts: readonly AuditFact[]) => void = () => {}) {
     this.#engine = engine
     this.#onRecorded = onRecorded
+  }
+
+  /** The same for who may change something as long as that is so: its first commit is made then, or not at all. */
+  while(conditions: readonly Condition[]): Registry {
+    const own = new Registry(this.#engine, this.#onRecorded)
+    own.#conditions = conditions
+    ;[own.#growth, own.#onDisk] = [this.#growth, this.#onDisk]
+    own.#pruneNotBefore = Number.POSITIVE_INFINITY
+    return own
   }
 
   /**
@@ -127,7 +138,9 @@ export class Registry implements AsyncDisposable {
     const all = [...keys.writes, ...keys.request, ...keys.absent]
     if (new Set(all).size < all.length) throw new Error('a commit names a record once')
     const feed = (commit.feed ?? []).map((fact) => encodeFeed(fact, commit.at))
-    const receipt = await this.#engine.write(all, (view) => decide(view, commit, { keys, feed }))
+    const write = provided(this.#conditions, all, (view) => decide(view, commit, { keys, feed }))
+    const receipt = await this.#engine.write(...write)
+    this.#conditions = []
     if (!receipt.replayed && feed.length > 0) this.#noteOnDisk(receipt.feedSeq, commit.at)
     if (!receipt.replayed && commit.audit.length > 0) {
       this.#onRecorded(commit.audit)

@@ -105,6 +105,36 @@ export function registrySuite(engine: string, createPlace: () => Promise<Place>)
     await requireWholeChains(registry)
   })
 
+  check(
+    'a commit that rests on a record is made while that is as it has to be, and not behind its change',
+    async (place) => {
+      await using registry = await open(place)
+      await registry.commit(creation(device('owner')))
+      const asOwner = () =>
+        registry.while([
+          {
+            kind: 'device',
+            id: 'owner',
+            require: (owner) => {
+              if (owner?.status !== 'active') throw new Error('the owner is out')
+            },
+          },
+        ])
+      const [first, late] = [asOwner(), asOwner()]
+      assert.equal((await first.commit(creation(device('cam-1')))).auditSeq, 2)
+      // In one group of writes, the first of which ends it; the record may be the one that is written.
+      const { doc, rev } = await getDevice(registry, 'owner')
+      const leaving = { ...doc, status: 'revoked' as const }
+      const ending = asOwner().commit({ requestId: 'end', writes: [writeDevice(leaving, rev)], audit: [], at })
+      const behind = late.commit(creation(device('cam-2')))
+      await Promise.all([ending, assert.rejects(behind, /the owner is out/)])
+      assert.equal(await findDevice(registry, 'cam-2'), undefined)
+      await assert.rejects(late.commit(creation(device('cam-2'))), /the owner is out/)
+      // What was begun in time comes to its end.
+      assert.equal((await first.commit(creation(device('cam-3')))).replayed, false)
+    },
+  )
+
   check('all of a kind are read in id order, page by page, without what was deleted', async (place) => {
     await using registry = await open(place)
     const ids = async (): Promise<string[][]> => {

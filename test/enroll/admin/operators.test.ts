@@ -18,6 +18,7 @@ import { EnrollHarness } from '../../harness/fleet.ts'
 import { fleetgate } from '../../harness/stub-io.ts'
 
 type Credential = { key: string; cert: string }
+type Entry = { action: string; subject: string; actor: string }
 
 suite('operators and their roles', () => {
   let fleet: EnrollHarness
@@ -323,6 +324,47 @@ suite('operators and their roles', () => {
     assert.equal((await fleet.admin('PATCH', '/operators/ben', { role: 'enroller' })).status, 200)
     assert.deepEqual(await finish(byToken), [401, 'api_token_invalid'])
     assert.deepEqual(await finish(byCertificate), [403, 'role_insufficient'])
+  })
+
+  test('of what a token or an operator asks for without end, the audit log has nothing behind what takes its standing', async () => {
+    const { token } = (await fleet.admin('POST', '/api-tokens', { name: 'thief', role: 'admin' })).body
+    const carol = await fleet.newOperator('carol', 'admin')
+    const ends = {
+      thief: () => fleet.admin('DELETE', '/api-tokens/thief'),
+      carol: () => fleet.admin('PATCH', '/operators/carol', { status: 'disabled' }),
+    }
+    for (const [name, end] of Object.entries(ends)) {
+      const agent = new Agent({ keepAlive: true, ca: fleet.root, ...(name === 'carol' ? carol : {}) })
+      const headers = {
+        'Content-Type': 'application/json',
+        ...(name === 'thief' ? { Authorization: `Bearer ${token}` } : {}),
+      }
+      let made = 0
+      const { promise: goesOn, resolve } = Promise.withResolvers<void>()
+      const ask = async (worker: number): Promise<void> => {
+        for (let status = 201; status === 201; ) {
+          const body = JSON.stringify({ name: `${name}-${worker}-${++made}`, role: 'admin' })
+          const url = `${fleet.endpoints.admin}/v1/api-tokens`
+          ;({ status } = await fleet.ask(url, { method: 'POST', headers, body, agent }))
+          if (made > 40) resolve()
+        }
+      }
+      // The connections of an operator who is disabled end.
+      const asking = Promise.allSettled(Array.from({ length: 16 }, (_, worker) => ask(worker)))
+      await goesOn
+      assert.equal((await end()).status, 200)
+      await asking
+      agent.destroy()
+    }
+    const { items } = (await fleet.admin('GET', '/audit?limit=1000')).body
+    const behind = (who: string, end: string) => {
+      const ended = items.findIndex(({ action, subject }: Entry) => action === end && subject === who)
+      const doneBy = items.map(({ actor }: Entry) => actor === who)
+      assert.ok(doneBy.slice(0, ended).filter(Boolean).length >= 10, 'it was at it')
+      return items.slice(ended).filter((_: Entry, at: number) => doneBy[ended + at])
+    }
+    assert.deepEqual(behind('api-token:thief', 'apiToken.removed'), [])
+    assert.deepEqual(behind('operator:carol', 'operator.changed'), [])
   })
 
   test('fleetgate api-token makes one that is shown once, or a folder that --data names', async () => {
