@@ -227,10 +227,15 @@ export class FeedServer implements AsyncDisposable {
       else if (message.kind === 'hello' && message.protocol === 1) {
         greeted = true
         clearTimeout(deadline)
-        void this.#welcome(id, shown, socket, message).then((welcomed) => {
-          follower = welcomed
-          for (const line of early.splice(0)) hear(line)
-        }, refuse)
+        // What has been read by now waits; what comes behind it, however much, is not read before there is an answer.
+        socket.pause()
+        this.#welcome(id, shown, socket, message)
+          .then((welcomed) => {
+            follower = welcomed
+            for (const line of early.splice(0)) hear(line)
+            socket.resume()
+          })
+          .catch(refuse)
       } else throw new FleetError('request_malformed', 'a hello of protocol 1 is expected')
     }
     const refuse = (error: unknown): void => {

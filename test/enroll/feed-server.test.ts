@@ -428,6 +428,16 @@ suite('the trust feed', () => {
     }
   })
 
+  test('a line that is not of the protocol, behind a hello that is not answered yet, ends that connection and nothing else', async () => {
+    const hello = encodeLine({ kind: 'hello', protocol: 1, broker: 'local', cursor: startCursor })
+    for (const line of ['null', '{"kind":"other"}', '{"kind":"applied","seq":1000000}', '{"kind":"arrived"}']) {
+      await using feed = await followFeed(fleet, undefined)
+      feed.socket.write(`${hello}${line}\n`)
+      assert.equal(await feed.see(() => false), undefined, line)
+      assert.equal((await fleet.admin('GET', '/status')).status, 200)
+    }
+  })
+
   test('a broker that says it has what was not told yet is cut off: it would confirm what is still to come', async () => {
     await using feed = await followFeed(fleet, startCursor)
     const live = await feed.see(({ kind }) => kind === 'live')
