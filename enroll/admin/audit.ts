@@ -28,7 +28,7 @@ export const auditRoutes = [
     summary: 'The audit log',
     answer: auditPage,
     query: listAudit,
-    handle: async ({ query, signal }, { registry }): Promise<AuditPage> => {
+    handle: async ({ query, signal, requireStanding }, { registry }): Promise<AuditPage> => {
       const { after, since, waitMs, ...wanted } = query
       const from = after ?? (since === undefined ? undefined : (await placeBefore(registry, since)).seq)
       const waiting = AbortSignal.any([signal, AbortSignal.timeout(waitMs)])
@@ -37,6 +37,7 @@ export const auditRoutes = [
       while (page.items.length === 0 && (await grown)) {
         grown = registry.untilAuditGrows(waiting)
         page = await entriesAfter(registry, page.next, wanted)
+        await requireStanding()
       }
       return page
     },

@@ -326,6 +326,15 @@ suite('operators and their roles', () => {
     assert.deepEqual(await finish(byCertificate), [403, 'role_insufficient'])
   })
 
+  test('who waits for the audit log to grow is not told by it that its standing is gone', async () => {
+    const { token } = (await fleet.admin('POST', '/api-tokens', { name: 'waiting', role: 'viewer' })).body
+    const { next } = (await fleet.admin('GET', '/audit?limit=1')).body
+    const waiting = bearer(token, 'GET', `/audit?after=${next}&subject=api-token:waiting&waitMs=30000`)
+    assert.equal((await bearer(token)).status, 200)
+    await fleet.admin('DELETE', '/api-tokens/waiting')
+    assert.deepEqual([(await waiting).status, (await waiting).body.code], [401, 'api_token_invalid'])
+  })
+
   test('of what a token or an operator asks for without end, the audit log has nothing behind what takes its standing', async () => {
     const { token } = (await fleet.admin('POST', '/api-tokens', { name: 'thief', role: 'admin' })).body
     const carol = await fleet.newOperator('carol', 'admin')
