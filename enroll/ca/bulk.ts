@@ -42,14 +42,18 @@ export const foresee = async (registry: Registry, order: BulkOrder): Promise<Bul
   (await planAll(registry, order)).map(({ outcome }) => outcome)
 
 async function change(registry: Registry, order: BulkOrder, bar: Bar): Promise<BulkChange> {
-  const planned = await planAll(registry, order)
-  for (const { outcome } of planned) bar(outcome.sameHardware ?? [], 'device_held')
-  const plans = planned.flatMap(({ plan }) => plan ?? [])
+  let first: Planned[] | undefined
+  const plan = async () => {
+    const planned = await planAll(registry, order)
+    first ??= planned
+    for (const { outcome } of planned) bar(outcome.sameHardware ?? [], 'device_held')
+    return planned.flatMap(({ plan }) => plan ?? [])
+  }
   const requestId = `${order.requestId}-bulk`
-  const feedSeq = await carryOut(registry, plans, { ...order, requestId })
+  const { feedSeq } = await carryOut(registry, plan, { ...order, requestId })
   const done = await registry.find('request', requestId)
   return {
-    devices: planned.map(({ outcome }) => outcome),
+    devices: first!.map(({ outcome }) => outcome),
     feedSeq,
     at: done?.doc.at ?? order.now.toISOString(),
   }

@@ -37,9 +37,10 @@ export const releaseDevice = (registry: Registry, input: Input): Promise<Hold> =
 
 const change = (registry: Registry, status: 'active' | 'held', input: Input): Promise<Hold> =>
   untilNoConflict(async () => {
-    const plan = await planHold(registry, status, input)
     const requestId = `${input.requestId}-${status}`
-    return { ...plan.answer, feedSeq: await carryOut(registry, [plan], { ...input, requestId }) }
+    const plan = async () => [await planHold(registry, status, input)]
+    const { plans, feedSeq } = await carryOut(registry, plan, { ...input, requestId })
+    return { ...plans[0]!.answer, feedSeq }
   }, barringAttempts)
 
 /** @throws FleetError `device_unknown`, `conflict` for a revoked device */

@@ -1,4 +1,5 @@
 import type { FeedFact } from '../../contract/feed.ts'
+import { FleetError } from '../../runtime/errors.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
 import type { Registry, Write } from '../registry/registry.ts'
@@ -13,21 +14,24 @@ export type Plan<T> = { answer: T; change?: Change; also?: readonly Plan<unknown
 /**
  * Makes plans true, all of them in one durable batch.
  *
- * @returns the feed's number at which it has all of it
- * @throws FleetError `conflict` when something they rest on has changed
+ * @param plan makes them, of what there is when it is called
+ * @returns the plans, and the feed's number at which it has all of it
+ * @throws FleetError `conflict` when something they rest on has changed, and, for good, when this request was carried out before and
+ *   that has been taken back since: nobody is to be told that a device is out which is in
  */
-export async function carryOut(
+export async function carryOut<P extends Plan<unknown>>(
   registry: Registry,
-  plans: readonly Plan<unknown>[],
+  plan: () => Promise<readonly P[]>,
   { requestId, digest, now }: Pick<Asked, 'requestId' | 'digest' | 'now'>,
-): Promise<number> {
+): Promise<{ plans: readonly P[]; feedSeq: number }> {
+  const plans = await plan()
   const changes = changesOf(plans)
-  if (changes.length === 0) return (await registry.head()).feed.seq
+  if (changes.length === 0) return { plans, feedSeq: (await registry.head()).feed.seq }
   // Two devices may have had one key: it is watched once.
   const writes = new Map(
     changes.flatMap((change) => change.writes.map((write) => [`${write.kind} ${write.id}`, write])),
   )
-  const { feedSeq } = await registry.commit({
+  const { feedSeq, replayed } = await registry.commit({
     requestId,
     digest,
     writes: [...writes.values()],
@@ -35,7 +39,11 @@ export async function carryOut(
     feed: changes.flatMap(({ feed }) => feed),
     at: now,
   })
-  return feedSeq
+  if (replayed && changesOf(await plan()).length > 0) {
+    const sentence = 'this Idempotency-Key was used for this before, and it has been taken back since; use another key'
+    throw new FleetError('conflict', sentence, { context: { final: true } })
+  }
+  return { plans, feedSeq }
 }
 
 /** One for each device; what was ordered of it goes before what follows from the order of another. */

@@ -81,9 +81,9 @@ const ending = <T>(
 ): Promise<T & { feedSeq: number }> =>
   barring([input.id], 'device_revoked', (bar) =>
     untilNoConflict(async () => {
-      const planned = await plan(bar)
       const requestId = `${input.requestId}-revoke`
-      return { ...planned.answer, feedSeq: await carryOut(registry, [planned], { ...input, requestId }) }
+      const { plans, feedSeq } = await carryOut(registry, async () => [await plan(bar)], { ...input, requestId })
+      return { ...plans[0]!.answer, feedSeq }
     }, barringAttempts),
   )
 

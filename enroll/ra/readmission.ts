@@ -31,7 +31,7 @@ export function readmitDevice(
     const kept = keptOf(doc)
     const kinds = purgeKinds.filter((kind) => rest.purge?.[kind] !== undefined && !kept.includes(kind))
     const device: DeviceRecord = { ...rest, status: 'active', ...purging(rest.purge, kinds, asked.now.toISOString()) }
-    await registry.commit({
+    const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-readmit`,
       digest: asked.digest,
       writes: [writeDevice(device, rev), ...(claim === undefined ? [] : [deleteClaim(claim)])],
@@ -53,6 +53,7 @@ export function readmitDevice(
       feed: [deviceChanged(device)],
       at: asked.now,
     })
-    return device
+    // As it is: it may have been revoked once more since.
+    return replayed ? (await getDevice(registry, id)).doc : device
   })
 }

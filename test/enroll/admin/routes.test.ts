@@ -334,6 +334,27 @@ suite('the admin API', () => {
     assert.deepEqual([bad.status, bad.body.code], [400, 'request_malformed'])
   })
 
+  test('nobody is told by an Idempotency-Key of before that a device is out which has come back since', async () => {
+    for (const id of ['back-1', 'back-2']) await fleet.admin('POST', '/devices', { id, profile: 'camera' })
+    const ask = (id: string, verb: string, body: object = {}, key = `${verb}-${id}`) =>
+      fleet.admin('POST', `/devices/${id}/${verb}`, body, { 'Idempotency-Key': key })
+    const revoke = () => ask('back-1', 'revoke', { reason: 'superseded' })
+    const bulk = () =>
+      fleet.admin('POST', '/devices/bulk', { verb: 'disable', ids: ['back-2'] }, { 'Idempotency-Key': 'bulk-back-2' })
+    const twice = async (verb: () => ReturnType<typeof ask>) => [(await verb()).status, (await verb()).status]
+    assert.deepEqual(await twice(revoke), [200, 200])
+    assert.equal((await ask('back-1', 'readmit')).body.status, 'active')
+    assert.deepEqual(await twice(bulk), [200, 200])
+    assert.deepEqual(await twice(() => ask('back-2', 'disable')), [200, 200])
+    assert.equal((await ask('back-2', 'enable')).status, 200)
+    for (const { status, body } of [await revoke(), await bulk()]) {
+      assert.deepEqual([status, body.code], [409, 'conflict'])
+      assert.match(body.detail, /taken back since; use another key/)
+    }
+    assert.equal((await ask('back-1', 'revoke', { reason: 'superseded' }, 'revoke-back-again')).status, 200)
+    assert.equal((await ask('back-1', 'readmit')).body.status, 'revoked', 'as it is, and not as it was')
+  })
+
   test('what is malformed is named: key, value and what was wanted', async () => {
     const cases: [string, string, unknown, RegExp][] = [
       ['POST', '/devices', { id: 'a:b', profile: 'camera' }, /id: a device id is letters/],
