@@ -52,11 +52,11 @@ export class Doorkeeper {
     const name = valuesOf(certificate.subject, 'CN')[0] ?? ''
     const operator = record.doc.kind === 'operator' ? await findOperator(this.#registry, name) : undefined
     if (operator === undefined) throw new FleetError('forbidden', "the certificate is not an operator's", { context })
-    const { role, status, renewalSerial } = operator.doc
+    const { role, status, renewals = [] } = operator.doc
     if (status !== 'active') throw new FleetError('operator_disabled', `the operator ${name} is ${status}`, { context })
-    if (renewalSerial === record.doc.serial) {
+    if (renewals.some(({ serial }) => serial === record.doc.serial)) {
       const requestId = `use-${randomUUID()}`
-      const renewal = { name, shown: renewalSerial }
+      const renewal = { name, shown: record.doc.serial }
       await supersedeOperatorCertificates(this.#registry, renewal, { remoteAddress, requestId, now })
     }
     const { serial } = record.doc

@@ -113,4 +113,4 @@ async function change(
   return show(operator)
 }
 
-const show = ({ renewalSerial: _, ...doc }: OperatorRecord): OperatorView => doc
+const show = ({ renewals: _, ...doc }: OperatorRecord): OperatorView => doc

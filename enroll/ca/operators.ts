@@ -83,6 +83,10 @@ export async function createOperator(
   }
 }
 
+/** Of renewals that nobody has shown, and of the certificates that one of them ends. */
+const unshownAtMost = 8
+const endedAtMost = 100
+
 /**
  * Certifies another key of an operator. The certificates before it are good until the new one is shown: an answer that is lost
  * locks nobody out.
@@ -99,7 +103,14 @@ export async function renewOperator(
   return untilNoConflict(async () => {
     const known = await getOperator(registry, name)
     if (known.doc.status === 'removed') throw new FleetError('operator_unknown', `the operator ${name} was removed`)
-    const doc: OperatorRecord = { ...known.doc, ...newestIs(made.record), renewalSerial: made.record.serial }
+    const { renewals = [] } = known.doc
+    const good = (await certificatesOf(registry, name)).filter(isLive).map((one) => one.doc.serial)
+    const renewal = { serial: made.record.serial, before: good.slice(-endedAtMost) }
+    const doc: OperatorRecord = {
+      ...known.doc,
+      ...newestIs(made.record),
+      renewals: [...renewals, renewal].slice(-unshownAtMost),
+    }
     const { replayed } = await registry.commit({
       requestId: `${asked.requestId}-renewal`,
       digest: asked.digest,
@@ -112,8 +123,8 @@ export async function renewOperator(
 }
 
 /**
- * An operator has shown the certificate of a renewal: those before it end. One that was made since stays: for the first operator enroll makes
- * some by itself, and who has that one has not asked for this one.
+ * An operator has shown the certificate of a renewal: those end that were good when it was made, whatever the clock said. One that was made
+ * since stays: another renewal, whose answer may be lost, and what enroll makes by itself for the first operator.
  */
 export const supersedeOperatorCertificates = (
   registry: Registry,
@@ -122,24 +133,27 @@ export const supersedeOperatorCertificates = (
 ): Promise<void> =>
   untilNoConflict(async () => {
     const { doc, rev } = await getOperator(registry, name)
-    const { renewalSerial, ...used } = doc
-    // Another renewal may have come in between, which nobody has shown.
-    if (renewalSerial !== shown) return
-    const all = await certificatesOf(registry, name)
-    const { issuedAt: shownIs = '' } = all.find((one) => one.doc.serial === renewalSerial)?.doc ?? {}
-    const former = all.filter((one) => isLive(one) && one.doc.issuedAt! <= shownIs && one.doc.serial !== renewalSerial)
+    const { renewals = [], ...used } = doc
+    const at = renewals.findIndex(({ serial }) => serial === shown)
+    // Another request may have come in between, with the same certificate.
+    if (at < 0) return
+    const { before } = renewals[at]!
+    const former = (await certificatesOf(registry, name)).filter(
+      (one) => isLive(one) && before.includes(one.doc.serial),
+    )
+    const unshown = renewals.slice(at + 1)
     const reason = 'superseded'
     const { remoteAddress, requestId, now } = by
     await registry.commit({
       requestId: `${requestId}-supersede`,
       writes: [
-        writeOperator(used, rev),
+        writeOperator(unshown.length === 0 ? used : { ...used, renewals: unshown }, rev),
         ...former.map((one) => writeCertificate(revokedCertificate(one.doc, reason, now.toISOString()), one.rev)),
       ],
       audit: [
         {
           ...{ action: 'operator.renewed', actor: `operator:${name}`, subject: `operator:${name}`, outcome: 'done' },
-          details: { serial: renewalSerial, superseded: former.map((one) => one.doc.serial) },
+          details: { serial: shown, superseded: former.map((one) => one.doc.serial) },
           ...{ remoteAddress, requestId },
         },
       ],

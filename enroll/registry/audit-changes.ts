@@ -17,7 +17,7 @@ const kindsOf: Record<string, RecordKind[]> = {
   broker: ['broker'],
   policy: ['policy'],
 }
-const untold = new Set(['der', 'document', 'digest', 'evidence'])
+const untold = new Set(['der', 'document', 'digest', 'evidence', 'renewals'])
 /** There is one policy, whatever its version. */
 const idOf = (noun: string, id: string): string => (noun === 'policy' ? 'current' : id)
 

@@ -14,8 +14,8 @@ export type OperatorRecord = {
   /** Of the newest certificate. */
   serial?: string
   expiresAt?: string
-  /** Of the last one that somebody asked for as a renewal, until it is shown: then those before it end. */
-  renewalSerial?: string
+  /** The last ones that somebody asked for as a renewal, each until it is shown: then those end that were good when it was made. */
+  renewals?: { serial: string; before: string[] }[]
 }
 
 export const findOperator = (registry: Registry, name: string): Promise<Stored<OperatorRecord> | undefined> =>

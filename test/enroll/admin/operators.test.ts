@@ -23,9 +23,10 @@ type Entry = { action: string; subject: string; actor: string }
 suite('operators and their roles', () => {
   let fleet: EnrollHarness
   let skewMs = 0
+  let stoppedAt: Date | undefined
   const credentials = {} as Record<Role, Credential>
   before(async () => {
-    fleet = await EnrollHarness.start({ clock: () => new Date(Date.now() + skewMs) })
+    fleet = await EnrollHarness.start({ clock: () => stoppedAt ?? new Date(Date.now() + skewMs) })
     for (const role of roles) credentials[role] = await fleet.newOperator(`the-${role}`, role)
   })
   after(() => fleet[Symbol.asyncDispose]())
@@ -518,6 +519,31 @@ suite('operators and their roles', () => {
     )
     assert.equal((await as(renewed, 'GET', '/status')).status, 200)
     assert.deepEqual(await standing(), [403, 200, 200])
+  })
+
+  test('a renewal ends what was good when it was made: with the clock set back, and with another one unanswered since', async () => {
+    // Within a second, so that no certificate is of the future.
+    const second = Math.floor(Date.now() / 1_000) * 1_000
+    stoppedAt = new Date(second + 900)
+    const first = await fleet.newOperator('late', 'viewer')
+    stoppedAt = new Date(second + 100)
+    const renew = async () => {
+      const { privateKeyPem: key, csrDer } = await createKeyAndCsr({ commonName: 'late' })
+      const csr = toPem(csrDer, 'CERTIFICATE REQUEST')
+      const { status, body } = await as(credentials.admin, 'POST', '/operators/late/renew', { csr })
+      assert.equal(status, 201, body.detail)
+      return { key, cert: body.certificate }
+    }
+    const standing = async (...shown: (typeof first)[]): Promise<number[]> =>
+      Promise.all(shown.map(async (one) => (await as(one, 'GET', '/status')).status))
+    const renewed = await renew()
+    stoppedAt = undefined
+    const unanswered = await renew()
+    assert.deepEqual(await standing(first), [200])
+    assert.deepEqual(await standing(renewed), [200])
+    assert.deepEqual(await standing(first, renewed), [403, 200])
+    assert.deepEqual(await standing(unanswered), [200])
+    assert.deepEqual(await standing(renewed, unanswered), [403, 200])
   })
 
   test('the first operator is not made anew once it was removed, nor is its credential', async () => {
