@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { endpointsFile, readEndpoints } from '../../runtime/endpoints.ts'
@@ -43,6 +45,35 @@ test('up runs a gateway, keeps a second one from its data, and stops cleanly at 
   assert.deepEqual(await gateway.ended(), [0, null])
   assert.match(gateway.out, /stopping \.\.\.\nstopped\n$/)
   assert.equal(existsSync(endpointsFile(dataDir)), false)
+})
+
+test('npm start that is ended by a signal ends the gateway too', async () => {
+  const dataDir = join(folder, 'by-npm')
+  const root = dirname(dirname(import.meta.dirname))
+  const words = ['start', '--', '--ports', 'auto', '--data', dataDir]
+  // A group of its own: were the gateway left behind, nothing else would find it.
+  const npm = spawn('npm', words, { cwd: root, detached: true, stdio: ['ignore', 'pipe', 'ignore'] })
+  const ended = once(npm.stdout, 'end')
+  let out = ''
+  try {
+    for await (const chunk of npm.stdout.iterator({ destroyOnReturn: false })) {
+      out += chunk
+      if (out.includes('Ctrl-C stops the gateway.')) break
+    }
+    npm.stdout.on('data', (chunk) => {
+      out += chunk
+    })
+    npm.kill('SIGTERM')
+    await ended
+    assert.match(out, /stopping \.\.\.\nstopped\n$/)
+    assert.equal(existsSync(endpointsFile(dataDir)), false)
+  } finally {
+    try {
+      process.kill(-npm.pid!, 'SIGKILL')
+    } catch {
+      // All of it has ended.
+    }
+  }
 })
 
 test('up reads its configuration again at SIGHUP, in both services, and goes on with a file that is not in order', async () => {
