@@ -26,7 +26,12 @@ const enrollment =
 
 const readmission = (denial: Refusal): DenialFix => {
   const why = 'the device was revoked, and its tokens and certificates with it'
-  return command(`${why}; take that back, then make a token and enroll it again`, 'device', 'readmit', claimed(denial))
+  return command(
+    `${why}; take that back (of one that was stolen: with --stolen-recovered), then make a token and enroll it again`,
+    'device',
+    'readmit',
+    claimed(denial),
+  )
 }
 
 const fixes: Record<DenialCause, (denial: Refusal) => DenialFix> = {

@@ -53,7 +53,10 @@ function render(
   dataDir: string,
   colour: boolean,
 ): string {
-  const rows = brokers.map((one) => [one.broker, one.listener, verdictOf(one), one.state, one.code, one.until])
+  const rows = brokers.map(({ isAdmitted, until, ...one }) => [
+    ...[one.broker, one.listener, verdictOf({ ...one, isAdmitted }), one.state, one.code],
+    isAdmitted ? until : undefined,
+  ])
   const [first] = brokers
   const head = fields(
     [

@@ -97,11 +97,12 @@ export class EnrollmentDenials {
     return (this.#ring.find(id) ?? this.#unasked.find(id))?.value
   }
 
-  /** Newest first. */
+  /** Newest first; of a device also those of who only called itself that. */
   list({ deviceId, limit }: DenialQuery): Denial[] {
-    const entries = deviceId === undefined ? [...this.#ring, ...this.#unasked] : this.#ring.ofOwner(deviceId)
-    return entries
+    const isMeant = (one: Denial): boolean => deviceId === undefined || (one.deviceId ?? one.claimedId) === deviceId
+    return [...this.#ring, ...this.#unasked]
       .map(({ value }) => value)
+      .filter(isMeant)
       .toSorted(byLastAt)
       .slice(0, limit)
   }

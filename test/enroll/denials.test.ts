@@ -189,6 +189,13 @@ for (const { name, cause, fix, id, fail } of rows) {
     const { body } = await fleet.admin('GET', `/denials/${idIn(await fail(id))}`)
     assert.equal(body.cause, cause)
     assert.match(body.fix.command?.join(' ') ?? body.fix.text, fix)
+    // Who looks for the device finds what was refused to whoever called itself that, too.
+    const { items } = (await fleet.admin('GET', `/denials?deviceId=${body.deviceId ?? body.claimedId ?? id}`)).body
+    const isNamed = (body.deviceId ?? body.claimedId) !== undefined
+    assert.equal(
+      items.some((one: Denial) => one.id === body.id),
+      isNamed,
+    )
     if (body.fix.command?.[1] === 'readmit') {
       assert.equal((await fleet.admin('POST', `/devices/${id}/readmit`)).status, 200)
     }
