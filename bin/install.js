@@ -12,7 +12,7 @@ const lock = join(root, '.fleetgate-install')
  *
  * @param {{ dev: boolean }} what whether the development dependencies are asked for too (an image has none)
  */
-export function isInstalled({ dev }) {
+export function hasDependencies({ dev }) {
   let installed
   let wanted
   try {
@@ -21,15 +21,19 @@ export function isInstalled({ dev }) {
   } catch {
     return false
   }
-  return (
-    (runningIsEnough || findProjectNode() !== undefined) &&
-    Object.entries(wanted).every(([path, entry]) => {
-      const found = installed[path]
-      if (found === undefined) return path === '' || entry.optional || entry.devOptional || (entry.dev && !dev)
-      return found.version === entry.version && found.integrity === entry.integrity
-    })
-  )
+  return Object.entries(wanted).every(([path, entry]) => {
+    const found = installed[path]
+    if (found === undefined) return path === '' || entry.optional || entry.devOptional || (entry.dev && !dev)
+    return found.version === entry.version && found.integrity === entry.integrity
+  })
 }
+
+/**
+ * The same, with a Node that can run the project.
+ *
+ * @param {{ dev: boolean }} what
+ */
+export const isInstalled = (what) => (runningIsEnough || findProjectNode() !== undefined) && hasDependencies(what)
 
 export async function install(what) {
   await takeLock()

@@ -1,12 +1,12 @@
 // Runs a program of the project with a Node that can run it, in a checkout as in the published package.
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { isInstalled } from './install.js'
+import { hasDependencies } from './install.js'
 import { become, fail, findProjectNode, isCheckout, nodeMissing, root, runningIsEnough } from './node.js'
 
 /** @param {string} folder the one with its main file */
 export async function runProgram(folder) {
-  if (isCheckout && !isInstalled({ dev: false }))
+  if (isCheckout && !hasDependencies({ dev: false }))
     fail(`the dependencies of this checkout are not installed; run: npm ci (in ${root})`)
   if (runningIsEnough) {
     const main = isCheckout ? join(folder, 'main.ts') : join('dist', folder, 'main.js')

@@ -86,6 +86,16 @@ test('a script installs first when nothing is installed, then runs with its argu
   ])
 })
 
+test('fleetgate with its dependencies and a Node that is too old says so', posix, async () => {
+  using project = new Project()
+  project.installed(withoutDev)
+  const node = join(project.folder, 'bin', 'node.js')
+  writeFileSync(node, readFileSync(node, 'utf8').replace('const wanted = 24', 'const wanted = 99'))
+  const { code, err } = await project.run('bin/fleetgate.js')
+  assert.equal(code, 2)
+  assert.match(err, /needs Node 99 or newer, this is v\d.*is not installed; run: npm ci --include=dev \(in /)
+})
+
 test('two scripts at once install once', posix, async () => {
   using project = new Project()
   const results = await Promise.all([project.run('bin/run.js', 'start'), project.run('bin/run.js', 'demo')])
