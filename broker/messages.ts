@@ -26,10 +26,10 @@ export function messageOf(packet: Published, from: string, now: number): Message
   }
 }
 
-/** Its payload is what was read from the socket: good for this turn. */
+/** With octets of its own. */
 export const messageOfPlain = (publish: PlainPublish, from: string, now: number): Message => ({
   topic: publish.topic,
-  payload: publish.readPayload(),
+  payload: publish.copyPayload(),
   qos: publish.qos,
   retain: false,
   from,

@@ -1,5 +1,6 @@
 import type { ProblemCode } from '../contract/problems.ts'
 import { isFleetError } from '../runtime/errors.ts'
+import { ownOf } from './backends/queue-entries.ts'
 import type { Message } from './backends/session-store.ts'
 import { termsOf } from './connect-policy.ts'
 import { refusedOf } from './denials.ts'
@@ -303,7 +304,7 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
     if (audience.receivers.length > 0 || audience.hasAbsent) {
       const message = messageOf(packet, this.clientId, clock().getTime())
       const isKept = isStored(audience, packet.qos)
-      const kept = isKept ? router.prepareAtOnce(gate.stamped(message), audience) : undefined
+      const kept = isKept ? router.prepareAtOnce(gate.stamped(ownOf(message)), audience) : undefined
       if (kept !== undefined) router.enqueueAtOnce(kept, audience)
       else if (isKept) return false
       else for (const { receiver, delivery } of audience.receivers) receiver.deliver(message, delivery)

@@ -6,7 +6,7 @@ import type { Entry } from './session-records.ts'
 import type { Session } from './session-state.ts'
 import type { Queued, QueueInMemory } from './session-store.ts'
 
-type MemoryQueueOptions = { queues: SessionQueues; held: HeldMessages; now: () => number }
+export type MemoryQueueOptions = { queues: SessionQueues; held: HeldMessages; now: () => number }
 
 /** Changes of a session that is not on disk make no operations. */
 const none: Operation[] = []

@@ -2,7 +2,7 @@ import type { Operation } from '../store.ts'
 import type { DiskReads } from './disk-reads.ts'
 import type { GroupCommit } from './group-commit.ts'
 import type { HeldMessages } from './held-messages.ts'
-import { MemoryQueue } from './memory-queue.ts'
+import { MemoryQueue, type MemoryQueueOptions } from './memory-queue.ts'
 import { MessageCache } from './message-cache.ts'
 import { entryOf, hasRoom, ownOf, queued } from './queue-entries.ts'
 import { SessionMoves } from './session-moves.ts'
@@ -45,6 +45,7 @@ export class SessionQueues {
   readonly #held: HeldMessages
   readonly moves: SessionMoves
   readonly #heldAtMost: number
+  #inMemory: MemoryQueueOptions | undefined
   #collecting: Promise<void> | undefined
   #stopped = false
 
@@ -150,13 +151,14 @@ export class SessionQueues {
       receivers++
       return 'queued'
     })
-    if (receivers > 0) this.#held.add(draft.seq, ownOf(message), { bytes: draft.bytes, receivers })
+    if (receivers > 0) this.#held.add(draft.seq, message, { bytes: draft.bytes, receivers })
     void this.#commits.add(operations, { sync: false })
     return answers
   }
 
   inMemory(session: Session, now: () => number): MemoryQueue {
-    return new MemoryQueue(session, { queues: this, held: this.#held, now })
+    this.#inMemory ??= { queues: this, held: this.#held, now }
+    return new MemoryQueue(session, this.#inMemory)
   }
 
   /** @param requireCurrent throws when `session` is not any more what the caller has a right to */

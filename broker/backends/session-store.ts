@@ -184,6 +184,7 @@ export interface SessionStore extends AsyncDisposable {
   ): Promise<EnqueueAnswer[]>
   /** Whether `enqueueAtOnce` may be called in this turn: one message of QoS 1, to sessions that are all in memory alone. */
   mayEnqueueAtOnce(deliveries: readonly Delivery[]): boolean
+  /** The message is kept as it is: see `ownOf`. */
   enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[]
   /** Undefined for one that is not in memory alone, and where the store cannot say. */
   findQueueInMemory(clientId: string, epoch: number): QueueInMemory | undefined

@@ -5,6 +5,8 @@ const smallBytes = 16_384
 /** So much is not held back for the end of the turn. */
 const fullBytes = 65_536
 
+const isSmall = ({ length }: Buffer): boolean => length <= smallBytes
+
 let waiting: LinkWriter[] = []
 
 function flushWaiting(): void {
@@ -63,10 +65,14 @@ export class LinkWriter {
       this.#socket.write(this.#socket.writableLength === 0 ? frame : Buffer.concat([frame]), this.#onWritten)
       return
     }
+    if (frames.every(isSmall)) {
+      this.#write(frames)
+      return
+    }
     this.#socket.cork()
     let small: Buffer[] = []
     for (const frame of frames) {
-      if (frame.length <= smallBytes) small.push(frame)
+      if (isSmall(frame)) small.push(frame)
       else {
         this.#write(small)
         this.#write([frame])

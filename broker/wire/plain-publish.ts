@@ -76,9 +76,10 @@ export class PlainPublish {
     return true
   }
 
-  /** As long as its octets are there. */
-  readPayload(): Buffer {
-    return this.octets.subarray(this.#payloadFrom, this.end)
+  copyPayload(): Buffer {
+    const payload = Buffer.allocUnsafe(this.payload.length)
+    this.octets.copy(payload, 0, this.#payloadFrom, this.end)
+    return payload
   }
 
   /** What every receiver of a version gets at QoS 0; not to be changed. */
