@@ -310,7 +310,19 @@ function findOperation(request: EdgeRequestHead, profiles: Profiles): { operatio
       `the content type is ${mediaType.slice(0, 100) || 'missing'}; ${name} takes ${operation.mediaType}`,
     )
   }
+  if (operation.mediaType !== undefined) requireNoCoding(request)
   return { operation, label }
+}
+
+/** Nothing is unpacked here: a few octets can become a gigabyte. `base64` is what the body of every EST request is. */
+function requireNoCoding({ headers }: EdgeRequestHead): void {
+  const coding = (headers['content-encoding'] ?? '').trim().toLowerCase()
+  if (['', 'identity', 'base64'].includes(coding)) return
+  throw new FleetError(
+    'media_type_unsupported',
+    `the body has the content coding ${coding.slice(0, 100)}; send it as it is, without Content-Encoding`,
+    { context: { coding: coding.slice(0, 100) } },
+  )
 }
 
 async function noteRefusal(
@@ -360,6 +372,9 @@ function renderFailure(error: unknown, requestId: string, denial: string): EdgeA
   // 401 always carries the challenge, also for a wrong token: libest gives up without it.
   if (status === 401) headers['WWW-Authenticate'] = 'Basic realm="fleetgate"'
   if (error.code === 'method_not_allowed') headers.Allow = String(error.context.allow)
+  // RFC 9110 15.5.16: which coding was wanted, where it is the coding that was not.
+  if (error.code === 'media_type_unsupported' && error.context.coding !== undefined)
+    headers['Accept-Encoding'] = 'identity'
   if (status === 429) headers['Retry-After'] = String(error.context.retryAfterSeconds)
   return { status, headers, body: `${error.code}: ${error.message} (${aboutOf(requestId, denial)})\n` }
 }

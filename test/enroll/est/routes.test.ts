@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, before, suite, test } from 'node:test'
+import { gzipSync } from 'node:zlib'
 import { createEst } from '../../../enroll/est/routes.ts'
 import { EnrollmentDenials } from '../../../enroll/ra/enrollment-denials.ts'
 import { Profiles } from '../../../enroll/ra/profiles.ts'
@@ -85,6 +86,24 @@ suite('the table of EST operations (RFC 7030 3.2.2)', () => {
     }
     for (let i = 0; i < 2; i++) await fleet.est('nothing')
     assert.equal((await fleet.est('nothing')).status, 429)
+    clock.advance(60_001)
+  })
+
+  test('a body with a content coding is refused before anything of it is looked at, and told what is wanted', async () => {
+    clock.advance(60_001)
+    const send = (coding: string) =>
+      fleet.est('simpleenroll', {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/pkcs10', 'Content-Encoding': coding, Authorization: 'Bearer x' },
+        body: gzipSync('AAAA'),
+      })
+    const refused = await send('gzip')
+    assert.deepEqual([refused.status, codeOf(refused)], [415, 'media_type_unsupported'])
+    assert.equal(refused.headers['accept-encoding'], 'identity')
+    assert.match(refused.body, /the body has the content coding gzip; send it as it is, without Content-Encoding/)
+    const { body } = await fleet.admin('GET', '/audit?limit=1')
+    assert.deepEqual([body.items[0].outcome, body.items[0].reason], ['refused', 'media_type_unsupported'])
+    for (const coding of ['identity', 'base64']) assert.equal(codeOf(await send(coding)), 'unauthenticated', coding)
     clock.advance(60_001)
   })
 
