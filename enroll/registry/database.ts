@@ -46,11 +46,13 @@ const dropAtOnce = 500
 const groupAtMost = 500
 const reopenMs = 1_000
 const queueAtMost = 10_000
-// Twice LevelDB's own: half as often small tables are merged again, a seventh of the CPU time that it takes for a certificate.
-// Four times saves no more, and doubles what an open has to recover.
-const writeBufferSize = 8 * 2 ** 20
-// What LevelDB may have to recover from its logs at an open is twice that; the smallest commit takes some 500 octets of it.
-const recheckAtOpen = 32_000
+// Keys are random, so each table that is written is merged with all that there are, again and again while the registry grows. Tables
+// eight times as large as LevelDB's own are merged seldom: over 100,000 renewals half the CPU time of what it was with twice its own.
+const writeBufferSize = 32 * 2 ** 20
+// What LevelDB may have to recover from its logs at an open is twice that; the smallest commit takes some 500 octets of it. What a
+// log has lost shows at the next open too, when the log is gone: so it is this many, however long the logs are.
+const recheckAtOpen = 128_000
+const recheckAtOnce = 500
 
 // Waking a thread takes more than ten times what reading a record does. A page is read on one all the same, so that a cold
 // disk holds up its reader alone.
@@ -351,7 +353,7 @@ class LevelEngine implements RegistryEngine {
     if (hash === undefined) throw damaged(`is broken at number ${from}`)
     let cursor: Cursor = { seq: from, hash }
     for (;;) {
-      const entries = await this.#entriesAfter(log, cursor.seq, 100)
+      const entries = await this.#entriesAfter(log, cursor.seq, recheckAtOnce)
       if (entries.length === 0) break
       const { intact, brokenAt } = verifyAudit(entries, cursor)
       if (brokenAt !== undefined) throw damaged(`is broken at number ${brokenAt}`)
