@@ -33,28 +33,28 @@ export const contextPrimitive = (n: number): number => 0x80 | n
 /** One value; `content` and `der` (header included) are views into the bytes that were read. */
 export class DerElement {
   readonly #bytes: Buffer
-  readonly #span: Span
+  readonly #place: Place
 
-  constructor(bytes: Buffer, span: Span) {
+  constructor(bytes: Buffer, place: Place) {
     this.#bytes = bytes
-    this.#span = span
+    this.#place = place
   }
 
   get tag(): number {
-    return this.#span.tag
+    return this.#bytes[this.#place.start]!
   }
 
   get content(): Buffer {
-    return this.#bytes.subarray(this.#span.content, this.#span.end)
+    return this.#bytes.subarray(this.#place.content, this.#place.end)
   }
 
   get der(): Buffer {
-    return this.#bytes.subarray(this.#span.start, this.#span.end)
+    return this.#bytes.subarray(this.#place.start, this.#place.end)
   }
 }
 
 /** Where in its bytes a value and its content begin, and where both end. A view costs more than all the reading beside. */
-type Span = { tag: number; start: number; content: number; end: number }
+type Place = { start: number; content: number; end: number }
 
 const maxDepth = 16
 const constructedBit = 0x20
@@ -68,10 +68,10 @@ const constructedBit = 0x20
 export function readDer(bytes: Uint8Array, maxBytes: number): DerReader {
   if (bytes.length > maxBytes) throw new DerError(`${bytes.length} bytes, at most ${maxBytes} are read`)
   const buffer = Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  const first = spanAt(buffer, 0, buffer.length)
-  if (first.end !== buffer.length) throw new DerError(`${buffer.length - first.end} bytes after the end of the value`)
-  check(buffer, first, 1)
-  return new DerReader(buffer, 0, buffer.length)
+  const end = endOf(buffer, 0, contentAt(buffer, 0, buffer.length))
+  if (end !== buffer.length) throw new DerError(`${buffer.length - end} bytes after the end of the value`)
+  check(buffer, 0, end, 1)
+  return new DerReader(buffer, 0, end)
 }
 
 /** Reads the elements of checked bytes one after another; every method throws DerError when something else is there. */
@@ -79,6 +79,8 @@ export class DerReader {
   readonly #bytes: Buffer
   readonly #end: number
   #at: number
+  /** Of the last one that was passed, which ends at `#at`. */
+  #content = 0
 
   constructor(bytes: Buffer, start: number, end: number) {
     this.#bytes = bytes
@@ -96,15 +98,18 @@ export class DerReader {
 
   /** The next element, of this tag if one is given. */
   next(tag?: number): DerElement {
-    return new DerElement(this.#bytes, this.#pass(tag))
+    const start = this.#at
+    this.#pass(tag)
+    return new DerElement(this.#bytes, { start, content: this.#content, end: this.#at })
   }
 
-  #pass(tag?: number): Span {
+  #pass(tag?: number): void {
     if (this.done) throw new DerError(`a value is missing${tag === undefined ? '' : ` (tag ${hex(tag)})`}`)
-    const span = spanAt(this.#bytes, this.#at, this.#end)
-    if (tag !== undefined && span.tag !== tag) throw new DerError(`tag ${hex(span.tag)} where ${hex(tag)} belongs`)
-    this.#at = span.end
-    return span
+    const content = contentAt(this.#bytes, this.#at, this.#end)
+    const seen = this.#bytes[this.#at]!
+    if (tag !== undefined && seen !== tag) throw new DerError(`tag ${hex(seen)} where ${hex(tag)} belongs`)
+    this.#at = endOf(this.#bytes, this.#at, content)
+    this.#content = content
   }
 
   optional(tag: number): DerElement | undefined {
@@ -113,8 +118,8 @@ export class DerReader {
 
   /** A reader over the elements inside the next one. */
   enter(tag: number = tags.sequence): DerReader {
-    const { content, end } = this.#pass(tag)
-    return new DerReader(this.#bytes, content, end)
+    this.#pass(tag)
+    return new DerReader(this.#bytes, this.#content, this.#at)
   }
 
   enterOptional(tag: number): DerReader | undefined {
@@ -126,7 +131,8 @@ export class DerReader {
   }
 
   boolean(): boolean {
-    return this.#bytes[this.#pass(tags.boolean).content] === 0xff
+    this.#pass(tags.boolean)
+    return this.#bytes[this.#content] === 0xff
   }
 
   /** Two's complement, big endian, minimal. */
@@ -136,15 +142,15 @@ export class DerReader {
 
   /** An INTEGER from 0 to 127, which is all that versions and path lengths need. */
   smallInteger(): number {
-    const { content, end } = this.#pass(tags.integer)
-    const value = this.#bytes[content]!
-    if (end - content !== 1 || value > 0x7f) throw new DerError('an INTEGER outside 0 to 127')
+    this.#pass(tags.integer)
+    const value = this.#bytes[this.#content]!
+    if (this.#at - this.#content !== 1 || value > 0x7f) throw new DerError('an INTEGER outside 0 to 127')
     return value
   }
 
   oid(): string {
-    const { content, end } = this.#pass(tags.oid)
-    return decodeOid(this.#bytes, content, end)
+    this.#pass(tags.oid)
+    return decodeOid(this.#bytes, this.#content, this.#at)
   }
 
   octetString(): Buffer {
@@ -159,21 +165,24 @@ export class DerReader {
   }
 
   bits(): { bytes: Buffer; unusedBits: number } {
-    const { content, end } = this.#pass(tags.bitString)
-    return { bytes: this.#bytes.subarray(content + 1, end), unusedBits: this.#bytes[content]! }
+    this.#pass(tags.bitString)
+    return { bytes: this.#bytes.subarray(this.#content + 1, this.#at), unusedBits: this.#bytes[this.#content]! }
   }
 
   /** UTCTime or GeneralizedTime in the one form that RFC 5280 4.1.2.5 allows: seconds, Z, no fraction. */
   time(): Date {
-    const { tag, content, end } = this.#pass()
-    if (tag !== tags.utcTime && tag !== tags.generalizedTime) throw new DerError(`tag ${hex(tag)} where a time belongs`)
-    return decodeTime(tag, this.#bytes.toString('latin1', content, end))
+    const tag = this.nextTag
+    this.#pass()
+    if (tag !== tags.utcTime && tag !== tags.generalizedTime)
+      throw new DerError(`tag ${hex(tag!)} where a time belongs`)
+    return decodeTime(tag, this.#bytes.toString('latin1', this.#content, this.#at))
   }
 }
 
 const hex = (value: number): string => `0x${value.toString(16).padStart(2, '0')}`
 
-function spanAt(bytes: Buffer, at: number, limit: number): Span {
+/** @returns where the content of the value at `at` begins; its end has been checked against what is there */
+function contentAt(bytes: Buffer, at: number, limit: number): number {
   if (limit - at < 2) throw new DerError('cut off in a tag or length')
   const tag = bytes[at]!
   let length = bytes[at + 1]!
@@ -189,24 +198,32 @@ function spanAt(bytes: Buffer, at: number, limit: number): Span {
     if (length < 0x80 || bytes[content] === 0) throw new DerError('a length that is not minimal')
     content += octets
   }
-  const end = content + length
-  if (end > limit) throw new DerError(`cut off: ${length} bytes announced, ${limit - content} there`)
-  return { tag, start: at, content, end }
+  if (content + length > limit) throw new DerError(`cut off: ${length} bytes announced, ${limit - content} there`)
+  return content
 }
 
-function check(bytes: Buffer, { tag, content, end }: Span, depth: number): void {
+/** @param content where `contentAt` found that it begins */
+const endOf = (bytes: Buffer, at: number, content: number): number =>
+  content + (content === at + 2 ? bytes[at + 1]! : bytes.readUIntBE(at + 2, content - at - 2))
+
+/** The value at `at` and all that is in it, without an object for each. @returns where it ends */
+function check(bytes: Buffer, at: number, limit: number, depth: number): number {
+  const tag = bytes[at]!
+  const content = contentAt(bytes, at, limit)
+  const end = endOf(bytes, at, content)
   if (depth > maxDepth) throw new DerError(`nested more than ${maxDepth} levels deep`)
   if ((tag & constructedBit) !== 0) {
     // X.690 10.2: a string type is never constructed in DER, so SEQUENCE and SET are the only universal ones left.
     if (tag < 0x40 && tag !== tags.sequence && tag !== tags.set)
       throw new DerError(`a constructed value (tag ${hex(tag)})`)
-    for (let at = content; at < end; ) {
-      const child = spanAt(bytes, at, end)
-      check(bytes, child, depth + 1)
-      at = child.end
-    }
-    return
+    for (let inner = content; inner < end; ) inner = check(bytes, inner, end, depth + 1)
+    return end
   }
+  checkPrimitive(bytes, { tag, content, end })
+  return end
+}
+
+function checkPrimitive(bytes: Buffer, { tag, content, end }: { tag: number; content: number; end: number }): void {
   switch (tag) {
     case 0x00:
       throw new DerError('an end-of-contents mark')
