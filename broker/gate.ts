@@ -103,9 +103,11 @@ export class Gate {
     // [MQTT-3.2.2-16], [MQTT-3.1.3-6] of 3.1.1: an id that no session has. Under the device's own a tool that connects for a
     // moment would end the device's connection.
     const clientId = connect.clientId || `${admission.principal.deviceId}:${newSuffix()}`
-    const endTurn = await sessions.takeTurn(clientId)
-    // What was true before the wait need not be now.
-    admission = hasEnded(connection) ? admission : this.#decide(connection, { ...connect, clientId }, admission)
+    const { before, end: endTurn } = sessions.takeTurn(clientId)
+    if (before !== undefined) await before
+    // What was true before a wait need not be now.
+    const isAsBefore = before === undefined && secondFactor === undefined && clientId === connect.clientId
+    if (!isAsBefore && !hasEnded(connection)) admission = this.#decide(connection, { ...connect, clientId }, admission)
     if (!admission.admitted || hasEnded(connection)) {
       endTurn()
       return hasEnded(connection) ? undefined : admission

@@ -197,24 +197,21 @@ export class Sessions {
   }
 
   /**
-   * Waits until `clientId` is free: CONNECTs of one id take turns, and the connection that holds it is closed and wholly
-   * gone, its will published, before the next goes on [MQTT-3.1.4-3]. The core mixes them up otherwise (traps T6, T7).
+   * CONNECTs of one id take turns, and the connection that holds it is closed and wholly gone, its will published, before the next
+   * goes on [MQTT-3.1.4-3]. The core mixes them up otherwise (traps T6, T7).
    *
-   * @returns ends the turn; call it when the CONNECT has been answered or the connection is gone
+   * @returns `before` is to be waited for; undefined where nobody has a turn now. `end` is to be called when the CONNECT has been
+   *   answered or the connection is gone
    */
-  async takeTurn(clientId: string): Promise<() => void> {
+  takeTurn(clientId: string): { before: Promise<void> | undefined; end: () => void } {
     const before = this.#turns.get(clientId)
-    let end!: () => void
-    const turn = new Promise<void>((resolve) => {
-      end = resolve
-    })
-    const queue = (before ?? Promise.resolve()).then(() => turn)
+    const { promise, resolve: end } = Promise.withResolvers<void>()
+    const queue = before === undefined ? promise : before.then(() => promise)
     this.#turns.set(clientId, queue)
     void queue.then(() => {
       if (this.#turns.get(clientId) === queue) this.#turns.delete(clientId)
     })
-    await before
-    return end
+    return { before, end }
   }
 
   /** In its turn: the holder of `clientId` is closed and gone when this resolves; `connection` holds the id then. */

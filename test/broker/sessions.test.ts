@@ -56,6 +56,13 @@ async function settle(): Promise<void> {
   await seen.until(payload)
 }
 
+/** Resolves when everybody who waited for the client id has had a turn. */
+async function passTurn(sessions: Sessions, clientId: string): Promise<void> {
+  const { before, end } = sessions.takeTurn(clientId)
+  await before
+  end()
+}
+
 test('a revoked device loses every connection at once: live, idle and in the middle of a CONNECT', async () => {
   const device = await harness.device('stolen-1')
   const live = await harness.connect(device, { clientId: 'stolen-1:a', ...willOf('stolen-1') })
@@ -198,7 +205,7 @@ test('a handshake that is under way when its device is revoked ends in a refusal
 test('a CONNECT that waits for its turn when its device is revoked does not get it', async () => {
   const device = await harness.device('stolen-5')
   const sessions = harness.broker.sessions as Sessions
-  const endTurn = await sessions.takeTurn('stolen-5')
+  const { end: endTurn } = sessions.takeTurn('stolen-5')
   const socket = await harness.socket(device)
   const heard = heardBy(socket)
   socket.write(connectPacket('stolen-5'))
@@ -206,7 +213,7 @@ test('a CONNECT that waits for its turn when its device is revoked does not get 
   await harness.revokeDevice(device)
   assert.deepEqual(await heard, Buffer.alloc(0))
   endTurn()
-  await (await sessions.takeTurn('stolen-5'))()
+  await passTurn(sessions, 'stolen-5')
   assert.equal(sessions.isHeld('stolen-5'), false)
 })
 
@@ -227,7 +234,7 @@ test('a session that is being taken over when its device is revoked is lost to b
   assert.deepEqual(await heard, Buffer.alloc(0))
   end()
   await formerClosed
-  await (await sessions.takeTurn('stolen-6'))()
+  await passTurn(sessions, 'stolen-6')
   assert.deepEqual([sessions.isHeld('stolen-6'), sessions.ofDevice('stolen-6')], [false, []])
 })
 

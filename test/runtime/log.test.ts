@@ -27,6 +27,23 @@ function linesOf(statements: string, level = 'debug'): Record<string, unknown>[]
     .map((line) => JSON.parse(line))
 }
 
+test('the time of a line is that of the clock, to the millisecond, wherever in a second it is', () => {
+  const times = [
+    '2026-03-01T09:00:00.000Z',
+    '2026-03-01T09:00:00.007Z',
+    '2026-03-01T09:00:59.999Z',
+    '2026-02-01T00:00:00.070Z',
+  ]
+  const lines = linesOf(`for (const time of ${JSON.stringify(times)}) {
+  Date.now = () => Date.parse(time)
+  log.info({ event: 'tested' }, 'tested')
+}`)
+  assert.deepEqual(
+    lines.map(({ time }) => time),
+    times,
+  )
+})
+
 test('a line is JSON on standard error, with the service, the time and the event', () => {
   const [line] = linesOf(
     "log.warn({ event: 'connection.refused', reason: 'certificate_revoked' }, 'connection refused')",
