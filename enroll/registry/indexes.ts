@@ -9,7 +9,7 @@ import type { ClaimRecord } from './claims.ts'
 import type { CutsRecord } from './cuts.ts'
 import type { DenialRecord } from './denials.ts'
 import type { DeviceRecord } from './devices.ts'
-import { entryId, type IndexEntry } from './engine.ts'
+import { type Changes, entryId, type IndexEntry } from './engine.ts'
 import type { FeedForksRecord } from './feed-forks.ts'
 import type { HierarchyRecord } from './hierarchies.ts'
 import type { IncidentRecord } from './incidents.ts'
@@ -95,4 +95,24 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
   request: ({ at }) => [{ index: 'request.at', value: at }],
 }
 
-export const indexesOf = <K extends RecordKind>(kind: K, doc: RecordTypes[K]): IndexEntry[] => table[kind](doc)
+const indexesOf = <K extends RecordKind>(kind: K, doc: RecordTypes[K]): IndexEntry[] => table[kind](doc)
+
+/** From `old` to `now`; where it `reindexes`, what is there already is written again. */
+export function indexChanges<K extends RecordKind>(
+  kind: K,
+  id: string,
+  old: RecordTypes[K] | undefined,
+  now: RecordTypes[K] | undefined,
+  reindexes = false,
+): Changes['indexed'] {
+  const gone = old === undefined ? [] : indexesOf(kind, old)
+  const there = now === undefined ? [] : indexesOf(kind, now)
+  const isNew = (entry: IndexEntry): boolean => reindexes || !hasEntry(gone, entry)
+  return [
+    ...gone.filter((entry) => !hasEntry(there, entry)).map((entry) => ({ ...entry, id, present: false })),
+    ...there.filter(isNew).map((entry) => ({ ...entry, id, present: true })),
+  ]
+}
+
+const hasEntry = (entries: readonly IndexEntry[], { index, value }: IndexEntry): boolean =>
+  entries.some((entry) => entry.index === index && entry.value === value)

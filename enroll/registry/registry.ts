@@ -11,7 +11,6 @@ import {
   type EngineSnapshot,
   entryId,
   type Head,
-  type IndexEntry,
   isKeyPart,
   type Range,
   type RecordKey,
@@ -21,7 +20,7 @@ import {
   type View,
 } from './engine.ts'
 import { encodeFeed } from './feed-log.ts'
-import { indexesOf, type RecordKind, type RecordTypes, type RequestRecord } from './indexes.ts'
+import { indexChanges, type RecordKind, type RecordTypes, type RequestRecord } from './indexes.ts'
 
 /** `expect` is the revision the record was read at, 0 for "must not exist"; without `doc` the record is deleted. */
 export type Write = {
@@ -436,22 +435,3 @@ export function requireExpected(
   const seen = actual === 0 ? 'does not exist' : expect === 0 ? 'exists already' : 'was changed meanwhile'
   throw new FleetError('conflict', `${kind} ${id} ${seen}`, { context: { kind, id, expected: expect, actual } })
 }
-
-function indexChanges<K extends RecordKind>(
-  kind: K,
-  id: string,
-  old: RecordTypes[K] | undefined,
-  now: RecordTypes[K] | undefined,
-  reindexes = false,
-): Changes['indexed'] {
-  const gone = old === undefined ? [] : indexesOf(kind, old)
-  const there = now === undefined ? [] : indexesOf(kind, now)
-  const isNew = (entry: IndexEntry): boolean => reindexes || !hasEntry(gone, entry)
-  return [
-    ...gone.filter((entry) => !hasEntry(there, entry)).map((entry) => ({ ...entry, id, present: false })),
-    ...there.filter(isNew).map((entry) => ({ ...entry, id, present: true })),
-  ]
-}
-
-const hasEntry = (entries: readonly IndexEntry[], { index, value }: IndexEntry): boolean =>
-  entries.some((entry) => entry.index === index && entry.value === value)
