@@ -26,7 +26,7 @@ import type { Connection, Sessions } from './sessions.ts'
 import type { Area } from './store.ts'
 import type { SnapshotChange } from './trust/snapshot.ts'
 import { noteFull } from './undelivered.ts'
-import { Wills, type WillsOptions } from './wills.ts'
+import { revokedDevices, Wills, type WillsOptions } from './wills.ts'
 import { Bus } from './wire/aedes-port.ts'
 import { Link } from './wire/link.ts'
 import type { LinkLimits } from './wire/link-events.ts'
@@ -207,9 +207,8 @@ export class MqttService implements AsyncDisposable {
   }
 
   /** Drops what is kept for devices that were revoked while nobody said so. */
-  async forgetRevoked(): Promise<void> {
-    const { store, gate } = this.#context
-    for (const deviceId of await revokedDevices(store, gate)) this.forget(deviceId)
+  forgetRevoked(): void {
+    void this.#context.wills.forgetRevoked()
   }
 
   /** Tells who is there anew where the registry has changed that. */
@@ -243,14 +242,6 @@ async function restore(store: SessionStore, index: RouteIndex, gate: Gate): Prom
   for await (const { clientId, subscriptions } of store.sessions()) {
     for (const { qos, ...rest } of subscriptions) index.add({ clientId, granted: qos, ...rest })
   }
-}
-
-async function revokedDevices(store: SessionStore, gate: Gate): Promise<Set<string>> {
-  const revoked = new Set<string>()
-  for await (const { clientId } of store.sessions()) {
-    if (gate.isRevoked(deviceOf(clientId))) revoked.add(deviceOf(clientId))
-  }
-  return revoked
 }
 
 const linkLimitsOf = ({

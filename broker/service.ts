@@ -312,7 +312,7 @@ export async function createBrokerService(options: {
     }
     if (change.replaced) {
       keyWatch.reset()
-      void mqtt.forgetRevoked()
+      mqtt.forgetRevoked()
       purgeAll()
     }
     if (change.anchors) trustOwn()

@@ -69,6 +69,14 @@ export class Wills implements Disposable {
     })
   }
 
+  /** Drops those of every device that is revoked by now. */
+  forgetRevoked(): Promise<void> {
+    const { store, gate } = this.#options
+    return this.#owe('devices', async () => {
+      for (const deviceId of await revokedDevices(store, gate)) await this.forget(deviceId)
+    })
+  }
+
   /**
    * Removes what a device has retained and is void; others are told in MQTT's own way, by an empty message on the topic
    * [MQTT-3.3.1-6], as if somebody had cleared it by hand.
@@ -180,4 +188,13 @@ export class Wills implements Disposable {
 /** Dropped meanwhile, with its device, or another connection goes on with it. */
 function unlessGone(error: unknown): void {
   if (!isFleetError(error, 'session_taken_over')) throw error
+}
+
+/** Of those that have sessions. */
+export async function revokedDevices(store: SessionStore, gate: Pick<Gate, 'isRevoked'>): Promise<Set<string>> {
+  const revoked = new Set<string>()
+  for await (const { clientId } of store.sessions()) {
+    if (gate.isRevoked(deviceOf(clientId))) revoked.add(deviceOf(clientId))
+  }
+  return revoked
 }

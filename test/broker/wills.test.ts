@@ -45,6 +45,7 @@ async function open() {
     get(target, name) {
       const value = Reflect.get(target, name)
       if (typeof value !== 'function') return value
+      if (isDown && name === 'sessions') throw down
       return isDown && name !== Symbol.asyncDispose ? () => Promise.reject(down) : value.bind(target)
     },
   }) as SessionStore
@@ -280,6 +281,20 @@ test('the sessions of a revoked device are dropped, later where the store is dow
   await all.wills.publishDue()
   assert.deepEqual(routed(), ['b'])
   assert.equal((await all.store.claim('b', 'b', forGood)).present, true)
+})
+
+test('of many devices that are revoked the sessions are dropped later, too, where the store is down', async () => {
+  await using all = await open()
+  for (const id of ['a', 'b', 'c']) await all.claim(id)
+  for (const id of ['a', 'c']) all.gate.revoked.add(id)
+  all.setDown(true)
+  await all.wills.forgetRevoked()
+  assert.equal(all.testLog.lines.filter(({ event }) => event === 'broker.failed').length, 1)
+  all.setDown(false)
+  await all.wills.publishDue()
+  const there: string[] = []
+  for await (const { clientId } of all.store.sessions()) there.push(clientId)
+  assert.deepEqual(there, ['b'])
 })
 
 test('a session that begins while its device is being dropped keeps its routes', async () => {
