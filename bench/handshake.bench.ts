@@ -3,7 +3,7 @@
  * a session ticket, beside bare aedes and mosquitto in one run and in turns. The start of a broker does not count, nor its first
  * connections: JavaScript has to be compiled, which the broker of an operator has behind it, and mosquitto needs no such time.
  * `mosquitto` looks at the chain alone; `mosquitto checking` has been told to refuse the revoked, too, of which it has a list, and to
- * have an ACL, names from certificates and a log. (At a resumption OpenSSL looks at no list.)
+ * have an ACL, names from certificates and a log. At a resumption it looks at no list: each new one ends all of its tickets.
  *
  *   npm run bench -- handshake [rounds] [connections a round] [at once] [connections before it counts] [revoked certificates]
  */
