@@ -58,19 +58,21 @@ export function addCrl(program: Command, io: Io): void {
     })
 
   const list = ({ items }: { items: CrlView[] }): string =>
-    table(
-      ['list', 'number', 'base', 'this update', 'next update', 'entries', 'URL'],
-      items.map((one) => [
-        one.name,
-        String(one.number),
-        one.base === undefined ? undefined : String(one.base),
-        one.thisUpdate,
-        one.nextUpdate,
-        String(one.entries),
-        one.url,
-      ]),
-      io.colour,
-    )
+    items.length === 0
+      ? 'none are served; enroll.status.url of the configuration says where they are to be, and others then read them\n'
+      : table(
+          ['list', 'number', 'base', 'this update', 'next update', 'entries', 'URL'],
+          items.map((one) => [
+            one.name,
+            String(one.number),
+            one.base === undefined ? undefined : String(one.base),
+            one.thisUpdate,
+            one.nextUpdate,
+            String(one.entries),
+            one.url,
+          ]),
+          io.colour,
+        )
 
   const details = (one: CrlView): string =>
     fields(

@@ -389,6 +389,12 @@ const cases: {
     shown: /decided +2026.* by operator:operator\n/,
   },
   {
+    argv: ['crl', 'ls'],
+    answer: { items: [] },
+    asked: { path: '/v1/crls' },
+    shown: /^none are served; enroll\.status\.url of the configuration/,
+  },
+  {
     argv: ['broker', 'forget', 'broker-1'],
     answer: { id: 'broker-1', certificates: ['0a1b'] },
     asked: { method: 'DELETE', path: '/v1/brokers/broker-1' },
