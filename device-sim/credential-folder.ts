@@ -141,6 +141,7 @@ export class CredentialFolder {
     const draft = `${path}.new`
     try {
       rmSync(draft, { recursive: true, force: true })
+      makeFolder(this.path, 0o755)
       makeFolder(draft, 0o755)
       for (const [name, [content, mode]] of Object.entries(files)) writeFileAtomic(join(draft, name), content, mode)
       rmSync(path, { recursive: true, force: true })

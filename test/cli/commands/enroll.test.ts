@@ -241,7 +241,7 @@ suite('fleetgate enroll and renew', () => {
     writeFileSync(at('file'), '')
     const { code, err } = await enroll('cam-5', '--out', at('file', 'cam-5'), '--token', token)
     assert.equal(code, 2)
-    assert.match(err, /cam-5.* cannot be made: .*file is a file \(data_damaged\)/)
+    assert.match(err, /the folder .*cam-5 cannot be made: .*file is a file \(data_damaged\)/)
     const empty = await enroll('cam-5', '--token-file', at('file'))
     assert.deepEqual([empty.code, /there is no token in .*file \(/.test(empty.err)], [1, true])
     assert.equal((await enroll('cam-5', '--token', token)).code, 0)
