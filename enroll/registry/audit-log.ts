@@ -89,8 +89,20 @@ export function verifyAudit(entries: Iterable<AuditEntry>, from: Cursor): { inta
 }
 
 function cleanDetails(details: NonNullable<AuditFact['details']>): NonNullable<AuditFact['details']> {
+  // Most are: what we write ourselves.
+  if (isClean(details)) return details
   const entries = Object.entries(details).slice(0, maxItems)
   return Object.fromEntries(entries.map(([name, value]) => [clean(name), cleanValue(value)]))
+}
+
+function isClean(details: NonNullable<AuditFact['details']>): boolean {
+  let items = 0
+  for (const name of Object.keys(details)) {
+    const value = details[name]!
+    if (++items > maxItems || !isPlain(name)) return false
+    if (typeof value === 'string' ? !isPlain(value) : Array.isArray(value)) return false
+  }
+  return true
 }
 
 function cleanValue(value: string | number | boolean | string[]): string | number | boolean | string[] {
@@ -101,7 +113,7 @@ function cleanValue(value: string | number | boolean | string[]): string | numbe
 }
 
 function clean(text: string): string {
-  if (text.length <= maxText && plain.test(text)) return text
+  if (isPlain(text)) return text
   return cut(
     cut(text.toWellFormed()).replaceAll(unseen, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, '0')}`),
   )
@@ -111,5 +123,6 @@ function clean(text: string): string {
 const unseen = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g
 
 const plain = /^[ -~]*$/
+const isPlain = (text: string): boolean => text.length <= maxText && plain.test(text)
 
 const cut = (text: string): string => (text.length <= maxText ? text : `${text.slice(0, maxText - 1).toWellFormed()}…`)

@@ -58,16 +58,16 @@ const table: { [K in RecordKind]: (doc: RecordTypes[K]) => IndexEntry[] } = {
     ...factoryKeys.map((value) => ({ index: 'device.factoryKey', value })),
   ],
   certificate: (certificate) => {
-    const { deviceId, notAfter, supersedesAt, noticeAt, status } = certificate
-    return [
-      ...(deviceId === undefined ? [] : [{ index: 'certificate.device', value: deviceId }]),
-      ...(notAfter === undefined ? [] : [{ index: 'certificate.notAfter', value: instant(notAfter) }]),
-      ...(supersedesAt === undefined ? [] : [{ index: 'certificate.supersedesAt', value: supersedesAt }]),
-      ...(noticeAt === undefined ? [] : [{ index: 'certificate.noticeAt', value: noticeAt }]),
-      ...(certificate.fingerprint === undefined ? [] : [fingerprintEntry(certificate.fingerprint)]),
-      ...(isListed({ status }) ? [{ index: 'certificate.status', value: status }] : []),
-      ...(isOwn(certificate) ? [{ index: 'certificate.own', value: certificate.kind }] : []),
-    ]
+    const { deviceId, notAfter, supersedesAt, noticeAt, fingerprint } = certificate
+    const entries: IndexEntry[] = []
+    if (deviceId !== undefined) entries.push({ index: 'certificate.device', value: deviceId })
+    if (notAfter !== undefined) entries.push({ index: 'certificate.notAfter', value: instant(notAfter) })
+    if (supersedesAt !== undefined) entries.push({ index: 'certificate.supersedesAt', value: supersedesAt })
+    if (noticeAt !== undefined) entries.push({ index: 'certificate.noticeAt', value: noticeAt })
+    if (fingerprint !== undefined) entries.push(fingerprintEntry(fingerprint))
+    if (isListed(certificate)) entries.push({ index: 'certificate.status', value: certificate.status })
+    if (isOwn(certificate)) entries.push({ index: 'certificate.own', value: certificate.kind })
+    return entries
   },
   token: ({ deviceId }) => [{ index: 'token.device', value: deviceId }],
   apiToken: () => [],
