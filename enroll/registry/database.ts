@@ -9,6 +9,7 @@
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Level } from 'level'
 import { type Cursor, type FeedEvent, genesis, startCursor } from '../../contract/feed.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -220,9 +221,15 @@ class LevelEngine implements RegistryEngine {
     return this.#head.auditStart ?? startCursor
   }
 
-  /** While one group is being synced the next one gathers. */
+  /**
+   * While one group is being synced the next one gathers, and what this turn of the event loop brings is one group: to hand a write to
+   * a thread and hear of its end costs more than to decide on it.
+   */
   async #drain(): Promise<void> {
-    while (this.#queue.length > 0) await this.#commit(this.#queue.splice(0, groupAtMost))
+    while (this.#queue.length > 0) {
+      await nextTurn()
+      await this.#commit(this.#queue.splice(0, groupAtMost))
+    }
     this.#writing = undefined
   }
 

@@ -14,7 +14,7 @@ import { verifyAudit } from '../../../enroll/registry/audit-log.ts'
 import { writeCertificate } from '../../../enroll/registry/certificates.ts'
 import { openDatabase } from '../../../enroll/registry/database.ts'
 import { findDevice, listDevices } from '../../../enroll/registry/devices.ts'
-import { Registry, readAll } from '../../../enroll/registry/registry.ts'
+import { type Receipt, Registry, readAll } from '../../../enroll/registry/registry.ts'
 import { hear } from '../../harness/hear.ts'
 import { at, created, creation, device, type Place, registrySuite, requireWholeChains } from '../../suites/registry.ts'
 
@@ -284,17 +284,17 @@ for (const written of [true, false]) {
     withFolder(async (folder) => {
       await using registry = await open(folder)
       await registry.commit(creation(device('before')))
+      let second: Promise<Receipt> | undefined
       const failing = intercept(async (write) => {
         failing.mock.restore()
+        // Queued behind the failing group: decided anew from what the disk holds.
+        second = registry.commit(creation(device('second')))
         if (written) await write()
         throw new Error('I/O error')
       })
-      const first = registry.commit(creation(device('first')))
-      // Queued behind the failing group: decided anew from what the disk holds.
-      const second = registry.commit(creation(device('second')))
-      await assert.rejects(first, { code: 'outcome_unknown' })
+      await assert.rejects(registry.commit(creation(device('first'))), { code: 'outcome_unknown' })
       assert.equal((await findDevice(registry, 'first')) !== undefined, written, 'who looks sees what is on disk')
-      assert.equal((await second).feedSeq, written ? 3 : 2)
+      assert.equal((await second)?.feedSeq, written ? 3 : 2)
       assert.deepEqual(await registry.commit(creation(device('first'))), {
         auditSeq: written ? 2 : 3,
         feedSeq: written ? 2 : 3,
@@ -370,21 +370,19 @@ test('a store that cannot be opened again is opened once it can be, also where e
 test('when a group fails, refusals and repeated answers that rest on it are unknown too', () =>
   withFolder(async (folder) => {
     await using registry = await open(folder)
-    let writes = 0
-    const failing = intercept(async (write) => {
-      if (++writes === 1) return write()
+    const failing = intercept(async () => {
       failing.mock.restore()
       throw new Error('I/O error')
     })
+    // What is asked for in one turn of the event loop is one group.
     const outcomes = await Promise.allSettled([
-      registry.commit(creation(device('busy'))), // while it is written, the others become one group
       registry.commit(creation(device('cam-1'))),
       registry.commit(creation(device('cam-1'))),
       registry.commit({ ...creation(device('cam-1')), requestId: 'other' }),
     ])
     assert.deepEqual(
       outcomes.map((outcome) => (outcome.status === 'rejected' ? outcome.reason.code : outcome.status)),
-      ['fulfilled', 'outcome_unknown', 'outcome_unknown', 'outcome_unknown'],
+      ['outcome_unknown', 'outcome_unknown', 'outcome_unknown'],
     )
     assert.equal(await findDevice(registry, 'cam-1'), undefined)
     assert.equal((await registry.commit({ ...creation(device('cam-1')), requestId: 'other' })).replayed, false)
