@@ -105,16 +105,17 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
     if (audience === undefined || !this.#isFirst || this.#guard.mayDelay(publish.qos)) return undefined
     const { router, gate, clock } = this.#context
     const isKept = isStored(audience, publish.qos)
-    const message = isKept ? gate.stamped(messageOfPlain(publish, this.clientId, clock().getTime())) : undefined
-    const kept = message && router.prepareAtOnce(message, audience)
-    if (isKept ? kept === undefined : audience.links === undefined) return undefined
+    const bytes = publish.topic.length + publish.payload.length
+    if (isKept ? !router.mayEnqueueAtOnce(audience, bytes) : audience.links === undefined) return undefined
     const code = this.#guard.judge(publish)
     if (code !== pass) {
       publish.sentence = this.#guard.sentence
       return code
     }
-    if (kept !== undefined) router.enqueueAtOnce(kept, audience)
-    else for (const link of audience.links!) link.forward(publish)
+    if (isKept) {
+      const message = messageOfPlain(publish, this.clientId, clock().getTime())
+      router.enqueueAtOnce(gate.stamped(message), audience)
+    } else for (const link of audience.links!) link.forward(publish)
     return reasonFor(audience.isWanted)
   }
 
@@ -301,12 +302,11 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
     const audience = this.#lanes?.get(packet.topic)
     if (audience === undefined || !this.#isFirst) return false
     const { router, gate, clock } = this.#context
-    if (audience.receivers.length > 0 || audience.hasAbsent) {
+    const isKept = isStored(audience, packet.qos)
+    if (isKept && !router.mayEnqueueAtOnce(audience, packet.topic.length + packet.payload.length)) return false
+    if (audience.receivers.length > 0) {
       const message = messageOf(packet, this.clientId, clock().getTime())
-      const isKept = isStored(audience, packet.qos)
-      const kept = isKept ? router.prepareAtOnce(gate.stamped(ownOf(message)), audience) : undefined
-      if (kept !== undefined) router.enqueueAtOnce(kept, audience)
-      else if (isKept) return false
+      if (isKept) router.enqueueAtOnce(gate.stamped(ownOf(message)), audience)
       else for (const { receiver, delivery } of audience.receivers) receiver.deliver(message, delivery)
     }
     this.#acknowledge(packet, reasonFor(audience.isWanted))

@@ -100,23 +100,21 @@ export class Router {
   }
 
   /**
-   * A message of QoS 1 that somebody is to have above QoS 0.
+   * Whether all who are to have a message of QoS 1 above QoS 0 are connected, with sessions that are in memory alone.
    *
-   * @returns what `enqueueAtOnce` takes in this turn; undefined where one of those is not connected, or not in memory alone
+   * @param bytes of its topic and payload
    */
-  prepareAtOnce(message: Message, { stored, hasAbsent }: Audience): readonly Delivery[] | undefined {
-    if (hasAbsent) return undefined
-    const queued = stored.map((entry) => this.#deliveryOf(message, entry))
-    return this.#options.store.mayEnqueueAtOnce(queued) ? queued : undefined
+  mayEnqueueAtOnce({ stored, hasAbsent }: Audience, bytes: number): boolean {
+    return !hasAbsent && this.#options.store.mayEnqueueAtOnce(stored, bytes)
   }
 
-  /** To those, and to whoever gets it at QoS 0. */
-  enqueueAtOnce(queued: readonly Delivery[], { stored, receivers }: Audience): void {
+  /** To those, and to whoever gets it at QoS 0, where `mayEnqueueAtOnce` says so in this turn. @param message kept as it is */
+  enqueueAtOnce(message: Message, { stored, receivers }: Audience): void {
+    const queued = stored.map((entry) => this.#deliveryOf(message, entry))
     const answers = this.#options.store.enqueueAtOnce(queued)
     this.#wake(queued)
     this.#noteFull(queued, answers)
     if (receivers.length === stored.length) return
-    const { message } = queued[0]!
     for (const { receiver, delivery } of receivers) if (delivery.granted === 0) receiver.deliver(message, delivery)
   }
 

@@ -1,7 +1,8 @@
 import { Level } from 'level'
 import { FleetError } from '../runtime/errors.ts'
 
-export type Operation = { type: 'put'; key: string; value: Buffer } | { type: 'del'; key: string }
+/** @property isNew nothing was ever written under the key */
+export type Operation = { type: 'put'; key: string; value: Buffer; isNew?: boolean } | { type: 'del'; key: string }
 
 /** A part of the folder for keys and octets of somebody else, who knows what they mean. */
 export type Area = {

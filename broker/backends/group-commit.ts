@@ -52,8 +52,7 @@ export class GroupCommit {
     const { size } = group.operations
     for (const operation of operations) {
       const before = group.operations.get(operation.key)
-      group.operations.set(operation.key, operation)
-      group.bytes += sizeOf(operation) - (before === undefined ? 0 : sizeOf(before))
+      group.bytes += merge(group.operations, operation, before) - (before === undefined ? 0 : sizeOf(before))
     }
     this.#backlogBytes += group.bytes - bytes
     this.#backlog += group.operations.size - size
@@ -111,6 +110,17 @@ export class GroupCommit {
 }
 
 const nothing = Promise.resolve()
+
+/** What came and went while the group before was being written has never been there. @returns octets that are to be written of it */
+function merge(operations: Map<string, Operation>, operation: Operation, before: Operation | undefined): number {
+  const isNew = before?.type === 'put' && before.isNew === true
+  if (isNew && operation.type === 'del') {
+    operations.delete(operation.key)
+    return 0
+  }
+  operations.set(operation.key, isNew && operation.type === 'put' ? { ...operation, isNew } : operation)
+  return sizeOf(operation)
+}
 
 const sizeOf = (operation: Operation): number =>
   operation.key.length + (operation.type === 'put' ? operation.value.length : 0)

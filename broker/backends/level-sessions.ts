@@ -33,6 +33,7 @@ import {
   type Message,
   type Queued,
   type QueueInMemory,
+  type Receiver,
   type SessionStore,
   type StoredSubscription,
   type Will,
@@ -223,8 +224,8 @@ export class LevelSessions implements SessionStore {
     return answers
   }
 
-  mayEnqueueAtOnce(deliveries: readonly Delivery[]): boolean {
-    return !this.#broken && !this.#closed && this.#queues.areInMemory(deliveries, this.#findLive)
+  mayEnqueueAtOnce(receivers: readonly Receiver[], bytes: number): boolean {
+    return !this.#broken && !this.#closed && this.#queues.mayHoldFor(receivers, bytes, this.#findLive)
   }
 
   enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[] {

@@ -17,7 +17,7 @@ import {
   seqOfEntry,
 } from './session-records.ts'
 import { countEntry, type Session, type State, takeNumber } from './session-state.ts'
-import type { Delivery, DeviceQuota, EnqueueAnswer, Message, Queued } from './session-store.ts'
+import type { Delivery, DeviceQuota, EnqueueAnswer, Message, Queued, Receiver } from './session-store.ts'
 
 const pageSize = 500
 /** What may wait in memory alone for one session. */
@@ -116,16 +116,15 @@ export class SessionQueues {
     return answers
   }
 
-  /** Whether all of them may have their message, which is the same, in memory alone. */
-  areInMemory(deliveries: readonly Delivery[], find: (clientId: string) => Session | undefined): boolean {
-    const bytes = messageBytes(deliveries[0]!.message)
-    return deliveries.every(({ clientId, qos }) => {
+  /** Whether all of them may have a message of QoS 1 of that size, which is the same, in memory alone. */
+  mayHoldFor(receivers: readonly Receiver[], bytes: number, find: (clientId: string) => Session | undefined): boolean {
+    return receivers.every(({ clientId }) => {
       const session = find(clientId)
-      return qos === 1 && session !== undefined && !session.isOnDisk && this.#mayHold(session, bytes)
+      return session !== undefined && !session.isOnDisk && this.#mayHold(session, bytes)
     })
   }
 
-  /** One message, where `areInMemory` says so. */
+  /** One message, where `mayHoldFor` says so. */
   enqueueInMemory(
     deliveries: readonly Delivery[],
     options: {
@@ -300,13 +299,13 @@ export class SessionQueues {
       return
     }
     const value = encodeMessage(message)
-    operations.push({ type: 'put', key: keys.message(seq), value })
+    operations.push({ type: 'put', key: keys.message(seq), value, isNew: true })
     const shared = entries.size > 1
     if (shared) this.#state.references.set(seq, stored.length)
     let wanted = receivers > 0
     for (const [session, entry] of stored) {
       entry.shared = shared
-      operations.push({ type: 'put', key: keys.entry(session.id, seq), value: encodeEntry(entry) })
+      operations.push({ type: 'put', key: keys.entry(session.id, seq), value: encodeEntry(entry), isNew: true })
       wanted ||= session.owner !== undefined
     }
     if (!wanted) return

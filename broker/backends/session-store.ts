@@ -61,6 +61,7 @@ export type Delivery = {
   /** What may wait for this session. */
   readonly limits: { readonly messages: number; readonly bytes: number }
 }
+export type Receiver = Pick<Delivery, 'clientId'>
 export type EnqueueAnswer = 'queued' | 'full' | 'noSession'
 
 /** A place in a session's queue. `seq` grows along the queue, over restarts too. */
@@ -182,8 +183,12 @@ export interface SessionStore extends AsyncDisposable {
     deliveries: readonly Delivery[],
     incoming?: { clientId: string; epoch: number; packetId: number },
   ): Promise<EnqueueAnswer[]>
-  /** Whether `enqueueAtOnce` may be called in this turn: one message of QoS 1, to sessions that are all in memory alone. */
-  mayEnqueueAtOnce(deliveries: readonly Delivery[]): boolean
+  /**
+   * Whether `enqueueAtOnce` may be called in this turn: one message of QoS 1, to sessions that are all in memory alone.
+   *
+   * @param bytes of its topic and payload
+   */
+  mayEnqueueAtOnce(receivers: readonly Receiver[], bytes: number): boolean
   /** The message is kept as it is: see `ownOf`. */
   enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[]
   /** Undefined for one that is not in memory alone, and where the store cannot say. */

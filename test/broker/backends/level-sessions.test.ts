@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { describe, test } from 'node:test'
+import { setImmediate as turnOver } from 'node:timers/promises'
 import { LevelSessions, type LevelSessionsOptions } from '../../../broker/backends/level-sessions.ts'
 import type { Delivery, Message, QueueInMemory, SessionStore } from '../../../broker/backends/session-store.ts'
 import { type Area, BrokerStore } from '../../../broker/store.ts'
@@ -383,6 +384,36 @@ test('a session that ends with its connection is not written, nor what waits for
   })
 })
 
+test('a message that came and was acknowledged while the disk was busy is not written any more, and those beside it are', async () => {
+  const written: string[] = []
+  const busy = Promise.withResolvers<void>()
+  let held: Promise<void> | undefined
+  const wrap = (area: Area): Area => ({
+    ...area,
+    write: async (operations, options) => {
+      await held
+      written.push(...operations.map(({ type, key }) => `${type} ${key[0]}`))
+      await area.write(operations, options)
+    },
+  })
+  await withStore({ wrap }, async (store, area) => {
+    const { epoch } = await store.claim('kept', 'b1', forGood)
+    held = busy.promise
+    const first = enqueue(store, messageOf('first'), 'kept')
+    await turnOver()
+    written.length = 0
+    const others = [enqueue(store, messageOf('gone'), 'kept'), enqueue(store, messageOf('stays'), 'kept')]
+    const entries = await store.readQueue('kept', epoch, 0, 3)
+    const gone = entries.map(({ seq }, at) => store.assignPacketId('kept', epoch, seq, at + 1))
+    const acknowledged = store.ack('kept', epoch, [1, 2])
+    busy.resolve()
+    await Promise.all([first, ...others, ...gone, acknowledged])
+    assert.deepEqual(written.toSorted(), ['del m', 'del q', 'put m', 'put m', 'put q', 'put q'])
+    assert.deepEqual(await texts(store, 'kept', epoch), ['stays'])
+    assert.deepEqual([(await keysOf(area, 'q')).length, (await keysOf(area, 'm')).length], [1, 1])
+  })
+})
+
 test('what is for sessions in memory alone is queued, read and acknowledged in the turn of the call, and nothing else is', async () => {
   await withStore({ cacheBytes: 1_000 }, async (store, area) => {
     const { epoch } = await store.claim('brief', 'b1', briefly)
@@ -416,15 +447,11 @@ test('what is for sessions in memory alone is queued, read and acknowledged in t
 
     assert.equal(store.findQueueInMemory('kept', kept.epoch), undefined)
     assert.equal(store.findQueueInMemory('brief', epoch - 1), undefined)
-    const toBoth = messageOf('to both')
-    for (const refused of [
-      [deliveryOf('brief', toBoth), deliveryOf('kept', toBoth)],
-      [deliveryOf('brief', messageOf('twice', { qos: 2 }), 2)],
-      [deliveryOf('brief', messageOf('x'.repeat(1_000)))],
-      [deliveryOf('nobody', toBoth)],
-    ])
-      assert.equal(store.mayEnqueueAtOnce(refused), false)
-    assert.equal(store.mayEnqueueAtOnce([deliveryOf('brief', toBoth)]), true)
+    const [brief, keptOne, nobody] = ['brief', 'kept', 'nobody'].map((id) => ({ clientId: id }))
+    assert.equal(store.mayEnqueueAtOnce([brief!], 10), true)
+    assert.equal(store.mayEnqueueAtOnce([brief!], 1_000), false)
+    assert.equal(store.mayEnqueueAtOnce([brief!, keptOne!], 10), false)
+    assert.equal(store.mayEnqueueAtOnce([nobody!], 10), false)
     assert.deepEqual([atHand(), store.counts.messages], [['c '], 1])
     await store.release('brief', epoch, 'forget')
     assert.equal(store.findQueueInMemory('brief', epoch), undefined)
