@@ -23,7 +23,7 @@ const short: Short[] = [
   { name: 'handshake', settings: [3, 200, 16, 700], seconds: 26 },
   { name: 'latency', settings: [4, 2], seconds: 32 },
   { name: 'qos1', settings: [2, 20_000], seconds: 36 },
-  { name: 'storm', settings: [2, 2, 200], seconds: 60 },
+  { name: 'storm', settings: [2, 2, 200], seconds: 64 },
   { name: 'memory', settings: [300], seconds: 28 },
   { name: 'authorize', settings: [3], seconds: 12 },
   { name: 'revocation-lag', settings: [200, 20, 40], seconds: 24 },
