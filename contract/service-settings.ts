@@ -103,7 +103,7 @@ export const audit = z.strictObject({
     .max(36_500)
     .optional()
     .describe(
-      'Entries older than this go, up to a checkpoint, which the log begins with then; without it none ever goes',
+      'Entries older than this go, up to a checkpoint, which the log begins with then, if the clock has gone on for an hour as it should; without it none ever goes',
     ),
   checkpointEntries: z
     .int()

@@ -28,18 +28,22 @@ type Options = {
   authorities: readonly CertificateFacts[]
   settings: AuditSettings
   clock: () => Date
+  /** Milliseconds since whenever, by what nobody sets. */
+  elapsed?: () => number
   log: Log
   /** How often it is looked whether one is due. */
   pollMs?: number
 }
 
 const pruneEveryMs = 3_600_000
+/** How far a clock may be slewed in that time. */
+const slewMs = 60_000
 
 export class Checkpoints implements AsyncDisposable {
   readonly #options: Options
   #last: CheckpointBody | undefined
   #previous: string = genesis
-  #prunedAt = Number.NEGATIVE_INFINITY
+  #looked: { at: number; elapsed: number } | undefined
   #timer: NodeJS.Timeout | undefined
   #working: Promise<void> = Promise.resolve()
 
@@ -113,18 +117,27 @@ export class Checkpoints implements AsyncDisposable {
     log.info({ event: 'audit.signed', number, seq, hash }, 'audit log signed as it stands')
   }
 
+  /**
+   * What goes is gone for good, so one look at the clock is not enough: it goes by the time of an earlier look, if the clock has since
+   * gone on for an hour as time did. One that is ahead for seconds is put right in that hour, and then it begins anew.
+   */
   async #prune(): Promise<void> {
-    const { registry, settings, clock, log } = this.#options
-    const now = clock().getTime()
-    if (settings.keepDays === undefined || now - this.#prunedAt < pruneEveryMs) return
-    this.#prunedAt = now
-    const before = new Date(now - settings.keepDays * 86_400_000)
+    const { registry, settings, clock, elapsed = () => performance.now(), log } = this.#options
+    if (settings.keepDays === undefined) return
+    const look = { at: clock().getTime(), elapsed: elapsed() }
+    this.#looked ??= look
+    const passed = look.elapsed - this.#looked.elapsed
+    if (Math.abs(look.at - this.#looked.at - passed) > slewMs) this.#looked = look
+    if (look.elapsed - this.#looked.elapsed < pruneEveryMs) return
+    const before = new Date(this.#looked.at - settings.keepDays * 86_400_000)
     const start = await pruneBefore(registry, before, ({ body }) => checkpointBody.parse(JSON.parse(body)))
-    if (start === undefined) return
+    if (start === undefined) {
+      this.#looked = look
+      return
+    }
     const { number, seq } = start
+    // There may be more: the next turn goes on by the same look.
     log.info({ event: 'audit.pruned', number, seq }, 'the audit log begins at a later checkpoint')
-    // There may be more.
-    this.#prunedAt = Number.NEGATIVE_INFINITY
   }
 
   async #readLast(): Promise<void> {

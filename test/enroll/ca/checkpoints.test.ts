@@ -32,9 +32,22 @@ suite('checkpoints of the audit log', () => {
     const issuing = readFileSync(join(fleet.dataDir, 'enroll', 'ca', 'issuing.crt'), 'utf8')
     const authorities = [parseCertificate(parsePem(issuing, 'CERTIFICATE')[0]!)]
     const settings = { ...audit, keepDays }
-    const options = { registry, folder, passphrase: undefined, authorities, settings, clock: clock.now }
+    const options = {
+      registry,
+      folder,
+      passphrase: undefined,
+      authorities,
+      settings,
+      clock: clock.now,
+      elapsed: () => {
+        looks++
+        return elapsed
+      },
+    }
     return Checkpoints.open({ ...options, log: createLog('enroll', 'silent'), pollMs: 2 })
   }
+  let elapsed = 0
+  let looks = 0
   let requests = 0
   const record = (registry: Registry) => {
     const requestId = `test-${++requests}`
@@ -44,6 +57,14 @@ suite('checkpoints of the audit log', () => {
   const lastOf = async (registry: Registry) =>
     checkpointBody.parse(JSON.parse((await findLastCheckpoint(registry))!.doc.body))
   const turned = () => new Promise((resolve) => setTimeout(resolve, 10))
+  const passes = (ms: number): void => {
+    clock.advance(ms)
+    elapsed += ms
+  }
+  /** One that began since has ended where a second one begins. */
+  const untilLooked = async (): Promise<void> => {
+    for (const seen = looks; looks < seen + 2; ) await turned()
+  }
   const untilSigned = async (registry: Registry, seq: number): Promise<void> => {
     while ((await lastOf(registry)).seq < seq) await turned()
   }
@@ -127,6 +148,23 @@ suite('checkpoints of the audit log', () => {
     await assert.rejects(openCheckpoints(lying), /is not what checkpoint \d+ of \S+ says of entry \d+/)
   })
 
+  test('nothing goes while the clock is ahead for a while, however far', async () => {
+    const years = 10 * 365 * 86_400_000
+    await using registry = await openRegistry()
+    await using _checkpoints = await openCheckpoints(registry, 2)
+    await untilLooked()
+    for (const ahead of [years, -years]) {
+      passes(3_599_000)
+      clock.advance(ahead)
+      await untilLooked()
+      passes(2_000)
+      await untilLooked()
+    }
+    passes(3_598_000 - 2_000)
+    await untilLooked()
+    assert.equal((await registry.head()).auditStart, undefined)
+  })
+
   test('entries that are older than they are kept go up to a checkpoint, which the log begins with then', async () => {
     const fresh = await (async () => {
       await using registry = await openRegistry()
@@ -140,6 +178,8 @@ suite('checkpoints of the audit log', () => {
       await using registry = await openRegistry()
       assert.equal((await registry.head()).auditStart, undefined)
       await using _checkpoints = await openCheckpoints(registry, 2)
+      await untilLooked()
+      passes(3_600_000)
       while ((await registry.head()).auditStart === undefined) await turned()
     }
     await using registry = await openRegistry()
