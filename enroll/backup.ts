@@ -1,9 +1,10 @@
 /** Everything that another machine needs to go on as this gateway, while this one goes on. */
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { lstatSync, readdirSync, readFileSync, type Stats, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { pipeline, Readable } from 'node:stream'
 import { createGzip } from 'node:zlib'
 import type { BackupLine } from '../contract/backup.ts'
+import { FleetError } from '../runtime/errors.ts'
 import { sealStream } from '../runtime/sealed-stream.ts'
 import type { Asked } from './registry/asked.ts'
 import type { AuditFact } from './registry/audit-log.ts'
@@ -66,9 +67,9 @@ function countOf(records: number): Buffer {
 /** Keys, certificates, policy and configuration, by their path in the data folder. */
 function filesOf({ dataDir, configFile }: BackupSource) {
   const names = (folder: string, wanted: 'isFile' | 'isDirectory'): string[] =>
-    readdirSync(join(dataDir, folder), { withFileTypes: true })
-      .filter((entry) => entry[wanted]() && !entry.name.startsWith('.'))
-      .map(({ name }) => `${folder}/${name}`)
+    readdirSync(join(dataDir, folder))
+      .filter((name) => !name.startsWith('.') && findAt(join(dataDir, folder, name))?.[wanted]())
+      .map((name) => `${folder}/${name}`)
   const folders = ['enroll/ca', ...names('services', 'isDirectory'), 'operator']
   const paths = [...folders.flatMap((folder) => names(folder, 'isFile')), 'root.crt', 'policy.yaml']
   const file = (path: string, from = join(dataDir, path)) => ({
@@ -77,9 +78,25 @@ function filesOf({ dataDir, configFile }: BackupSource) {
     data: readFileSync(from).toString('base64'),
   })
   return [
-    ...paths.filter((path) => existsSync(join(dataDir, path))).map((path) => file(path)),
+    ...paths.filter((path) => findAt(join(dataDir, path))).map((path) => file(path)),
     ...(configFile === undefined ? [] : [file('configuration/fleetgate.yaml', configFile)]),
   ]
+}
+
+/**
+ * Links are followed, as they are where the gateway reads its keys.
+ *
+ * @throws FleetError `unavailable` for one that leads to nothing: a backup without what is behind it would pass for a whole one
+ */
+function findAt(path: string): Stats | undefined {
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  if (!found?.isSymbolicLink()) return found
+  try {
+    return statSync(path)
+  } catch (cause) {
+    const sentence = `${path} is a link, and what it leads to cannot be read; put that back, or remove the link`
+    throw new FleetError('unavailable', sentence, { cause })
+  }
 }
 
 const auditing = (

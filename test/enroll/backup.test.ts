@@ -1,6 +1,17 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -42,8 +53,8 @@ suite('a backup', () => {
   })
 
   /** What a program with an API token gets, unsealed and unpacked, while other changes go on. */
-  async function linesOf({ endpoints, admin }: EnrollHarness): Promise<string[]> {
-    const { body } = await admin.call(fleet, 'POST', '/api-tokens', { name: 'nightly', role: 'admin' })
+  async function linesOf({ endpoints, admin }: EnrollHarness, token = 'nightly'): Promise<string[]> {
+    const { body } = await admin.call(fleet, 'POST', '/api-tokens', { name: token, role: 'admin' })
     writeFileSync(place('api-token'), body.token, { mode: 0o600 })
     const { operatorCertificate: _certificate, operatorKey: _key, ...gateway } = endpoints
     const access = { ...gateway, mqtts: 'mqtts://localhost:1', apiTokenFile: place('api-token') }
@@ -235,6 +246,24 @@ suite('a backup', () => {
         ['api-token:nightly', 'done'],
       ],
     )
+  })
+
+  test('what is linked into the data folder is in it, and a link that leads to nothing is named, not left out', async () => {
+    const at = join(fleet.dataDir, 'enroll', 'ca', 'issuing.key')
+    const elsewhere = place('issuing.key')
+    renameSync(at, elsewhere)
+    symlinkSync(elsewhere, at)
+    const files = (await linesOf(fleet, 'linked')).map((line) => JSON.parse(line)).filter(({ kind }) => kind === 'file')
+    const { data, mode } = files.find(({ path }) => path === 'enroll/ca/issuing.key')
+    assert.deepEqual([Buffer.from(data, 'base64'), mode], [readFileSync(elsewhere), 0o600])
+
+    const key = randomBytes(32).toString('base64')
+    const nowhere = join(fleet.dataDir, 'services', 'elsewhere')
+    symlinkSync(place('nowhere'), nowhere)
+    const { status, body } = await fleet.admin('POST', '/backups', { key })
+    assert.equal(status, 503)
+    assert.ok(body.detail.includes(`${nowhere} is a link`), body.detail)
+    rmSync(nowhere)
   })
 
   test('a key of another length is refused', async () => {
