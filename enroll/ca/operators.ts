@@ -73,12 +73,14 @@ export async function createOperator(
       requestId: `${asked.requestId}-operator`,
       digest: asked.digest,
       writes: [writeOperator(doc, 0), writeCertificate(made.record, 0)],
+      absent: [{ kind: 'watchedKey', id: made.record.spkiHash }],
       audit: [fact('operator.created', doc, asked), issuedFact(made.record, byWhom(asked), { name })],
       at: now,
     })
     return replayed ? answerBefore(registry, name, made.record) : { operator: doc, der: made.der }
   } catch (cause) {
     if (!isFleetError(cause, 'conflict') || cause.context.final) throw cause
+    await requireUnwatched(registry, made.record.spkiHash)
     throw new FleetError('operator_exists', `there is or was an operator ${name}; a name is given once`, { cause })
   }
 }
@@ -101,6 +103,7 @@ export async function renewOperator(
   await getOperator(registry, name)
   const made = await certify({ registry, issuing }, name, csr, asked.now)
   return untilNoConflict(async () => {
+    await requireUnwatched(registry, made.record.spkiHash)
     const known = await getOperator(registry, name)
     if (known.doc.status === 'removed') throw new FleetError('operator_unknown', `the operator ${name} was removed`)
     const { renewals = [] } = known.doc
@@ -115,6 +118,7 @@ export async function renewOperator(
       requestId: `${asked.requestId}-renewal`,
       digest: asked.digest,
       writes: [writeOperator(doc, known.rev), writeCertificate(made.record, 0)],
+      absent: [{ kind: 'watchedKey', id: made.record.spkiHash }],
       audit: [issuedFact(made.record, byWhom(asked), { name, before: known.doc.serial ?? '' })],
       at: asked.now,
     })

@@ -69,6 +69,7 @@ export function registerCertificate(
       digest: asked.digest,
       // The device as it is: a revocation that came in between makes this commit a loser.
       writes: [writeCertificate(record, 0), writeDevice(device.doc, device.rev)],
+      absent: [{ kind: 'watchedKey', id: spkiHash }],
       audit: [
         {
           action: 'certificate.registered',

@@ -11,12 +11,14 @@ import type { DeviceId, ProfileName } from '../../contract/ids.ts'
 import { CertificateAuthority } from '../../enroll/ca/certificate-authority.ts'
 import { openHierarchy } from '../../enroll/ca/hierarchy.ts'
 import { holdDevice, releaseDevice } from '../../enroll/ca/hold.ts'
+import { createOperator, renewOperator } from '../../enroll/ca/operators.ts'
 import { reportStolen, revokeDevice } from '../../enroll/ca/revocation.ts'
 import { simpleenroll, simplereenroll } from '../../enroll/est/enroll.ts'
 import type { EstContext } from '../../enroll/est/routes.ts'
 import { allowDevices } from '../../enroll/ra/allow-list.ts'
 import { ApprovalQueue } from '../../enroll/ra/approval-queue.ts'
 import { createToken } from '../../enroll/ra/enrollment-tokens.ts'
+import { registerCertificate } from '../../enroll/ra/foreign-certificate.ts'
 import { Profiles } from '../../enroll/ra/profiles.ts'
 import { readmitDevice } from '../../enroll/ra/readmission.ts'
 import { RegistrationAuthority } from '../../enroll/ra/registration-authority.ts'
@@ -24,8 +26,12 @@ import { listApprovals } from '../../enroll/registry/approvals.ts'
 import { listCertificates } from '../../enroll/registry/certificates.ts'
 import { openDatabase } from '../../enroll/registry/database.ts'
 import { getDevice } from '../../enroll/registry/devices.ts'
+import { findOperator } from '../../enroll/registry/operators.ts'
 import { Registry } from '../../enroll/registry/registry.ts'
 import { listTokens } from '../../enroll/registry/tokens.ts'
+import { watchKeys } from '../../enroll/registry/watched-keys.ts'
+import { parseCertificate, parsePem } from '../../pki/certificate.ts'
+import { parseCsr } from '../../pki/csr.ts'
 import { createCsr, createKeyAndCsr } from '../../pki/x509.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 import type { EdgeRequest } from '../../runtime/https.ts'
@@ -80,6 +86,58 @@ export function watchedKeyRace(): void {
         items.map(({ doc }) => doc.status),
         ['reserved'],
       )
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
+}
+
+/** The same of an operator's key, and of a key that another CA has certified. */
+export function credentialKeyRace(): void {
+  test('a key that is reported as stolen meanwhile is that of no operator, new or renewed, and not registered for a device', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'fleetgate-test-'))
+    const engine = await openDatabase(join(folder, 'registry'))
+    await using registry = new Registry(engine)
+    let stolen: string | undefined
+    const theft = async (): Promise<void> => {
+      if (stolen === undefined) return
+      const [spkiHash, since] = [stolen, new Date().toISOString()]
+      stolen = undefined
+      await registry.commit({ writes: await watchKeys(registry, [spkiHash], { since }), audit: [], at: new Date() })
+    }
+    const racing = new Registry(beforeWrite(engine, theft))
+    try {
+      const { issuing } = await openHierarchy({
+        ...{ folder: join(folder, 'ca'), registry, passphrase: undefined, now: new Date() },
+      })
+      const ada = { name: 'ada', role: 'viewer' } as const
+      const csrOf = async (): Promise<Buffer> => (await createKeyAndCsr({ commonName: 'ada' })).csrDer
+      const made = await createOperator({ registry, issuing }, { ...ada, csr: await csrOf() }, asked())
+      const refused = async (what: Promise<unknown>): Promise<void> => {
+        await assert.rejects(what, { code: 'key_compromised' })
+        assert.equal(stolen, undefined)
+      }
+
+      const first = await csrOf()
+      stolen = parseCsr(first).spkiHash
+      await refused(createOperator({ registry: racing, issuing }, { ...ada, name: 'bob', csr: first }, asked()))
+      assert.equal(await findOperator(registry, 'bob'), undefined)
+
+      const second = await csrOf()
+      stolen = parseCsr(second).spkiHash
+      await refused(renewOperator({ registry: racing, issuing }, { name: 'ada', csr: second }, asked()))
+      assert.deepEqual((await findOperator(registry, 'ada'))?.doc, made.operator)
+
+      const deviceId = 'owner' as DeviceId
+      await createToken(
+        registry,
+        { deviceId, ttlMs: 60_000, create: { id: deviceId, profile: 'camera' as ProfileName, groups: [] } },
+        asked(),
+      )
+      const foreign = await (await TestPki.create('Foreign')).device('owner')
+      stolen = parseCertificate(parsePem(foreign.pem, 'CERTIFICATE')[0]!).spkiHash
+      await refused(registerCertificate(racing, { deviceId, pem: foreign.pem }, asked()))
+      assert.deepEqual((await listCertificates(registry, { deviceId, limit: 10 })).items, [])
     } finally {
       rmSync(folder, { recursive: true })
     }
