@@ -108,12 +108,14 @@ export const keyUsages = [
 ] as const
 export type KeyUsage = (typeof keyUsages)[number]
 
-/** RFC 5280 4.2.1.3 */
+/** RFC 5280 4.2.1.3: one of them at least, as without any it would pass for one that is absent, which allows every use. */
 export function readKeyUsage(tbs: TbsCertificate): KeyUsage[] | undefined {
   const reader = extensionOf(tbs, oids.keyUsage)
   if (reader === undefined) return undefined
   const { bytes } = reader.bits()
-  return keyUsages.filter((_, bit) => ((bytes[bit >> 3] ?? 0) & (0x80 >> (bit & 7))) !== 0)
+  const usages = keyUsages.filter((_, bit) => ((bytes[bit >> 3] ?? 0) & (0x80 >> (bit & 7))) !== 0)
+  if (usages.length === 0) throw new DerError('a keyUsage that allows nothing')
+  return usages
 }
 
 /** KeyUsage: named bits, trailing zeros dropped (X.690 11.2.2). */

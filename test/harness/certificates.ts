@@ -47,6 +47,7 @@ type Wanted = {
   dns?: string[]
   ips?: string[]
   ca?: { pathLength: number }
+  keyUsage?: number
   /** PKCS#8 PEM of a key that there is already. */
   key?: string
 }
@@ -75,7 +76,8 @@ async function make(wanted: Wanted, issuer: TestAuthority | undefined): Promise<
   const extensions: Extension[] = [
     new BasicConstraintsExtension(wanted.ca !== undefined, wanted.ca?.pathLength, true),
     new KeyUsagesExtension(
-      wanted.ca ? KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign : KeyUsageFlags.digitalSignature,
+      wanted.keyUsage ??
+        (wanted.ca ? KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign : KeyUsageFlags.digitalSignature),
       true,
     ),
     await SubjectKeyIdentifierExtension.create(keys.publicKey),
@@ -150,10 +152,7 @@ export class TestPki {
   }
 
   /** What a factory gives a device (IEEE 802.1AR). */
-  factory(
-    name: JsonName,
-    more: { notBefore?: Date; notAfter?: Date; usage?: string[]; ca?: { pathLength: number }; key?: string } = {},
-  ): Promise<TestCertificate> {
+  factory(name: JsonName, more: Omit<Wanted, 'name' | 'uris' | 'dns' | 'ips'> = {}): Promise<TestCertificate> {
     return make({ name, ...more }, this.issuing)
   }
 

@@ -327,6 +327,14 @@ const broken: [string, Buffer][] = [
     withField(extensionsField, extensionList(extension(oids.extendedKeyUsage, sequence()))),
   ],
   [
+    'a keyUsage without bits',
+    withField(extensionsField, extensionList(extension(oids.keyUsage, bitString(Buffer.alloc(0))))),
+  ],
+  [
+    'a keyUsage of no use that has a name',
+    withField(extensionsField, extensionList(extension(oids.keyUsage, bitString(Buffer.of(0, 0x40), 6)))),
+  ],
+  [
     'a subjectAltName with NUL',
     withField(
       extensionsField,

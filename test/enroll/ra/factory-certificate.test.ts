@@ -134,6 +134,9 @@ suite('factory certificates', () => {
     for (const [more, code] of cases) {
       assert.deepEqual(await refusedAs(enroll('gauge-1', await maker.factory(name, more))), [403, code])
     }
+    // RFC 5280 4.2.1.3: no use at all is not any use, as without the extension.
+    const useless = await maker.factory(name, { keyUsage: 0 })
+    assert.deepEqual(await refusedAs(enroll('gauge-1', useless)), [400, 'request_malformed'])
   })
 
   test('a revoked device stays out with its factory certificate until it is readmitted, on a resumed session too', async () => {
