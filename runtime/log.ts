@@ -27,9 +27,24 @@ const escaped = (line: string): string =>
     found.split('').reduce((text, unit) => `${text}\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`, ''),
   )
 
+const codePoint = (code: number): string => `<U+${code.toString(16).toUpperCase().padStart(4, '0')}>`
+
+// As JSON writes them. Of a stack the terminal is given the text, and lines and tabs are what it is made of; no other escape of a pair
+// that begins with a backslash is to be taken for one of these.
+const escapes = /\\(?:u00([01][0-9a-f])|([bfr])|.)/g
+const lettered: Record<string, number> = { b: 0x08, f: 0x0c, r: 0x0d }
+
 /** For a terminal itself: whoever makes text of the line would take an escape back. */
 const visible = (line: string): string =>
-  line.replaceAll(unseen, (found) => `<U+${found.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')}>`)
+  line
+    .replaceAll(unseen, (found) => codePoint(found.codePointAt(0)!))
+    .replaceAll(escapes, (found, hex?: string, letter?: string) =>
+      hex !== undefined
+        ? codePoint(Number.parseInt(hex, 16))
+        : letter === undefined
+          ? found
+          : codePoint(lettered[letter]!),
+    )
 
 let second = Number.NaN
 let begun = ''

@@ -3,12 +3,13 @@ import { spawnSync } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
+import { stripVTControlCharacters } from 'node:util'
 
 const root = dirname(dirname(import.meta.dirname))
 
 /** Runs statements that use `log` in a process of its own, because lines go to standard error. */
-const run = (statements: string, level: string, stderr: 'pipe' | number) => {
-  const script = `import { createLog } from ${JSON.stringify(join(root, 'runtime/log.ts'))}
+const run = (statements: string, level: string, stderr: 'pipe' | number, isTerminal = false) => {
+  const script = `${isTerminal ? 'process.stderr.isTTY = true\n' : ''}import { createLog } from ${JSON.stringify(join(root, 'runtime/log.ts'))}
 const log = createLog('enroll', '${level}')
 ${statements}`
   return spawnSync(process.execPath, ['--expose-gc', '--input-type=module-typescript', '-e', script], {
@@ -87,6 +88,21 @@ test('what a terminal would obey stands escaped in a line, and means the same', 
   const { stderr } = run(statements, 'info', 'pipe')
   assert.match(stderr, /^[ -~]+\n$/)
   assert.equal(JSON.parse(stderr).topic, topic)
+})
+
+test('a terminal is given nothing that it would obey, out of the stack of an error either', () => {
+  const text = 'a\u001b]0;b\u0007\u009b2J\r\\u001b\\n\u0008\tc'
+  const { stderr } = run(
+    `const error = new Error(${JSON.stringify(text)})
+    createLog('enroll', 'info').error({ text: ${JSON.stringify(text)}, err: error, deep: [{ error }] }, 'failed')`,
+    'info',
+    'pipe',
+    true,
+  )
+  const shown = stripVTControlCharacters(stderr)
+  assert.match(shown, /Error: a<U\+001B>\]0;b<U\+0007><U\+009B>2J<U\+000D>\\u001b\\n<U\+0008>\tc\n/)
+  assert.match(shown, /^[ -~\t\n]+$/)
+  assert.match(stderr.replaceAll(/\u001b\[\d+m/g, ''), /^[ -~\t\n]+$/, 'colours, and no more')
 })
 
 test('secrets are not written, wherever in a line they are', () => {
