@@ -21,8 +21,13 @@ export type RetainedDelivery = {
 export type RetainedReceiver = {
   /** The policy of this client. */
   mayReceive(topic: string): boolean
-  /** Asked before each send, and waited for. @returns false when nothing more is wanted: unsubscribed, or gone */
-  room(): boolean | Promise<boolean>
+  /**
+   * Asked before each send, and waited for.
+   *
+   * @param isStored what is to be sent is for the store
+   * @returns false when nothing more is wanted: unsubscribed, or gone
+   */
+  room(isStored: boolean): boolean | Promise<boolean>
   /** One message of QoS 0, or a page of QoS 1 and 2, which the store takes in one write. Never none. */
   send(deliveries: readonly RetainedDelivery[]): void | Promise<void>
 }
@@ -141,7 +146,7 @@ export class RetainedMessages {
       // [MQTT-3.8.3-3] knows no exception for retained messages, though some servers make one.
       const wanted = found.filter(({ message }) => !(subscription.noLocal && message.from === subscription.clientId))
       for (const group of groupsOf(wanted, subscription)) {
-        if (!(await receiver.room())) return sent
+        if (!(await receiver.room(isStored(group[0]!, subscription)))) return sent
         const deliveries = this.#current(group, subscription, receiver)
         if (deliveries.length === 0) continue
         await receiver.send(deliveries)
@@ -271,12 +276,13 @@ export class RetainedMessages {
   }
 }
 
+const isStored = ({ message }: Found, subscription: Subscription): boolean => qosOf(message, subscription) > 0
+
 /** Those of QoS 0 one by one, since each may have to wait for a slow reader; the others together. */
 function* groupsOf(found: readonly Found[], subscription: Subscription): Generator<readonly Found[]> {
-  const isStored = ({ message }: Found): boolean => qosOf(message, subscription) > 0
-  const stored = found.filter(isStored)
+  const stored = found.filter((one) => isStored(one, subscription))
   if (stored.length > 0) yield stored
-  for (const one of found) if (!isStored(one)) yield [one]
+  for (const one of found) if (!isStored(one, subscription)) yield [one]
 }
 
 function createNode(level: string, parent: Node | undefined): Node {

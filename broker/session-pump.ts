@@ -68,9 +68,15 @@ export class SessionPump {
     this.#rest()
   }
 
-  /** Resolves when everything that was queued has gone out, or the pump has stopped. */
+  /** Resolves when everything that was queued has gone out, as far as the window lets it, or the pump has stopped. */
   async untilIdle(): Promise<void> {
     if (this.#running && !this.#stopped) await new Promise<void>((resolve) => this.#idle.push(resolve))
+  }
+
+  /** Resolves when everything that was queued has gone out, and the window lets more through, or the pump has stopped. */
+  async untilRoom(): Promise<void> {
+    while (!this.#stopped && (this.#running || this.#free <= 0))
+      await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
   /** PUBACK, PUBCOMP, or a PUBREC that refuses. */

@@ -13,8 +13,10 @@ type SubscriptionsOptions = {
   epoch: number
   bus: BusClient
   mayReceive(topic: string): boolean
-  /** Resolves when the stored queue has gone out. */
+  /** Resolves when the stored queue has gone out, as far as the client lets it. */
   untilIdle(): Promise<void>
+  /** When all of it has, and there is room for more. */
+  untilRoom(): Promise<void>
 }
 
 /** The bus asks once for each filter that matches: a few hundred overlapping ones would stall everybody. */
@@ -139,11 +141,12 @@ export class SessionSubscriptions {
   }
 
   async #sendRetained(route: Subscription, isNew: boolean): Promise<void> {
-    const { mayReceive, untilIdle } = this.#options
+    const { mayReceive, untilIdle, untilRoom } = this.#options
     await this.#context.retained.deliver(route, isNew, {
       mayReceive,
-      room: async () => {
-        await untilIdle()
+      room: async (isStored) => {
+        // What is stored before its client takes it fills the queue, and what comes then is lost.
+        await (isStored ? untilRoom() : untilIdle())
         return this.#isLive && this.#connection.filters.has(route.filter)
       },
       send: (deliveries) => this.#sendAll(route.clientId, deliveries),

@@ -98,6 +98,33 @@ test('a queue goes out in order, as far as the window lets it, and on with each 
   assert.deepEqual([await all.left(), all.failures], [[], []])
 })
 
+for (const keepMs of [0, 1e9]) {
+  test(`who has more to send waits for the acknowledgement of what fills the window, in a session that is kept ${keepMs} ms`, async () => {
+    await using all = await open({ keepMs })
+    await all.enqueue(1, 'a', 'b', 'c')
+    const { pump, wire } = all.start({ window: 2 })
+    pump.wake()
+    await pump.untilIdle()
+    let hasRoom = false
+    const room = pump.untilRoom().then(() => {
+      hasRoom = true
+    })
+    pump.acknowledged(1)
+    await wire.until(3)
+    await pump.untilIdle()
+    assert.deepEqual([wire.sent.length, hasRoom], [3, false], 'all has gone out, and the window is full')
+    pump.acknowledged(2)
+    await room
+    await all.enqueue(1, 'd')
+    pump.wake()
+    await wire.until(4)
+    const stopped = pump.untilRoom()
+    pump.stop()
+    await stopped
+    assert.deepEqual([await all.left(), all.failures], [['c', 'd'], []])
+  })
+}
+
 test('on the next connection what was under way goes out first, with its packet identifiers and DUP', async () => {
   await using all = await open()
   await all.enqueue(2, 'a', 'b')

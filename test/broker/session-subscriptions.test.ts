@@ -144,3 +144,34 @@ test('a SUBSCRIBE of a device that is revoked before it is stored leaves no rout
   const { client: other } = await connect(await newDevice())
   assert.equal(await qosOf(other, 'revoked/one'), undefined)
 })
+
+test('what is retained waits for a client that acknowledges slowly, and is not lost for want of room in its queue', async () => {
+  const topics: string[] = []
+  for (let device = 0; device < 3; device++) {
+    const { client } = await connect(await newDevice())
+    for (let n = 0; n < 50; n++) {
+      const packetId = n + 1
+      topics.push(`slow/${device}/${n}`)
+      client.send(publishPacket(topics.at(-1)!, 'x'.repeat(250), { qos: 1, retain: true, packetId }))
+      await client.expect('puback')
+    }
+    client.socket.destroy()
+  }
+  const device = await newDevice()
+  const { client } = await connect(device, { clean: true, properties: { receiveMaximum: 10 } })
+  client.send({ type: 'subscribe', packetId: 1, subscriptions: [subscription('slow/#', { qos: 1 })] })
+  await client.expect('suback', { reasons: [1] })
+  const got = new Set<string>()
+  let unacknowledged: number[] = []
+  while (got.size < topics.length) {
+    const { topic, packetId } = await client.expect('publish')
+    got.add(topic)
+    unacknowledged.push(packetId)
+    if (unacknowledged.length < 10 && got.size < topics.length) continue
+    // Turns enough for whoever would not wait to have put all of it into the queue.
+    for (let n = 0; got.size === 10 && n < 100; n++) assert.deepEqual(await client.ping(), [])
+    client.send(...unacknowledged.map((id) => ({ type: 'puback', packetId: id, reason: reason.success }) as const))
+    unacknowledged = []
+  }
+  assert.equal(harness.testLog.find('message.dropped', { clientId: device.id }), undefined)
+})
