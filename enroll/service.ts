@@ -94,6 +94,7 @@ export async function createEnrollService(input: {
       authorities: [hierarchy.issuing.certificate],
       settings: config.enroll.audit,
       clock,
+      elapsed: () => performance.now(),
       log,
     }),
   )

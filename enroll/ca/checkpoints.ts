@@ -29,7 +29,7 @@ type Options = {
   settings: AuditSettings
   clock: () => Date
   /** Milliseconds since whenever, by what nobody sets. */
-  elapsed?: () => number
+  elapsed: () => number
   log: Log
   /** How often it is looked whether one is due. */
   pollMs?: number
@@ -122,7 +122,7 @@ export class Checkpoints implements AsyncDisposable {
    * gone on for an hour as time did. One that is ahead for seconds is put right in that hour, and then it begins anew.
    */
   async #prune(): Promise<void> {
-    const { registry, settings, clock, elapsed = () => performance.now(), log } = this.#options
+    const { registry, settings, clock, elapsed, log } = this.#options
     if (settings.keepDays === undefined) return
     const look = { at: clock().getTime(), elapsed: elapsed() }
     this.#looked ??= look
