@@ -248,4 +248,4 @@ export function requireId(text: string | undefined) {
   throw new FleetError('request_malformed', `a device id is ${nameRule}`)
 }
 
-const show = ({ unused: _, factoryKeys: _keys, ...doc }: DeviceRecord): DeviceView => doc
+const show = ({ unused: _, issued: _issued, factoryKeys: _keys, ...doc }: DeviceRecord): DeviceView => doc

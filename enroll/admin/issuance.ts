@@ -194,6 +194,7 @@ function show({
   noticeAt: _notice,
   firstUsedFrom: _from,
   renews: _renews,
+  nth: _nth,
   replacedBy: _replacedBy,
   ...rest
 }: CertificateRecord): CertificateView {

@@ -73,6 +73,7 @@ export class CertificateAuthority {
       context.now,
     )
     const noticeAt = nextNotice(certificate, context.now)
+    const nth = (device.doc.issued ?? 0) + 1
     const record: CertificateRecord = {
       ...reserved.certificate.doc,
       status: 'issued',
@@ -82,6 +83,7 @@ export class CertificateAuthority {
       notBefore: certificate.notBefore.toISOString(),
       notAfter: certificate.notAfter.toISOString(),
       issuedAt: context.now.toISOString(),
+      nth,
       ...(status === undefined ? {} : { distributionPoint: status.distributionPoint }),
       ...(noticeAt === undefined ? {} : { noticeAt }),
     }
@@ -90,7 +92,7 @@ export class CertificateAuthority {
     const writes: Write[] = [
       writeCertificate(record, reserved.certificate.rev),
       // Written even where nothing else changes: a revocation that came in between makes this commit a loser.
-      writeDevice({ ...device.doc, currentSerial: serial, unused }, device.rev),
+      writeDevice({ ...device.doc, currentSerial: serial, issued: nth, unused }, device.rev),
       // As they are: of the theft of one and this commit one loses, and then looks for the other.
       ...(approval.sharers ?? []).map(({ doc, rev }) => writeDevice(doc, rev)),
     ]

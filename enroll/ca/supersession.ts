@@ -167,11 +167,15 @@ async function sameLine(registry: Registry, { deviceId, label, profile }: Certif
   return all.filter(({ doc }) => doc.kind === 'device' && doc.label === label && doc.profile === profile)
 }
 
-const isOlder = (one: CertificateRecord, other: CertificateRecord): boolean =>
-  one.issuedAt !== undefined && other.issuedAt !== undefined && one.issuedAt < other.issuedAt
+/** As counted at their device: a clock may have been ahead. What was issued before they were counted is older, and in the order of its time. */
+function isOlder(one: CertificateRecord, other: CertificateRecord): boolean {
+  if (one.issuedAt === undefined || other.issuedAt === undefined) return false
+  const [first = 0, second = 0] = [one.nth, other.nth]
+  return first === second ? one.issuedAt < other.issuedAt : first < second
+}
 
 const byAge = (one: Stored<CertificateRecord>, other: Stored<CertificateRecord>): number =>
-  one.doc.issuedAt! < other.doc.issuedAt! ? -1 : 1
+  isOlder(one.doc, other.doc) ? -1 : 1
 
 function revocations(
   certificates: readonly Stored<CertificateRecord>[],

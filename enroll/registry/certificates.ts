@@ -31,6 +31,8 @@ export type CertificateRecord = {
   notBefore?: string
   notAfter?: string
   issuedAt?: string
+  /** The how manieth of its device; absent of what is older than this field. */
+  nth?: number
   /** When its device first showed it: as the broker has it that had the first session with it, or here. */
   firstUsedAt?: string
   /** From where. */

@@ -17,6 +17,8 @@ export type DeviceRecord = {
   revokedAt?: string
   revocationReason?: RevocationReason
   currentSerial?: string
+  /** How many certificates it was issued since they are counted. */
+  issued?: number
   /**
    * Serials of certificates that it had never shown when the last one was issued, and of that one. Some may have been used
    * or revoked since; none is missing. Absent before a first one.

@@ -177,6 +177,19 @@ test('a certificate is replaced once a newer one is used', () =>
     assert.equal(await isReplaced(registry, old), true)
   }))
 
+test('which is newer is told by how they are counted, not by a clock; what was issued before they were is older', () =>
+  withRegistry(async (registry) => {
+    const ahead = certificate('01', 60, { nth: 1 })
+    const uncounted = certificate('03', 50)
+    await keep(registry, ahead, certificate('02', 1, { nth: 2 }), uncounted)
+    await use(registry, '01', at(60))
+    assert.equal(await isReplaced(registry, (await getCertificate(registry, '02')).doc), false)
+    await use(registry, '02', at(2))
+    assert.equal(await isReplaced(registry, (await getCertificate(registry, '01')).doc), true)
+    await supersedeDue(registry, at(8))
+    assert.deepEqual(await states(registry, '01', '02', '03'), ['revoked', 'issued', 'revoked'])
+  }))
+
 const issue = (serial: string, minutes: number, renews?: string): CertificateRecord =>
   certificate(serial, minutes, renews === undefined ? {} : { renews })
 
