@@ -1,6 +1,5 @@
 import { FleetError } from '../runtime/errors.ts'
 import { certsOnly } from './cms.ts'
-import { type CertificateRequest, parseCsr } from './csr.ts'
 import {
   contextConstructed,
   DerError,
@@ -48,8 +47,8 @@ export type Failure = keyof typeof failures
 /** What an answer has to speak of: the request's part, and the controls that come back with their one value. DER all of it. */
 export type CmcReference = { bodyPartId: Buffer; controls: { type: string; value: Buffer }[] }
 
-/** A Full PKI Request (RFC 5272 3.2) of one PKCS#10. Who signed the message is for the reader to check. */
-export type CmcRequest = { csr: CertificateRequest; message: SignedMessage; reference: CmcReference }
+/** A Full PKI Request (RFC 5272 3.2) of one PKCS#10. Who signed the message, and the PKCS#10, is for the reader to check. */
+export type CmcRequest = { csrDer: Buffer; message: SignedMessage; reference: CmcReference }
 
 /** RFC 5272 3.2.1: part 0 is the message as a whole. */
 export const wholeMessage: CmcReference = { bodyPartId: integer(0), controls: [] }
@@ -58,7 +57,7 @@ const maxBytes = 65_536
 const maxControls = 32
 
 /**
- * @throws FleetError `cmc_malformed`, `csr_malformed`, `csr_signature_invalid`, `csr_key_unsupported`, `csr_key_too_weak`
+ * @throws FleetError `cmc_malformed`
  */
 export function parseCmcRequest(der: Uint8Array): CmcRequest {
   try {
@@ -73,7 +72,7 @@ export function parseCmcRequest(der: Uint8Array): CmcRequest {
   }
 }
 
-function readPkiData(octets: Buffer): Pick<CmcRequest, 'csr' | 'reference'> {
+function readPkiData(octets: Buffer): Pick<CmcRequest, 'csrDer' | 'reference'> {
   const data = readDer(octets, maxBytes).enter()
   const bodyParts = new Set<string>()
   const found = readControls(data.enter(), bodyParts)
@@ -85,9 +84,9 @@ function readPkiData(octets: Buffer): Pick<CmcRequest, 'csr' | 'reference'> {
   const request = requests.enter(contextConstructed(0))
   requests.end()
   const bodyPartId = readBodyPartId(request, bodyParts)
-  const csr = parseCsr(request.next(tags.sequence).der)
+  const csrDer = request.next(tags.sequence).der
   request.end()
-  return { csr, reference: { bodyPartId, controls: found } }
+  return { csrDer, reference: { bodyPartId, controls: found } }
 }
 
 /**

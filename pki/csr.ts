@@ -1,13 +1,12 @@
 import { type KeyObject, verify } from 'node:crypto'
-import { promisify } from 'node:util'
 import { FleetError } from '../runtime/errors.ts'
-import { hasCoresToSpare } from '../runtime/threads.ts'
 import { contextConstructed, DerError, type DerReader, readDer, tags } from './der.ts'
 import { readExtensions } from './extensions.ts'
 import { type DistinguishedName, decodeValue, parseName } from './names.ts'
 import { oids } from './oids.ts'
 import { importPublicKey, type KeyType, keyTypeOf, spkiHashOf } from './public-key.ts'
 import { signatureSchemes } from './signature-schemes.ts'
+import { type SignatureProof, verifySignature } from './verify-signature.ts'
 
 /** What is asked for, and for which key. */
 export type RequestedCertificate = {
@@ -44,20 +43,17 @@ export function parseCsr(der: Uint8Array, known?: KnownKey): CertificateRequest 
   return request
 }
 
-const verifyOnThread: (...proof: Proof) => Promise<boolean> = promisify(verify)
-
 /**
- * The same, with the signature checked on a thread where there are cores for that. A key on P-384, which takes ten times as long
- * as any other, would hold up everybody else, and never stays here.
+ * The same, with the signature checked on a thread where that is worth it.
  *
  * @throws as `parseCsr`
  */
 export async function verifyCsr(
   der: Uint8Array,
-  { known, onThread = hasCoresToSpare }: { known?: KnownKey; onThread?: boolean } = {},
+  { known, onThread }: { known?: KnownKey; onThread?: boolean } = {},
 ): Promise<CertificateRequest> {
   const { request, proof } = orMalformed(() => readRequest(Buffer.from(der), known))
-  requirePossession(onThread || request.keyType === 'P-384' ? await verifyOnThread(...proof) : verify(...proof))
+  requirePossession(await verifySignature(proof, request.keyType, onThread))
   return request
 }
 
@@ -72,10 +68,8 @@ function orMalformed<T>(read: () => T): T {
   }
 }
 
-type Proof = [hash: string | null, info: Buffer, key: KeyObject, signature: Buffer]
-
 /** `proof` is still to be verified. */
-function readRequest(der: Buffer, known: KnownKey | undefined): { request: CertificateRequest; proof: Proof } {
+function readRequest(der: Buffer, known: KnownKey | undefined): { request: CertificateRequest; proof: SignatureProof } {
   const { info, algorithm, signature, subject, publicKeySpki, attributes } = readParts(der)
   const keyType = keyTypeOf(publicKeySpki)
   const hash = readScheme(algorithm, keyType)

@@ -1,4 +1,4 @@
-import { createHash, verify } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import type { CertificateFacts } from './certificate.ts'
 import {
   contextConstructed,
@@ -18,6 +18,7 @@ import type { Signer } from './keystore.ts'
 import { oids } from './oids.ts'
 import { importPublicKey, keyTypeOf } from './public-key.ts'
 import { signatureSchemes } from './signature-schemes.ts'
+import { verifySignature } from './verify-signature.ts'
 
 /** A certificate with the use of its key. `chain` is DER of it and of the CAs between it and the root, which go along. */
 export type MessageSigner = { certificate: CertificateFacts; chain: Uint8Array[]; signer: Signer }
@@ -146,7 +147,7 @@ const digests = new Map<string, string>([
 ])
 
 /** @returns whether this key signed this content; false also for algorithms that are not accepted */
-export function isSignedBy(message: SignedMessage, publicKeySpki: Buffer): boolean {
+export async function isSignedBy(message: SignedMessage, publicKeySpki: Buffer): Promise<boolean> {
   const { content, signedAttributes, signature } = message
   const digest = digests.get(message.digestAlgorithm)
   const keyType = keyTypeOf(publicKeySpki)
@@ -159,11 +160,12 @@ export function isSignedBy(message: SignedMessage, publicKeySpki: Buffer): boole
   const key = importPublicKey(publicKeySpki)
   // RFC 5652 5.3: without attributes only id-data may be signed.
   if (signedAttributes === undefined) {
-    return content.type === oids.data && verify(hash, content.octets, key, signature)
+    return content.type === oids.data && verifySignature([hash, content.octets, key, signature], keyType)
   }
   const wanted = createHash(digest).update(content.octets).digest()
   const { der, type, messageDigest } = signedAttributes
-  return type === content.type && messageDigest.equals(wanted) && verify(hash, der, key, signature)
+  if (type !== content.type || !messageDigest.equals(wanted)) return false
+  return verifySignature([hash, der, key, signature], keyType)
 }
 
 /** RFC 5652 11.1, 11.2: both stand once and have one value. */

@@ -8,6 +8,7 @@ import {
   parseCmcRequest,
   wholeMessage,
 } from '../../pki/cmc.ts'
+import { verifyCsr } from '../../pki/csr.ts'
 import { contextPrimitive, element } from '../../pki/der.ts'
 import { isSignedBy, issuerAndSerial, type SignedMessage } from '../../pki/signed-data.ts'
 import { FleetError, isFleetError } from '../../runtime/errors.ts'
@@ -33,9 +34,10 @@ export async function fullcmc(request: EdgeRequest, label: Label, context: EstCo
     const prove = () => readEvidence(request, { ...context, label, now: context.clock() })
     const evidence = await prove()
     if (canRepeat(evidence)) limitRenewals(request, evidence, context)
-    const { csr, message, ...rest } = parseCmcRequest(decodeBody(request.body, 'cmc_malformed'))
+    const { csrDer, message, ...rest } = parseCmcRequest(decodeBody(request.body, 'cmc_malformed'))
     reference = rest.reference
-    requireSignature(message, evidence, csr.publicKeySpki)
+    const csr = await verifyCsr(csrDer)
+    await requireSignature(message, evidence, csr.publicKeySpki)
     const certified = await certify({ request, label, csr, evidence, prove }, context)
     if ('retryAfterMs' in certified) return pendingAnswer(request, certified)
     const { kind, der } = await cmcSuccess(reference, certified.der, responder)
@@ -61,15 +63,15 @@ function requireCmcType(request: EdgeRequest): void {
   throw new FleetError('media_type_unsupported', 'fullcmc takes application/pkcs7-mime; smime-type=CMC-request')
 }
 
-function requireSignature(message: SignedMessage, evidence: Evidence, requestedSpki: Buffer): void {
+async function requireSignature(message: SignedMessage, evidence: Evidence, requestedSpki: Buffer): Promise<void> {
   if (evidence.kind === 'enrollment') {
-    if (isSignedBy(message, requestedSpki)) return
+    if (await isSignedBy(message, requestedSpki)) return
     throw new FleetError('cmc_signature_invalid', 'the message is not signed by the key that is to be certified')
   }
   const { certificate } = evidence
   const keyId = element(contextPrimitive(0), Buffer.from(certificate.subjectKeyId!, 'hex'))
   const names = message.signerId.equals(issuerAndSerial(certificate)) || message.signerId.equals(keyId)
-  if (names && isSignedBy(message, certificate.publicKeySpki)) return
+  if (names && (await isSignedBy(message, certificate.publicKeySpki))) return
   throw new FleetError(
     'cmc_signature_invalid',
     'the message is not signed by the certificate that the connection shows',

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
+import { createHook } from 'node:async_hooks'
 import { test } from 'node:test'
 import { parseCmcRequest } from '../../pki/cmc.ts'
+import { parseCsr, verifyCsr } from '../../pki/csr.ts'
 import { octetString, sequence } from '../../pki/der.ts'
+import { isSignedBy } from '../../pki/signed-data.ts'
 import { createKeyAndCsr } from '../../pki/x509.ts'
 import { isFleetError } from '../../runtime/errors.ts'
 import { type CmcParts, cmcOids, cmcRequest, pkiData } from '../harness/cmc.ts'
@@ -22,10 +25,29 @@ test('a value more at the end of any level of a Full PKI Request is refused, in 
   assert.ok(messages.length > 30, `${messages.length} levels`)
   for (const der of messages) {
     assert.throws(
-      () => parseCmcRequest(der),
+      () => parseCsr(parseCmcRequest(der).csrDer),
       (error) => isFleetError(error, 'cmc_malformed') || isFleetError(error, 'csr_malformed'),
     )
   }
+})
+
+test('signatures by a key on P-384 are verified on a thread, that of the message and that of the request in it', async () => {
+  const { privateKeyPem, csrDer } = await createKeyAndCsr({ commonName: 'cam-1', keyType: 'P-384' })
+  const parsed = parseCmcRequest(cmcRequest({ csrDer, key: privateKeyPem, controls: [nonce] }))
+  const jobs = new Set<number>()
+  let threads = 0
+  const counted = createHook({
+    init: (id, type) => void (type === 'SIGNREQUEST' && jobs.add(id)),
+    // Of what is done on the spot nobody is called back.
+    before: (id) => void (jobs.has(id) && threads++),
+  }).enable()
+  try {
+    const { publicKeySpki } = await verifyCsr(parsed.csrDer, { onThread: false })
+    assert.equal(await isSignedBy(parsed.message, publicKeySpki), true)
+  } finally {
+    counted.disable()
+  }
+  assert.equal(threads, 2)
 })
 
 test('a bodyPartID is one of 1 to 4294967295, and stands once (RFC 5272 3.2.1)', () => {
