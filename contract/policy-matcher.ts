@@ -57,10 +57,13 @@ const maxRememberedLength = 256
 export function compilePolicy(
   document: PolicyDocument,
   facts: PrincipalFacts,
-  { isUnknown }: MatcherOptions = {},
+  { isUnknown = isUnreadIn(facts) }: MatcherOptions = {},
 ): Matcher {
   return new CompiledPolicy(document, facts, isUnknown)
 }
+
+const isUnreadIn = ({ unread }: PrincipalFacts): MatcherOptions['isUnknown'] =>
+  unread && ((name) => unread.includes(name))
 
 function rulesOf(
   { policies }: PolicyDocument,
@@ -130,11 +133,13 @@ class CompiledPolicy implements Matcher {
     this.#facts = facts
     this.#isUnknown = isUnknown
     this.#applying = applying
-    this.limits = narrowest(applying.flatMap(({ limits }) => (limits === undefined ? [] : [limits])))
+    const isUnread = isUnreadIn(facts)
+    const restricting = isUnread ? document.policies.filter((one) => mayHold(one, facts, isUnread)) : applying
+    this.limits = narrowest(restricting.flatMap(({ limits }) => (limits === undefined ? [] : [limits])))
     this.#maxPayload = this.limits.payloadBytes ?? Number.POSITIVE_INFINITY
     this.#retains = this.limits.retainedMessages !== 0
-    this.onDeny = applying.some(({ onDeny }) => onDeny === 'disconnect') ? 'disconnect' : 'drop'
-    this.conditions = applying.flatMap(({ name, connect }) =>
+    this.onDeny = restricting.some(({ onDeny }) => onDeny === 'disconnect') ? 'disconnect' : 'drop'
+    this.conditions = restricting.flatMap(({ name, connect }) =>
       connect === undefined ? [] : [{ statement: name, connect }],
     )
   }

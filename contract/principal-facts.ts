@@ -31,8 +31,11 @@ const aliases = new Map<string, FactName>([
 ])
 export type MatchName = FactName | 'group' | 'profile' | 'issuer'
 
-/** A principal's values: several where the certificate or the record has several (groups, OUs). */
-export type PrincipalFacts = { readonly [N in FactName | 'issuer']?: readonly string[] }
+/**
+ * A principal's values: several where the certificate or the record has several (groups, OUs). `unread`: names of which it has more than
+ * could be read; what is denied by them is denied.
+ */
+export type PrincipalFacts = { readonly [N in FactName | 'issuer' | 'unread']?: readonly string[] }
 
 const plainNames: ReadonlySet<string> = new Set(factNames)
 

@@ -382,3 +382,25 @@ test('a topic that was asked about is answered from memory with the same verdict
     assert.equal(matcher.allowsDelivery(`b/${at}`), false)
   }
 })
+
+test('a name of which a certificate has more than can be read speaks for nothing, and against whatever it could', () => {
+  const document = parsePolicy(`policies:
+    - { name: all, allow: { publish: ["#"] } }
+    - name: by-unit
+      match: { subject.OU: guests }
+      allow: { subscribe: ["guests/#"] }
+      deny: { publish: ["secret/#"] }
+      limits: { payloadBytes: 8 }
+      connect: { networks: ["192.0.2.0/24"] }
+    - { name: by-other, match: { subject.O: guests }, deny: { publish: ["other/#"] } }
+    - { name: own, deny: { publish: ["units/\${subject.OU}"] } }`)
+  const read = compilePolicy(document, { ...sensor, 'subject.OU': ['staff'] })
+  const unread = compilePolicy(document, { ...sensor, 'subject.OU': ['staff'], unread: ['subject.OU'] })
+  const publishing = (topic: string) => [read, unread].map((matcher) => matcher.allows('publish', topic).allowed)
+  assert.deepEqual(publishing('secret/x'), [true, false])
+  assert.deepEqual(publishing('units/guests'), [true, false])
+  assert.deepEqual(publishing('other/x'), [true, true])
+  assert.equal(unread.allows('subscribe', 'guests/x').allowed, false)
+  assert.deepEqual([read.limits.payloadBytes, unread.limits.payloadBytes], [undefined, 8])
+  assert.deepEqual([read.conditions.length, unread.conditions.length], [0, 1])
+})

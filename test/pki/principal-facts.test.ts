@@ -22,6 +22,7 @@ test('facts of a certificate are values of its RDNs, names and fields, never pri
   // Our own CA would not sign such a name.
   const certificate = { ...(await issueWith(issuingIssuer, { subjectAltName })), subject: parseName(subject) }
   assert.deepEqual(factsOfCertificate(certificate), {
+    unread: ['subject.OU', 'subject.serialNumber'],
     'subject.CN': ['cam-1'],
     'subject.OU': ['roof', 'a, CN=other'],
     'subject.O': ['ACME'],
