@@ -232,7 +232,7 @@ export class MqttSession implements LinkEvents, Listener<Carried>, Receiver {
       bus: this.#bus,
       mayReceive: (topic) => this.mayReceive(topic),
       untilIdle: () => this.drained(),
-      untilRoom: async () => this.#pump?.untilRoom(),
+      untilRoom: async (mostBytes) => this.#pump?.untilRoom(mostBytes),
     })
     await this.#subscriptions.restore()
     if (this.#isGone) return

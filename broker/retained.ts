@@ -21,6 +21,8 @@ export type RetainedDelivery = {
 export type RetainedReceiver = {
   /** The policy of this client. */
   mayReceive(topic: string): boolean
+  /** Of the messages of one send, where there are several. */
+  readonly mostBytes: number
   /**
    * Asked before each send, and waited for.
    *
@@ -145,7 +147,7 @@ export class RetainedMessages {
     for await (const found of this.#foundBy(parts.filter, receiver)) {
       // [MQTT-3.8.3-3] knows no exception for retained messages, though some servers make one.
       const wanted = found.filter(({ message }) => !(subscription.noLocal && message.from === subscription.clientId))
-      for (const group of groupsOf(wanted, subscription)) {
+      for (const group of groupsOf(wanted, subscription, receiver.mostBytes)) {
         if (!(await receiver.room(isStored(group[0]!, subscription)))) return sent
         const deliveries = this.#current(group, subscription, receiver)
         if (deliveries.length === 0) continue
@@ -278,9 +280,21 @@ export class RetainedMessages {
 
 const isStored = ({ message }: Found, subscription: Subscription): boolean => qosOf(message, subscription) > 0
 
-/** Those of QoS 0 one by one, since each may have to wait for a slow reader; the others together. */
-function* groupsOf(found: readonly Found[], subscription: Subscription): Generator<readonly Found[]> {
-  const stored = found.filter((one) => isStored(one, subscription))
+/** Those of QoS 0 one by one, since each may have to wait for a slow reader; the others together, as far as they are small. */
+function* groupsOf(found: readonly Found[], subscription: Subscription, most: number): Generator<readonly Found[]> {
+  let stored: Found[] = []
+  let bytes = 0
+  for (const one of found) {
+    if (!isStored(one, subscription)) continue
+    const { length } = one.message.payload
+    if (stored.length > 0 && bytes + length > most) {
+      yield stored
+      stored = []
+      bytes = 0
+    }
+    stored.push(one)
+    bytes += length
+  }
   if (stored.length > 0) yield stored
   for (const one of found) if (!isStored(one, subscription)) yield [one]
 }

@@ -73,9 +73,15 @@ export class SessionPump {
     if (this.#running && !this.#stopped) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
-  /** Resolves when everything that was queued has gone out, and the window lets more through, or the pump has stopped. */
-  async untilRoom(): Promise<void> {
-    while (!this.#stopped && (this.#running || this.#free <= 0))
+  /**
+   * Resolves when everything that was queued has gone out and the window lets more through, or the pump has stopped.
+   *
+   * @param mostBytes of what is not acknowledged
+   */
+  async untilRoom(mostBytes: number): Promise<void> {
+    const { store, clientId } = this.#options
+    const isHeavy = (): boolean => this.#free < this.#options.window && store.queuedBytes(clientId) > mostBytes
+    while (!this.#stopped && (this.#running || this.#free <= 0 || isHeavy()))
       await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 

@@ -15,8 +15,8 @@ type SubscriptionsOptions = {
   mayReceive(topic: string): boolean
   /** Resolves when the stored queue has gone out, as far as the client lets it. */
   untilIdle(): Promise<void>
-  /** When all of it has, and there is room for more. */
-  untilRoom(): Promise<void>
+  /** When all of it has, there is room for more, and no more than so many octets are not acknowledged. */
+  untilRoom(mostBytes: number): Promise<void>
 }
 
 /** The bus asks once for each filter that matches: a few hundred overlapping ones would stall everybody. */
@@ -142,11 +142,13 @@ export class SessionSubscriptions {
 
   async #sendRetained(route: Subscription, isNew: boolean): Promise<void> {
     const { mayReceive, untilIdle, untilRoom } = this.#options
+    const { bytes } = this.#context.quotas.keptFor(this.#connection.deviceId!)
     await this.#context.retained.deliver(route, isNew, {
       mayReceive,
+      mostBytes: bytes / 8,
       room: async (isStored) => {
         // What is stored before its client takes it fills the queue, and what comes then is lost.
-        await (isStored ? untilRoom() : untilIdle())
+        await (isStored ? untilRoom(bytes / 2) : untilIdle())
         return this.#isLive && this.#connection.filters.has(route.filter)
       },
       send: (deliveries) => this.#sendAll(route.clientId, deliveries),

@@ -224,9 +224,8 @@ export class LevelSessions implements SessionStore {
     return answers
   }
 
-  mayEnqueueAtOnce(receivers: readonly Receiver[], bytes: number): boolean {
-    return !this.#broken && !this.#closed && this.#queues.mayHoldFor(receivers, bytes, this.#findLive)
-  }
+  mayEnqueueAtOnce = (receivers: readonly Receiver[], bytes: number): boolean =>
+    !this.#broken && !this.#closed && this.#queues.mayHoldFor(receivers, bytes, this.#findLive)
 
   enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[] {
     return this.#queues.enqueueInMemory(deliveries, { find: this.#findLive, quotaOf: this.#quotaOf, now: this.#now })
@@ -328,6 +327,7 @@ export class LevelSessions implements SessionStore {
     yield* this.#retained.find(filters)
   }
 
+  queuedBytes = (clientId: string): number => this.#state.sessions.get(clientId)?.bytes ?? 0
   retainedBy = async (deviceId: string): Promise<string[]> => this.#ready() && this.#retained.ofDevice(deviceId)
 
   async deadlines(before: number): Promise<{ sessions: Due[]; wills: (Due & Will)[]; retained: string[] }> {

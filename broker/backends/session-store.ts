@@ -193,6 +193,8 @@ export interface SessionStore extends AsyncDisposable {
   enqueueAtOnce(deliveries: readonly Delivery[]): EnqueueAnswer[]
   /** Undefined for one that is not in memory alone, and where the store cannot say. */
   findQueueInMemory(clientId: string, epoch: number): QueueInMemory | undefined
+  /** Of what waits for a client, or is not acknowledged. */
+  queuedBytes(clientId: string): number
   /** In order, from behind `after` (0: from the start), without what has expired. */
   readQueue(clientId: string, epoch: number, after: number, limit: number): Promise<Queued[]>
   /**

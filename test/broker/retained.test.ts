@@ -82,6 +82,7 @@ const subscription = (filter: string, options: Partial<Subscription> = {}): Subs
 
 class Receiver implements RetainedReceiver {
   readonly got: RetainedDelivery[] = []
+  mostBytes = 1e9
   /** How many came at a time. */
   readonly sizes: number[] = []
   allowed: (topic: string) => boolean = () => true
@@ -472,4 +473,14 @@ test('a wildcard looks at what it can match and not at all that is retained (tra
   const rare = async (): Promise<void> => assert.equal((await read(retained, 'devices/+/rare')).got.length, 0)
   assert.ok((await turnsDuring(rare)) >= 10)
   assert.deepEqual(store.asked, ['devices/d7/state'])
+})
+
+test('what is stored for its receiver comes in parts of so many octets, and one that is larger alone', async () => {
+  const { retained } = await open()
+  for (const [topic, bytes] of Object.entries({ a: 40, b: 60, c: 1, d: 500, e: 100, f: 1 }))
+    await retained.retain(message(topic, { payload: Buffer.alloc(bytes, 'x') }))
+  const receiver = new Receiver()
+  receiver.mostBytes = 100
+  await retained.deliver(subscription('#'), true, receiver)
+  assert.deepEqual(receiver.sizes, [2, 1, 1, 1, 1])
 })

@@ -106,7 +106,7 @@ for (const keepMs of [0, 1e9]) {
     pump.wake()
     await pump.untilIdle()
     let hasRoom = false
-    const room = pump.untilRoom().then(() => {
+    const room = pump.untilRoom(1e9).then(() => {
       hasRoom = true
     })
     pump.acknowledged(1)
@@ -115,12 +115,18 @@ for (const keepMs of [0, 1e9]) {
     assert.deepEqual([wire.sent.length, hasRoom], [3, false], 'all has gone out, and the window is full')
     pump.acknowledged(2)
     await room
+    let isLight = false
+    const light = pump.untilRoom(1).then(() => {
+      isLight = true
+    })
     await all.enqueue(1, 'd')
     pump.wake()
     await wire.until(4)
-    const stopped = pump.untilRoom()
+    await pump.untilIdle()
+    assert.equal(isLight, false, 'there is a place in the window, and too much is not acknowledged')
+    const stopped = pump.untilRoom(1e9)
     pump.stop()
-    await stopped
+    await Promise.all([stopped, light])
     assert.deepEqual([await all.left(), all.failures], [['c', 'd'], []])
   })
 }
