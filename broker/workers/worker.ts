@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
-import type { Duplex } from 'node:stream'
+import { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import type { ProblemCode } from '../../contract/problems.ts'
 import { FleetError } from '../../runtime/errors.ts'
@@ -84,7 +84,8 @@ export class Worker {
     const stdio = ['ignore', 'inherit', 'inherit'] as ('ignore' | 'inherit' | 'pipe')[]
     stdio[pipeDescriptor] = 'pipe'
     const child = spawn(process.execPath, [entry], { stdio })
-    const pipe = child.stdio[pipeDescriptor] as Duplex
+    // Where this process has no descriptor left there are no pipes, whatever the types say; its end is told all the same.
+    const pipe = ((child.stdio as typeof child.stdio | undefined)?.[pipeDescriptor] ?? nowhere()) as Duplex
     const reader = new FrameReader()
     this.#child = child
     this.#pipe = pipe
@@ -202,3 +203,5 @@ export class Worker {
     if (door.streams.size === 0) door.emptied?.resolve()
   }
 }
+
+const nowhere = (): Duplex => new Duplex({ read() {}, write: (_chunk, _encoding, done) => done() })

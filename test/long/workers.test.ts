@@ -1,12 +1,15 @@
 /** A broker whose TLS is done by two processes: everything is as with one, and what ends with a worker comes back. */
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { connect as connectTls } from 'node:tls'
 import { BrokerHarness, closeOf, connectPacket, eventually, Inbox, packet, textField } from '../harness/broker.ts'
 import { startBrokerProcess } from '../harness/broker-process.ts'
 
+const root = dirname(dirname(import.meta.dirname))
 const workers = 2
 let harness: BrokerHarness
 before(async () => {
@@ -199,4 +202,26 @@ test('workers end with their broker, when it stops and when it is killed', async
   child.kill('SIGKILL')
   await eventually(() => !children.some(isRunning))
   await harness.startBroker()
+})
+
+test('a worker that cannot be started for want of descriptors is started when there are some again', () => {
+  const script = `import { closeSync, openSync } from 'node:fs'
+import { Worker } from ${JSON.stringify(join(root, 'broker/workers/worker.ts'))}
+const taken = []
+try {
+  for (;;) taken.push(openSync('/dev/null', 'r'))
+} catch {}
+const note = ({ event }) => {
+  said.push(event)
+  if (event === 'worker.ended') taken.splice(0).forEach(closeSync)
+  if (event === 'worker.listening') worker.stop().then(() => console.log(said.join(' ')))
+}
+const said = []
+const worker = new Worker(0, [], { info: note, error: note })`
+  const { stdout, stderr } = spawnSync(
+    '/bin/sh',
+    ['-c', 'ulimit -n 100; exec "$0" --input-type=module-typescript -e "$1"', process.execPath, script],
+    { encoding: 'utf8', timeout: 30_000 },
+  )
+  assert.equal(stdout, 'worker.started worker.failed worker.ended worker.started worker.listening\n', stderr)
 })
