@@ -18,6 +18,7 @@ import {
 } from '../registry/api-tokens.ts'
 import type { Asked } from '../registry/asked.ts'
 import type { AuditFact } from '../registry/audit-log.ts'
+import { untilNoConflict } from '../registry/registry.ts'
 import { readPage } from './paging.ts'
 import { route } from './route.ts'
 
@@ -75,17 +76,19 @@ export const apiTokenRoutes = [
     summary: 'Remove one',
     answer: apiTokenView,
     problems: ['api_token_unknown', 'conflict'],
-    handle: async ({ params: { name = '' }, asked }, { registry }) => {
-      const known = await getApiToken(registry, name)
-      await registry.commit({
-        requestId: `${asked.requestId}-program`,
-        digest: asked.digest,
-        writes: [deleteApiToken(known)],
-        audit: [fact('apiToken.removed', known.doc, asked)],
-        at: asked.now,
-      })
-      return show(known.doc)
-    },
+    // Its use is noted beside the answers, and would be a conflict just where somebody uses what is to go.
+    handle: ({ params: { name = '' }, asked }, { registry }) =>
+      untilNoConflict(async () => {
+        const known = await getApiToken(registry, name)
+        await registry.commit({
+          requestId: `${asked.requestId}-program`,
+          digest: asked.digest,
+          writes: [deleteApiToken(known)],
+          audit: [fact('apiToken.removed', known.doc, asked)],
+          at: asked.now,
+        })
+        return show(known.doc)
+      }),
   }),
 ]
 

@@ -51,13 +51,18 @@ export type Paging = { after?: string | undefined; limit: number }
 /** May hold fewer than `limit`, even none; it is the last one when `next` is absent. */
 export type Page<T> = { items: Stored<T>[]; next?: string }
 
-/** Runs `attempt` again while it loses against another writer; each run reads and decides afresh. */
-export async function untilNoConflict<T>(attempt: () => Promise<T>, attempts = 6): Promise<T> {
+/**
+ * Runs `attempt` again while it loses against another writer; each run reads and decides afresh.
+ *
+ * @param asked the revision that the caller insists on: to lose at that one is final
+ */
+export async function untilNoConflict<T>(attempt: () => Promise<T>, attempts = 6, asked?: number): Promise<T> {
   for (let left = attempts - 1; ; left--) {
     try {
       return await attempt()
     } catch (error) {
       if (left === 0 || !isFleetError(error, 'conflict') || error.context.final) throw error
+      if (asked !== undefined && error.context.expected === asked) throw error
     }
   }
 }
@@ -69,11 +74,10 @@ export async function untilNoConflict<T>(attempt: () => Promise<T>, attempts = 6
  * @throws FleetError `precondition_failed`
  */
 export async function atRevision<T>({ ifMatch }: Asked, attempt: () => Promise<T>): Promise<T> {
-  if (ifMatch === undefined) return untilNoConflict(attempt)
   try {
-    return await attempt()
+    return await untilNoConflict(attempt, undefined, ifMatch)
   } catch (cause) {
-    if (!isFleetError(cause, 'conflict') || cause.context.expected !== ifMatch) throw cause
+    if (ifMatch === undefined || !isFleetError(cause, 'conflict') || cause.context.expected !== ifMatch) throw cause
     const sentence = `it is at revision ${cause.context.actual}, and no longer at ${ifMatch}; read it again, then decide`
     throw new FleetError('precondition_failed', sentence, { cause })
   }

@@ -332,7 +332,7 @@ suite('operators and their roles', () => {
     const { next } = (await fleet.admin('GET', '/audit?limit=1')).body
     const waiting = bearer(token, 'GET', `/audit?after=${next}&subject=api-token:waiting&waitMs=30000`)
     assert.equal((await bearer(token)).status, 200)
-    await fleet.admin('DELETE', '/api-tokens/waiting')
+    assert.equal((await fleet.admin('DELETE', '/api-tokens/waiting')).status, 200)
     assert.deepEqual([(await waiting).status, (await waiting).body.code], [401, 'api_token_invalid'])
   })
 
@@ -411,6 +411,20 @@ suite('operators and their roles', () => {
     assert.equal(codes.at(-1), 'too_many_requests')
     assert.match(String((await bearer('x')).headers['retry-after']), /^\d+$/)
     assert.equal((await bearer(token)).status, 200)
+  })
+
+  test('a token is removed while it is used, which is noted beside the answer', async () => {
+    const names = Array.from({ length: 8 }, (_, at) => `busy-${at}`)
+    const made = await Promise.all(
+      names.map((name) => fleet.admin('POST', '/api-tokens', { name, role: 'viewer' }).then(({ body }) => body.token)),
+    )
+    const removed = names.map(async (name, at) => {
+      const used = bearer(made[at])
+      const { status } = await fleet.admin('DELETE', `/api-tokens/${name}`)
+      await used
+      return status
+    })
+    assert.deepEqual(new Set(await Promise.all(removed)), new Set([200]))
   })
 
   test('events are told as they happen, from where somebody was, and end with the standing of who reads them', async () => {
