@@ -113,6 +113,8 @@ async function runEnroll(options: Options, io: Io): Promise<void> {
   if (folder.isEnrolled) {
     throw new FleetError('conflict', `${out} holds a certificate already; renew it, or name another folder`)
   }
+  // A refusal does not say for whom it was asked.
+  if (options.id === undefined) io.err(`asking as ${id}, the name of this machine; --id names another\n`)
   const token = options.tokenFile === undefined ? options.token : readText(options.tokenFile).trim()
   if (token === '') throw new FleetError('request_malformed', `there is no token in ${options.tokenFile ?? '--token'}`)
   const born = options.cert && { certificatePem: readText(options.cert), privateKeyPem: readPrivateFile(options.key!) }

@@ -12,7 +12,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, suite, test } from 'node:test'
 import { generate } from 'lean-qr'
@@ -234,6 +234,15 @@ suite('fleetgate enroll and renew', () => {
     assert.deepEqual([lost.status, code, err], [200, 0, ''])
     assert.equal(holds('badge-1'), certificateOf(lost).serial)
     assert.equal(existsSync(at('badge-1', 'pending')), false)
+  })
+
+  test('without --id it says as which device it asks, before a refusal that does not', async () => {
+    const token = await fleet.token('cam-of-another-name')
+    const argv = ['enroll', '--url', fleet.endpoints.est, ...pin, '--out', at('by-machine'), '--token', token]
+    const { code, err } = await fleetgate(argv)
+    assert.equal(code, 3)
+    assert.ok(err.startsWith(`asking as ${hostname()}, the name of this machine; --id names another\nerror: `), err)
+    assert.match(err, /\(token_invalid\)/)
   })
 
   test('a folder that cannot be made is named before the gateway is asked, and the token is good for another', async () => {
