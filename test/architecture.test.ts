@@ -313,6 +313,21 @@ test('an exception to a word is dropped when the file no longer needs it', () =>
   assert.deepEqual(idle, [])
 })
 
+// Registry.requireSameRequest finds by it what was written under an Idempotency-Key, and no commit of a longer key.
+test('one word without a dash stands behind the id of a request in each commit that an operator asks for', () => {
+  const ids = production
+    .filter((file) => file.startsWith('enroll/'))
+    .flatMap((file) =>
+      [...read(file).matchAll(/(?:requestId:|requestId =) `\$\{[^}]*\}-([^`]*)`/g)].map(([, word]) => ({ file, word })),
+    )
+  assert.ok(ids.length > 20)
+  // What a device has shown, and what the service does by itself: no key of an operator is in those.
+  assert.deepEqual(ids.flatMap(({ file, word }) => (word!.includes('-') ? [file] : [])).toSorted(), [
+    'enroll/ca/supersession.ts',
+    'enroll/registry/certificates.ts',
+  ])
+})
+
 test('a production file can be read in a sitting: under 450 lines', () => {
   assert.deepEqual(
     production.filter((file) => read(file).split('\n').length >= 450),
